@@ -1,0 +1,107 @@
+# One static library per room, the per-instruction-set kernel objects, the command, the benchmarks.
+
+# Options of every translation unit of the house. Contraction is off so that a host without FMA and
+# one with it round alike; the kernels of flowgrad/kernels/cpu/isa choose their own fused operations.
+function(flowgrad_compile_rules target)
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_compile_options(${target} PRIVATE -ffp-contract=off)
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:flowgrad_warnings>)
+endfunction()
+
+# flowgrad_room(<name> [DEPENDS rooms...] [LIBRARIES public...] [PRIVATE_LIBRARIES private...])
+# makes flowgrad_<name>, alias flowgrad::<name>, from every .cpp below flowgrad/<name>. A room that
+# has headers only becomes an INTERFACE library, so that the chain of rooms stays whole.
+function(flowgrad_room name)
+  cmake_parse_arguments(ARG "" "" "DEPENDS;LIBRARIES;PRIVATE_LIBRARIES" ${ARGN})
+  set(folder "${PROJECT_SOURCE_DIR}/flowgrad/${name}")
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${folder}/*.cpp")
+  list(FILTER sources EXCLUDE REGEX "/kernels/cpu/isa/")
+  set(target flowgrad_${name})
+  set(scope PUBLIC)
+  if(sources)
+    add_library(${target} STATIC ${sources})
+    flowgrad_compile_rules(${target})
+    target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>
+                                            ${ARG_PRIVATE_LIBRARIES})
+  else()
+    set(scope INTERFACE)
+    add_library(${target} INTERFACE)
+    target_compile_features(${target} INTERFACE cxx_std_20)
+  endif()
+  add_library(flowgrad::${name} ALIAS ${target})
+  target_include_directories(${target} ${scope} $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}>
+                                                $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
+  target_link_libraries(${target} ${scope} ${ARG_LIBRARIES})
+  foreach(room IN LISTS ARG_DEPENDS)
+    target_link_libraries(${target} ${scope} flowgrad_${room})
+  endforeach()
+  set_target_properties(${target} PROPERTIES EXPORT_NAME ${name})
+endfunction()
+
+# Compiles flowgrad/kernels/cpu/isa/*.cpp once per instruction set; FLOWGRAD_ISA is the name of the
+# namespace each copy lives in, and the objects end up inside the library of the room.
+function(flowgrad_isa_kernels room)
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/flowgrad/kernels/cpu/isa/*.cpp")
+  get_target_property(type flowgrad_${room} TYPE)
+  if(NOT sources OR type STREQUAL "INTERFACE_LIBRARY")
+    return()
+  endif()
+  set(variants baseline)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
+    set(variants baseline avx2 avx512)
+    set(march_baseline -march=x86-64-v2)
+    set(march_avx2 -march=x86-64-v3)
+    set(march_avx512 -march=x86-64-v4)
+  endif()
+  foreach(isa IN LISTS variants)
+    set(target flowgrad_isa_${isa})
+    add_library(${target} OBJECT ${sources})
+    target_compile_features(${target} PRIVATE cxx_std_20)
+    target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}")
+    target_compile_definitions(${target} PRIVATE FLOWGRAD_ISA=${isa})
+    # -O1 outside Release: unoptimised vector code would make the other builds crawl.
+    target_compile_options(${target} PRIVATE ${march_${isa}} -fno-math-errno
+                                             $<IF:$<CONFIG:Release>,-O3,-O1>)
+    target_link_libraries(${target} PRIVATE flowgrad_warnings)
+    target_sources(flowgrad_${room} PRIVATE $<TARGET_OBJECTS:${target}>)
+  endforeach()
+  target_compile_definitions(flowgrad_${room} PRIVATE
+    $<$<IN_LIST:avx2,${variants}>:FLOWGRAD_HAVE_X86_ISA=1>)
+  set(FLOWGRAD_ISA_VARIANTS ${variants} PARENT_SCOPE)
+endfunction()
+
+# flowgrad::flowgrad links every room.
+function(flowgrad_umbrella)
+  add_library(flowgrad INTERFACE)
+  add_library(flowgrad::flowgrad ALIAS flowgrad)
+  list(TRANSFORM ARGN PREPEND flowgrad_ OUTPUT_VARIABLE targets)
+  target_link_libraries(flowgrad INTERFACE ${targets})
+endfunction()
+
+function(flowgrad_command)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/flowgrad/cli/*.cpp")
+  if(NOT sources)
+    return()
+  endif()
+  add_executable(flowgrad_cli ${sources})
+  flowgrad_compile_rules(flowgrad_cli)
+  target_compile_definitions(flowgrad_cli PRIVATE FLOWGRAD_VERSION="${PROJECT_VERSION}")
+  target_link_libraries(flowgrad_cli PRIVATE flowgrad::flowgrad CLI11::CLI11 fmt::fmt ZLIB::ZLIB
+                                             nlohmann_json::nlohmann_json)
+  set_target_properties(flowgrad_cli PROPERTIES OUTPUT_NAME flowgrad
+                                                RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+endfunction()
+
+# bench/<name>.cpp becomes the program bench_<name>.
+function(flowgrad_benchmarks)
+  file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/bench/*.cpp")
+  foreach(source IN LISTS sources)
+    cmake_path(GET source STEM name)
+    add_executable(bench_${name} ${source})
+    flowgrad_compile_rules(bench_${name})
+    target_link_libraries(bench_${name} PRIVATE flowgrad::flowgrad fmt::fmt
+                                                nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
+    set_target_properties(bench_${name} PROPERTIES
+      RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+  endforeach()
+endfunction()

@@ -1,0 +1,9 @@
+// One include for Catch2 3 and 2.13. Use only what both have: TEST_CASE, SECTION, GENERATE,
+// TEMPLATE_TEST_CASE, CHECK_THAT, Catch::Approx, Catch::Matchers::WithinAbs and WithinRel.
+#pragma once
+
+#if __has_include(<catch2/catch_all.hpp>)
+#include <catch2/catch_all.hpp>
+#else
+#include <catch2/catch.hpp>
+#endif
