@@ -1,0 +1,161 @@
+#include "flowgrad/core/allocator.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "flowgrad/core/error.h"
+
+namespace flowgrad {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kLargeStep = size_t{2} << 20;
+constexpr size_t kSmallLimit = size_t{1} << 20;
+constexpr int kClasses = 21;  // 2^6 .. 2^20, and one list for larger blocks
+constexpr size_t kMaxCachedLarge = size_t{1} << 30;
+
+/// Powers of two from 64 bytes to 1 MiB, steps of 2 MiB above: few sizes, so blocks are reused.
+size_t pool_size(size_t bytes) {
+  if (bytes <= kAlignment) return kAlignment;
+  if (bytes <= kSmallLimit) return std::bit_ceil(bytes);
+  return (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
+}
+
+struct Pool {
+  std::mutex mutex;
+  std::array<std::vector<void*>, kClasses> small;
+  struct Large {
+    void* block;
+    size_t size;
+  };
+  std::vector<Large> large;
+  MemoryStats stats;
+
+  std::vector<void*>& list(size_t size) { return small[static_cast<size_t>(std::countr_zero(size))]; }
+
+  void* take_cached(size_t size) {
+    if (size <= kSmallLimit) {
+      auto& blocks = list(size);
+      if (blocks.empty()) return nullptr;
+      void* p = blocks.back();
+      blocks.pop_back();
+      return p;
+    }
+    for (size_t i = large.size(); i-- > 0;) {
+      if (large[i].size == size) {
+        void* p = large[i].block;
+        large[i] = large.back();
+        large.pop_back();
+        return p;
+      }
+    }
+    return nullptr;
+  }
+
+  void flush() {
+    for (auto& blocks : small) {
+      for (void* p : blocks) std::free(p);
+      blocks.clear();
+    }
+    for (auto& l : large) std::free(l.block);
+    large.clear();
+    stats.cached_bytes = 0;
+  }
+};
+
+Pool& pool() {
+  // Never destroyed: tensors with static storage may be released after any destructor here.
+  static Pool* p = new Pool;
+  return *p;
+}
+
+std::atomic<int64_t> fail_countdown{0};
+
+bool planned_failure() {
+  if (fail_countdown.load(std::memory_order_relaxed) == 0) return false;
+  return fail_countdown.fetch_sub(1) == 1;
+}
+
+}  // namespace
+
+void* pool_allocate(size_t bytes, Device device) {
+  if (!device.is_cpu()) throw DeviceError("allocate: no pool for device " + device.to_string());
+  const size_t size = pool_size(bytes);
+  Pool& p = pool();
+  const bool fail = planned_failure();
+  std::lock_guard lock(p.mutex);
+  void* block = fail ? nullptr : p.take_cached(size);
+  if (block) {
+    p.stats.cached_bytes -= static_cast<int64_t>(size);
+  } else if (!fail) {
+    block = std::aligned_alloc(kAlignment, size);
+    if (!block) {
+      p.flush();
+      block = std::aligned_alloc(kAlignment, size);
+    }
+    ++p.stats.system_allocations;
+  }
+  if (!block) {
+    throw Error(fmt::format("out of memory on {}: {} bytes requested; live {}, cached {}, peak {}",
+                            device.to_string(), bytes, p.stats.live_bytes, p.stats.cached_bytes,
+                            p.stats.peak_bytes));
+  }
+  ++p.stats.allocations;
+  p.stats.live_bytes += static_cast<int64_t>(size);
+  if (p.stats.live_bytes > p.stats.peak_bytes) p.stats.peak_bytes = p.stats.live_bytes;
+  return block;
+}
+
+void pool_free(void* block, size_t bytes, Device) noexcept {
+  if (!block) return;
+  const size_t size = pool_size(bytes);
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  p.stats.live_bytes -= static_cast<int64_t>(size);
+  bool kept = false;
+  try {
+    if (size <= kSmallLimit) {
+      p.list(size).push_back(block);
+      kept = true;
+    } else if (p.stats.cached_bytes + static_cast<int64_t>(size) <= static_cast<int64_t>(kMaxCachedLarge)) {
+      p.large.push_back({block, size});
+      kept = true;
+    }
+  } catch (const std::bad_alloc&) {
+    kept = false;
+  }
+  if (kept) {
+    p.stats.cached_bytes += static_cast<int64_t>(size);
+  } else {
+    std::free(block);
+  }
+}
+
+MemoryStats memory_stats(Device) {
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  return p.stats;
+}
+
+void reset_peak_memory(Device) {
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  p.stats.peak_bytes = p.stats.live_bytes;
+}
+
+void empty_cache(Device) {
+  Pool& p = pool();
+  std::lock_guard lock(p.mutex);
+  p.flush();
+}
+
+void fail_allocation_after(int64_t n) { fail_countdown.store(n); }
+
+}  // namespace flowgrad

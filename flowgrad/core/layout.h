@@ -1,0 +1,43 @@
+#pragma once
+
+#include <optional>
+
+#include "flowgrad/core/shape.h"
+
+namespace flowgrad {
+
+/// How elements lie in a storage: sizes, strides and offset, all counted in elements.
+struct Layout {
+  Shape shape;
+  Strides strides;
+  int64_t offset = 0;
+
+  int rank() const { return shape.rank(); }
+  bool is_contiguous() const;
+};
+
+/// Row-major layout without gaps.
+Layout contiguous_layout(const Shape& shape);
+
+/// First and one-past-last element that the layout touches, relative to the storage's start
+/// ({0, 0} when empty). Raises ShapeError when the arithmetic overflows.
+struct Extent {
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+Extent extent_of(const Layout& layout);
+
+// View algebra. Each checks its arguments and raises ShapeError naming op.
+Layout permuted(const char* op, const Layout& in, const Dims& axes);
+Layout transposed(const char* op, const Layout& in, int64_t axis0, int64_t axis1);
+Layout expanded(const char* op, const Layout& in, const Shape& shape);
+/// Elements start, start + step, ... below stop along axis (Python's slice rules, step >= 1).
+Layout sliced(const char* op, const Layout& in, int64_t axis, int64_t start, int64_t stop, int64_t step);
+Layout unsqueezed(const char* op, const Layout& in, int64_t axis);
+Layout squeezed(const char* op, const Layout& in, int64_t axis);
+/// Strides that show the same elements under another shape, or nothing where a copy is needed.
+std::optional<Layout> viewed(const Layout& in, const Shape& shape);
+/// Fills in one size of -1 and checks the element count.
+Shape resolve_reshape(const char* op, const Shape& from, const Shape& to);
+
+}  // namespace flowgrad

@@ -1,0 +1,116 @@
+#include "flowgrad/core/shape.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "flowgrad/core/device.h"
+#include "flowgrad/core/dtype.h"
+
+namespace flowgrad {
+
+size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::boolean: return 1;
+    case DType::bfloat16: return 2;
+    case DType::float32: return 4;
+    default: return 8;
+  }
+}
+
+const char* name_of(DType dtype) {
+  switch (dtype) {
+    case DType::boolean: return "bool";
+    case DType::int64: return "int64";
+    case DType::bfloat16: return "bfloat16";
+    case DType::float32: return "float32";
+    default: return "float64";
+  }
+}
+
+Device Device::cuda(int) {
+  throw DeviceError("Device::cuda: flowgrad was built without CUDA; Device::cpu() is available");
+}
+
+std::string Device::to_string() const {
+  return kind == Kind::cpu ? "cpu" : fmt::format("cuda:{}", index);
+}
+
+Dims::Dims(std::span<const int64_t> values) {
+  if (values.size() > kMaxRank) {
+    throw ShapeError(fmt::format("shape: rank {} given; at most {} is accepted", values.size(), kMaxRank));
+  }
+  std::copy(values.begin(), values.end(), v_.begin());
+  rank_ = static_cast<int>(values.size());
+}
+
+Dims Dims::filled(int rank, int64_t value) {
+  Dims d;
+  for (int i = 0; i < rank; ++i) d.push_back(value);
+  return d;
+}
+
+void Dims::push_back(int64_t value) { insert(rank_, value); }
+
+void Dims::insert(int at, int64_t value) {
+  if (rank_ == kMaxRank) {
+    throw ShapeError(fmt::format("shape: rank {} given; at most {} is accepted", rank_ + 1, kMaxRank));
+  }
+  std::copy_backward(v_.begin() + at, v_.begin() + rank_, v_.begin() + rank_ + 1);
+  v_[static_cast<size_t>(at)] = value;
+  ++rank_;
+}
+
+void Dims::erase(int at) {
+  std::copy(v_.begin() + at + 1, v_.begin() + rank_, v_.begin() + at);
+  --rank_;
+}
+
+std::string Dims::to_string() const {
+  if (rank_ == 1) return fmt::format("({},)", v_[0]);
+  return fmt::format("({})", fmt::join(begin(), end(), ", "));
+}
+
+int64_t numel(const Shape& shape) {
+  int64_t n = 1;
+  bool zero = false;
+  for (int64_t d : shape) {
+    if (d < 0) throw ShapeError("shape: negative size in " + shape.to_string());
+    if (d == 0) {
+      zero = true;
+    } else if (__builtin_mul_overflow(n, d, &n) || n > (int64_t{1} << 59)) {
+      throw ShapeError("shape: " + shape.to_string() + " has more than 2^59 elements");
+    }
+  }
+  return zero ? 0 : n;
+}
+
+int normalize_axis(const char* op, int64_t axis, int rank) {
+  // A scalar accepts axis 0 and -1, as NumPy's and PyTorch's reductions do.
+  const int r = std::max(rank, 1);
+  if (axis < -r || axis >= r) {
+    throw ShapeError(fmt::format("{}: axis {} given; a tensor of rank {} accepts {} to {}", op, axis,
+                                 rank, -r, r - 1));
+  }
+  return static_cast<int>(axis < 0 ? axis + r : axis);
+}
+
+Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b) {
+  if (a == b) return a;
+  const int rank = std::max(a.rank(), b.rank());
+  Shape out = Dims::filled(rank, 1);
+  for (int i = 1; i <= rank; ++i) {
+    const int64_t da = i <= a.rank() ? a[a.rank() - i] : 1;
+    const int64_t db = i <= b.rank() ? b[b.rank() - i] : 1;
+    if (da != db && da != 1 && db != 1) {
+      throw ShapeError(fmt::format(
+          "{}: shapes {} and {} do not broadcast: axis {} of a ({}) and axis {} of b ({}) must be equal "
+          "or 1",
+          op, a.to_string(), b.to_string(), a.rank() - i, da, b.rank() - i, db));
+    }
+    out[rank - i] = da == 1 ? db : da;
+  }
+  return out;
+}
+
+}  // namespace flowgrad

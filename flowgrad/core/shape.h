@@ -1,0 +1,64 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string>
+
+#include "flowgrad/core/error.h"
+
+namespace flowgrad {
+
+constexpr int kMaxRank = 8;
+
+/// A short list of up to 8 integers: sizes, strides, axes or paddings.
+class Dims {
+ public:
+  Dims() = default;
+  Dims(std::initializer_list<int64_t> values) : Dims(std::span(values.begin(), values.size())) {}
+  explicit Dims(std::span<const int64_t> values);
+  static Dims filled(int rank, int64_t value);
+
+  int rank() const { return rank_; }
+  size_t size() const { return static_cast<size_t>(rank_); }
+  bool empty() const { return rank_ == 0; }
+  int64_t operator[](int i) const { return v_[static_cast<size_t>(i)]; }
+  int64_t& operator[](int i) { return v_[static_cast<size_t>(i)]; }
+  int64_t back() const { return v_[static_cast<size_t>(rank_ - 1)]; }
+  const int64_t* begin() const { return v_.data(); }
+  const int64_t* end() const { return v_.data() + rank_; }
+  int64_t* begin() { return v_.data(); }
+  int64_t* end() { return v_.data() + rank_; }
+  void push_back(int64_t value);
+  void insert(int at, int64_t value);
+  void erase(int at);
+  /// "(8, 64)", "(3,)", "()".
+  std::string to_string() const;
+  friend bool operator==(const Dims& a, const Dims& b) {
+    if (a.rank_ != b.rank_) return false;
+    for (int i = 0; i < a.rank_; ++i) {
+      if (a[i] != b[i]) return false;
+    }
+    return true;
+  }
+
+ private:
+  std::array<int64_t, kMaxRank> v_{};
+  int rank_ = 0;
+};
+
+/// Sizes of a tensor, rank 0 to 8; sizes of zero are legal.
+using Shape = Dims;
+using Strides = Dims;
+
+/// Product of the sizes. Raises ShapeError for a negative size or a product beyond 2^62.
+int64_t numel(const Shape& shape);
+
+/// Axis in [0, rank) for an axis in [-rank, rank); raises ShapeError naming op otherwise.
+int normalize_axis(const char* op, int64_t axis, int rank);
+
+/// NumPy broadcasting of two shapes; raises ShapeError naming op, both shapes and the axis.
+Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b);
+
+}  // namespace flowgrad

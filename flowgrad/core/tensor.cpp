@@ -1,0 +1,240 @@
+#include "flowgrad/core/tensor.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace flowgrad {
+namespace {
+
+/// Calls f(element offset) for every element in row-major order.
+template <class F>
+void for_each_offset(const Layout& l, F&& f) {
+  const int64_t n = numel(l.shape);
+  Dims index = Dims::filled(l.rank(), 0);
+  int64_t offset = l.offset;
+  for (int64_t i = 0; i < n; ++i) {
+    f(offset);
+    for (int d = l.rank() - 1; d >= 0; --d) {
+      offset += l.strides[d];
+      if (++index[d] < l.shape[d]) break;
+      offset -= l.strides[d] * l.shape[d];
+      index[d] = 0;
+    }
+  }
+}
+
+template <class To, class From>
+To convert(From x) {
+  if constexpr (std::is_same_v<From, To>) {
+    return x;
+  } else if constexpr (std::is_same_v<From, bfloat16>) {
+    return convert<To>(static_cast<float>(x));
+  } else if constexpr (std::is_same_v<To, bfloat16>) {
+    return bfloat16(static_cast<float>(x));
+  } else if constexpr (std::is_same_v<To, bool>) {
+    return x != From(0);
+  } else {
+    return static_cast<To>(x);
+  }
+}
+
+}  // namespace
+
+Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
+  Tensor t;
+  const int64_t n = flowgrad::numel(shape);
+  t.impl_ = make_ref<Impl>();
+  t.impl_->layout = contiguous_layout(shape);
+  t.impl_->numel = n;
+  t.impl_->dtype = dtype;
+  t.impl_->storage = make_ref<Storage>(static_cast<size_t>(n) * size_of(dtype), device);
+  return t;
+}
+
+Tensor Tensor::over(Ref<Storage> storage, const Layout& layout, DType dtype) {
+  const Extent e = extent_of(layout);
+  const auto have = static_cast<int64_t>(storage->bytes() / size_of(dtype));
+  if (e.begin < 0 || e.end > have) {
+    throw ShapeError(fmt::format(
+        "view: shape {} with strides {} and offset {} touches elements {} to {}; the storage has {}",
+        layout.shape.to_string(), layout.strides.to_string(), layout.offset, e.begin, e.end - 1, have));
+  }
+  Tensor t;
+  t.impl_ = make_ref<Impl>();
+  t.impl_->layout = layout;
+  t.impl_->numel = flowgrad::numel(layout.shape);
+  t.impl_->dtype = dtype;
+  t.impl_->storage = std::move(storage);
+  return t;
+}
+
+Tensor Tensor::with_layout(const Layout& layout) const {
+  Tensor t;
+  t.impl_ = make_ref<Impl>();
+  t.impl_->layout = layout;
+  t.impl_->numel = flowgrad::numel(layout.shape);
+  t.impl_->dtype = impl().dtype;
+  t.impl_->storage = impl().storage;
+  return t;
+}
+
+Tensor Tensor::detach() const { return with_layout(layout()); }
+
+int64_t Tensor::size(int64_t axis) const {
+  if (rank() == 0) throw ShapeError(fmt::format("size: axis {} given; a tensor of rank 0 has none", axis));
+  return shape()[normalize_axis("size", axis, rank())];
+}
+
+template <class T>
+Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, DType dtype) {
+  Tensor t = empty(shape, dtype);
+  if (t.numel() != static_cast<int64_t>(values.size())) {
+    throw ShapeError(fmt::format("Tensor::from: {} values given for shape {} ({} elements)", values.size(),
+                                 shape.to_string(), t.numel()));
+  }
+  visit(dtype, [&](auto tag) {
+    using To = typename decltype(tag)::type;
+    To* out = t.data<To>();
+    for (size_t i = 0; i < values.size(); ++i) out[i] = convert<To>(static_cast<T>(values[i]));
+  });
+  return t;
+}
+
+template <class T>
+std::vector<T> Tensor::to_vector() const {
+  std::vector<T> out;
+  out.reserve(static_cast<size_t>(numel()));
+  visit(dtype(), [&](auto tag) {
+    using From = typename decltype(tag)::type;
+    const From* base = static_cast<const From*>(storage().data());
+    for_each_offset(layout(), [&](int64_t o) { out.push_back(convert<T>(base[o])); });
+  });
+  return out;
+}
+
+template Tensor Tensor::from(const std::vector<float>&, const Shape&, DType);
+template Tensor Tensor::from(const std::vector<double>&, const Shape&, DType);
+template Tensor Tensor::from(const std::vector<int64_t>&, const Shape&, DType);
+template Tensor Tensor::from(const std::vector<bool>&, const Shape&, DType);
+template std::vector<float> Tensor::to_vector() const;
+template std::vector<double> Tensor::to_vector() const;
+template std::vector<int64_t> Tensor::to_vector() const;
+template std::vector<bool> Tensor::to_vector() const;
+
+double Tensor::item() const {
+  if (numel() != 1) {
+    throw ShapeError("item: shape " + shape().to_string() + " given; exactly one element is accepted");
+  }
+  return at(Dims::filled(rank(), 0));
+}
+
+double Tensor::at(const Dims& index) const {
+  if (index.rank() != rank()) {
+    throw ShapeError(fmt::format("at: index {} given for shape {}", index.to_string(), shape().to_string()));
+  }
+  int64_t offset = layout().offset;
+  for (int i = 0; i < rank(); ++i) {
+    if (index[i] < 0 || index[i] >= shape()[i]) {
+      throw ShapeError(fmt::format("at: index {} is outside of shape {} on axis {}", index.to_string(),
+                                   shape().to_string(), i));
+    }
+    offset += index[i] * strides()[i];
+  }
+  return visit(dtype(), [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    return convert<double>(static_cast<const T*>(storage().data())[offset]);
+  });
+}
+
+void Tensor::undefined() { throw Error("tensor: an undefined tensor was used"); }
+
+void Tensor::wrong_type(const char* asked) const {
+  throw DTypeError(fmt::format("data: elements of {} asked for; the tensor holds {}", asked, name_of(dtype())));
+}
+
+Tensor Tensor::requires_grad_(bool on) const {
+  if (!is_leaf()) {
+    throw GradError("requires_grad_: the tensor is the result of a recorded operation; use detach() first");
+  }
+  if (!on) {
+    impl().node.reset();
+  } else if (!impl().node) {
+    if (!is_floating(dtype())) {
+      throw DTypeError(fmt::format("requires_grad_: dtype {} given; only floating dtypes have gradients",
+                                   name_of(dtype())));
+    }
+    impl().node = make_ref<Leaf>(shape(), dtype(), device());
+  }
+  return *this;
+}
+
+void Tensor::attach(Ref<TapeNode> node, uint32_t output) const {
+  impl().node = std::move(node);
+  impl().output = output;
+}
+
+namespace {
+Leaf* slot_of(const Tensor& t, const Ref<Leaf>& retained) {
+  if (retained) return retained.get();
+  return t.node() && t.node()->is_leaf() ? static_cast<Leaf*>(t.node().get()) : nullptr;
+}
+}  // namespace
+
+Tensor Tensor::grad() const {
+  Leaf* leaf = slot_of(*this, impl().retained);
+  if (!leaf) return {};
+  std::lock_guard lock(leaf->mutex);
+  return leaf->grad;
+}
+
+void Tensor::set_grad(const Tensor& grad) const {
+  Leaf* leaf = slot_of(*this, impl().retained);
+  if (!leaf) throw GradError("set_grad: the tensor does not require gradients");
+  if (grad.defined() && (grad.shape() != shape() || grad.dtype() != dtype())) {
+    throw GradError(fmt::format("set_grad: gradient {} {} given for a tensor {} {}", grad.shape().to_string(),
+                                name_of(grad.dtype()), shape().to_string(), name_of(dtype())));
+  }
+  std::lock_guard lock(leaf->mutex);
+  leaf->grad = grad;
+}
+
+void Tensor::zero_grad() const { set_grad({}); }
+
+std::string to_string(const Tensor& t) {
+  if (!t.defined()) return "undefined tensor";
+  const std::vector<double> v = t.to_vector<double>();
+  const Shape& s = t.shape();
+  std::string out;
+  size_t at = 0;
+  constexpr int64_t kEdge = 4;  // longer axes show this many elements at both ends
+  const auto print = [&](auto&& self, int axis) -> void {
+    if (axis == s.rank()) {
+      out += t.dtype() == DType::boolean ? (v[at] != 0.0 ? "true" : "false") : fmt::format("{:.6g}", v[at]);
+      ++at;
+      return;
+    }
+    size_t inner = 1;
+    for (int i = axis + 1; i < s.rank(); ++i) inner *= static_cast<size_t>(s[i]);
+    out += '[';
+    for (int64_t i = 0; i < s[axis]; ++i) {
+      if (s[axis] > 2 * kEdge + 1 && i == kEdge) {
+        out += ", ...";
+        at += inner * static_cast<size_t>(s[axis] - 2 * kEdge);
+        i = s[axis] - kEdge;
+      }
+      if (i > 0) out += ", ";
+      self(self, axis + 1);
+    }
+    out += ']';
+  };
+  if (t.numel() == 0) {
+    out = "[]";
+  } else {
+    print(print, 0);
+  }
+  return fmt::format("{} {} {}", out, name_of(t.dtype()), s.to_string());
+}
+
+}  // namespace flowgrad

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "flowgrad/core/dtype.h"
+#include "flowgrad/core/layout.h"
+#include "flowgrad/core/storage.h"
+#include "flowgrad/core/tape.h"
+
+namespace flowgrad {
+
+class Leaf;
+
+/// An n-dimensional array: a handle to a strided view of a storage, with an optional place on the
+/// tape. Copying a Tensor copies the handle. Arithmetic lives in autograd/ops.h.
+class Tensor {
+ public:
+  /// An undefined tensor; `defined()` is false.
+  Tensor() = default;
+
+  /// Uninitialised contiguous tensor.
+  static Tensor empty(const Shape& shape, DType dtype = DType::float32, Device device = Device::cpu());
+  /// Copies `values` (row-major) into a new tensor; raises ShapeError when the counts differ.
+  template <class T>
+  static Tensor from(const std::vector<T>& values, const Shape& shape, DType dtype = dtype_of<T>());
+  /// A view of another storage; raises ShapeError when the layout reaches outside of it.
+  static Tensor over(Ref<Storage> storage, const Layout& layout, DType dtype);
+
+  bool defined() const { return static_cast<bool>(impl_); }
+  const Shape& shape() const { return impl().layout.shape; }
+  const Strides& strides() const { return impl().layout.strides; }
+  const Layout& layout() const { return impl().layout; }
+  int rank() const { return impl().layout.rank(); }
+  int64_t numel() const { return impl().numel; }
+  /// Size along an axis, which may be negative.
+  int64_t size(int64_t axis) const;
+  DType dtype() const { return impl().dtype; }
+  Device device() const { return storage().device(); }
+  bool is_contiguous() const { return impl().layout.is_contiguous(); }
+  Storage& storage() const { return *impl().storage; }
+  const Ref<Storage>& storage_ref() const { return impl().storage; }
+
+  /// Address of the first element. Raises DTypeError when T is not the element type.
+  template <class T>
+  T* data() const {
+    if (dtype_of<T>() != dtype()) wrong_type(name_of(dtype_of<T>()));
+    return static_cast<T*>(storage().data()) + impl().layout.offset;
+  }
+  /// Address of the first element, untyped.
+  void* raw() const {
+    return static_cast<char*>(storage().data()) +
+           impl().layout.offset * static_cast<int64_t>(size_of(dtype()));
+  }
+  /// The single element as a double. Raises ShapeError for any other count.
+  double item() const;
+  /// All elements in row-major order, converted to T, whatever the layout and dtype.
+  template <class T>
+  std::vector<T> to_vector() const;
+  /// Element at an index of full rank, as a double.
+  double at(const Dims& index) const;
+
+  /// Same storage under another layout, off the tape.
+  Tensor with_layout(const Layout& layout) const;
+  /// Same storage and layout, off the tape.
+  Tensor detach() const;
+
+  // --- the tape ---
+  /// True for a leaf that asks for gradients and for everything computed from one.
+  bool requires_grad() const { return impl_ && impl_->node; }
+  bool is_leaf() const { return !impl_ || !impl_->node || impl_->node->is_leaf(); }
+  /// Makes this a leaf of the tape. Raises DTypeError for a non-floating dtype and GradError on the
+  /// result of a recorded operation. Returns the tensor itself.
+  Tensor requires_grad_(bool on = true) const;
+  /// The stored gradient of a leaf (or of a tensor marked by retain_grad); undefined when there is none.
+  Tensor grad() const;
+  void set_grad(const Tensor& grad) const;
+  void zero_grad() const;
+
+  const Ref<TapeNode>& node() const { return impl().node; }
+  uint32_t output_number() const { return impl().output; }
+  /// For autograd/: places this handle's value on the tape.
+  void attach(Ref<TapeNode> node, uint32_t output) const;
+  /// For autograd/: gradient slot of a non-leaf.
+  void set_retained(Ref<Leaf> slot) const { impl().retained = std::move(slot); }
+  bool retains_grad() const { return impl_ && impl_->retained; }
+
+  /// Two handles of one tensor object.
+  bool same_as(const Tensor& other) const { return impl_.get() == other.impl_.get(); }
+  /// Nobody else can see this tensor's bytes.
+  bool is_sole_owner() const {
+    return impl_ && impl_->use_count() == 1 && impl_->storage->use_count() == 1;
+  }
+
+ private:
+  struct Impl final : RefCounted {
+    Layout layout;
+    int64_t numel = 0;
+    Ref<Storage> storage;
+    Ref<TapeNode> node;
+    Ref<Leaf> retained;
+    uint32_t output = 0;
+    DType dtype = DType::float32;
+  };
+  Impl& impl() const {
+    if (!impl_) undefined();
+    return *impl_;
+  }
+  [[noreturn]] static void undefined();
+  [[noreturn]] void wrong_type(const char* asked) const;
+
+  Ref<Impl> impl_;
+};
+
+/// The tape's end for a tensor that the user asks gradients for; owns the gradient. Additions are
+/// guarded, so graphs on several threads may share a leaf.
+class Leaf final : public TapeNode {
+ public:
+  Leaf(const Shape& shape, DType dtype, Device device)
+      : TapeNode(true), shape(shape), dtype(dtype), device(device) {}
+
+  Shape shape;
+  DType dtype;
+  Device device;
+  std::mutex mutex;
+  Tensor grad;
+};
+
+/// "[[1, 2], [3, 4]]" with shape and dtype, long tensors abbreviated.
+std::string to_string(const Tensor& t);
+
+}  // namespace flowgrad

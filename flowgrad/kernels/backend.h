@@ -1,0 +1,173 @@
+#pragma once
+
+#include <span>
+
+#include "flowgrad/core/random.h"
+#include "flowgrad/core/tensor.h"
+
+/// Arithmetic without a tape. A backend is one object per device with a method per family of kernels;
+/// it sees views (address, sizes, strides, dtype), never the tape. Shapes and dtypes have been checked
+/// by the caller (autograd/), which also allocates every output.
+namespace flowgrad::kernels {
+
+enum class UnaryOp : uint8_t {
+#define UNARY(name, saves, zero, value, derivative) name,
+#include "flowgrad/kernels/elementwise.def"
+#undef UNARY
+};
+enum class BinaryOp : uint8_t {
+#define BINARY(name, saves, how, value, grad_a, grad_b) name,
+#include "flowgrad/kernels/elementwise.def"
+#undef BINARY
+};
+enum class CompareOp : uint8_t {
+#define COMPARE(name, value) name,
+#include "flowgrad/kernels/elementwise.def"
+#undef COMPARE
+};
+enum class PredicateOp : uint8_t {
+#define PREDICATE(name, value) name,
+#include "flowgrad/kernels/elementwise.def"
+#undef PREDICATE
+};
+enum class LogicalOp : uint8_t { logical_and, logical_or, logical_xor };
+enum class ReduceOp : uint8_t { sum, prod, min, max, any, all };
+enum class ScanOp : uint8_t { sum, prod, logsumexp };
+enum class RandomKind : uint8_t { uniform, normal, bernoulli, rademacher, integer };
+
+/// Parameters p and q of an elementwise line, or of a random draw.
+struct Params {
+  double p = 0;
+  double q = 0;
+};
+
+/// A strided array as a kernel sees it. Borrowed: sizes and strides belong to the tensor.
+struct View {
+  void* data = nullptr;
+  const Shape* shape = nullptr;
+  const Strides* strides = nullptr;
+  DType dtype = DType::float32;
+
+  View() = default;
+  View(const Tensor& t) {  // NOLINT(google-explicit-constructor): a tensor is a view of itself
+    if (!t.defined()) return;
+    data = t.raw();
+    shape = &t.shape();
+    strides = &t.strides();
+    dtype = t.dtype();
+  }
+  bool defined() const { return shape != nullptr; }
+  int rank() const { return shape->rank(); }
+  int64_t numel() const { return flowgrad::numel(*shape); }
+  bool is_contiguous() const { return Layout{*shape, *strides, 0}.is_contiguous(); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data);
+  }
+};
+
+/// One parameter of an optimiser step: all contiguous, of one dtype, same element count. Fields that an
+/// optimiser does not use are undefined.
+struct OptimizerSlot {
+  View parameter, gradient, moment1, moment2;
+};
+
+struct AdamParams {
+  double lr, beta1, beta2, epsilon, weight_decay;
+  /// 1 - beta^step.
+  double correction1, correction2;
+  /// True: AdamW's decay, applied to the parameter. False: L2 added to the gradient.
+  bool decoupled;
+};
+
+struct SgdParams {
+  double lr, momentum, dampening, weight_decay;
+  bool nesterov, first_step;
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual const char* name() const = 0;
+
+  // Copies. Shapes are equal; `copy` converts between any two dtypes.
+  virtual void copy(View in, View out) = 0;
+  virtual void fill(View out, double value) = 0;
+  /// out[i] = start + i * step for rank 1.
+  virtual void arange(View out, double start, double step) = 0;
+  /// out[i] += in[i], in row-major order, so out may show an element more than once.
+  virtual void add_into(View in, View out) = 0;
+
+  // Elementwise. Inputs have been expanded (stride 0) to the output's shape.
+  virtual void unary(UnaryOp op, Params params, View x, View out) = 0;
+  /// out = g * f'(x), where x or y is undefined if the table's line does not save it. STRONG lines use
+  /// mul_zero(g, f').
+  virtual void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) = 0;
+  virtual void binary(BinaryOp op, View a, View b, View out) = 0;
+  /// Gradient of a (wrt = 0) or b (wrt = 1), before the sum over broadcast axes.
+  virtual void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) = 0;
+  virtual void compare(CompareOp op, View a, View b, View out) = 0;
+  virtual void predicate(PredicateOp op, View x, View out) = 0;
+  virtual void logical(LogicalOp op, View a, View b, View out) = 0;
+  virtual void where(View condition, View a, View b, View out) = 0;
+
+  // Reductions: out has x's rank, with size 1 on every reduced axis. An empty reduction gives the
+  // identity (min and max over nothing are refused by the caller). NaN propagates through min and max.
+  virtual void reduce(ReduceOp op, View x, View out) = 0;
+  /// First position of the extreme along axis; out is int64 with size 1 on axis. NaN counts as extreme.
+  virtual void arg_reduce(bool maximum, View x, int axis, View out) = 0;
+  virtual void scan(ScanOp op, View x, int axis, bool reverse, View out) = 0;
+  /// Running extreme and the index of its latest occurrence.
+  virtual void scan_extreme(bool maximum, View x, int axis, View values, View indices) = 0;
+  /// out_i = a_i * out_(i-1) + b_i along axis (from the end when reverse), out_(-1) = 0.
+  virtual void linear_scan(View a, View b, int axis, bool reverse, View out) = 0;
+  /// softmax or log_softmax along axis.
+  virtual void softmax(bool logarithm, View x, int axis, View out) = 0;
+  virtual void softmax_grad(bool logarithm, View g, View y, int axis, View out) = 0;
+
+  /// out (..., M, N) = a (..., M, K) b (..., K, N) [+ bias (N)] [+ out]. Batch axes of a and b have
+  /// out's sizes (stride 0 where broadcast). Any strides on a and b; out is contiguous.
+  virtual void matmul(View a, View b, View bias, bool accumulate, View out) = 0;
+
+  // Indexing. Indices are int64, checked and non-negative.
+  virtual void gather(View x, int axis, View index, View out) = 0;
+  /// out[..index..] += source, in row-major order of source.
+  virtual void scatter_add(View index, int axis, View source, View out) = 0;
+  virtual void scatter_max(View index, int axis, View source, View out) = 0;
+  virtual void index_select(View x, int axis, View index, View out) = 0;
+  virtual void index_add(View index, int axis, View source, View out) = 0;
+  /// Stable; NaN is the largest.
+  virtual void sort(View x, int axis, bool descending, View values, View indices) = 0;
+
+  // Small dense linear algebra on the last two axes; inputs and outputs contiguous.
+  /// PA = LU with partial pivoting; pivots (..., N) int64 is the row permutation P as indices, sign (...)
+  /// its determinant.
+  virtual void lu(View a, View lu, View pivots, View sign) = 0;
+  /// Lower factor; raises ValueError naming the batch entry that is not positive definite.
+  virtual void cholesky(View a, View out) = 0;
+  /// Solves a x = b with a triangular; only the named triangle of a is read.
+  virtual void triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) = 0;
+
+  /// Element i of out, in row-major order, is draw i of (seed, stream): uniform in [p, q), normal with
+  /// mean p and deviation q, bernoulli with probability p, +-1, or an integer in [p, q).
+  virtual void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) = 0;
+
+  // Optimiser steps over many parameters in one call.
+  virtual void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) = 0;
+  virtual void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) = 0;
+  /// Sum of squares of all elements of all views, in double.
+  virtual double sum_of_squares(std::span<const View> views) = 0;
+  /// In place: out *= factor.
+  virtual void scale(View out, double factor) = 0;
+  /// In place: average = decay * average + (1 - decay) * value.
+  virtual void lerp(View average, View value, double decay) = 0;
+};
+
+/// The backend for a device. The CPU has two: the fast one (default) and the plain reference loops,
+/// chosen by set_cpu_backend or FLOWGRAD_BACKEND=fast|reference.
+Backend& backend(Device device);
+enum class CpuBackend : uint8_t { fast, reference };
+void set_cpu_backend(CpuBackend which);
+CpuBackend cpu_backend();
+
+}  // namespace flowgrad::kernels

@@ -1,0 +1,84 @@
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+/// The functions that elementwise.def may use, for one scalar. The vec forms live in cpu/, the tensor
+/// forms in autograd/; all mean the same.
+namespace flowgrad::kernels::scalar {
+
+using std::abs;
+using std::atan2;
+using std::ceil;
+using std::cos;
+using std::cosh;
+using std::erf;
+using std::erfc;
+using std::exp;
+using std::expm1;
+using std::floor;
+using std::log;
+using std::log1p;
+using std::pow;
+using std::sin;
+using std::sinh;
+using std::sqrt;
+using std::tan;
+using std::tanh;
+
+template <class T>
+T select(bool c, T a, T b) {
+  return c ? a : b;
+}
+/// -1, 0 or 1; NaN stays NaN.
+template <class T>
+T sign(T x) {
+  return x > T(0) ? T(1) : (x < T(0) ? T(-1) : (x == T(0) ? T(0) : x));
+}
+/// Half to even, as PyTorch and NumPy.
+template <class T>
+T round(T x) {
+  return std::nearbyint(x);
+}
+/// NaN in either operand gives NaN.
+template <class T>
+T max(T a, T b) {
+  return a != a ? a : (a > b ? a : b);
+}
+template <class T>
+T min(T a, T b) {
+  return a != a ? a : (a < b ? a : b);
+}
+/// Product where an exact zero in a wins over an infinite or NaN b.
+template <class T>
+T mul_zero(T a, T b) {
+  return a == T(0) ? T(0) : a * b;
+}
+template <class T>
+T sigmoid(T x) {
+  const T e = std::exp(-std::abs(x));
+  return x >= T(0) ? T(1) / (T(1) + e) : e / (T(1) + e);
+}
+template <class T>
+T softplus(T x) {
+  return max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));
+}
+/// The divisor's sign, as Python's %.
+template <class T>
+T remainder(T a, T b) {
+  if constexpr (std::is_integral_v<T>) {
+    const T r = a % b;
+    return r != 0 && ((r < 0) != (b < 0)) ? r + b : r;
+  } else {
+    const T r = std::fmod(a, b);
+    return r != T(0) && ((r < T(0)) != (b < T(0))) ? r + b : r;
+  }
+}
+template <class T>
+T logaddexp(T a, T b) {
+  if (a == b) return a + T(0.6931471805599453);
+  return max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
+}
+
+}  // namespace flowgrad::kernels::scalar
