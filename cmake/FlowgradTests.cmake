@@ -37,19 +37,21 @@ function(flowgrad_test_rules target)
 endfunction()
 
 # flowgrad_test_file(<program> <room> <file>): the ctest entry <room>.<stem> runs the cases that
-# carry the tag [<stem>]; cases that also carry [nightly] go to <room>.<stem>.nightly instead.
+# carry the tag [<stem>]; cases that also carry [nightly] go to <room>.<stem>.nightly instead, and
+# cases with [slow] are left out under sanitizers. A file that says [serial] runs alone.
 function(flowgrad_test_file program room file)
   cmake_path(GET file STEM stem)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
   file(STRINGS "${file}" case_lines REGEX "^(TEMPLATE_|TEMPLATE_LIST_|)TEST_CASE(_METHOD)?\\(")
   file(READ "${file}" text)
-  string(REPLACE "[${stem}]" "\n<own tag>\n" text "${text}")
-  string(REPLACE "[nightly]" "\n<nightly>\n" text "${text}")
-  string(REGEX MATCHALL "\n<own tag>\n" own_tags "${text}")
-  string(REGEX MATCHALL "\n<nightly>\n" nightly_tags "${text}")
+  foreach(tag IN ITEMS ${stem} nightly slow serial)
+    # Square brackets upset CMake's lists, hence the detour over a word of our own.
+    string(REPLACE "[${tag}]" "\n<tag ${tag}>\n" text "${text}")
+    string(REGEX MATCHALL "\n<tag ${tag}>\n" uses "${text}")
+    list(LENGTH uses n_${tag})
+  endforeach()
+  set(n_own ${n_${stem}})
   list(LENGTH case_lines n_cases)
-  list(LENGTH own_tags n_own)
-  list(LENGTH nightly_tags n_nightly)
   if(n_cases EQUAL 0)
     return() # helpers shared by the files of the room
   endif()
@@ -58,10 +60,19 @@ function(flowgrad_test_file program room file)
                         "[${stem}] only ${n_own} times; every TEST_CASE of a file carries the "
                         "file's name as a tag, or ctest would never run it")
   endif()
-  if(n_nightly LESS n_cases)
+  set(excluded "~[nightly]")
+  set(n_excluded ${n_nightly})
+  if(FLOWGRAD_SANITIZE)
+    string(APPEND excluded "~[slow]")
+    math(EXPR n_excluded "${n_nightly} + ${n_slow}")
+  endif()
+  if(n_excluded LESS n_cases)
     add_test(NAME ${room}.${stem}
-             COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS} "[${stem}]~[nightly]")
+             COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS} "[${stem}]${excluded}")
     set_tests_properties(${room}.${stem} PROPERTIES LABELS ${room} TIMEOUT 900)
+    if(n_serial GREATER 0)
+      set_tests_properties(${room}.${stem} PROPERTIES RUN_SERIAL ON)
+    endif()
   endif()
   if(n_nightly GREATER 0)
     add_test(NAME ${room}.${stem}.nightly
@@ -82,4 +93,55 @@ function(flowgrad_test_room room)
   foreach(file IN LISTS sources)
     flowgrad_test_file(test_${room} ${room} "${file}")
   endforeach()
+endfunction()
+
+# tests/scripts/<name>.sh runs as `sh <name>.sh <flowgrad> <empty folder>`; exit code 77 skips.
+function(flowgrad_test_scripts)
+  if(NOT TARGET flowgrad_cli)
+    return()
+  endif()
+  file(GLOB scripts CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/scripts/*.sh")
+  foreach(script IN LISTS scripts)
+    cmake_path(GET script STEM name)
+    set(folder "${CMAKE_CURRENT_BINARY_DIR}/scratch/${name}")
+    add_test(NAME cli.${name}
+             COMMAND sh -c "rm -rf \"$3\" && mkdir -p \"$3\" && exec sh \"$1\" \"$2\" \"$3\"" cli
+                     "${script}" "$<TARGET_FILE:flowgrad_cli>" "${folder}")
+    set_tests_properties(cli.${name} PROPERTIES LABELS cli TIMEOUT 900 SKIP_RETURN_CODE 77)
+  endforeach()
+endfunction()
+
+# The objects compiled per instruction set must export their one table and nothing weak: a weak
+# AVX-512 copy of an inline function could be the one the linker keeps for everybody.
+function(flowgrad_test_isa_symbols)
+  if(FLOWGRAD_SANITIZE OR FLOWGRAD_COVERAGE OR NOT CMAKE_BUILD_TYPE STREQUAL "Release")
+    return()
+  endif()
+  foreach(isa IN ITEMS baseline avx2 avx512)
+    if(TARGET flowgrad_isa_${isa})
+      add_test(NAME kernels.isa_symbols.${isa}
+               COMMAND sh "${CMAKE_CURRENT_SOURCE_DIR}/kernels/isa_symbols.sh" "${CMAKE_NM}" ${isa}
+                       "$<TARGET_OBJECTS:flowgrad_isa_${isa}>" COMMAND_EXPAND_LISTS)
+      set_tests_properties(kernels.isa_symbols.${isa} PROPERTIES LABELS kernels)
+    endif()
+  endforeach()
+endfunction()
+
+# Installs into a scratch prefix, then builds and runs tests/consumer against it.
+function(flowgrad_test_consumer)
+  if(FLOWGRAD_SANITIZE OR FLOWGRAD_COVERAGE)
+    return() # the consumer would have to link the same run-time libraries
+  endif()
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/consumer")
+  add_test(NAME consumer.install
+           COMMAND "${CMAKE_COMMAND}" --install "${PROJECT_BINARY_DIR}" --prefix "${folder}/prefix")
+  add_test(NAME consumer.find_package
+           COMMAND "${CMAKE_CTEST_COMMAND}" --build-and-test
+                   "${CMAKE_CURRENT_SOURCE_DIR}/consumer" "${folder}/build"
+                   --build-generator "${CMAKE_GENERATOR}" --build-options
+                   "-DCMAKE_PREFIX_PATH=${folder}/prefix" "-DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER}"
+                   -DCMAKE_BUILD_TYPE=Release --test-command consumer)
+  set_tests_properties(consumer.install consumer.find_package PROPERTIES LABELS consumer)
+  set_tests_properties(consumer.install PROPERTIES FIXTURES_SETUP flowgrad_prefix)
+  set_tests_properties(consumer.find_package PROPERTIES FIXTURES_REQUIRED flowgrad_prefix)
 endfunction()

@@ -1,0 +1,5 @@
+#include <cstdio>
+
+#include "flowgrad/flowgrad.h"
+
+int main() { std::puts("flowgrad found"); }
