@@ -1,0 +1,49 @@
+#pragma once
+// A small thread pool for kernels: static split, deterministic by construction.
+//
+// Work is a number of chunks chosen by the caller without looking at the thread count, so that
+// results never depend on how many threads run. One caller at a time owns the pool; a second
+// concurrent caller, and any nested call, runs its chunks serially in its own thread.
+
+#include <cstdint>
+#include <type_traits>
+
+namespace flowgrad::kernels {
+
+/// Threads used by kernels, the calling thread included. The first call reads the environment
+/// variable FLOWGRAD_NUM_THREADS; without it, the number of cores this process may run on.
+int num_threads();
+
+/// Sets the number of threads, 1 to 1024. Waits for a running parallel region to finish.
+/// Errors: std::invalid_argument when `n` is outside that range.
+void set_num_threads(int n);
+
+/// True inside a chunk: a further parallel region would run serially.
+bool in_parallel_region();
+
+/// Runs chunks [begin, end) of a region; `context` is passed through.
+using RangeFunction = void (*)(void* context, std::int64_t begin, std::int64_t end);
+
+/// Splits [0, n_chunks) evenly over the threads and returns when all are done. An exception thrown
+/// by a chunk ends that thread's share; the one of the lowest chunk range is rethrown here.
+void parallel_run(std::int64_t n_chunks, RangeFunction function, void* context);
+
+/// Calls `fn(chunk)` for every chunk in [0, n_chunks), see parallel_run.
+template <class F>
+void parallel_for(std::int64_t n_chunks, F&& fn) {
+  using Fn = std::remove_reference_t<F>;
+  if (n_chunks <= 0) return;
+  if (n_chunks == 1) {
+    fn(std::int64_t{0});
+    return;
+  }
+  parallel_run(
+      n_chunks,
+      [](void* context, std::int64_t begin, std::int64_t end) {
+        Fn& body = *static_cast<Fn*>(context);
+        for (std::int64_t i = begin; i < end; ++i) body(i);
+      },
+      const_cast<void*>(static_cast<const void*>(&fn)));
+}
+
+}  // namespace flowgrad::kernels
