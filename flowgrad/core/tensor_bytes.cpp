@@ -1,0 +1,61 @@
+#include "flowgrad/core/tensor_bytes.h"
+
+#include <algorithm>
+#include <cstring>
+
+namespace flowgrad {
+namespace {
+
+template <size_t kSize>
+void gather(const Layout& l, const std::byte* base, std::byte* out) {
+  // The innermost axis is a plain loop; the outer ones count like an odometer.
+  const int last = l.rank() - 1;
+  const int64_t n = l.shape[last];
+  const int64_t step = l.strides[last] * static_cast<int64_t>(kSize);
+  const int64_t rows = numel(l.shape) / n;
+  Dims index = Dims::filled(l.rank(), 0);
+  int64_t offset = l.offset;
+  for (int64_t row = 0; row < rows; ++row) {
+    const std::byte* in = base + offset * static_cast<int64_t>(kSize);
+    for (int64_t i = 0; i < n; ++i, out += kSize) std::memcpy(out, in + i * step, kSize);
+    for (int d = last - 1; d >= 0; --d) {
+      offset += l.strides[d];
+      if (++index[d] < l.shape[d]) break;
+      offset -= l.strides[d] * l.shape[d];
+      index[d] = 0;
+    }
+  }
+}
+
+}  // namespace
+
+TensorBytes::TensorBytes(const Tensor& t) {
+  const size_t item = size_of(t.dtype());
+  const size_t bytes = static_cast<size_t>(t.numel()) * item;
+  if (t.is_contiguous()) {
+    span_ = {static_cast<const std::byte*>(t.raw()), bytes};
+    return;
+  }
+  copy_.resize(bytes);
+  const auto* base = static_cast<const std::byte*>(t.storage().data());
+  switch (item) {
+    case 1: gather<1>(t.layout(), base, copy_.data()); break;
+    case 2: gather<2>(t.layout(), base, copy_.data()); break;
+    case 4: gather<4>(t.layout(), base, copy_.data()); break;
+    default: gather<8>(t.layout(), base, copy_.data()); break;
+  }
+  span_ = copy_;
+}
+
+std::span<std::byte> writable_bytes(const Tensor& t) {
+  return {static_cast<std::byte*>(t.raw()), static_cast<size_t>(t.numel()) * size_of(t.dtype())};
+}
+
+std::optional<size_t> first_bad_bool(std::span<const std::byte> bytes) {
+  const auto bad =
+      std::find_if(bytes.begin(), bytes.end(), [](std::byte b) { return b > std::byte{1}; });
+  if (bad == bytes.end()) return std::nullopt;
+  return static_cast<size_t>(bad - bytes.begin());
+}
+
+}  // namespace flowgrad
