@@ -72,8 +72,8 @@ double nice_step(double span, int target) {
 
 void check_range(const char* op, double lo, double hi, int target, bool positive) {
   if (!std::isfinite(lo) || !std::isfinite(hi) || lo >= hi || (positive && lo <= 0.0)) {
-    throw ValueError(fmt::format("{}: range is [{}, {}]; accepted are finite {} lo < hi", op, lo, hi,
-                                 positive ? "positive" : ""));
+    throw ValueError(fmt::format("{}: range is [{}, {}]; accepted are finite {} lo < hi", op, lo,
+                                 hi, positive ? "positive" : ""));
   }
   if (target <= 0) throw ValueError(fmt::format("{}: target is {}; accepted is > 0", op, target));
 }
@@ -126,12 +126,13 @@ std::vector<Tick> log_ticks(double lo, double hi, int target) {
   const bool plain = first >= -3 && last <= 3;
   const auto label = [&](int exponent, int factor) {
     if (plain) return trimmed(fixed(factor * std::pow(10.0, exponent), std::max(0, -exponent)));
-    return factor == 1 ? power_of_ten(exponent) : std::to_string(factor) + "×" +
-                                                      power_of_ten(exponent);
+    return factor == 1 ? power_of_ten(exponent)
+                       : std::to_string(factor) + "×" + power_of_ten(exponent);
   };
   std::vector<Tick> ticks;
   if (log_hi - log_lo >= 1.7) {
-    const int stride = std::max(1, static_cast<int>(std::ceil((last - first + 1.0) / (target + 1))));
+    const int stride =
+        std::max(1, static_cast<int>(std::ceil((last - first + 1.0) / (target + 1))));
     for (int e = first; e <= last; ++e) {
       if (e % stride == 0) ticks.push_back({std::pow(10.0, e), label(e, 1)});
     }
@@ -193,7 +194,8 @@ Axis::Axis(const AxisOptions& options, double data_lo, double data_hi, double pa
   if (!options.hi) hi += room;
   const double least = log ? 0.1 : std::max(1e-9 * std::max(std::abs(lo), std::abs(hi)), 1e-300);
   if (hi - lo < least) {
-    const double widen = log ? 0.5 : (lo == 0.0 && hi == 0.0 ? 0.5 : 0.1 * std::max(std::abs(lo), std::abs(hi)));
+    const double widen =
+        log ? 0.5 : (lo == 0.0 && hi == 0.0 ? 0.5 : 0.1 * std::max(std::abs(lo), std::abs(hi)));
     if (!options.lo) lo = std::min(lo, hi) - widen;
     if (!options.hi) hi = std::max(hi, lo) + widen;
   }
@@ -219,15 +221,15 @@ std::vector<Tick> Axis::ticks(int target) const {
 }
 
 std::vector<Tick> Axis::ticks_across(double font_size) const {
-  const int most = std::clamp(static_cast<int>(std::abs(to_ - from_) / 70.0), 2, 10);
+  const int most = std::clamp(static_cast<int>(std::abs(to_ - from_) / 52.0), 2, 10);
   std::vector<Tick> found;
   for (int target = most; target >= 1; --target) {
     found = ticks(target);
     bool clear = true;
     for (size_t i = 1; i < found.size(); ++i) {
       const double gap = std::abs(pixel(found[i].value) - pixel(found[i - 1].value));
-      const double half = 0.5 * (text_width(found[i].label, font_size) +
-                                 text_width(found[i - 1].label, font_size));
+      const double half =
+          0.5 * (text_width(found[i].label, font_size) + text_width(found[i - 1].label, font_size));
       clear = clear && gap > half + 8.0;
     }
     if (clear) return found;

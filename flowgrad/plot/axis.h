@@ -10,11 +10,11 @@ enum class Scale { linear, log };
 
 /// How a chart's axis is asked for.
 struct AxisOptions {
-  std::string label;           ///< "step"
-  std::string unit;            ///< "nats": shown as "loss (nats)"
+  std::string label = {};  ///< "step"
+  std::string unit = {};   ///< "nats": shown as "loss (nats)"
   Scale scale = Scale::linear;
-  std::optional<double> lo;    ///< ends of the axis; taken from the data where absent
-  std::optional<double> hi;
+  std::optional<double> lo = {};  ///< ends of the axis; taken from the data where absent
+  std::optional<double> hi = {};
 
   /// "loss (nats)", "loss" or "".
   std::string caption() const;
@@ -26,9 +26,9 @@ struct Tick {
   std::string label;
 };
 
-/// Ticks at multiples of 1, 2, 2.5 or 5 times a power of ten inside [lo, hi], near `target` many and
-/// never more than 2 * target + 1. Labels share one number of decimals and one factor: 10k, 20k; 0.25,
-/// 0.50; 2×10⁻⁵. Raises ValueError unless lo < hi are finite and target > 0.
+/// Ticks at multiples of 1, 2, 2.5 or 5 times a power of ten inside [lo, hi], near `target` many
+/// and never more than 2 * target + 1. Labels share one number of decimals and one factor: 10k,
+/// 20k; 0.25, 0.50; 2×10⁻⁵. Raises ValueError unless lo < hi are finite and target > 0.
 std::vector<Tick> linear_ticks(double lo, double hi, int target);
 
 /// Ticks at powers of ten, or at 1, 2, 5 times powers of ten where the range is short. Raises
@@ -43,10 +43,10 @@ std::string pretty_number(double value, int digits = 4);
 class Axis {
  public:
   Axis() = default;
-  /// An axis for data in [data_lo, data_hi]; options.lo and options.hi win. `padding` is the share of
-  /// the range added at either end that options leave open. An empty or inverted range is widened so
-  /// that every finite input gives a usable axis. Raises ValueError for options that cannot be:
-  /// not finite, lo >= hi, or not positive on a log scale.
+  /// An axis for data in [data_lo, data_hi]; options.lo and options.hi win. `padding` is the share
+  /// of the range added at either end that options leave open. An empty or inverted range is
+  /// widened so that every finite input gives a usable axis. Raises ValueError for options that
+  /// cannot be: not finite, lo >= hi, or not positive on a log scale.
   Axis(const AxisOptions& options, double data_lo, double data_hi, double padding);
 
   void set_pixels(double from, double to);

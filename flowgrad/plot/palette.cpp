@@ -42,38 +42,66 @@ struct Stop {
   double l, c, h;
 };
 
-// Lightness is linear along aurora and ice, and along either half of balance, so that equal steps of
-// the value are equal steps of brightness, also in gray print.
+// Lightness is linear along aurora and ice, and along either half of balance, so that equal steps
+// of the value are equal steps of brightness, also in gray print.
 constexpr std::array<Stop, 6> kAurora{{{0.22, 0.085, 312},
-                                       {0.37, 0.115, 283},
-                                       {0.52, 0.100, 232},
-                                       {0.66, 0.110, 176},
-                                       {0.80, 0.165, 135},
-                                       {0.94, 0.185, 108}}};
-constexpr std::array<Stop, 5> kIce{{{0.985, 0.004, 220},
-                                    {0.83, 0.065, 222},
-                                    {0.67, 0.110, 238},
-                                    {0.48, 0.130, 256},
-                                    {0.28, 0.095, 270}}};
-constexpr std::array<Stop, 5> kBalance{
-    {{0.42, 0.130, 255}, {0.70, 0.100, 248}, {0.98, 0.0, 140}, {0.70, 0.130, 35}, {0.42, 0.150, 25}}};
+                                       {0.364, 0.115, 284},
+                                       {0.508, 0.094, 241},
+                                       {0.652, 0.096, 188},
+                                       {0.796, 0.150, 145},
+                                       {0.94, 0.185, 107}}};
+constexpr std::array<Stop, 5> kIce{{{0.985, 0.006, 215},
+                                    {0.81, 0.070, 225},
+                                    {0.635, 0.115, 240},
+                                    {0.46, 0.125, 256},
+                                    {0.285, 0.095, 268}}};
+constexpr std::array<Stop, 4> kCold{
+    {{0.97, 0.006, 245}, {0.79, 0.080, 245}, {0.61, 0.125, 251}, {0.43, 0.125, 258}}};
+constexpr std::array<Stop, 4> kWarm{
+    {{0.97, 0.006, 45}, {0.79, 0.095, 42}, {0.61, 0.150, 34}, {0.43, 0.140, 27}}};
 
 OkLab lab_of(const Stop& s) {
   return {s.l, s.c * std::cos(s.h * kPi / 180.0), s.c * std::sin(s.h * kPi / 180.0)};
 }
 
+/// Monotone cubic (Fritsch and Carlson 1980) through (0, y[0]), (1, y[1]), ...: straight pieces
+/// would show as creases at the control points.
+double cubic(std::span<const double> y, double at) {
+  const size_t last = y.size() - 1;
+  const size_t i = std::min(static_cast<size_t>(at), last - 1);
+  const auto slope = [&](size_t k) {
+    if (k == 0) return y[1] - y[0];
+    if (k == last) return y[last] - y[last - 1];
+    const double before = y[k] - y[k - 1];
+    const double after = y[k + 1] - y[k];
+    return before * after <= 0.0 ? 0.0 : 2.0 * before * after / (before + after);
+  };
+  const double f = at - static_cast<double>(i);
+  const double f2 = f * f;
+  const double f3 = f2 * f;
+  return y[i] * (2.0 * f3 - 3.0 * f2 + 1.0) + slope(i) * (f3 - 2.0 * f2 + f) +
+         y[i + 1] * (3.0 * f2 - 2.0 * f3) + slope(i + 1) * (f3 - f2);
+}
+
 OkLab interpolate(std::span<const Stop> stops, double t) {
   const double at = t * static_cast<double>(stops.size() - 1);
-  const size_t i = std::min(static_cast<size_t>(at), stops.size() - 2);
-  const double f = at - static_cast<double>(i);
-  const Stop& p = stops[i];
-  const Stop& q = stops[i + 1];
-  if (std::abs(p.h - q.h) > 100.0) {  // through neutral: mixing hues would tint the middle
-    const OkLab u = lab_of(p);
-    const OkLab v = lab_of(q);
-    return {u.l + f * (v.l - u.l), u.a + f * (v.a - u.a), u.b + f * (v.b - u.b)};
+  std::array<double, 8> l{};
+  std::array<double, 8> c{};
+  std::array<double, 8> h{};
+  for (size_t i = 0; i < stops.size(); ++i) {
+    l[i] = stops[i].l;
+    c[i] = stops[i].c;
+    h[i] = stops[i].h;
   }
-  return lab_of({p.l + f * (q.l - p.l), p.c + f * (q.c - p.c), p.h + f * (q.h - p.h)});
+  const auto value = [&](const std::array<double, 8>& y) {
+    return cubic(std::span(y.data(), stops.size()), at);
+  };
+  return lab_of({value(l), value(c), value(h)});
+}
+
+/// Either arm of balance on its own: a hue between blue and red would tint the neutral middle.
+OkLab balanced(double t) {
+  return t < 0.5 ? interpolate(kCold, 1.0 - 2.0 * t) : interpolate(kWarm, 2.0 * t - 1.0);
 }
 
 }  // namespace
@@ -83,11 +111,11 @@ std::string to_hex(Color color) {
 }
 
 Color parse_hex(const std::string& text) {
-  const bool shaped = text.size() == 7 && text[0] == '#' &&
-                      std::all_of(text.begin() + 1, text.end(), [](unsigned char c) {
-                        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') ||
-                               (c >= 'A' && c <= 'F');
-                      });
+  const bool shaped =
+      text.size() == 7 && text[0] == '#' &&
+      std::all_of(text.begin() + 1, text.end(), [](unsigned char c) {
+        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || (c >= 'A' && c <= 'F');
+      });
   if (!shaped) {
     throw ValueError(fmt::format("parse_hex: text is '{}'; accepted is #rrggbb", text));
   }
@@ -146,7 +174,7 @@ Color map_color(ColorMap map, double t) {
   switch (map) {
     case ColorMap::aurora: return from_oklab(interpolate(kAurora, t));
     case ColorMap::ice: return from_oklab(interpolate(kIce, t));
-    case ColorMap::balance: return from_oklab(interpolate(kBalance, t));
+    case ColorMap::balance: return from_oklab(balanced(t));
     default: {
       const auto v = static_cast<uint8_t>(std::lround(255.0 * t));
       return {v, v, v};

@@ -38,7 +38,8 @@ Color from_oklab(const OkLab& lab);
 enum class ColorMap {
   aurora,   ///< dark violet, blue, green, yellow: lightness rises evenly; for densities
   ice,      ///< near white to deep blue; for densities on a white page
-  balance,  ///< blue, white, red: equal lightness at equal distance from the middle; for signed values
+  balance,  ///< blue, white, red: equal lightness at equal distance from the middle; for signed
+            ///< values
   gray,     ///< black to white
 };
 

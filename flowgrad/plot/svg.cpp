@@ -17,11 +17,11 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
 // Advance widths of Helvetica in thousandths of an em, from U+0020 to U+007E.
 constexpr std::array<int, 95> kAdvance{
-    278, 278, 355, 556, 556, 889,  667, 222, 333, 333, 389, 584, 278, 333, 278, 278, 556, 556, 556,
-    556, 556, 556, 556, 556, 556,  556, 278, 278, 584, 584, 584, 556, 1015, 667, 667, 722, 722, 667,
-    611, 778, 722, 278, 500, 667,  556, 833, 722, 778, 667, 778, 722, 667, 611, 722, 667, 944, 667,
-    667, 611, 278, 278, 278, 469,  556, 333, 556, 556, 500, 556, 556, 278, 556, 556, 222, 222, 500,
-    222, 833, 556, 556, 556, 556,  333, 500, 278, 556, 500, 722, 500, 500, 500, 334, 260, 334, 584};
+    278, 278, 355, 556, 556, 889, 667, 222, 333, 333, 389, 584, 278, 333,  278, 278, 556, 556, 556,
+    556, 556, 556, 556, 556, 556, 556, 278, 278, 584, 584, 584, 556, 1015, 667, 667, 722, 722, 667,
+    611, 778, 722, 278, 500, 667, 556, 833, 722, 778, 667, 778, 722, 667,  611, 722, 667, 944, 667,
+    667, 611, 278, 278, 278, 469, 556, 333, 556, 556, 500, 556, 556, 278,  556, 556, 222, 222, 500,
+    222, 833, 556, 556, 556, 556, 333, 500, 278, 556, 500, 722, 500, 500,  500, 334, 260, 334, 584};
 
 /// Bytes of the UTF-8 sequence at text[i], or 0 where there is none.
 size_t sequence_length(std::string_view text, size_t i) {
@@ -46,8 +46,8 @@ size_t sequence_length(std::string_view text, size_t i) {
     code = (code << 6) | (byte(i + k) & 0x3Fu);
   }
   const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-  const bool banned = (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF || code == 0xFFFE ||
-                      code == 0xFFFF;
+  const bool banned =
+      (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF || code == 0xFFFE || code == 0xFFFF;
   return overlong || banned ? 0 : length;
 }
 
@@ -200,7 +200,8 @@ void SvgWriter::text(double x, double y, std::string_view text, const TextStyle&
   if (style.bold) out_ += " font-weight=\"600\"";
   if (style.mono) out_ += fmt::format(" font-family=\"{}\"", kMono);
   if (style.halo) {
-    out_ += " paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\"";
+    out_ +=
+        " paint-order=\"stroke\" stroke=\"#ffffff\" stroke-width=\"4\" stroke-linejoin=\"round\"";
   }
   if (style.rotate != 0.0) {
     out_ +=
