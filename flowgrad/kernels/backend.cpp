@@ -1,0 +1,51 @@
+#include "flowgrad/kernels/backend.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <string>
+
+#if __has_include("flowgrad/kernels/cpu/backend.h")
+#include "flowgrad/kernels/cpu/backend.h"
+#endif
+#include "flowgrad/kernels/reference/reference.h"
+
+namespace flowgrad::kernels {
+namespace {
+
+CpuBackend backend_from_environment() {
+  const char* value = std::getenv("FLOWGRAD_BACKEND");
+  if (!value || *value == '\0') return CpuBackend::fast;
+  const std::string name = value;
+  if (name == "fast") return CpuBackend::fast;
+  if (name == "reference") return CpuBackend::reference;
+  throw ValueError("FLOWGRAD_BACKEND: \"" + name +
+                   "\" given; \"fast\" and \"reference\" are accepted");
+}
+
+std::atomic<CpuBackend>& chosen() {
+  static std::atomic<CpuBackend> which{backend_from_environment()};
+  return which;
+}
+
+}  // namespace
+
+Backend& reference_backend() {
+  static ReferenceBackend instance;
+  return instance;
+}
+
+Backend& backend(Device device) {
+  if (!device.is_cpu()) {
+    throw DeviceError("backend: device " + device.to_string() +
+                      " given; this build of flowgrad computes on the CPU");
+  }
+#if __has_include("flowgrad/kernels/cpu/backend.h")
+  if (cpu_backend() == CpuBackend::fast) return fast_cpu_backend();
+#endif
+  return reference_backend();
+}
+
+void set_cpu_backend(CpuBackend which) { chosen().store(which, std::memory_order_relaxed); }
+CpuBackend cpu_backend() { return chosen().load(std::memory_order_relaxed); }
+
+}  // namespace flowgrad::kernels

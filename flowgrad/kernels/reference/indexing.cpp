@@ -1,0 +1,146 @@
+#include <algorithm>
+#include <vector>
+
+#include "flowgrad/kernels/functions.h"
+#include "flowgrad/kernels/reference/loops.h"
+#include "flowgrad/kernels/reference/reference.h"
+
+namespace flowgrad::kernels {
+
+using namespace reference;
+
+namespace {
+
+template <class T>
+void add_to(T& target, T value) {
+  if constexpr (std::is_integral_v<T>) {
+    target = static_cast<T>(static_cast<uint64_t>(target) + static_cast<uint64_t>(value));
+  } else {
+    target += value;
+  }
+}
+
+/// f(target element, source element) for every element of index, in row-major order.
+template <class T, class F>
+void scatter(const View& index, int axis, const View& source, const View& out, F&& f) {
+  const int64_t step = stride_along(out, axis);
+  for_each(
+      *index.shape,
+      [&](int64_t at, int64_t s, int64_t o) {
+        f(out.as<T>()[o + index.as<int64_t>()[at] * step], source.as<T>()[s]);
+      },
+      *index.strides, *source.strides, without_axis(out, axis));
+}
+
+/// Strides that walk a rank-1 index along `axis` of a larger shape.
+Strides index_strides(const View& index, int axis, int rank) {
+  Strides s = Dims::filled(rank, 0);
+  if (rank > 0) s[axis] = index.rank() == 0 ? 0 : (*index.strides)[0];
+  return s;
+}
+
+}  // namespace
+
+void ReferenceBackend::gather(View x, int axis, View index, View out) {
+  require_dtype("gather", "index", index, DType::int64);
+  require_dtype("gather", "out", out, x.dtype);
+  visit(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t step = stride_along(x, axis);
+    for_each(
+        *out.shape,
+        [&](int64_t i, int64_t at, int64_t o) {
+          out.as<T>()[o] = x.as<T>()[i + index.as<int64_t>()[at] * step];
+        },
+        without_axis(x, axis), *index.strides, *out.strides);
+  });
+}
+
+void ReferenceBackend::scatter_add(View index, int axis, View source, View out) {
+  require_dtype("scatter_add", "index", index, DType::int64);
+  require_dtype("scatter_add", "source", source, out.dtype);
+  visit_numeric("scatter_add", out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    scatter<T>(index, axis, source, out, [](T& target, T value) { add_to(target, value); });
+  });
+}
+
+void ReferenceBackend::scatter_max(View index, int axis, View source, View out) {
+  require_dtype("scatter_max", "index", index, DType::int64);
+  require_dtype("scatter_max", "source", source, out.dtype);
+  visit_numeric("scatter_max", out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    scatter<T>(index, axis, source, out,
+               [](T& target, T value) { target = scalar::max(target, value); });
+  });
+}
+
+void ReferenceBackend::index_select(View x, int axis, View index, View out) {
+  require_dtype("index_select", "index", index, DType::int64);
+  require_dtype("index_select", "out", out, x.dtype);
+  visit(x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t step = stride_along(x, axis);
+    for_each(
+        *out.shape,
+        [&](int64_t i, int64_t at, int64_t o) {
+          out.as<T>()[o] = x.as<T>()[i + index.as<int64_t>()[at] * step];
+        },
+        without_axis(x, axis), index_strides(index, axis, out.rank()), *out.strides);
+  });
+}
+
+void ReferenceBackend::index_add(View index, int axis, View source, View out) {
+  require_dtype("index_add", "index", index, DType::int64);
+  require_dtype("index_add", "source", source, out.dtype);
+  visit_numeric("index_add", out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t step = stride_along(out, axis);
+    for_each(
+        *source.shape,
+        [&](int64_t at, int64_t s, int64_t o) {
+          add_to(out.as<T>()[o + index.as<int64_t>()[at] * step], source.as<T>()[s]);
+        },
+        index_strides(index, axis, source.rank()), *source.strides, without_axis(out, axis));
+  });
+}
+
+void ReferenceBackend::sort(View x, int axis, bool descending, View values, View indices) {
+  require_dtype("sort", "values", values, x.dtype);
+  require_dtype("sort", "indices", indices, DType::int64);
+  visit_numeric("sort", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    struct Entry {
+      T value;
+      int64_t index;
+    };
+    const auto less = [](const Entry& a, const Entry& b) {
+      const bool nan_a = a.value != a.value;
+      const bool nan_b = b.value != b.value;
+      return nan_a || nan_b ? !nan_a && nan_b : a.value < b.value;
+    };
+    std::vector<Entry> lane(static_cast<size_t>(size_along(x, axis)));
+    for_each_lane(
+        *x.shape, axis,
+        [&](int64_t start, int64_t v, int64_t at) {
+          for (size_t i = 0; i < lane.size(); ++i) {
+            const auto k = static_cast<int64_t>(i);
+            lane[i] = {x.as<T>()[start + k * stride_along(x, axis)], k};
+          }
+          if (descending) {
+            std::stable_sort(lane.begin(), lane.end(),
+                             [&](const Entry& a, const Entry& b) { return less(b, a); });
+          } else {
+            std::stable_sort(lane.begin(), lane.end(), less);
+          }
+          for (size_t i = 0; i < lane.size(); ++i) {
+            const auto k = static_cast<int64_t>(i);
+            values.as<T>()[v + k * stride_along(values, axis)] = lane[i].value;
+            indices.as<int64_t>()[at + k * stride_along(indices, axis)] = lane[i].index;
+          }
+        },
+        *x.strides, *values.strides, *indices.strides);
+  });
+}
+
+}  // namespace flowgrad::kernels
