@@ -165,7 +165,7 @@ Tensor Tensor::requires_grad_(bool on) const {
       throw DTypeError(fmt::format("requires_grad_: dtype {} given; only floating dtypes have gradients",
                                    name_of(dtype())));
     }
-    impl().node = make_ref<Leaf>(shape(), dtype(), device());
+    impl().node = make_ref<Leaf>(layout(), dtype(), device());
   }
   return *this;
 }

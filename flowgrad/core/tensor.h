@@ -117,10 +117,11 @@ class Tensor {
 /// guarded, so graphs on several threads may share a leaf.
 class Leaf final : public TapeNode {
  public:
-  Leaf(const Shape& shape, DType dtype, Device device)
-      : TapeNode(true), shape(shape), dtype(dtype), device(device) {}
+  Leaf(const Layout& layout, DType dtype, Device device)
+      : TapeNode(true), layout(layout), dtype(dtype), device(device) {}
 
-  Shape shape;
+  /// The tensor's layout; a stored gradient takes its axis order.
+  Layout layout;
   DType dtype;
   Device device;
   std::mutex mutex;

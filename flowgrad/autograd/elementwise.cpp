@@ -1,0 +1,288 @@
+#include <array>
+#include <cmath>
+#include <utility>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/record.h"
+#include "flowgrad/autograd/support.h"
+#include "flowgrad/kernels/backend.h"
+
+// Everything here comes from kernels/elementwise.def: public functions, fused first derivatives for a
+// plain backward pass, and rules in terms of Expr for gradients that are themselves differentiated.
+namespace flowgrad {
+namespace {
+
+using kernels::BinaryOp;
+using kernels::Params;
+using kernels::UnaryOp;
+
+Tensor unary(UnaryOp op, Params params, const Tensor& x);
+
+/// A tensor or a plain number, so that constants of a derivative cost no kernel.
+struct Expr {
+  Tensor t;
+  double c = 0;
+
+  Expr(Tensor tensor) : t(std::move(tensor)) {}  // NOLINT(google-explicit-constructor)
+  explicit Expr(double constant) : c(constant) {}
+  bool is_number() const { return !t.defined(); }
+};
+
+Expr operator-(const Expr& a) { return a.is_number() ? Expr(-a.c) : Expr(-a.t); }
+Expr operator+(const Expr& a, const Expr& b) {
+  if (a.is_number() && b.is_number()) return Expr(a.c + b.c);
+  if (a.is_number()) return b.t + a.c;
+  return b.is_number() ? a.t + b.c : a.t + b.t;
+}
+Expr operator-(const Expr& a, const Expr& b) {
+  if (a.is_number() && b.is_number()) return Expr(a.c - b.c);
+  if (a.is_number()) return a.c - b.t;
+  return b.is_number() ? a.t - b.c : a.t - b.t;
+}
+Expr operator*(const Expr& a, const Expr& b) {
+  if (a.is_number() && b.is_number()) return Expr(a.c * b.c);
+  if (a.is_number()) return a.c == 1 ? b : Expr(b.t * a.c);
+  if (b.is_number()) return b.c == 1 ? a : Expr(a.t * b.c);
+  return a.t * b.t;
+}
+Expr operator/(const Expr& a, const Expr& b) {
+  if (a.is_number() && b.is_number()) return Expr(a.c / b.c);
+  if (a.is_number()) return a.c / b.t;
+  return b.is_number() ? a.t / b.c : a.t / b.t;
+}
+
+#define FLOWGRAD_EXPR_COMPARE(op, function)                                             \
+  Expr operator op(const Expr& a, const Expr& b) {                                      \
+    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c));   \
+    if (b.is_number()) return function(a.t, b.c);                                       \
+    return a.is_number() ? function(full({}, a.c, b.t.dtype()), b.t) : function(a.t, b.t); \
+  }
+FLOWGRAD_EXPR_COMPARE(==, equal)
+FLOWGRAD_EXPR_COMPARE(<, less)
+FLOWGRAD_EXPR_COMPARE(<=, less_equal)
+FLOWGRAD_EXPR_COMPARE(>, greater)
+FLOWGRAD_EXPR_COMPARE(>=, greater_equal)
+#undef FLOWGRAD_EXPR_COMPARE
+
+#define FLOWGRAD_EXPR_UNARY(name)                                      \
+  [[maybe_unused]] Expr name(const Expr& a) {                          \
+    return flowgrad::name(a.is_number() ? scalar(a.c, DType::float64) : a.t); \
+  }
+FLOWGRAD_EXPR_UNARY(sign)
+FLOWGRAD_EXPR_UNARY(exp)
+FLOWGRAD_EXPR_UNARY(log)
+FLOWGRAD_EXPR_UNARY(sin)
+FLOWGRAD_EXPR_UNARY(cos)
+FLOWGRAD_EXPR_UNARY(sinh)
+FLOWGRAD_EXPR_UNARY(cosh)
+FLOWGRAD_EXPR_UNARY(tanh)
+FLOWGRAD_EXPR_UNARY(erfc)
+FLOWGRAD_EXPR_UNARY(floor)
+FLOWGRAD_EXPR_UNARY(sigmoid)
+FLOWGRAD_EXPR_UNARY(softplus)
+#undef FLOWGRAD_EXPR_UNARY
+
+Tensor as_tensor(const Expr& e, DType dtype) { return e.is_number() ? full({}, e.c, dtype) : e.t; }
+
+Expr min(const Expr& a, const Expr& b) { return minimum(a.t, as_tensor(b, a.t.dtype())); }
+Expr pow(const Expr& a, const Expr& b) {
+  return b.is_number() ? flowgrad::pow(a.t, b.c) : flowgrad::pow(a.t, b.t);
+}
+Expr mul_zero(const Expr& a, const Expr& b) {
+  return flowgrad::mul_zero(a.t, as_tensor(b, a.t.dtype()));
+}
+Expr select(const Expr& condition, const Expr& a, const Expr& b) {
+  if (condition.is_number()) return condition.c != 0 ? a : b;
+  const DType dtype = a.is_number() ? (b.is_number() ? DType::boolean : b.t.dtype()) : a.t.dtype();
+  if (dtype == DType::boolean) {
+    // Two numbers: of the dtype that the product with the cotangent asks for, found by the caller.
+    return cast(condition.t, DType::float64) * Expr(a.c - b.c) + b;
+  }
+  return where(condition.t, as_tensor(a, dtype), as_tensor(b, dtype));
+}
+
+enum Saves : unsigned { NONE = 0, X = 1, Y = 2, XY = 3, AB = 3, BY = 6, ABY = 7 };
+enum Zero { WEAK, STRONG };
+enum How { PLAIN, FUSED };
+
+/// f'(x) as an expression that can be differentiated again.
+Expr derivative(UnaryOp op, const Expr& x, const Expr& y, const Expr& p, const Expr& q) {
+  using T = Expr;
+  (void)q;
+  switch (op) {
+#define UNARY(name, saves, zero, value, expression) \
+  case UnaryOp::name: return expression;
+#include "flowgrad/kernels/elementwise.def"
+#undef UNARY
+  }
+  return Expr(0.0);
+}
+
+Expr gradient(BinaryOp op, int wrt, const Expr& g, const Expr& a, const Expr& b, const Expr& y) {
+  using T = Expr;
+  switch (op) {
+#define BINARY(name, saves, how, value, grad_a, grad_b) \
+  case BinaryOp::name: return wrt == 0 ? Expr(grad_a) : Expr(grad_b);
+#include "flowgrad/kernels/elementwise.def"
+#undef BINARY
+  }
+  return g;
+}
+
+struct UnaryLine {
+  const char* name;
+  unsigned saves;
+  Zero zero;
+};
+constexpr UnaryLine kUnary[] = {
+#define UNARY(name, saves, zero, value, derivative) {#name, saves, zero},
+#include "flowgrad/kernels/elementwise.def"
+#undef UNARY
+};
+struct BinaryLine {
+  const char* name;
+  unsigned saves;
+  How how;
+};
+constexpr BinaryLine kBinary[] = {
+#define BINARY(name, saves, how, value, grad_a, grad_b) {#name, saves, how},
+#include "flowgrad/kernels/elementwise.def"
+#undef BINARY
+};
+
+bool keeps_integers(UnaryOp op) {
+  switch (op) {
+    case UnaryOp::neg:
+    case UnaryOp::abs:
+    case UnaryOp::sign:
+    case UnaryOp::square:
+    case UnaryOp::add_scalar:
+    case UnaryOp::mul_scalar:
+    case UnaryOp::rsub_scalar:
+    case UnaryOp::clamp: return true;
+    default: return false;
+  }
+}
+
+/// The dtype that an operation computes in, for an input of a dtype without that arithmetic.
+DType computing_dtype(UnaryOp op, Params params, DType dtype) {
+  if (is_floating(dtype)) return dtype;
+  const bool whole = params.p == std::floor(params.p) && params.q == std::floor(params.q);
+  return keeps_integers(op) && whole ? DType::int64 : DType::float32;
+}
+
+Tensor unary(UnaryOp op, Params params, const Tensor& given) {
+  const UnaryLine& line = kUnary[static_cast<size_t>(op)];
+  const Tensor x = cast(given, computing_dtype(op, params, given.dtype()));
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  kernels::backend(x.device()).unary(op, params, x, out);
+  if (!recording(x)) return out;
+  record(line.name, out, {x}, {save(x, line.saves & X), line.saves & Y ? save_output(out) : Saved{}},
+         [op, params](Backward& r) {
+           const UnaryLine& line = kUnary[static_cast<size_t>(op)];
+           const Tensor x = line.saves & X ? r.saved(0) : Tensor();
+           const Tensor y = line.saves & Y ? r.saved(1) : Tensor();
+           const Tensor& g = r.grad();
+           if (!mode().recording && line.saves != NONE) {
+             Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
+             kernels::backend(g.device()).unary_grad(op, params, g, x, y, out);
+             r.set(0, out);
+             return;
+           }
+           const Expr d = derivative(op, x, y, Expr(params.p), Expr(params.q));
+           if (d.is_number()) {
+             r.set(0, d.c == 0 ? zeros_like(g) : (Expr(g) * d).t);
+             return;
+           }
+           const Tensor f = cast(d.t, g.dtype());
+           r.set(0, line.zero == STRONG ? mul_zero(g, f) : g * f);
+         });
+  return out;
+}
+
+Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
+  const BinaryLine& line = kBinary[static_cast<size_t>(op)];
+  DType dtype = promote(left.dtype(), right.dtype());
+  if (!is_floating(dtype)) {
+    const bool real = op == BinaryOp::div || op == BinaryOp::atan2 || op == BinaryOp::logaddexp;
+    dtype = real ? DType::float32 : DType::int64;
+  }
+  const Tensor a = cast(left, dtype);
+  const Tensor b = cast(right, dtype);
+  check_same_device(line.name, a, b);
+  const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
+  Tensor out = Tensor::empty(shape, dtype, a.device());
+  {
+    const Tensor ax = spread(a, shape);
+    const Tensor bx = spread(b, shape);
+    kernels::backend(a.device()).binary(op, ax, bx, out);
+  }
+  if (!recording(a, b)) return out;
+  // A product reads only the other factor; every other line needs what it says for either side.
+  const bool product = op == BinaryOp::mul;
+  const bool keep_a = (line.saves & 1) && (!product || b.requires_grad());
+  const bool keep_b = (line.saves & 2) && (!product || a.requires_grad());
+  record(line.name, out, {a, b}, {save(a, keep_a), save(b, keep_b), line.saves & 4 ? save_output(out) : Saved{}},
+         [op, keep_a, keep_b](Backward& r) {
+           const BinaryLine& line = kBinary[static_cast<size_t>(op)];
+           const Tensor a = keep_a ? r.saved(0) : Tensor();
+           const Tensor b = keep_b ? r.saved(1) : Tensor();
+           const Tensor y = line.saves & 4 ? r.saved(2) : Tensor();
+           const Tensor& g = r.grad();
+           for (int wrt = 0; wrt < 2; ++wrt) {
+             if (!r.needs(wrt)) continue;
+             if (line.how == PLAIN || mode().recording) {
+               r.set(wrt, gradient(op, wrt, g, a, b, y).t);
+               continue;
+             }
+             const Tensor ax = a.defined() ? spread(a, g.shape()) : a;
+             const Tensor bx = b.defined() ? spread(b, g.shape()) : b;
+             Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
+             kernels::backend(g.device()).binary_grad(op, wrt, g, ax, bx, y, out);
+             r.set(wrt, out);
+           }
+         });
+  return out;
+}
+
+}  // namespace
+
+#define UNARY(name, saves, zero, value, derivative) \
+  Tensor name(const Tensor& x) { return unary(UnaryOp::name, {}, x); }
+#define UNARY_P(name, saves, zero, value, derivative)
+#include "flowgrad/kernels/elementwise.def"
+#undef UNARY
+#undef UNARY_P
+
+#define BINARY(name, saves, how, value, grad_a, grad_b) \
+  Tensor name(const Tensor& a, const Tensor& b) { return binary(BinaryOp::name, a, b); }
+#include "flowgrad/kernels/elementwise.def"
+#undef BINARY
+
+Tensor leaky_relu(const Tensor& x, double slope) { return unary(UnaryOp::leaky_relu, {slope, 0}, x); }
+Tensor elu(const Tensor& x, double alpha) { return unary(UnaryOp::elu, {alpha, 0}, x); }
+Tensor clamp(const Tensor& x, double low, double high) {
+  check_ordered("clamp", low, high);
+  return unary(UnaryOp::clamp, {low, high}, x);
+}
+Tensor hardtanh(const Tensor& x, double low, double high) {
+  check_ordered("hardtanh", low, high);
+  return unary(UnaryOp::hardtanh, {low, high}, x);
+}
+Tensor pow(const Tensor& x, double exponent) { return unary(UnaryOp::pow_scalar, {exponent, 0}, x); }
+
+Tensor operator-(const Tensor& x) { return neg(x); }
+Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
+Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
+Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
+Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
+Tensor operator+(const Tensor& a, double b) { return unary(UnaryOp::add_scalar, {b, 0}, a); }
+Tensor operator-(const Tensor& a, double b) { return unary(UnaryOp::add_scalar, {-b, 0}, a); }
+Tensor operator*(const Tensor& a, double b) { return unary(UnaryOp::mul_scalar, {b, 0}, a); }
+Tensor operator/(const Tensor& a, double b) { return unary(UnaryOp::div_scalar, {b, 0}, a); }
+Tensor operator+(double a, const Tensor& b) { return unary(UnaryOp::add_scalar, {a, 0}, b); }
+Tensor operator-(double a, const Tensor& b) { return unary(UnaryOp::rsub_scalar, {a, 0}, b); }
+Tensor operator*(double a, const Tensor& b) { return unary(UnaryOp::mul_scalar, {a, 0}, b); }
+Tensor operator/(double a, const Tensor& b) { return unary(UnaryOp::rdiv_scalar, {a, 0}, b); }
+
+}  // namespace flowgrad

@@ -1,0 +1,355 @@
+#include "flowgrad/autograd/engine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/record.h"
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad {
+
+void check_anomaly(const Tensor& t, const std::string& where);
+
+namespace {
+
+/// Open-addressing map from a tape node to its position in the list of visited nodes.
+class NodeIndex {
+ public:
+  NodeIndex() : slots_(64) {}
+  /// Position of node; `added` says that it is new and got position `next`.
+  uint32_t insert(TapeNode* node, uint32_t next, bool& added) {
+    if (2 * (count_ + 1) > slots_.size()) grow();
+    Slot& s = slots_[find(node)];
+    added = s.node == nullptr;
+    if (added) {
+      s = {node, next};
+      ++count_;
+    }
+    return s.at;
+  }
+  uint32_t at(TapeNode* node) const { return slots_[find(node)].at; }
+  bool contains(TapeNode* node) const { return slots_[find(node)].node == node; }
+
+ private:
+  struct Slot {
+    TapeNode* node = nullptr;
+    uint32_t at = 0;
+  };
+  size_t find(TapeNode* node) const {
+    const size_t mask = slots_.size() - 1;
+    size_t i = (std::bit_cast<uintptr_t>(node) * 0x9E3779B97F4A7C15u) >> 20 & mask;
+    while (slots_[i].node && slots_[i].node != node) i = (i + 1) & mask;
+    return i;
+  }
+  void grow() {
+    std::vector<Slot> old(slots_.size() * 4);
+    old.swap(slots_);
+    for (const Slot& s : old) {
+      if (s.node) slots_[find(s.node)] = s;
+    }
+  }
+  std::vector<Slot> slots_;
+  size_t count_ = 0;
+};
+
+/// One pass over the graph. Nodes are visited in falling creation order, so that every cotangent of a
+/// node is complete before the node runs.
+class Pass {
+ public:
+  Pass(const GradOptions& options, const char* caller) : options_(options), caller_(caller) {}
+
+  void collect(std::span<const Tensor> outputs) {
+    std::vector<TapeNode*> stack;
+    const auto visit = [&](TapeNode* node) {
+      bool added = false;
+      index_.insert(node, static_cast<uint32_t>(visits_.size()), added);
+      if (!added) return;
+      visits_.push_back({Ref<TapeNode>(node)});
+      stack.push_back(node);
+    };
+    for (size_t i = 0; i < outputs.size(); ++i) {
+      if (!outputs[i].requires_grad()) {
+        throw GradError(fmt::format("{}: output {} does not depend on anything that requires gradients",
+                                    caller_, i));
+      }
+      visit(outputs[i].node().get());
+    }
+    while (!stack.empty()) {
+      TapeNode* node = stack.back();
+      stack.pop_back();
+      if (node->is_leaf()) continue;
+      const auto& edges = static_cast<Node*>(node)->edges;
+      for (size_t i = 0; i < edges.size(); ++i) {
+        if (edges[i].node) visit(edges[i].node.get());
+      }
+    }
+    order_.resize(visits_.size());
+    for (size_t i = 0; i < order_.size(); ++i) order_[i] = {visits_[i].node->number(), static_cast<uint32_t>(i)};
+    std::sort(order_.begin(), order_.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    size_t total = 0;
+    for (Visit& v : visits_) {
+      v.first_gradient = static_cast<uint32_t>(total);
+      total += v.node->is_leaf() ? 1 : static_cast<Node*>(v.node.get())->outputs.size();
+    }
+    gradients_.resize(total);
+  }
+
+  /// Marks the nodes from which an input can be reached.
+  void restrict_to(std::span<const Tensor> inputs) {
+    for (const Tensor& t : inputs) {
+      if (!index_.contains(t.node().get())) continue;
+      Visit& v = visits_[index_.at(t.node().get())];
+      v.needed = true;
+      v.is_target = true;
+    }
+    for (size_t k = order_.size(); k-- > 0;) {
+      Visit& v = visits_[order_[k].second];
+      if (v.node->is_leaf()) continue;
+      const auto& edges = static_cast<Node*>(v.node.get())->edges;
+      for (size_t i = 0; i < edges.size(); ++i) {
+        if (edges[i].node && visits_[index_.at(edges[i].node.get())].needed) {
+          v.needed = true;
+          v.runs = true;
+        }
+      }
+    }
+  }
+  void need_everything() {
+    for (Visit& v : visits_) {
+      v.needed = true;
+      v.runs = !v.node->is_leaf();
+    }
+  }
+
+  void seed(const Tensor& output, Tensor cotangent) {
+    add_to(gradient_of(output), check(std::move(cotangent), output.node().get(), output.output_number(), nullptr, 0));
+  }
+
+  Tensor& gradient_of(const Tensor& t) {
+    return gradients_[visits_[index_.at(t.node().get())].first_gradient + t.output_number()];
+  }
+  bool reached(const Tensor& t) const { return index_.contains(t.node().get()); }
+
+  void run(bool store_in_leaves) {
+    for (const auto& [number, at] : order_) {
+      Visit& v = visits_[at];
+      if (!v.needed) continue;
+      Tensor* cotangents = &gradients_[v.first_gradient];
+      if (v.node->is_leaf()) {
+        if (store_in_leaves && cotangents->defined()) store(*static_cast<Leaf*>(v.node.get()), *cotangents);
+      } else {
+        run_node(v, cotangents, store_in_leaves);
+      }
+      if (!v.is_target) drop(v);
+    }
+  }
+
+ private:
+  struct Visit {
+    Ref<TapeNode> node;
+    uint32_t first_gradient = 0;
+    bool needed = false;
+    bool runs = false;
+    bool is_target = false;
+  };
+
+  void run_node(Visit& v, Tensor* cotangents, bool store_in_leaves) {
+    Ref<Node> node(static_cast<Node*>(v.node.get()));
+    bool any = false;
+    for (size_t i = 0; i < node->outputs.size(); ++i) any = any || cotangents[i].defined();
+    if (!any) return;
+    if (store_in_leaves) {
+      for (auto& [output, slot] : node->retained) {
+        if (cotangents[output].defined()) store(*slot, cotangents[output]);
+      }
+    }
+    if (!v.runs) return;
+    Backward backward(node, cotangents);
+    node->run(backward);
+    for (size_t i = 0; i < node->edges.size(); ++i) {
+      const Edge& edge = node->edges[i];
+      Tensor& g = backward.results[i];
+      if (!edge.node || !g.defined()) continue;
+      if (mode().anomaly != AnomalyCheck::off) {
+        check_anomaly(g, fmt::format("the gradient that {} gave its input {}", node->label(), i));
+      }
+      const Visit& target = visits_[index_.at(edge.node.get())];
+      if (!target.needed) continue;
+      add_to(gradients_[target.first_gradient + edge.output],
+             check(std::move(g), edge.node.get(), edge.output, node.get(), i));
+    }
+    if (!options_.retain_graph) node->release_saved();
+  }
+
+  void drop(const Visit& v) {
+    const size_t n = v.node->is_leaf() ? 1 : static_cast<Node*>(v.node.get())->outputs.size();
+    for (size_t i = 0; i < n; ++i) gradients_[v.first_gradient + i] = Tensor();
+  }
+
+  /// The one place where broadcast gradients are summed and dtypes converted.
+  Tensor check(Tensor g, TapeNode* target, uint32_t output, const Node* from, size_t input) {
+    const Shape* shape = nullptr;
+    DType dtype = DType::float32;
+    if (target->is_leaf()) {
+      shape = &static_cast<Leaf*>(target)->layout.shape;
+      dtype = static_cast<Leaf*>(target)->dtype;
+    } else {
+      const auto& info = static_cast<Node*>(target)->outputs[output];
+      shape = &info.shape;
+      dtype = info.dtype;
+    }
+    if (g.dtype() != dtype) {
+      if (!is_floating(g.dtype())) wrong(g, *shape, dtype, from, input);
+      g = cast(g, dtype);
+    }
+    if (!(g.shape() == *shape)) {
+      const int lead = g.rank() - shape->rank();
+      bool fits = lead >= 0 && from != nullptr;
+      for (int i = 0; fits && i < shape->rank(); ++i) {
+        fits = (*shape)[i] == g.shape()[lead + i] || (*shape)[i] == 1;
+      }
+      if (!fits) wrong(g, *shape, dtype, from, input);
+      g = sum_to(g, *shape);
+    }
+    return g;
+  }
+
+  [[noreturn]] void wrong(const Tensor& g, const Shape& shape, DType dtype, const Node* from, size_t input) {
+    const std::string who = from ? fmt::format("{} returned a gradient for input {}", from->label(), input)
+                                 : std::string("the cotangent given");
+    throw GradError(fmt::format("{}: {} of shape {} {}; expected shape {} {}", caller_, who,
+                                g.shape().to_string(), name_of(g.dtype()), shape.to_string(),
+                                name_of(dtype)));
+  }
+
+  void add_to(Tensor& slot, Tensor g) {
+    if (!slot.defined()) {
+      slot = std::move(g);
+    } else if (!mode().recording && slot.is_sole_owner() && slot.is_contiguous()) {
+      kernels::backend(slot.device()).add_into(g, slot);
+    } else {
+      slot = slot + g;
+    }
+  }
+
+  static void store(Leaf& leaf, const Tensor& g) {
+    std::lock_guard lock(leaf.mutex);
+    if (leaf.grad.defined()) {
+      kernels::backend(leaf.device).add_into(g, leaf.grad);
+      leaf.grad.storage().mark_written("backward");
+      return;
+    }
+    const bool row_major = leaf.layout.is_contiguous();
+    // Take the buffer over where nobody else holds it (the pass and this call do).
+    if (row_major && g.is_contiguous() && g.is_sole_owner()) {
+      leaf.grad = g.detach();
+      return;
+    }
+    Tensor stored = Tensor::empty(leaf.layout.shape, leaf.dtype, leaf.device);
+    if (!row_major) {
+      const Layout own{leaf.layout.shape, leaf.layout.strides, 0};
+      const Extent e = extent_of(own);
+      // Keep the leaf's axis order where its elements are dense.
+      if (e.begin == 0 && e.end == stored.numel()) stored = stored.with_layout(own);
+    }
+    kernels::backend(leaf.device).copy(g, stored);
+    leaf.grad = stored;
+  }
+
+  GradOptions options_;
+  const char* caller_;
+  NodeIndex index_;
+  std::vector<Visit> visits_;
+  std::vector<std::pair<uint64_t, uint32_t>> order_;
+  std::vector<Tensor> gradients_;
+};
+
+Tensor default_cotangent(const char* caller, const Tensor& output, size_t i) {
+  if (output.numel() != 1) {
+    throw GradError(fmt::format("{}: output {} has shape {}; a cotangent of that shape must be given for "
+                                "anything but a single element",
+                                caller, i, output.shape().to_string()));
+  }
+  Tensor one = Tensor::empty(output.shape(), output.dtype(), output.device());
+  kernels::backend(output.device()).fill(one, 1);
+  return one;
+}
+
+void start(Pass& pass, const char* caller, std::span<const Tensor> outputs,
+           std::span<const Tensor> cotangents) {
+  if (!cotangents.empty() && cotangents.size() != outputs.size()) {
+    throw GradError(fmt::format("{}: {} cotangents given for {} outputs", caller, cotangents.size(),
+                                outputs.size()));
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const bool given = !cotangents.empty() && cotangents[i].defined();
+    pass.seed(outputs[i], given ? cotangents[i] : default_cotangent(caller, outputs[i], i));
+  }
+}
+
+}  // namespace
+
+std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
+                         std::span<const Tensor> cotangents, const GradOptions& given) {
+  GradOptions options = given;
+  options.retain_graph = options.retain_graph || options.create_graph;
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!inputs[i].requires_grad()) {
+      throw GradError(fmt::format("grad: input {} of shape {} does not require gradients", i,
+                                  inputs[i].shape().to_string()));
+    }
+  }
+  NoGrad recording_as_asked(!options.create_graph);
+  Pass pass(options, "grad");
+  pass.collect(outputs);
+  pass.restrict_to(inputs);
+  start(pass, "grad", outputs, cotangents);
+  pass.run(false);
+  std::vector<Tensor> result;
+  result.reserve(inputs.size());
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    Tensor g = pass.reached(inputs[i]) ? pass.gradient_of(inputs[i]) : Tensor();
+    if (!g.defined() && !options.allow_unused) {
+      throw GradError(fmt::format("grad: the outputs do not depend on input {} of shape {}; allow_unused "
+                                  "gives an undefined tensor instead",
+                                  i, inputs[i].shape().to_string()));
+    }
+    result.push_back(g);
+  }
+  return result;
+}
+
+std::vector<Tensor> grad(const Tensor& output, std::initializer_list<Tensor> inputs,
+                         const GradOptions& options) {
+  return grad(std::span(&output, 1), std::span(inputs.begin(), inputs.size()), {}, options);
+}
+
+Tensor grad(const Tensor& output, const Tensor& input, const GradOptions& options) {
+  return grad(std::span(&output, 1), std::span(&input, 1), {}, options)[0];
+}
+
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> cotangents, bool retain_graph) {
+  NoGrad off;
+  Pass pass({.retain_graph = retain_graph}, "backward");
+  pass.collect(outputs);
+  pass.need_everything();
+  start(pass, "backward", outputs, cotangents);
+  pass.run(true);
+}
+
+void backward(const Tensor& output, const Tensor& cotangent, bool retain_graph) {
+  backward(std::span(&output, 1), std::span(&cotangent, 1), retain_graph);
+}
+
+void retain_grad(const Tensor& x) {
+  if (!x.requires_grad()) throw GradError("retain_grad: the tensor does not require gradients");
+  if (x.is_leaf() || x.retains_grad()) return;
+  Ref<Leaf> slot = make_ref<Leaf>(x.layout(), x.dtype(), x.device());
+  static_cast<Node*>(x.node().get())->retained.push_back({x.output_number(), slot});
+  x.set_retained(slot);
+}
+
+}  // namespace flowgrad

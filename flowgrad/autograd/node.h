@@ -1,0 +1,100 @@
+#pragma once
+
+#include <string>
+#include <utility>
+
+#include "flowgrad/core/inline_vector.h"
+#include "flowgrad/core/tensor.h"
+
+namespace flowgrad {
+
+/// Where a cotangent goes: output number `output` of `node`. No node: nobody asks.
+struct Edge {
+  Ref<TapeNode> node;
+  uint32_t output = 0;
+};
+
+class CheckpointFrame;
+
+/// A tensor kept for a backward rule. An input keeps its place on the tape. An output is kept without it
+/// (it would own its own node: a cycle) and is put back when read. Inside a checkpoint nothing is kept
+/// but the position in the list of values that the re-run will provide.
+struct Saved {
+  Tensor value;
+  uint64_t version = 0;
+  int32_t own_output = -1;  // >= 0: this is that output of the node itself
+  Ref<CheckpointFrame> frame;
+  size_t frame_index = 0;
+  Edge frame_edge;
+};
+
+class Backward;
+
+/// One recorded operation: how the cotangents of its outputs become cotangents of its inputs.
+class Node : public TapeNode {
+ public:
+  struct OutputInfo {
+    Shape shape;
+    DType dtype = DType::float32;
+    Device device;
+  };
+
+  explicit Node(const char* name) : TapeNode(false), name_(name) {}
+
+  /// "tanh #41"
+  std::string label() const;
+  const char* name() const { return name_; }
+  virtual void run(Backward& backward) const = 0;
+  /// Drops the saved values; a later run raises GradError if there were any.
+  void release_saved();
+  bool was_released() const { return released_; }
+  /// Bytes of storage kept alive by this node's saved values.
+  int64_t saved_bytes() const;
+
+  InlineVector<Edge, 3> edges;
+  InlineVector<OutputInfo, 1> outputs;
+  InlineVector<Saved, 3> saved;
+  /// Slots of outputs marked by retain_grad.
+  std::vector<std::pair<uint32_t, Ref<Leaf>>> retained;
+
+ private:
+  const char* name_;
+  bool released_ = false;
+};
+
+/// What a backward rule sees and fills in.
+class Backward {
+ public:
+  explicit Backward(const Ref<Node>& node, Tensor* cotangents) : node_(node), cotangents_(cotangents) {
+    results.resize(node->edges.size());
+  }
+  const Node& node() const { return *node_; }
+  /// Cotangent of an output; undefined when nothing downstream used that output.
+  const Tensor& grad(int output = 0) const { return cotangents_[output]; }
+  /// As grad, with zeros for an unused output.
+  Tensor grad_or_zeros(int output) const;
+  /// The i-th saved tensor. Raises GradError when it was freed or has been overwritten since.
+  Tensor saved(int i) const;
+  /// True when the gradient of this input is asked for.
+  bool needs(int input) const { return static_cast<bool>(node_->edges[static_cast<size_t>(input)].node); }
+  /// Gradient of an input. It may still be of the broadcast shape: the engine sums it.
+  void set(int input, Tensor gradient) { results[static_cast<size_t>(input)] = std::move(gradient); }
+
+  InlineVector<Tensor, 3> results;
+
+ private:
+  const Ref<Node>& node_;
+  Tensor* cotangents_;
+};
+
+template <class Rule>
+class RuleNode final : public Node {
+ public:
+  RuleNode(const char* name, Rule rule) : Node(name), rule_(std::move(rule)) {}
+  void run(Backward& backward) const override { rule_(backward); }
+
+ private:
+  Rule rule_;
+};
+
+}  // namespace flowgrad
