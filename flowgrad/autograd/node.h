@@ -14,7 +14,15 @@ struct Edge {
   uint32_t output = 0;
 };
 
-class CheckpointFrame;
+/// Stands in for the values that the operations inside a checkpoint would have saved.
+class CheckpointFrame : public RefCounted {
+ public:
+  /// Called once, on the first read: runs the function again and fills `values`.
+  virtual void recompute() = 0;
+
+  std::vector<Tensor> values;
+  bool filled = false;
+};
 
 /// A tensor kept for a backward rule. An input keeps its place on the tape. An output is kept without it
 /// (it would own its own node: a cycle) and is put back when read. Inside a checkpoint nothing is kept

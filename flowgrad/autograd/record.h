@@ -48,15 +48,6 @@ void record(const char* name, const Tensor& out, std::initializer_list<Tensor> i
          std::span(saved.begin(), saved.size()), std::move(rule));
 }
 
-/// Keeps the last value of a re-run in place of saved tensors; see checkpoint() in transforms.h.
-class CheckpointFrame : public RefCounted {
- public:
-  /// Called once, on the first read: runs the function again and fills `values`.
-  virtual void recompute() = 0;
-
-  std::vector<Tensor> values;
-  bool filled = false;
-};
 /// The frame that save() registers with on this thread, or null. `refill` true: save() fills values
 /// instead of registering.
 struct CheckpointScope {
