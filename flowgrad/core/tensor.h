@@ -2,6 +2,7 @@
 
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "flowgrad/core/dtype.h"
@@ -127,6 +128,9 @@ class Leaf final : public TapeNode {
   std::mutex mutex;
   Tensor grad;
 };
+
+/// Tensors by name, in a meaningful order: parameters of a model, content of a file.
+using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// "[[1, 2], [3, 4]]" with shape and dtype, long tensors abbreviated.
 std::string to_string(const Tensor& t);

@@ -1,0 +1,109 @@
+#include "flowgrad/models/module.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <map>
+#include <set>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+
+void Module::collect(const std::string& prefix,
+                     const std::function<void(const std::string&, const Item&)>& f) const {
+  for (const Item& item : items_) f(prefix + item.name, item);
+  for (const auto& [name, child] : children_) child->collect(prefix + name + ".", f);
+}
+
+NamedTensors Module::parameters() const {
+  NamedTensors out;
+  collect("", [&](const std::string& name, const Item& item) {
+    if (item.trainable) out.emplace_back(name, item.tensor);
+  });
+  return out;
+}
+
+NamedTensors Module::buffers() const {
+  NamedTensors out;
+  collect("", [&](const std::string& name, const Item& item) {
+    if (!item.trainable) out.emplace_back(name, item.tensor);
+  });
+  return out;
+}
+
+NamedTensors Module::state_dict() const {
+  NamedTensors out;
+  collect("", [&](const std::string& name, const Item& item) { out.emplace_back(name, item.tensor.detach()); });
+  return out;
+}
+
+int64_t Module::parameter_count() const {
+  int64_t n = 0;
+  for (const auto& [name, tensor] : parameters()) n += tensor.numel();
+  return n;
+}
+
+void Module::load_state_dict(const NamedTensors& state) {
+  std::map<std::string, Tensor> given;
+  for (const auto& [name, tensor] : state) given[name] = tensor;
+  std::vector<std::pair<Tensor, Tensor>> copies;
+  std::set<std::string> known;
+  collect("", [&](const std::string& name, const Item& item) {
+    known.insert(name);
+    const auto found = given.find(name);
+    if (found == given.end()) {
+      if (item.trainable) throw IoError(fmt::format("load_state_dict: parameter \"{}\" {} is missing", name, item.tensor.shape().to_string()));
+      return;
+    }
+    const Tensor& value = found->second;
+    if (value.shape() != item.tensor.shape()) {
+      throw IoError(fmt::format("load_state_dict: \"{}\" has shape {}; this model needs {}", name,
+                                value.shape().to_string(), item.tensor.shape().to_string()));
+    }
+    if (is_floating(item.tensor.dtype()) != is_floating(value.dtype())) {
+      throw IoError(fmt::format("load_state_dict: \"{}\" is {}; this model needs {}", name,
+                                name_of(value.dtype()), name_of(item.tensor.dtype())));
+    }
+    if (item.trainable) {
+      copies.emplace_back(item.tensor, value);
+      return;
+    }
+    const auto have = value.to_vector<double>();
+    const auto want = item.tensor.to_vector<double>();
+    for (size_t i = 0; i < have.size(); ++i) {
+      if (!(std::abs(have[i] - want[i]) <= 1e-6 * (1 + std::abs(want[i])))) {
+        throw IoError(fmt::format("load_state_dict: buffer \"{}\" holds {} at element {}; this model's "
+                                  "configuration gives {}",
+                                  name, have[i], i, want[i]));
+      }
+    }
+  });
+  for (const auto& [name, tensor] : state) {
+    if (!known.contains(name)) {
+      throw IoError(fmt::format("load_state_dict: \"{}\" {} is not part of this model", name,
+                                tensor.shape().to_string()));
+    }
+  }
+  NoGrad off;
+  for (const auto& [mine, value] : copies) copy_(mine, value);
+}
+
+void Module::train(bool on) {
+  training_ = on;
+  for (auto& [name, child] : children_) child->train(on);
+}
+
+Tensor Module::add_parameter(const std::string& name, const Tensor& value) {
+  Tensor leaf = value.detach().requires_grad_();
+  items_.push_back({name, leaf, true});
+  return leaf;
+}
+
+Tensor Module::add_buffer(const std::string& name, const Tensor& value) {
+  items_.push_back({name, value, false});
+  return value;
+}
+
+}  // namespace flowgrad

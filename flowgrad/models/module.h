@@ -1,0 +1,63 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowgrad/core/random.h"
+#include "flowgrad/core/tensor.h"
+
+namespace flowgrad {
+
+/// A part of a model: named parameters, buffers and sub-modules. Names join with dots and follow
+/// PyTorch's for the same module tree, so weights travel both ways. Not copyable.
+class Module {
+ public:
+  Module() = default;
+  Module(const Module&) = delete;
+  Module& operator=(const Module&) = delete;
+  virtual ~Module() = default;
+
+  /// Trainable tensors (leaves), depth first in the order of registration.
+  NamedTensors parameters() const;
+  /// Tensors that belong to the state but are not trained (masks, schedules).
+  NamedTensors buffers() const;
+  /// Parameters and buffers, in the order PyTorch's state_dict() lists them.
+  NamedTensors state_dict() const;
+  int64_t parameter_count() const;
+
+  /// Copies values by name. A missing or extra parameter, or a wrong shape, raises IoError naming it;
+  /// values are converted between float32 and float64. Buffers may be absent; a buffer that is present
+  /// must agree with this model's within 1e-6. Nothing is changed when anything is wrong.
+  void load_state_dict(const NamedTensors& state);
+
+  /// Training or evaluation (dropout and the like), for this module and everything below.
+  void train(bool on = true);
+  bool training() const { return training_; }
+
+ protected:
+  /// Marks the tensor as a leaf and registers it.
+  Tensor add_parameter(const std::string& name, const Tensor& value);
+  Tensor add_buffer(const std::string& name, const Tensor& value);
+  template <class M>
+  M& add_module(const std::string& name, std::unique_ptr<M> module) {
+    M& reference = *module;
+    children_.push_back({name, std::move(module)});
+    return reference;
+  }
+
+ private:
+  struct Item {
+    std::string name;
+    Tensor tensor;
+    bool trainable;
+  };
+  void collect(const std::string& prefix, const std::function<void(const std::string&, const Item&)>& f) const;
+
+  std::vector<Item> items_;
+  std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
+  bool training_ = true;
+};
+
+}  // namespace flowgrad
