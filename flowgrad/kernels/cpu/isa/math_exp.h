@@ -1,0 +1,195 @@
+#pragma once
+// Exponentials and logarithms on vec: argument reduction by ln 2 in two parts (Cody and Waite 1980)
+// and near-minimax polynomials, interpolated at Chebyshev nodes. The same steps for float and double.
+
+#include "flowgrad/kernels/cpu/isa/vec.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+/// c0 + x (c1 + x (c2 + ...)).
+template <class V, class C>
+FG_INLINE V horner(V, C c) {
+  return V(c);
+}
+template <class V, class C, class... Rest>
+FG_INLINE V horner(V x, C c, Rest... rest) {
+  return fma(horner(x, rest...), x, V(c));
+}
+
+template <class T>
+struct Format;
+template <>
+struct Format<float> {
+  static constexpr int mantissa = 23, bias = 127;
+  static constexpr float round_magic = 0x1.8p23f, min_normal = 0x1p-126f;
+  static constexpr float infinity = __builtin_inff(), nan = __builtin_nanf("");
+  static constexpr float ln2_hi = 0.693359375f, ln2_lo = -2.12194440e-4f;
+  static constexpr float exp_min = -104.f, exp_max = 89.f;
+  static constexpr std::int32_t sqrt_half = 0x3f3504f3;
+};
+template <>
+struct Format<double> {
+  static constexpr int mantissa = 52, bias = 1023;
+  static constexpr double round_magic = 0x1.8p52, min_normal = 0x1p-1022;
+  static constexpr double infinity = __builtin_inf(), nan = __builtin_nan("");
+  static constexpr double ln2_hi = 0x1.62e42feep-1, ln2_lo = 0x1.a39ef35793c76p-33;
+  static constexpr double exp_min = -746., exp_max = 710.;
+  static constexpr std::int64_t sqrt_half = 0x3fe6a09e667f3bcd;
+};
+
+/// x = n ln 2 + r with |r| <= ln 2 / 2; `n` also as bits, to build 2^n from.
+template <class T, int N>
+struct ExpReduction {
+  vec<T, N> r, n;
+  Raw<BitsOf<T>, N> bits;
+};
+template <class T, int N>
+FG_INLINE ExpReduction<T, N> reduce_exp(vec<T, N> x) {
+  using V = vec<T, N>;
+  using F = Format<T>;
+  const V shifted = fma(x, V(1.4426950408889634), V(F::round_magic));
+  const V n = shifted - V(F::round_magic);
+  const V r = fma(n, V(-F::ln2_lo), fma(n, V(-F::ln2_hi), x));
+  return {r, n, to_bits(shifted) - to_bits(V(F::round_magic))};
+}
+
+/// 2^n for n within the exponent range of normal numbers.
+template <class T, int N>
+FG_INLINE vec<T, N> power_of_two(Raw<BitsOf<T>, N> n) {
+  return from_bits<T, N>((n + Format<T>::bias) << Format<T>::mantissa);
+}
+
+/// (e^r - 1 - r) / r^2.
+template <int N>
+FG_INLINE vec<float, N> exp_tail(vec<float, N> r) {
+  return horner(r, 5.000000000e-01f, 1.666657329e-01f, 4.166654870e-02f, 8.363774046e-03f,
+                1.392692677e-03f);
+}
+template <int N>
+FG_INLINE vec<double, N> exp_tail(vec<double, N> r) {
+  return horner(r, 0.5, 1.66666666666666713e-01, 4.16666666666666713e-02, 8.33333333332554431e-03,
+                1.38888888888833275e-03, 1.98412698768643558e-04, 2.48015873270071872e-05,
+                2.75572528335169111e-06, 2.75572718102198004e-07, 2.51062747335732955e-08,
+                2.09154422977801163e-09);
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> clamp_keeping_nan(vec<T, N> x, T low, T high) {
+  using V = vec<T, N>;
+  x = select(x < V(low), V(low), x);
+  return select(x > V(high), V(high), x);
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> exp(vec<T, N> x) {
+  x = clamp_keeping_nan(x, Format<T>::exp_min, Format<T>::exp_max);
+  const auto e = reduce_exp(x);
+  const vec<T, N> p = fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1);
+  // Two factors, so that results below the normal range round once and the top does not overflow.
+  const Raw<BitsOf<T>, N> half = e.bits >> 1;
+  return p * power_of_two<T, N>(half) * power_of_two<T, N>(e.bits - half);
+}
+
+/// exp for arguments in [-87, 0] (float) or [-708, 0]: one scale factor is enough; below, the result
+/// is a little more than the smallest normal number.
+template <class T, int N>
+FG_INLINE vec<T, N> exp_of_negative(vec<T, N> x) {
+  constexpr T low = sizeof(T) == 4 ? T(-87) : T(-708);
+  x = select(x < vec<T, N>(low), vec<T, N>(low), x);
+  const auto e = reduce_exp(x);
+  const vec<T, N> p = fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1);
+  return p * power_of_two<T, N>(e.bits);
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> expm1(vec<T, N> x) {
+  using V = vec<T, N>;
+  constexpr T low = sizeof(T) == 4 ? T(-18) : T(-40);
+  const auto e = reduce_exp(clamp_keeping_nan(x, low, Format<T>::exp_max));
+  const V p = fma(e.r * e.r, exp_tail(e.r), e.r);
+  // With half the scale, 2^1024 stays finite on the way.
+  const V s = power_of_two<T, N>(e.bits - 1);
+  const V y = (fma(s, p, s - V(0.5))) * V(2);
+  return select(abs(x) < V(sizeof(T) == 4 ? 0x1p-25 : 0x1p-54), x, y);
+}
+
+/// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for positive finite x.
+template <class T, int N>
+struct LogReduction {
+  vec<T, N> f, e;
+};
+template <class T, int N>
+FG_INLINE LogReduction<T, N> reduce_log(vec<T, N> x) {
+  using V = vec<T, N>;
+  using F = Format<T>;
+  const mask<T, N> tiny = x < V(F::min_normal);
+  const T lift = sizeof(T) == 4 ? T(0x1p25) : T(0x1p54);
+  const V lifted = select(tiny, x * V(lift), x);
+  const Raw<BitsOf<T>, N> ix = to_bits(lifted);
+  constexpr BitsOf<T> exponent_mask = ~((BitsOf<T>(1) << F::mantissa) - 1);
+  const Raw<BitsOf<T>, N> shifted = (ix - F::sqrt_half) & exponent_mask;
+  const V m = from_bits<T, N>(ix - shifted);
+  // The exponent, biased to be positive so that a logical shift and a magic number convert it.
+  const Raw<BitsOf<T>, N> biased = (shifted + (BitsOf<T>(F::bias) << F::mantissa)) >> F::mantissa;
+  const V e = from_bits<T, N>(biased + to_bits(V(F::round_magic))) - V(F::round_magic) -
+              select(tiny, V(F::bias + (sizeof(T) == 4 ? 25 : 54)), V(F::bias));
+  return {m - V(1), e};
+}
+
+/// log(1 + f) + e ln 2 + correction, where the correction is small.
+template <int N>
+FG_INLINE vec<float, N> log_of(vec<float, N> f, vec<float, N> e, vec<float, N> correction) {
+  using V = vec<float, N>;
+  using F = Format<float>;
+  const V p = horner(f, 3.333333135e-01f, -2.499999702e-01f, 2.000071555e-01f, -1.666780263e-01f,
+                     1.424905807e-01f, -1.242568716e-01f, 1.168541983e-01f, -1.147973388e-01f,
+                     6.971611828e-02f);
+  const V z = f * f;
+  V low = fma(z * f, p, correction);
+  low = fma(e, V(F::ln2_lo), low);
+  low = fma(z, V(-0.5f), low);
+  return fma(e, V(F::ln2_hi), f + low);
+}
+template <int N>
+FG_INLINE vec<double, N> log_of(vec<double, N> f, vec<double, N> e, vec<double, N> correction) {
+  using V = vec<double, N>;
+  using F = Format<double>;
+  const V s = f / (V(2) + f), z = s * s, half = V(0.5) * f * f;
+  const V r = z * horner(z, 6.66666666666666963e-01, 3.99999999998932210e-01,
+                         2.85714286288109964e-01, 2.22222106742385156e-01, 1.81829225135159422e-01,
+                         1.53306173067433049e-01, 1.46300313641228613e-01);
+  const V low = fma(e, V(F::ln2_lo), fma(s, half + r, correction));
+  return fma(e, V(F::ln2_hi), f - (half - low));
+}
+
+/// What a logarithm gives at 0, below and at infinity.
+template <class T, int N>
+FG_INLINE vec<T, N> log_edges(vec<T, N> argument, vec<T, N> y) {
+  using V = vec<T, N>;
+  using F = Format<T>;
+  y = select(argument == V(0), V(-F::infinity), y);
+  y = select(argument < V(0), V(F::nan), y);
+  // Infinity stays infinity and NaN stays NaN.
+  return select(argument < V(F::infinity), y, argument);
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> log(vec<T, N> x) {
+  const auto l = reduce_log(x);
+  return log_edges(x, log_of(l.f, l.e, vec<T, N>(0)));
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> log1p(vec<T, N> x) {
+  using V = vec<T, N>;
+  const V u = x + V(1);
+  // What rounding x + 1 lost; its share in the logarithm is lost / u.
+  const V lost = select(x > V(1), V(1) - (u - x), x - (u - V(1)));
+  const auto l = reduce_log(u);
+  const V y = log_edges(u, log_of(l.f, l.e, lost / u));
+  return select(abs(x) < V(Format<T>::min_normal), x, y);
+}
+
+}  // namespace
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA

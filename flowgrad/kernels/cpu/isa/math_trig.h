@@ -1,0 +1,180 @@
+#pragma once
+// sin, cos, tan and atan2 on vec. Floats are reduced in double, which keeps every bit near multiples of
+// pi / 2; doubles by three 33-bit parts of pi / 2 (fdlibm's medium range). Huge arguments go to libm,
+// lane by lane.
+
+#include "flowgrad/kernels/cpu/isa/math_exp.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+constexpr double kTwoOverPi = 6.36619772367581382433e-01;
+// pi / 2 as a sum of 33-bit numbers, each with the rest behind it.
+constexpr double kPio2_1 = 1.57079632673412561417e+00, kPio2_1t = 6.07710050650619224932e-11;
+constexpr double kPio2_2 = 6.07710050630396597660e-11, kPio2_2t = 2.02226624879595063154e-21;
+constexpr double kTrigLimit = 0x1p20;
+
+/// x = n pi/2 + r + tail.
+template <int N>
+struct TrigReduction {
+  vec<double, N> r, tail;
+  Raw<std::int64_t, N> n;
+};
+template <int N>
+FG_INLINE TrigReduction<N> reduce_trig(vec<double, N> x) {
+  using V = vec<double, N>;
+  const V shifted = fma(x, V(kTwoOverPi), V(Format<double>::round_magic));
+  const V n = shifted - V(Format<double>::round_magic);
+  const V first = x - n * V(kPio2_1);  // exact
+  const V w = n * V(kPio2_2);
+  const V r = first - w;
+  const V rest = n * V(kPio2_2t) - ((first - r) - w);
+  const V y = r - rest;
+  return {y, (r - y) - rest, to_bits(shifted)};
+}
+/// Without the tail: enough where the result is a float.
+template <int N>
+FG_INLINE TrigReduction<N> reduce_trig_short(vec<double, N> x) {
+  using V = vec<double, N>;
+  const V shifted = fma(x, V(kTwoOverPi), V(Format<double>::round_magic));
+  const V n = shifted - V(Format<double>::round_magic);
+  return {(x - n * V(kPio2_1)) - n * V(kPio2_1t), V(0), to_bits(shifted)};
+}
+
+template <int N>
+FG_INLINE vec<double, N> sin_polynomial(vec<double, N> r, vec<double, N> tail) {
+  using V = vec<double, N>;
+  const V z = r * r;
+  const V p = horner(z, 8.33333333333082654e-03, -1.98412698365757093e-04, 2.75573160081715513e-06,
+                     -2.50511122725732434e-08, 1.59167261938893364e-10);
+  const V v = z * r;
+  return r - ((z * (V(0.5) * tail - v * p) - tail) - v * V(-1.66666666666666657e-01));
+}
+template <int N>
+FG_INLINE vec<double, N> cos_polynomial(vec<double, N> r, vec<double, N> tail) {
+  using V = vec<double, N>;
+  const V z = r * r;
+  const V p = z * horner(z, 4.16666666666666644e-02, -1.38888888888873217e-03,
+                         2.48015872986512922e-05, -2.75573172126865886e-07, 2.08761340240901448e-09,
+                         -1.13817546536629370e-11);
+  const V half = V(0.5) * z, w = V(1) - half;
+  return w + (((V(1) - w) - half) + (z * p - r * tail));
+}
+
+/// Shift is 0 for the sine and 1 for the cosine.
+template <int Shift, int N>
+FG_INLINE vec<double, N> sin_or_cos(vec<double, N> x) {
+  using V = vec<double, N>;
+  const auto t = reduce_trig(x);
+  const Raw<std::int64_t, N> quadrant = t.n + Shift;
+  const mask<double, N> swap = {(quadrant & 1) != 0};
+  const V y = select(swap, cos_polynomial(t.r, t.tail), sin_polynomial(t.r, t.tail));
+  V result = from_bits<double, N>(to_bits(y) ^ ((quadrant & 2) << 62));
+  if (Shift == 0) result = select(x == V(0), x, result);
+  const mask<double, N> far = !(abs(x) <= V(kTrigLimit));
+  if (__builtin_expect(any(far), 0))
+    result = select(far, per_lane(x, [](double v) {
+                      return Shift == 0 ? __builtin_sin(v) : __builtin_cos(v);
+                    }),
+                    result);
+  return result;
+}
+
+template <int Shift, int N>
+FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
+  using V = vec<float, N>;
+  const auto halves = widen(x);
+  const auto low = reduce_trig_short(halves.low), high = reduce_trig_short(halves.high);
+  const V r = narrow<N>(low.r, high.r);
+  struct {
+    Raw<std::int32_t, N / 2> low, high;
+  } parts{__builtin_convertvector(low.n & 3, Raw<std::int32_t, N / 2>),
+          __builtin_convertvector(high.n & 3, Raw<std::int32_t, N / 2>)};
+  const Raw<std::int32_t, N> quadrant = bit_cast<Raw<std::int32_t, N>>(parts) + Shift;
+  const V z = r * r;
+  const V s = fma(z * r,
+                  horner(z, -1.666666716e-01f, 8.333331905e-03f, -1.984006376e-04f, 2.724686965e-06f),
+                  r);
+  const V c = fma(z * z, horner(z, 4.166666418e-02f, -1.388829085e-03f, 2.454541936e-05f),
+                  fma(z, V(-0.5f), V(1)));
+  const V y = select(mask<float, N>{(quadrant & 1) != 0}, c, s);
+  V result = from_bits<float, N>(to_bits(y) ^ ((quadrant & 2) << 30));
+  if (Shift == 0) result = select(x == V(0), x, result);
+  const mask<float, N> far = !(abs(x) <= V(static_cast<float>(kTrigLimit)));
+  if (__builtin_expect(any(far), 0))
+    result = select(far, per_lane(x, [](float v) {
+                      return Shift == 0 ? __builtin_sinf(v) : __builtin_cosf(v);
+                    }),
+                    result);
+  return result;
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> sin(vec<T, N> x) {
+  return sin_or_cos<0>(x);
+}
+template <class T, int N>
+FG_INLINE vec<T, N> cos(vec<T, N> x) {
+  return sin_or_cos<1>(x);
+}
+
+template <int N>
+FG_INLINE vec<double, N> tan_of_float(vec<double, N> x) {
+  using V = vec<double, N>;
+  const auto t = reduce_trig_short(x);
+  const V s = sin_polynomial(t.r, V(0)), c = cos_polynomial(t.r, V(0));
+  const mask<double, N> odd = {(t.n & 1) != 0};
+  return select(odd, -c, s) / select(odd, s, c);
+}
+template <int N>
+FG_INLINE vec<float, N> tan(vec<float, N> x) {
+  using V = vec<float, N>;
+  const auto halves = widen(x);
+  V result = select(x == V(0), x, narrow<N>(tan_of_float(halves.low), tan_of_float(halves.high)));
+  const mask<float, N> far = !(abs(x) <= V(static_cast<float>(kTrigLimit)));
+  if (__builtin_expect(any(far), 0))
+    result = select(far, per_lane(x, [](float v) { return __builtin_tanf(v); }), result);
+  return result;
+}
+template <int N>
+FG_INLINE vec<double, N> tan(vec<double, N> x) {
+  return per_lane(x, [](double v) { return __builtin_tan(v); });
+}
+
+/// atan(y / x) in the right quadrant, good to a float, for finite arguments that are not both zero.
+template <int N>
+FG_INLINE vec<double, N> atan2_of_floats(vec<double, N> y, vec<double, N> x) {
+  using V = vec<double, N>;
+  const V ay = abs(y), ax = abs(x);
+  const mask<double, N> steep = ay > ax;
+  const V s = select(steep, ax, ay) / select(steep, ay, ax), z = s * s;
+  V a = fma(s * z,
+            horner(z, -3.33333333323085790e-01, 1.99999996526934509e-01, -1.42856945706402921e-01,
+                   1.11106663036254188e-01, -9.08562417788707222e-02, 7.65429547264439847e-02,
+                   -6.48706235660656272e-02, 5.29439088161992658e-02, -3.87670225685259051e-02,
+                   2.32483736984358189e-02, -1.02571662714996455e-02, 2.87548560994342487e-03,
+                   -3.77885807666260916e-04),
+            s);
+  a = select(steep, V(1.5707963267948966) - a, a);
+  a = select(x < V(0), V(3.1415926535897932) - a, a);
+  return copysign(a, y);
+}
+template <int N>
+FG_INLINE vec<float, N> atan2(vec<float, N> y, vec<float, N> x) {
+  using V = vec<float, N>;
+  const auto hy = widen(y), hx = widen(x);
+  V result = narrow<N>(atan2_of_floats(hy.low, hx.low), atan2_of_floats(hy.high, hx.high));
+  const V sum = abs(x) + abs(y);
+  const mask<float, N> edge = !(sum > V(0)) | !(sum < V(Format<float>::infinity));
+  if (__builtin_expect(any(edge), 0))
+    result = select(
+        edge, per_lane(y, x, [](float a, float b) { return __builtin_atan2f(a, b); }), result);
+  return result;
+}
+template <int N>
+FG_INLINE vec<double, N> atan2(vec<double, N> y, vec<double, N> x) {
+  return per_lane(y, x, [](double a, double b) { return __builtin_atan2(a, b); });
+}
+
+}  // namespace
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA

@@ -1,0 +1,322 @@
+#pragma once
+// vec<T>: one register of the instruction set this file is compiled for, over the compiler's vector
+// extensions; intrinsics only for what the extensions lack. Everything here has internal linkage:
+// the same source is compiled once per instruction set, and a shared weak copy of an AVX-512 function
+// would crash an older processor.
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#define FG_INLINE inline __attribute__((always_inline))
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+/// Elements of T in one register.
+template <class T>
+constexpr int kLanes = kVectorBytes / static_cast<int>(sizeof(T));
+
+template <class T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, std::int32_t, std::int64_t>;
+
+template <class T, int N>
+struct RawOf {
+  typedef T type __attribute__((vector_size(sizeof(T) * N)));
+};
+template <class T, int N>
+using Raw = typename RawOf<T, N>::type;
+
+template <class T, int N = kLanes<T>>
+struct vec;
+
+/// Result of a comparison: all bits set where true.
+template <class T, int N>
+struct mask {
+  Raw<BitsOf<T>, N> m;
+  friend FG_INLINE mask operator&(mask a, mask b) { return {a.m & b.m}; }
+  friend FG_INLINE mask operator|(mask a, mask b) { return {a.m | b.m}; }
+  friend FG_INLINE mask operator!(mask a) { return {~a.m}; }
+};
+
+template <class T, int N>
+struct vec {
+  using value_type = T;
+  static constexpr int size = N;
+  Raw<T, N> v;
+
+  vec() = default;
+  FG_INLINE vec(Raw<T, N> raw) : v(raw) {}
+  // s - 0 keeps the sign of a zero, s + 0 would not.
+  template <class S>
+    requires std::is_arithmetic_v<S>
+  explicit FG_INLINE vec(S s) : v(static_cast<T>(s) - Raw<T, N>{}) {}
+
+  static FG_INLINE vec load(const T* p) {
+    vec r;
+    __builtin_memcpy(&r.v, p, sizeof r.v);
+    return r;
+  }
+  FG_INLINE void store(T* p) const { __builtin_memcpy(p, &v, sizeof v); }
+  /// The first n elements (0 <= n <= N), zeros behind them.
+  static FG_INLINE vec load(const T* p, int n);
+  FG_INLINE void store(T* p, int n) const;
+
+  friend FG_INLINE vec operator-(vec a) { return {-a.v}; }
+  friend FG_INLINE vec operator+(vec a, vec b) { return {a.v + b.v}; }
+  friend FG_INLINE vec operator-(vec a, vec b) { return {a.v - b.v}; }
+  friend FG_INLINE vec operator*(vec a, vec b) { return {a.v * b.v}; }
+  friend FG_INLINE vec operator/(vec a, vec b) { return {a.v / b.v}; }
+  friend FG_INLINE mask<T, N> operator==(vec a, vec b) { return {a.v == b.v}; }
+  friend FG_INLINE mask<T, N> operator!=(vec a, vec b) { return {a.v != b.v}; }
+  friend FG_INLINE mask<T, N> operator<(vec a, vec b) { return {a.v < b.v}; }
+  friend FG_INLINE mask<T, N> operator<=(vec a, vec b) { return {a.v <= b.v}; }
+  friend FG_INLINE mask<T, N> operator>(vec a, vec b) { return {a.v > b.v}; }
+  friend FG_INLINE mask<T, N> operator>=(vec a, vec b) { return {a.v >= b.v}; }
+};
+
+template <class To, class From>
+FG_INLINE To bit_cast(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To r;
+  __builtin_memcpy(&r, &x, sizeof r);
+  return r;
+}
+
+template <class T, int N>
+FG_INLINE Raw<BitsOf<T>, N> to_bits(vec<T, N> x) {
+  return bit_cast<Raw<BitsOf<T>, N>>(x.v);
+}
+template <class T, int N>
+FG_INLINE vec<T, N> from_bits(Raw<BitsOf<T>, N> x) {
+  return {bit_cast<Raw<T, N>>(x)};
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> select(mask<T, N> c, vec<T, N> a, vec<T, N> b) {
+  return {c.m ? a.v : b.v};
+}
+
+template <class T, int N>
+FG_INLINE bool any(mask<T, N> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof c.m == 64 && sizeof(T) == 4)
+    return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(c.m),
+                                  reinterpret_cast<__m512i>(c.m)) != 0;
+  if constexpr (sizeof c.m == 64 && sizeof(T) == 8)
+    return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(c.m),
+                                  reinterpret_cast<__m512i>(c.m)) != 0;
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof c.m == 32)
+    return _mm256_testz_si256(reinterpret_cast<__m256i>(c.m), reinterpret_cast<__m256i>(c.m)) == 0;
+#endif
+#if defined(__SSE4_1__)
+  if constexpr (sizeof c.m == 16)
+    return _mm_testz_si128(reinterpret_cast<__m128i>(c.m), reinterpret_cast<__m128i>(c.m)) == 0;
+#endif
+  for (int i = 0; i < N; ++i)
+    if (c.m[i] != 0) return true;
+  return false;
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> vec<T, N>::load(const T* p, int n) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Raw<T, N>) == 64 && std::is_same_v<T, float>)
+    return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)};
+  if constexpr (sizeof(Raw<T, N>) == 64 && std::is_same_v<T, double>)
+    return {_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p)};
+#endif
+  Raw<T, N> r = {};
+  __builtin_memcpy(&r, p, static_cast<std::size_t>(n) * sizeof(T));
+  return {r};
+}
+
+template <class T, int N>
+FG_INLINE void vec<T, N>::store(T* p, int n) const {
+#if defined(__AVX512F__)
+  if constexpr (sizeof v == 64 && std::is_same_v<T, float>) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v);
+    return;
+  }
+  if constexpr (sizeof v == 64 && std::is_same_v<T, double>) {
+    _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), v);
+    return;
+  }
+#endif
+  __builtin_memcpy(p, &v, static_cast<std::size_t>(n) * sizeof(T));
+}
+
+/// a * b + c, rounded once where the instruction set can.
+template <class T, int N>
+FG_INLINE vec<T, N> fma(vec<T, N> a, vec<T, N> b, vec<T, N> c) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_fmadd_ps(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_fmadd_pd(a.v, b.v, c.v)};
+#endif
+#if defined(__FMA__)
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, float>)
+    return {_mm256_fmadd_ps(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, double>)
+    return {_mm256_fmadd_pd(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 16 && std::is_same_v<T, float>)
+    return {_mm_fmadd_ps(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 16 && std::is_same_v<T, double>)
+    return {_mm_fmadd_pd(a.v, b.v, c.v)};
+#endif
+  return a * b + c;
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> abs(vec<T, N> x) {
+  constexpr BitsOf<T> keep = ~(BitsOf<T>(1) << (sizeof(T) * 8 - 1));
+  return from_bits<T, N>(to_bits(x) & keep);
+}
+
+/// Magnitude of x, sign of s.
+template <class T, int N>
+FG_INLINE vec<T, N> copysign(vec<T, N> x, vec<T, N> s) {
+  constexpr BitsOf<T> sign = BitsOf<T>(1) << (sizeof(T) * 8 - 1);
+  return from_bits<T, N>((to_bits(x) & ~sign) | (to_bits(s) & sign));
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>) return {_mm512_sqrt_ps(x.v)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>) return {_mm512_sqrt_pd(x.v)};
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof x.v == 32 && std::is_same_v<T, float>) return {_mm256_sqrt_ps(x.v)};
+  if constexpr (sizeof x.v == 32 && std::is_same_v<T, double>) return {_mm256_sqrt_pd(x.v)};
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof x.v == 16 && std::is_same_v<T, float>) return {_mm_sqrt_ps(x.v)};
+  if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>) return {_mm_sqrt_pd(x.v)};
+#endif
+  for (int i = 0; i < N; ++i) x.v[i] = static_cast<T>(__builtin_sqrt(x.v[i]));
+  return x;
+}
+
+/// Mode 0: nearest even, 1: down, 2: up.
+template <int Mode, class T, int N>
+FG_INLINE vec<T, N> round_mode(vec<T, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_roundscale_ps(x.v, Mode | 8)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_roundscale_pd(x.v, Mode | 8)};
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof x.v == 32 && std::is_same_v<T, float>)
+    return {_mm256_round_ps(x.v, Mode | 8)};
+  if constexpr (sizeof x.v == 32 && std::is_same_v<T, double>)
+    return {_mm256_round_pd(x.v, Mode | 8)};
+#endif
+#if defined(__SSE4_1__)
+  if constexpr (sizeof x.v == 16 && std::is_same_v<T, float>) return {_mm_round_ps(x.v, Mode | 8)};
+  if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>)
+    return {_mm_round_pd(x.v, Mode | 8)};
+#endif
+  for (int i = 0; i < N; ++i) {
+    const double d = x.v[i];
+    x.v[i] = static_cast<T>(Mode == 0   ? __builtin_nearbyint(d)
+                            : Mode == 1 ? __builtin_floor(d)
+                                        : __builtin_ceil(d));
+  }
+  return x;
+}
+template <class T, int N>
+FG_INLINE vec<T, N> round(vec<T, N> x) {
+  return round_mode<0>(x);
+}
+template <class T, int N>
+FG_INLINE vec<T, N> floor(vec<T, N> x) {
+  return round_mode<1>(x);
+}
+template <class T, int N>
+FG_INLINE vec<T, N> ceil(vec<T, N> x) {
+  return round_mode<2>(x);
+}
+
+/// NaN in either operand gives NaN.
+template <class T, int N>
+FG_INLINE vec<T, N> max(vec<T, N> a, vec<T, N> b) {
+  return {(a.v > b.v) | (a.v != a.v) ? a.v : b.v};
+}
+template <class T, int N>
+FG_INLINE vec<T, N> min(vec<T, N> a, vec<T, N> b) {
+  return {(a.v < b.v) | (a.v != a.v) ? a.v : b.v};
+}
+
+/// -1, 0 or 1; NaN stays NaN.
+template <class T, int N>
+FG_INLINE vec<T, N> sign(vec<T, N> x) {
+  using V = vec<T, N>;
+  const V one = copysign(V(1), x);
+  return select(x == V(0), V(0), select(x == x, one, x));
+}
+
+template <class T, int N>
+FG_INLINE vec<double, N> to_double(vec<T, N> x) {
+  return {__builtin_convertvector(x.v, Raw<double, N>)};
+}
+template <class T, int N>
+FG_INLINE vec<float, N> to_float(vec<T, N> x) {
+  return {__builtin_convertvector(x.v, Raw<float, N>)};
+}
+
+/// Lower and upper half of a float register as doubles, and back.
+template <int N>
+struct Halves {
+  vec<double, N / 2> low, high;
+};
+template <int N>
+FG_INLINE Halves<N> widen(vec<float, N> x) {
+  struct {
+    Raw<float, N / 2> low, high;
+  } parts;
+  static_assert(sizeof parts == sizeof x.v);
+  __builtin_memcpy(&parts, &x.v, sizeof parts);
+  return {to_double(vec<float, N / 2>(parts.low)), to_double(vec<float, N / 2>(parts.high))};
+}
+template <int N>
+FG_INLINE vec<float, N> narrow(vec<double, N / 2> low, vec<double, N / 2> high) {
+  struct {
+    Raw<float, N / 2> low, high;
+  } parts{to_float(low).v, to_float(high).v};
+  vec<float, N> r;
+  __builtin_memcpy(&r.v, &parts, sizeof parts);
+  return r;
+}
+
+/// Applies a scalar function to every lane.
+template <class T, int N, class F>
+FG_INLINE vec<T, N> per_lane(vec<T, N> x, F f) {
+  for (int i = 0; i < N; ++i) x.v[i] = f(x.v[i]);
+  return x;
+}
+template <class T, int N, class F>
+FG_INLINE vec<T, N> per_lane(vec<T, N> a, vec<T, N> b, F f) {
+  for (int i = 0; i < N; ++i) a.v[i] = f(a.v[i], b.v[i]);
+  return a;
+}
+
+}  // namespace
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA
