@@ -1,0 +1,265 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/record.h"
+#include "flowgrad/autograd/support.h"
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad {
+
+using kernels::backend;
+
+namespace {
+
+Layout spread_batch(const Layout& in, const Shape& product) {
+  Shape shape = product;
+  shape[shape.rank() - 2] = in.shape[in.rank() - 2];
+  shape[shape.rank() - 1] = in.shape.back();
+  return in.shape == shape ? in : expanded("matmul", in, shape);
+}
+
+/// (..., K) as (rows, K) without a copy, where strides allow it.
+std::optional<Layout> as_rows(const Layout& in, int64_t rows) {
+  const int64_t depth = in.shape.back();
+  if (rows * depth == 0) return contiguous_layout({rows, depth});
+  return viewed(in, {rows, depth});
+}
+
+/// out = a b [+ bias] [+ out]. b has rank 2 or more; a's rank is out's, or less where it broadcasts.
+void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Tensor& bias,
+              bool accumulate, const Tensor& out) {
+  if (out.numel() == 0) return;
+  const Tensor row = bias.defined() && !bias.is_contiguous() ? contiguous(bias.detach()) : bias;
+  if (b_layout.rank() == 2 && out.rank() != 2) {
+    // One large product instead of many small ones.
+    const int64_t rows = out.numel() / out.shape().back();
+    if (const std::optional<Layout> flat = as_rows(a.layout(), rows)) {
+      const Layout flat_out = contiguous_layout({rows, out.shape().back()});
+      backend(out.device())
+          .matmul(ViewAs(a, *flat), ViewAs(b, b_layout), row, accumulate, ViewAs(out, flat_out));
+      return;
+    }
+  }
+  const Layout left = spread_batch(a.layout(), out.shape());
+  const Layout right = spread_batch(b_layout, out.shape());
+  backend(out.device()).matmul(ViewAs(a, left), ViewAs(b, right), row, accumulate, out);
+}
+
+void check_operands(const char* op, const Tensor& a, const Tensor& b) {
+  check_same_device(op, a, b);
+  for (const Tensor* t : {&a, &b}) {
+    if (t->rank() == 0) {
+      throw ShapeError(fmt::format("{}: {} has rank 0; rank 1 or more is accepted", op,
+                                   t == &a ? "a" : "b"));
+    }
+  }
+  const int axis_b = std::max(0, b.rank() - 2);
+  if (a.shape().back() != b.shape()[axis_b]) {
+    throw ShapeError(fmt::format(
+        "{}: inner sizes differ: a is {}, b is {}; axis {} of a ({}) must equal axis {} of b ({})",
+        op, a.shape().to_string(), b.shape().to_string(), a.rank() - 1, a.shape().back(), axis_b,
+        b.shape()[axis_b]));
+  }
+}
+
+/// Shape of the product of matrices (ranks 2 and more).
+Shape product_shape(const char* op, const Tensor& a, const Tensor& b) {
+  const int rank = std::max(a.rank(), b.rank());
+  Shape shape = Dims::filled(rank, 1);
+  for (int i = 0; i < rank - 2; ++i) {
+    const int ia = i - (rank - a.rank());
+    const int ib = i - (rank - b.rank());
+    const int64_t na = ia < 0 ? 1 : a.shape()[ia];
+    const int64_t nb = ib < 0 ? 1 : b.shape()[ib];
+    if (na != nb && na != 1 && nb != 1) {
+      throw ShapeError(fmt::format("{}: batch axes do not broadcast: a is {}, b is {}; axis {} of a "
+                                   "({}) and axis {} of b ({}) must be equal or 1",
+                                   op, a.shape().to_string(), b.shape().to_string(), ia, na, ib,
+                                   nb));
+    }
+    shape[i] = na == 1 ? nb : na;
+  }
+  shape[rank - 2] = a.shape()[a.rank() - 2];
+  shape[rank - 1] = b.shape().back();
+  return shape;
+}
+
+/// (..., N) as (rows, N).
+Tensor rows_of(const Tensor& x) {
+  if (x.rank() == 2) return x;
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.shape()[i];
+  return reshape(x, {rows, x.shape().back()});
+}
+
+/// Gradients of a b for the inputs numbered `first` (a) and `first + 1` (b), saved as 0 and 1.
+void product_rule(Backward& r, int first, int rank_b) {
+  const Tensor& g = r.grad();
+  if (r.needs(first)) r.set(first, matmul(g, transpose(r.saved(1))));
+  if (r.needs(first + 1)) {
+    const Tensor a = r.saved(0);
+    // A b without batch axes collects from all of them: one product instead of a batch to sum.
+    r.set(first + 1, rank_b == 2 && a.rank() > 2 ? matmul(transpose(rows_of(a)), rows_of(g))
+                                                 : matmul(transpose(a), g));
+  }
+}
+
+}  // namespace
+
+Tensor matmul(const Tensor& a, const Tensor& b) {
+  check_operands("matmul", a, b);
+  if (a.dtype() != b.dtype()) {
+    const DType dtype = promote(a.dtype(), b.dtype());
+    return matmul(cast(a, dtype), cast(b, dtype));
+  }
+  check_floating("matmul", a, "a");
+  if (a.rank() == 1) return squeeze(matmul(unsqueeze(a, 0), b), b.rank() == 1 ? 0 : -2);
+  if (b.rank() == 1) return squeeze(matmul(a, unsqueeze(b, 1)), -1);
+  Tensor out = Tensor::empty(product_shape("matmul", a, b), a.dtype(), a.device());
+  multiply(a, b, b.layout(), {}, false, out);
+  if (recording(a, b)) {
+    record("matmul", out, {a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
+           [rank_b = b.rank()](Backward& r) { product_rule(r, 0, rank_b); });
+  }
+  return out;
+}
+
+Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
+  check_operands("addmm", a, b);
+  check_same_device("addmm", a, c);
+  const DType dtype = promote(promote(a.dtype(), b.dtype()), c.dtype());
+  if (a.dtype() != dtype || b.dtype() != dtype || c.dtype() != dtype) {
+    return addmm(cast(c, dtype), cast(a, dtype), cast(b, dtype));
+  }
+  check_floating("addmm", a, "a");
+  if (a.rank() < 2 || b.rank() < 2) {
+    throw ShapeError(fmt::format("addmm: a is {}, b is {}; rank 2 or more is accepted",
+                                 a.shape().to_string(), b.shape().to_string()));
+  }
+  const Shape shape = product_shape("addmm", a, b);
+  Tensor out = Tensor::empty(shape, dtype, a.device());
+  if (c.rank() == 1 && c.shape()[0] == shape.back()) {
+    multiply(a, b, b.layout(), c, false, out);
+  } else {
+    const Layout spread_c = expanded("addmm: c", c.layout(), shape);
+    backend(a.device()).copy(ViewAs(c, spread_c), out);
+    multiply(a, b, b.layout(), {}, true, out);
+  }
+  if (recording(c, a, b)) {
+    record("addmm", out, {c, a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
+           [rank_b = b.rank()](Backward& r) {
+             if (r.needs(0)) r.set(0, r.grad());
+             product_rule(r, 1, rank_b);
+           });
+  }
+  return out;
+}
+
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+  check_same_device("linear", x, weight);
+  const DType dtype = promote(x.dtype(), weight.dtype());
+  if (x.dtype() != dtype || weight.dtype() != dtype ||
+      (bias.defined() && bias.dtype() != dtype)) {
+    const DType all = bias.defined() ? promote(dtype, bias.dtype()) : dtype;
+    return linear(cast(x, all), cast(weight, all), bias.defined() ? cast(bias, all) : bias);
+  }
+  check_floating("linear", x);
+  if (x.rank() == 0 || weight.rank() != 2 || x.shape().back() != weight.shape()[1]) {
+    throw ShapeError(fmt::format("linear: x is {}, weight is {}; the last axis of x must equal axis 1 "
+                                 "of a weight of rank 2 (out, in)",
+                                 x.shape().to_string(), weight.shape().to_string()));
+  }
+  const int64_t outputs = weight.shape()[0];
+  if (bias.defined() && bias.shape() != Shape{outputs}) {
+    throw ShapeError(fmt::format("linear: bias is {}, weight is {}; a bias of shape ({},) is accepted",
+                                 bias.shape().to_string(), weight.shape().to_string(), outputs));
+  }
+  Shape shape = x.shape();
+  shape[x.rank() - 1] = outputs;
+  Tensor out = Tensor::empty(shape, dtype, x.device());
+  multiply(x, weight, transposed("linear", weight.layout(), 0, 1), bias, false, out);
+  if (recording(x, weight, bias)) {
+    const std::array<Tensor, 3> inputs{x, weight, bias};
+    const std::array<Saved, 2> saved{save(x, weight.requires_grad()),
+                                     save(weight, x.requires_grad())};
+    record("linear", std::span(&out, 1), std::span(inputs.data(), bias.defined() ? 3u : 2u),
+           std::span(saved), [](Backward& r) {
+             const Tensor& g = r.grad();
+             if (r.needs(0)) r.set(0, matmul(g, r.saved(1)));
+             const bool bias_asked = r.node().edges.size() == 3 && r.needs(2);
+             if (!r.needs(1) && !bias_asked) return;
+             const Tensor rows = g.rank() == 1 ? unsqueeze(g, 0) : rows_of(g);
+             if (r.needs(1)) {
+               const Tensor x = r.saved(0);
+               r.set(1, matmul(transpose(rows), x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x)));
+             }
+             if (bias_asked) r.set(2, sum(rows, {0}));
+           });
+  }
+  return out;
+}
+
+Tensor outer(const Tensor& a, const Tensor& b) {
+  if (a.rank() != 1 || b.rank() != 1) {
+    throw ShapeError(fmt::format("outer: a is {}, b is {}; rank 1 is accepted", a.shape().to_string(),
+                                 b.shape().to_string()));
+  }
+  return unsqueeze(a, 1) * unsqueeze(b, 0);
+}
+
+Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
+  if (n < 0 || n > std::min(a.rank(), b.rank())) {
+    throw ValueError(fmt::format("tensordot: n = {} given for a of shape {} and b of shape {}; 0 to the "
+                                 "smaller rank is accepted",
+                                 n, a.shape().to_string(), b.shape().to_string()));
+  }
+  const int kept = a.rank() - static_cast<int>(n);
+  Shape shape;
+  int64_t rows = 1;
+  int64_t depth = 1;
+  int64_t columns = 1;
+  for (int i = 0; i < kept; ++i) rows *= a.shape()[i];
+  for (int i = 0; i < n; ++i) {
+    if (a.shape()[kept + i] != b.shape()[i]) {
+      throw ShapeError(fmt::format("tensordot: a is {}, b is {}; axis {} of a ({}) must equal axis {} of "
+                                   "b ({})",
+                                   a.shape().to_string(), b.shape().to_string(), kept + i,
+                                   a.shape()[kept + i], i, b.shape()[i]));
+    }
+    depth *= b.shape()[i];
+  }
+  if (kept + b.rank() - n > kMaxRank) {
+    throw ShapeError(fmt::format("tensordot: a is {}, b is {}; the result would have rank {}, at most {} "
+                                 "is accepted",
+                                 a.shape().to_string(), b.shape().to_string(), kept + b.rank() - n,
+                                 kMaxRank));
+  }
+  for (int i = 0; i < kept; ++i) shape.push_back(a.shape()[i]);
+  for (int i = static_cast<int>(n); i < b.rank(); ++i) {
+    shape.push_back(b.shape()[i]);
+    columns *= b.shape()[i];
+  }
+  return reshape(matmul(reshape(a, {rows, depth}), reshape(b, {depth, columns})), shape);
+}
+
+Tensor cdist(const Tensor& a, const Tensor& b) {
+  if (a.rank() < 2 || b.rank() < 2 || a.shape().back() != b.shape().back()) {
+    throw ShapeError(fmt::format("cdist: a is {}, b is {}; (..., N, D) and (..., M, D) with one D are "
+                                 "accepted",
+                                 a.shape().to_string(), b.shape().to_string()));
+  }
+  const DType dtype = promote(a.dtype(), b.dtype());
+  const Tensor difference = unsqueeze(cast(a, dtype), -2) - unsqueeze(cast(b, dtype), -3);
+  check_floating("cdist", difference, "a");
+  const Tensor squares = sum(square(difference), {-1});
+  // The root is taken of 1 where the distance is 0, so that neither order of derivative sees 1 / 0.
+  const Tensor zero = equal(squares, 0.0);
+  const Tensor safe = where(zero, filled({}, 1, dtype, squares.device()), squares);
+  return where(zero, filled({}, 0, dtype, squares.device()), sqrt(safe));
+}
+
+}  // namespace flowgrad
