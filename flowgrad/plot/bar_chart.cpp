@@ -153,7 +153,7 @@ std::string BarChart::svg() const {
   const auto category_count = static_cast<double>(std::max<size_t>(categories.size(), 1));
   const auto series_count = static_cast<double>(std::max<size_t>(series.size(), 1));
   Box box;
-  box.top = kMargin + header.height() + (y.caption().empty() ? 10.0 : 28.0);
+  box.top = kMargin + header.height() + (y.caption().empty() ? 10.0 : 32.0);
   const auto ticks = axis.ticks(std::clamp(static_cast<int>((height - box.top) / 52.0), 2, 8));
   const double ticks_left = kMargin + tick_room(ticks);
   const double right = width - kMargin - 4.0;
@@ -173,7 +173,7 @@ std::string BarChart::svg() const {
 
   SvgWriter svg(width, height, title);
   header.draw(svg, kMargin, kMargin - 4.0);
-  svg.text(kMargin, box.top - 12.0, fit_text(y.caption(), width - 2.0 * kMargin, kCaptionSize),
+  svg.text(kMargin, box.top - 17.0, fit_text(y.caption(), width - 2.0 * kMargin, kCaptionSize),
            {.size = kCaptionSize, .color = kText});
   draw_y_axis(svg, box, axis, ticks);
 
@@ -191,13 +191,13 @@ std::string BarChart::svg() const {
       const double bar_right = left + 0.88 * step;
       const Extent extent = draw_bar(svg, box, axis, series[k], i, left, bar_right, foot,
                                      color_or(series[k].color, k));
-      placer.avoid({{left, extent.top}, {bar_right, extent.top}});
+      placer.avoid(Box{left, extent.top, bar_right - left, extent.bottom - extent.top});
       if (!labelled) continue;
       const bool below = v < 0.0 && y.scale == Scale::linear;
       const double at = below ? extent.bottom + 13.0 : extent.top - 5.0;
       svg.text(0.5 * (left + bar_right), at, pretty_number(v, 3),
                {.size = 11.0, .color = "#3f3f46", .anchor = Anchor::middle, .halo = true});
-      placer.avoid({{left, at - 4.0}, {bar_right, at - 4.0}});
+      placer.avoid(Box{left, at - 10.0, bar_right - left, 10.0});
     }
     names.draw(svg, middle, box.bottom(), categories[i], i);
   }

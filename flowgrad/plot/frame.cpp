@@ -153,6 +153,12 @@ void LabelPlacer::avoid(const std::vector<std::pair<double, double>>& points) {
   }
 }
 
+void LabelPlacer::avoid(const Box& area) {
+  for (double y = area.top; y <= area.bottom(); y += 5.0) {
+    for (double x = area.left; x <= area.right(); x += 5.0) ink_.emplace_back(x, y);
+  }
+}
+
 size_t LabelPlacer::place(const std::vector<Box>& candidates) {
   size_t best = 0;
   double best_cost = 1e300;
@@ -192,7 +198,7 @@ void draw_horizontals(SvgWriter& svg, const Box& box, const Axis& y,
     const std::string label = fit_text(reference.label, box.width - 12.0, kTickSize);
     const double width = text_width(label, kTickSize);
     std::vector<Box> candidates;
-    for (double share : {1.0, 0.0, 0.5, 0.75, 0.25}) {
+    for (double share : {1.0, 0.0, 0.5, 0.75, 0.25, 0.875, 0.125, 0.625, 0.375}) {
       const double left = box.left + 6.0 + share * (box.width - 12.0 - width);
       for (double top : {at - 18.0, at + 4.0}) candidates.push_back({left, top, width, 14.0});
     }

@@ -95,6 +95,8 @@ class LabelPlacer {
   explicit LabelPlacer(Box inside) : inside_(inside) {}
   /// Marks a polyline as ink to stay away from.
   void avoid(const std::vector<std::pair<double, double>>& points);
+  /// Marks a filled area as ink.
+  void avoid(const Box& area);
   /// Index of the candidate with the least ink and no overlap with labels placed before; that place
   /// is then taken. Earlier candidates win ties.
   size_t place(const std::vector<Box>& candidates);

@@ -8,7 +8,7 @@
 #include <csetjmp>
 
 #include "flowgrad/core/error.h"
-#include "flowgrad/plot/file.h"
+#include "flowgrad/core/file.h"
 
 namespace flowgrad::plot {
 namespace {
@@ -146,9 +146,11 @@ std::vector<uint8_t> encode_png(const Image& image) {
   return out;
 }
 
-void write_png(const std::filesystem::path& path, const Image& image) {
+void write_png(const std::string& path, const Image& image) {
   const std::vector<uint8_t> bytes = encode_png(image);
-  write_file("write_png", path, {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  write_file_atomic(path,
+                    std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size()),
+                    "write_png");
 }
 
 std::string base64(std::span<const uint8_t> bytes) {

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <span>
 #include <string>
 #include <string_view>
@@ -54,9 +53,9 @@ class Image {
 
 /// The PNG file of an image. Raises ValueError for an empty image.
 std::vector<uint8_t> encode_png(const Image& image);
-/// Writes a PNG through a temporary file that is renamed when complete. Raises IoError naming the
+/// Writes a PNG, whole or not at all (core/file.h). Raises IoError naming the
 /// path.
-void write_png(const std::filesystem::path& path, const Image& image);
+void write_png(const std::string& path, const Image& image);
 
 /// RFC 4648 base 64 with padding.
 std::string base64(std::span<const uint8_t> bytes);

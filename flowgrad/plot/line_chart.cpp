@@ -120,7 +120,7 @@ std::string LineChart::svg() const {
   if (series.size() == 1 && (series[0].name == y.label || series[0].name.empty())) legend.clear();
   const Header header(title, subtitle, legend, width - 2.0 * kMargin);
   Box box;
-  box.top = kMargin + header.height() + (y.caption().empty() ? 10.0 : 28.0);
+  box.top = kMargin + header.height() + (y.caption().empty() ? 10.0 : 32.0);
   box.height = height - box.top - 28.0 - (x.caption().empty() ? 0.0 : 20.0) - 10.0;
   if (box.height < 40.0) {
     throw ValueError(
@@ -136,7 +136,7 @@ std::string LineChart::svg() const {
 
   SvgWriter svg(width, height, title);
   header.draw(svg, kMargin, kMargin - 4.0);
-  svg.text(kMargin, box.top - 12.0, fit_text(y.caption(), width - 2.0 * kMargin, kCaptionSize),
+  svg.text(kMargin, box.top - 17.0, fit_text(y.caption(), width - 2.0 * kMargin, kCaptionSize),
            {.size = kCaptionSize, .color = kText});
   draw_y_axis(svg, box, y_axis, y_ticks);
   draw_x_axis(svg, box, x_axis, x_axis.ticks_across(kTickSize));

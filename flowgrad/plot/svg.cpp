@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdint>
+#include <utility>
+
+#include "flowgrad/core/text.h"
 
 namespace flowgrad::plot {
 namespace {
@@ -23,32 +25,12 @@ constexpr std::array<int, 95> kAdvance{
     667, 611, 278, 278, 278, 469, 556, 333, 556, 556, 500, 556, 556, 278,  556, 556, 222, 222, 500,
     222, 833, 556, 556, 556, 556, 333, 500, 278, 556, 500, 722, 500, 500,  500, 334, 260, 334, 584};
 
-/// Bytes of the UTF-8 sequence at text[i], or 0 where there is none.
+/// Bytes of the character at text[i] that XML admits, or 0.
 size_t sequence_length(std::string_view text, size_t i) {
-  const auto byte = [&](size_t at) { return static_cast<unsigned char>(text[at]); };
-  const unsigned char lead = byte(i);
-  size_t length = 0;
-  uint32_t code = 0;
-  if (lead < 0x80) {
-    return 1;
-  } else if (lead >= 0xC2 && lead < 0xE0) {
-    length = 2, code = lead & 0x1Fu;
-  } else if (lead >= 0xE0 && lead < 0xF0) {
-    length = 3, code = lead & 0x0Fu;
-  } else if (lead >= 0xF0 && lead < 0xF5) {
-    length = 4, code = lead & 0x07u;
-  } else {
-    return 0;
-  }
-  if (i + length > text.size()) return 0;
-  for (size_t k = 1; k < length; ++k) {
-    if ((byte(i + k) & 0xC0u) != 0x80u) return 0;
-    code = (code << 6) | (byte(i + k) & 0x3Fu);
-  }
-  const bool overlong = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
-  const bool banned =
-      (code >= 0xD800 && code < 0xE000) || code > 0x10FFFF || code == 0xFFFE || code == 0xFFFF;
-  return overlong || banned ? 0 : length;
+  const std::string_view rest = text.substr(i);
+  // U+FFFE and U+FFFF are UTF-8 but not XML.
+  if (rest.starts_with("\xEF\xBF\xBE") || rest.starts_with("\xEF\xBF\xBF")) return 0;
+  return utf8_sequence(rest);
 }
 
 double advance(std::string_view sequence) {
