@@ -1,0 +1,95 @@
+#include "flowgrad/kernels/cpu/dispatch.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <iterator>
+#include <string>
+
+#include "flowgrad/core/error.h"
+
+namespace flowgrad::kernels {
+
+namespace baseline {
+extern const cpu::GemmTables gemm_tables;
+}
+#if defined(FLOWGRAD_HAVE_X86_ISA)
+namespace avx2 {
+extern const cpu::GemmTables gemm_tables;
+}
+namespace avx512 {
+extern const cpu::GemmTables gemm_tables;
+}
+#endif
+
+namespace cpu {
+namespace {
+
+#if defined(FLOWGRAD_HAVE_X86_ISA)
+// The feature lists of x86-64-v3 and -v4, which the kernels are compiled for.
+bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
+bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+// Widest first.
+const Isa kIsas[] = {
+#if defined(FLOWGRAD_HAVE_X86_ISA)
+    {"avx512", &has_avx512, &avx512::gemm_tables},
+    {"avx2", &has_avx2, &avx2::gemm_tables},
+#endif
+    {"baseline", [] { return true; }, &baseline::gemm_tables},
+};
+
+std::string accepted() {
+  std::string names;
+  for (const Isa& i : kIsas)
+    if (i.supported()) names += std::string(names.empty() ? "" : ", ") + i.name;
+  return names;
+}
+
+const Isa& named(const std::string& name) {
+  for (const Isa& i : kIsas) {
+    if (name != i.name) continue;
+    if (i.supported()) return i;
+    throw ValueError("FLOWGRAD_ISA: this processor has no " + name +
+                     "; it accepts: " + accepted());
+  }
+  throw ValueError("FLOWGRAD_ISA: unknown instruction set '" + name +
+                   "'; this processor accepts: " + accepted());
+}
+
+const Isa& widest() {
+  for (const Isa& i : kIsas)
+    if (i.supported()) return i;
+  return kIsas[std::size(kIsas) - 1];
+}
+
+std::atomic<const Isa*> chosen{nullptr};
+
+}  // namespace
+
+const Isa& isa() {
+  const Isa* current = chosen.load(std::memory_order_acquire);
+  if (current != nullptr) return *current;
+  const char* name = std::getenv("FLOWGRAD_ISA");
+  const Isa& found = name == nullptr || *name == '\0' ? widest() : named(name);
+  chosen.store(&found, std::memory_order_release);
+  return found;
+}
+
+void set_isa(const char* name) { chosen.store(&named(name), std::memory_order_release); }
+
+bool has_isa(const char* name) {
+  for (const Isa& i : kIsas)
+    if (std::string(name) == i.name) return i.supported();
+  return false;
+}
+
+}  // namespace cpu
+}  // namespace flowgrad::kernels

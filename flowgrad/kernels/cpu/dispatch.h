@@ -1,0 +1,26 @@
+#pragma once
+
+#include "flowgrad/kernels/cpu/table.h"
+
+namespace flowgrad::kernels::cpu {
+
+/// The kernels of one instruction set.
+struct Isa {
+  /// "baseline", "avx2" or "avx512".
+  const char* name;
+  bool (*supported)();
+  const GemmTables* gemm;
+};
+
+/// The widest instruction set that this processor has, found once by its feature bits; the environment
+/// variable FLOWGRAD_ISA names another. Raises ValueError when that name is unknown or the processor
+/// lacks it.
+const Isa& isa();
+
+/// Test hook: uses the named instruction set from now on, same errors as FLOWGRAD_ISA. Not to be
+/// called while kernels run.
+void set_isa(const char* name);
+/// True when set_isa(name) would succeed.
+bool has_isa(const char* name);
+
+}  // namespace flowgrad::kernels::cpu

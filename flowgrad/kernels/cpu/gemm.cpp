@@ -1,0 +1,177 @@
+#include "flowgrad/kernels/cpu/gemm.h"
+
+#include <algorithm>
+
+#include "flowgrad/kernels/cpu/dispatch.h"
+#include "flowgrad/kernels/cpu/scratch.h"
+#include "flowgrad/kernels/parallel.h"
+
+namespace flowgrad::kernels::cpu {
+namespace {
+
+/// Multiplications below which a second thread costs more than it brings.
+constexpr std::int64_t kSerialWork = 1 << 18;
+/// Elements of B that are packed at a time.
+constexpr std::int64_t kPackedElements = 1 << 23;
+
+template <class T>
+const GemmTable<T>& table() {
+  if constexpr (sizeof(T) == sizeof(float)) return isa().gemm->f32;
+  else return isa().gemm->f64;
+}
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
+
+template <class T>
+bool worth_threads(const Gemm<T>& g) {
+  return g.m * g.n * g.k >= kSerialWork && !in_parallel_region() && num_threads() > 1;
+}
+
+template <class T>
+GemmBlock<T> block_of(const Gemm<T>& g) {
+  GemmBlock<T> b{};
+  b.m = g.m;
+  b.n = g.n;
+  b.k = g.k;
+  b.a = g.a;
+  b.a_row = g.a_row;
+  b.a_col = g.a_col;
+  b.c = g.c;
+  b.ldc = g.ldc;
+  b.bias = g.bias;
+  b.accumulate = g.accumulate;
+  return b;
+}
+
+template <class T>
+void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
+  part.m = end - begin;
+  part.a += begin * part.a_row;
+  part.c += begin * part.ldc;
+}
+
+/// Splits C over the threads, rows first since they share the panels of B, and runs every part. Which
+/// thread computes what does not matter for the bits.
+template <class T>
+void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help) {
+  const std::int64_t panels = divide_up(whole.n, t.panel_columns);
+  std::int64_t rows = 1, columns = 1;
+  if (threads_help) {
+    rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, 2 * t.tile_rows));
+    columns = std::min(divide_up(num_threads(), rows), panels);
+  }
+  parallel_for(rows * columns, [&](std::int64_t chunk) {
+    const std::int64_t r = chunk / columns, c = chunk % columns;
+    GemmBlock<T> part = whole;
+    take_rows(part, whole.m * r / rows, whole.m * (r + 1) / rows);
+    const std::int64_t begin = panels * c / columns * t.panel_columns;
+    part.n = std::min(whole.n, panels * (c + 1) / columns * t.panel_columns) - begin;
+    part.c += begin;
+    if (part.bias != nullptr) part.bias += begin;
+    if (part.packed != nullptr) part.packed_column += begin;
+    else part.b += begin;
+    part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements(part.k));
+    t.block(part);
+  });
+}
+
+/// Packs all of B, depth block by depth block and panel by panel, see GemmBlock.
+template <class T>
+void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out, bool threads_help) {
+  const std::int64_t panels = divide_up(g.n, t.panel_columns), depths = divide_up(g.k, kGemmDepth);
+  const auto pack_one = [&](std::int64_t i) {
+    const std::int64_t k0 = i / panels * kGemmDepth, j = i % panels * t.panel_columns;
+    const std::int64_t kc = std::min(kGemmDepth, g.k - k0);
+    const std::int64_t n = std::min<std::int64_t>(t.panel_columns, g.n - j);
+    t.pack(g.b + k0 * g.b_row + j * g.b_col, g.b_row, g.b_col, kc, n, round_up(n, t.lanes),
+           out + k0 * width + j * kc);
+  };
+  if (threads_help && g.k * g.n >= (1 << 14)) {
+    parallel_for(panels * depths, pack_one);
+  } else {
+    for (std::int64_t i = 0; i < panels * depths; ++i) pack_one(i);
+  }
+}
+
+template <class T>
+void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
+  const std::int64_t most = std::max<std::int64_t>(1, kPackedElements / g.k / t.panel_columns);
+  const std::int64_t slab = most * t.panel_columns;
+  for (std::int64_t j = 0; j < g.n; j += slab) {
+    Gemm<T> part = g;
+    part.n = std::min(slab, g.n - j);
+    part.b += j * g.b_col;
+    part.c += j;
+    if (part.bias != nullptr) part.bias += j;
+    GemmBlock<T> block = block_of(part);
+    block.packed_width = round_up(part.n, t.lanes);
+    T* const packed =
+        scratch_of<T>(ScratchSlot::packed_b, block.packed_width * part.k + t.panel_columns);
+    pack_b(t, part, block.packed_width, packed, threads_help);
+    block.packed = packed;
+    run_blocks(t, block, threads_help);
+  }
+}
+
+template <class T>
+void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
+  const std::int64_t k_padded = round_up(g.k, t.lanes);
+  const bool copy_a = g.a_col != 1 && g.a_row != 1 && g.m > 1;
+  T* const bt = scratch_of<T>(ScratchSlot::narrow,
+                              k_padded * (g.n + (copy_a ? g.m : 0)) + 2 * t.lanes);
+  t.pack(g.b, g.b_col, g.b_row, g.n, g.k, k_padded, bt);
+  if (copy_a) {
+    T* const a = bt + k_padded * g.n;
+    t.pack(g.a, g.a_row, g.a_col, g.m, g.k, k_padded, a);
+    g.a = a;
+    g.a_row = k_padded;
+    g.a_col = 1;
+  }
+  const GemmBlock<T> whole = block_of(g);
+  const std::int64_t parts =
+      threads_help ? std::min<std::int64_t>(num_threads(), divide_up(g.m, t.lanes)) : 1;
+  parallel_for(parts, [&](std::int64_t i) {
+    GemmBlock<T> part = whole;
+    take_rows(part, whole.m * i / parts, whole.m * (i + 1) / parts);
+    t.narrow(part, bt, k_padded);
+  });
+}
+
+/// A sum over nothing: C = bias (+ C).
+template <class T>
+void run_empty(const Gemm<T>& g) {
+  for (std::int64_t i = 0; i < g.m; ++i) {
+    for (std::int64_t j = 0; j < g.n; ++j) {
+      T& c = g.c[i * g.ldc + j];
+      const T value = g.bias != nullptr ? g.bias[j] : T(0);
+      c = g.accumulate ? value + c : value;
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+void gemm(Gemm<T> g) {
+  if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) return run_empty(g);
+  const GemmTable<T>& t = table<T>();
+  // A stride over one element is never used, so it may as well be the handiest.
+  if (g.n == 1) g.b_col = 1;
+  if (g.k == 1) g.a_col = 1;
+  const bool threads_help = worth_threads(g);
+  if (g.n <= t.lanes / 2 && g.k >= 2 * t.lanes) return run_narrow(t, g, threads_help);
+  // Packing pays when several tiles of rows read the panels again.
+  const bool read_in_place = g.b_col == 1 && (g.m <= 2 * t.tile_rows || g.k <= 8);
+  if (!read_in_place) return run_packed(t, g, threads_help);
+  GemmBlock<T> block = block_of(g);
+  block.b = g.b;
+  block.b_row = g.b_row;
+  run_blocks(t, block, threads_help);
+}
+
+template void gemm(Gemm<float>);
+template void gemm(Gemm<double>);
+
+}  // namespace flowgrad::kernels::cpu

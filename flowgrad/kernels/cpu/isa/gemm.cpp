@@ -1,0 +1,299 @@
+// Matrix products for one instruction set: packing, the blocked product over register tiles, and the
+// path for few columns. See gemm_tile.h for the tile and cpu/gemm.cpp for threads and memory.
+
+#include "flowgrad/kernels/cpu/isa/gemm_tile.h"
+#include "flowgrad/kernels/cpu/table.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+using cpu::GemmBlock;
+using cpu::kGemmDepth;
+
+/// Rows of A that are kept packed at a time: a few tiles that stay in the second-level cache.
+constexpr std::int64_t kRowTiles = 16;
+
+/// Columns [0, n) of W registers' worth, transposed from unit k stride: out[k * width + j]. Full
+/// registers are stored even where width < W: rows go out in order, so the next one mends the overlap.
+template <class T>
+void pack_transposed(const T* b, std::int64_t b_col, std::int64_t k, int n, std::int64_t width,
+                     T* out) {
+  constexpr int W = kLanes<T>;
+  using V = vec<T>;
+  std::int64_t k0 = 0;
+  for (; k0 + W <= k; k0 += W) {
+    V x[W];
+    unroll<W>([&](auto j) __attribute__((always_inline)) {
+      x[j] = j < n ? V::load(b + j * b_col + k0) : V(0);
+    });
+    transpose(x);
+    unroll<W>([&](auto i) __attribute__((always_inline)) { x[i].store(out + (k0 + i) * width); });
+  }
+  if (k0 < k) {
+    const int rest = static_cast<int>(k - k0);
+    V x[W];
+    unroll<W>([&](auto j) __attribute__((always_inline)) {
+      x[j] = j < n ? V::load(b + j * b_col + k0, rest) : V(0);
+    });
+    transpose(x);
+    unroll<W>([&](auto i) __attribute__((always_inline)) {
+      if (i < rest) x[i].store(out + (k0 + i) * width);
+    });
+  }
+}
+
+/// out may be written up to one register past k * width elements.
+template <class T>
+void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
+          std::int64_t width, T* out) {
+  constexpr int W = kLanes<T>;
+  using V = vec<T>;
+  if (b_col == 1) {
+    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+      for (std::int64_t j = 0; j < width; j += W) {
+        const std::int64_t valid = n - j;
+        (valid >= W ? V::load(b + j) : V::load(b + j, static_cast<int>(valid))).store(out + j);
+      }
+    }
+    return;
+  }
+  if (b_row == 1) {
+    for (std::int64_t j = 0; j < width; j += W)
+      pack_transposed(b + j * b_col, b_col, k, static_cast<int>(n - j < W ? n - j : W), width,
+                      out + j);
+    return;
+  }
+  for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+    for (std::int64_t j = 0; j < n; ++j) out[j] = b[j * b_col];
+    for (std::int64_t j = n; j < width; ++j) out[j] = T(0);
+  }
+}
+
+/// Splits m rows into tiles of nearly equal height: 15 rows run as 8 + 7, not as 14 + 1.
+struct RowTiles {
+  std::int64_t count, height, taller;
+  explicit RowTiles(std::int64_t m)
+      : count((m + kTileRows - 1) / kTileRows), height(m / count), taller(m % count) {}
+  std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
+};
+
+template <class T>
+std::int64_t scratch_elements(std::int64_t) {
+  return kGemmDepth * (kRowTiles * kTileRows + kPanelColumns<T>) + 2 * kLanes<T>;
+}
+
+/// A is read in place while its rows or its columns are contiguous, unless the rows of a tile collide
+/// in the first-level cache and are read often.
+template <class T>
+bool should_pack_a(const GemmBlock<T>& g) {
+  if (g.a_row == 1) return g.a_col * std::int64_t{sizeof(T)} >= 4096 && g.n >= 4 * kPanelColumns<T>;
+  if (g.a_col != 1) return g.n > kPanelColumns<T>;
+  return g.n >= 4 * kPanelColumns<T> && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 && g.k >= 64;
+}
+
+template <class T>
+void block(const GemmBlock<T>& g) {
+  constexpr int W = kLanes<T>;
+  constexpr std::int64_t panel = kPanelColumns<T>;
+  const bool pack_a = should_pack_a(g);
+  T* const packed_a = g.scratch;
+  T* const packed_tail = g.scratch + kGemmDepth * kRowTiles * kTileRows + W;
+  for (std::int64_t k0 = 0; k0 < g.k; k0 += kGemmDepth) {
+    const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
+    const T* tail = nullptr;
+    if (g.packed == nullptr && g.n % W != 0) {
+      // The last columns of an unpacked B: a padded copy, so that the tile may read whole registers.
+      const std::int64_t j = g.n - g.n % panel;
+      const std::int64_t n = g.n - j, width = (n + W - 1) / W * W;
+      pack(g.b + k0 * g.b_row + j, g.b_row, std::int64_t{1}, kc, n, width, packed_tail);
+      tail = packed_tail;
+    }
+    const RowTiles tiles(g.m);
+    Tile<T> t{};
+    t.k = kc;
+    t.ldc = g.ldc;
+    t.add = g.accumulate || k0 > 0;
+    std::int64_t row = 0;
+    for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
+      const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
+      if (pack_a) {
+        std::int64_t i = row;
+        T* out = packed_a;
+        for (std::int64_t tile = first; tile < last; ++tile) {
+          const std::int64_t rows = tiles.rows(tile);
+          pack(g.a + i * g.a_row + k0 * g.a_col, g.a_col, g.a_row, kc, rows, rows, out);
+          i += rows;
+          out += rows * kc;
+        }
+      }
+      std::int64_t end_row = row;
+      for (std::int64_t j = 0; j < g.n;) {
+        const std::int64_t left = g.n - j;
+        int panels = tiles.count == 1 ? panels_for(g.m) : 1;
+        if (left < panels * panel) panels = 1;
+        const std::int64_t columns = left < panels * panel ? left : panels * panel;
+        const int registers = columns > W ? 2 : 1;
+        if (g.packed != nullptr) {
+          t.b = g.packed + k0 * g.packed_width + (g.packed_column + j) * kc;
+          t.b_row = left < panel ? (left + W - 1) / W * W : panel;
+          t.b_panel = panel * kc;
+        } else if (tail != nullptr && left < panel) {
+          t.b = tail;
+          t.b_row = (left + W - 1) / W * W;
+        } else {
+          t.b = g.b + k0 * g.b_row + j;
+          t.b_row = g.b_row;
+          t.b_panel = panel;
+        }
+        t.n = columns;
+        t.bias = g.bias != nullptr && k0 == 0 ? g.bias + j : nullptr;
+        std::int64_t i = row;
+        const T* a = packed_a;
+        for (std::int64_t tile = first; tile < last; ++tile) {
+          const std::int64_t rows = tiles.rows(tile);
+          if (pack_a) {
+            t.a = a;
+            t.a_row = 1;
+            t.a_col = rows;
+            a += rows * kc;
+          } else {
+            t.a = g.a + i * g.a_row + k0 * g.a_col;
+            t.a_row = g.a_row;
+            t.a_col = g.a_col;
+          }
+          t.c = g.c + i * g.ldc + j;
+          (panels > 1 ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
+          i += rows;
+        }
+        end_row = i;
+        j += columns;
+      }
+      row = end_row;
+    }
+  }
+}
+
+/// Depth of the running sums of the narrow path, per lane.
+constexpr std::int64_t kNarrowDepth = 2048;
+
+/// Rows x N sums over k with one lane per residue of k, for A with unit column stride.
+template <class T, int N>
+void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
+  using V = vec<T>;
+  constexpr int W = kLanes<T>, R = W / N;
+  for (std::int64_t i = 0; i < g.m; i += R) {
+    const std::int64_t rows = g.m - i < R ? g.m - i : R;
+    V total[W];
+    unroll<W>([&](auto s) __attribute__((always_inline)) { total[s] = V(0); });
+    for (std::int64_t k0 = 0; k0 < g.k; k0 += kNarrowDepth) {
+      const std::int64_t end = g.k - k0 < kNarrowDepth ? g.k : k0 + kNarrowDepth;
+      V acc[R * N];
+      unroll<R * N>([&](auto s) __attribute__((always_inline)) { acc[s] = V(0); });
+      // Rows past the last are read from the last: their sums are dropped.
+      const T* a[R];
+      unroll<R>([&](auto r) __attribute__((always_inline)) {
+        a[r] = g.a + (i + (r < rows ? r : rows - 1)) * g.a_row;
+      });
+      std::int64_t k = k0;
+      for (; k + W <= end; k += W) {
+        V bv[N];
+        unroll<N>([&](auto j) __attribute__((always_inline)) { bv[j] = V::load(bt + j * k_padded + k); });
+        unroll<R>([&](auto r) __attribute__((always_inline)) {
+          const V av = V::load(a[r] + k);
+          unroll<N>([&](auto j) __attribute__((always_inline)) {
+            acc[r * N + j] = fma(av, bv[j], acc[r * N + j]);
+          });
+        });
+      }
+      if (k < end) {
+        // Lanes past the end multiply zeros by zeros.
+        unroll<R>([&](auto r) __attribute__((always_inline)) {
+          const V av = V::load(a[r] + k, static_cast<int>(end - k));
+          unroll<N>([&](auto j) __attribute__((always_inline)) {
+            acc[r * N + j] = fma(av, V::load(bt + j * k_padded + k), acc[r * N + j]);
+          });
+        });
+      }
+      unroll<R * N>([&](auto s) __attribute__((always_inline)) { total[s] = total[s] + acc[s]; });
+    }
+    T sums[W];
+    horizontal_sums(total).store(sums);
+    for (std::int64_t r = 0; r < rows; ++r) {
+      for (int j = 0; j < N; ++j) {
+        T* c = g.c + (i + r) * g.ldc + j;
+        T value = sums[r * N + j];
+        if (g.bias != nullptr) value += g.bias[j];
+        *c = g.accumulate ? value + *c : value;
+      }
+    }
+  }
+}
+
+/// The same sums, term for term, for A with unit row stride: a register holds W rows, and the lanes of
+/// narrow_rows become W passes over k.
+template <class T, int N>
+void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
+  using V = vec<T>;
+  constexpr int W = kLanes<T>;
+  for (std::int64_t i = 0; i < g.m; i += W) {
+    const int rows = static_cast<int>(g.m - i < W ? g.m - i : W);
+    V total[W][N];
+    for (int lane = 0; lane < W; ++lane) {
+      unroll<N>([&](auto j) __attribute__((always_inline)) { total[lane][j] = V(0); });
+      for (std::int64_t k0 = 0; k0 < g.k; k0 += kNarrowDepth) {
+        const std::int64_t end = g.k - k0 < kNarrowDepth ? g.k : k0 + kNarrowDepth;
+        V acc[N];
+        unroll<N>([&](auto j) __attribute__((always_inline)) { acc[j] = V(0); });
+        for (std::int64_t k = k0 + lane; k < end; k += W) {
+          const T* a = g.a + i + k * g.a_col;
+          const V av = rows == W ? V::load(a) : V::load(a, rows);
+          unroll<N>([&](auto j) __attribute__((always_inline)) {
+            acc[j] = fma(av, V(bt[j * k_padded + k]), acc[j]);
+          });
+        }
+        // Lanes of narrow_rows past the end of a short tail add zero products.
+        unroll<N>([&](auto j) __attribute__((always_inline)) { total[lane][j] = total[lane][j] + acc[j]; });
+      }
+    }
+    for (int half = W / 2; half >= 1; half /= 2)
+      for (int lane = 0; lane < half; ++lane)
+        unroll<N>([&](auto j) __attribute__((always_inline)) {
+          total[lane][j] = total[lane][j] + total[lane + half][j];
+        });
+    for (int j = 0; j < N; ++j) {
+      T sums[W];
+      total[0][j].store(sums);
+      for (int r = 0; r < rows; ++r) {
+        T* c = g.c + (i + r) * g.ldc + j;
+        T value = sums[r];
+        if (g.bias != nullptr) value += g.bias[j];
+        *c = g.accumulate ? value + *c : value;
+      }
+    }
+  }
+}
+
+template <class T, int N = 1>
+void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
+  if constexpr (N <= kLanes<T> / 2) {
+    if (g.n == N) {
+      if (g.a_col == 1) narrow_rows<T, N>(g, bt, k_padded);
+      else narrow_columns<T, N>(g, bt, k_padded);
+      return;
+    }
+    narrow<T, N + 1>(g, bt, k_padded);
+  }
+}
+
+template <class T>
+constexpr cpu::GemmTable<T> table_of() {
+  return {kTileRows, kPanelColumns<T>,     kLanes<T>,   &pack<T>,
+          &block<T>, &scratch_elements<T>, &narrow<T, 1>};
+}
+
+}  // namespace
+
+extern const cpu::GemmTables gemm_tables;
+const cpu::GemmTables gemm_tables = {table_of<float>(), table_of<double>()};
+
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA
