@@ -32,8 +32,12 @@ function(flowgrad_test_rules target)
   target_compile_definitions(
     ${target} PRIVATE FLOWGRAD_TEST_DATA="${PROJECT_SOURCE_DIR}/tests"
                       FLOWGRAD_BINARY_FOLDER="${PROJECT_BINARY_DIR}/bin")
-  target_link_libraries(${target} PRIVATE flowgrad::flowgrad Catch2::Catch2WithMain fmt::fmt
-                                          ZLIB::ZLIB PNG::PNG nlohmann_json::nlohmann_json)
+  # The rooms by name and before Catch2: its library leaves members of std::string undefined, and the
+  # linker would take them, with the whole object around them, from the first room it meets.
+  target_link_libraries(
+    ${target} PRIVATE flowgrad_models flowgrad_optim flowgrad_autograd flowgrad_kernels flowgrad_tasks
+                      flowgrad_plot flowgrad_core Catch2::Catch2WithMain fmt::fmt ZLIB::ZLIB PNG::PNG
+                      nlohmann_json::nlohmann_json)
 endfunction()
 
 # flowgrad_test_file(<program> <room> <file>): the ctest entry <room>.<stem> runs the cases that
