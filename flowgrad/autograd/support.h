@@ -1,6 +1,7 @@
 #pragma once
 
 #include "flowgrad/core/tensor.h"
+#include "flowgrad/kernels/backend.h"
 
 /// Checks and small helpers that the files of operations share.
 namespace flowgrad {
@@ -14,5 +15,57 @@ void check_ordered(const char* op, double low, double high);
 inline Tensor spread(const Tensor& x, const Shape& shape) {
   return x.shape() == shape ? x : x.with_layout(expanded("broadcast", x.layout(), shape));
 }
+
+/// A tensor's storage under another layout, as a kernel argument, without a tensor object for it.
+class ViewAs {
+ public:
+  ViewAs(const Tensor& t, const Layout& layout) : shape_(layout.shape), strides_(layout.strides) {
+    view_.data = static_cast<char*>(t.storage().data()) +
+                 layout.offset * static_cast<int64_t>(size_of(t.dtype()));
+    view_.shape = &shape_;
+    view_.strides = &strides_;
+    view_.dtype = t.dtype();
+  }
+  ViewAs(const ViewAs&) = delete;
+  ViewAs& operator=(const ViewAs&) = delete;
+  operator kernels::View() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  Shape shape_;
+  Strides strides_;
+  kernels::View view_;
+};
+
+/// What a reduction does to a shape.
+struct ReducedAxes {
+  unsigned mask = 0;  // bit i: axis i is reduced
+  Shape kept;         // size 1 on the reduced axes
+  Shape out;          // without them, unless keepdim
+  int64_t count = 1;  // elements that become one
+};
+/// No axes means all of them. ShapeError for an axis out of range or named twice.
+ReducedAxes reduced_axes(const char* op, const Shape& shape, const Dims& axes, bool keepdim);
+
+/// DTypeError unless x, called `argument` in the message, is float32 or float64.
+void check_floating(const char* op, const Tensor& x, const char* argument = "x");
+/// DTypeError unless x is float32, float64 or int64.
+void check_numeric(const char* op, const Tensor& x);
+/// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device.
+void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x);
+/// DTypeError unless index is int64; ValueError naming the first index outside [0, size).
+void check_index(const char* op, const Tensor& index, int64_t size);
+/// bool as int64, anything else as it is: bools are counted, not added.
+Tensor counted(const Tensor& x);
+/// A tensor of one value on x's device.
+Tensor filled(const Shape& shape, double value, DType dtype, Device device);
+
+// Operations that rules are made of. They record themselves, so every order of derivative works.
+/// Zeros of `shape` with source added at index along axis; index has been checked.
+Tensor scatter_zeros(const Tensor& source, int axis, const Tensor& index, const Shape& shape);
+/// The elements before (by = 1) or after (by = -1) those of x along axis, `edge` where there is
+/// none.
+Tensor shifted(const Tensor& x, int axis, int by, double edge);
+/// cumprod, from the end when reverse.
+Tensor cumulative_product(const Tensor& x, int axis, bool reverse);
 
 }  // namespace flowgrad

@@ -1,0 +1,86 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numeric>
+#include <utility>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/support.h"
+#include "flowgrad/core/normal.h"
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad {
+namespace {
+
+using kernels::RandomKind;
+
+Tensor drawn(RandomKind kind, const Shape& shape, Generator& generator, DType dtype,
+             kernels::Params params) {
+  Tensor out = Tensor::empty(shape, dtype);
+  kernels::backend(out.device())
+      .random(kind, generator.seed(), generator.next_stream(), params, out);
+  return out;
+}
+
+void check_real(const char* op, DType dtype) {
+  if (dtype == DType::float32 || dtype == DType::float64) return;
+  throw DTypeError(
+      fmt::format("{}: dtype {} given; float32 and float64 are accepted", op, name_of(dtype)));
+}
+
+}  // namespace
+
+Tensor rand(const Shape& shape, Generator& generator, DType dtype, double low, double high) {
+  check_real("rand", dtype);
+  if (!std::isfinite(low) || !std::isfinite(high) || !(low < high)) {
+    throw ValueError(
+        fmt::format("rand: low = {} and high = {} given; finite numbers with low < high are "
+                    "accepted",
+                    low, high));
+  }
+  return drawn(RandomKind::uniform, shape, generator, dtype, {low, high});
+}
+
+Tensor randn(const Shape& shape, Generator& generator, DType dtype) {
+  check_real("randn", dtype);
+  return drawn(RandomKind::normal, shape, generator, dtype, {0, 1});
+}
+
+Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator) {
+  // The bounds travel as doubles, which hold integers up to 2^53.
+  constexpr int64_t kLimit = int64_t{1} << 53;
+  if (low >= high || low < -kLimit || high > kLimit) {
+    throw ValueError(
+        fmt::format("randint: low = {} and high = {} given; low < high within -2^53 and 2^53 is "
+                    "accepted",
+                    low, high));
+  }
+  return drawn(RandomKind::integer, shape, generator, DType::int64,
+               {static_cast<double>(low), static_cast<double>(high)});
+}
+
+Tensor randperm(int64_t n, Generator& generator) {
+  if (n < 0) throw ValueError(fmt::format("randperm: n = {} given; at least 0 is accepted", n));
+  const uint64_t stream = generator.next_stream();
+  std::vector<int64_t> order(static_cast<size_t>(n));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  // Fisher and Yates; step i takes draw i of the stream.
+  for (size_t i = order.size(); i-- > 1;) {
+    std::swap(order[i], order[integer_at(generator.seed(), stream, i, i + 1)]);
+  }
+  return Tensor::from(order, {n});
+}
+
+Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype) {
+  if (!(p >= 0 && p <= 1)) {
+    throw ValueError(fmt::format("bernoulli: p = {} given; 0 to 1 is accepted", p));
+  }
+  return drawn(RandomKind::bernoulli, shape, generator, dtype, {p, 0});
+}
+
+Tensor rademacher(const Shape& shape, Generator& generator, DType dtype) {
+  check_real("rademacher", dtype);
+  return drawn(RandomKind::rademacher, shape, generator, dtype, {});
+}
+
+}  // namespace flowgrad

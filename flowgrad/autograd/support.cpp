@@ -1,0 +1,86 @@
+#include "flowgrad/autograd/support.h"
+
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+
+ReducedAxes reduced_axes(const char* op, const Shape& shape, const Dims& axes, bool keepdim) {
+  ReducedAxes out;
+  for (int64_t given : axes) {
+    const int a = normalize_axis(op, given, shape.rank());
+    if (out.mask >> a & 1u) {
+      throw ShapeError(fmt::format("{}: axis {} is named twice in {}", op, a, axes.to_string()));
+    }
+    out.mask |= 1u << a;
+  }
+  if (axes.empty()) out.mask = (1u << shape.rank()) - 1u;
+  out.kept = shape;
+  for (int i = 0; i < shape.rank(); ++i) {
+    if (out.mask >> i & 1u) {
+      out.count *= shape[i];
+      out.kept[i] = 1;
+    } else if (!keepdim) {
+      out.out.push_back(shape[i]);
+    }
+  }
+  if (keepdim) out.out = out.kept;
+  return out;
+}
+
+void check_floating(const char* op, const Tensor& x, const char* argument) {
+  if (x.dtype() == DType::float32 || x.dtype() == DType::float64) return;
+  throw DTypeError(fmt::format("{}: {} is {}; float32 and float64 are accepted, cast it first", op,
+                               argument, name_of(x.dtype())));
+}
+
+void check_numeric(const char* op, const Tensor& x) {
+  if (x.dtype() == DType::int64) return;
+  if (x.dtype() == DType::float32 || x.dtype() == DType::float64) return;
+  throw DTypeError(
+      fmt::format("{}: x is {}; float32, float64 and int64 are accepted, cast it first", op,
+                  name_of(x.dtype())));
+}
+
+void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x) {
+  if (given.dtype() != x.dtype()) {
+    throw DTypeError(fmt::format("{}: {} is {} and x is {}; both must have one dtype", op, argument,
+                                 name_of(given.dtype()), name_of(x.dtype())));
+  }
+  if (given.device() == x.device()) return;
+  throw DeviceError(fmt::format("{}: {} is on {} and x on {}; both must be on one device", op,
+                                argument, given.device().to_string(), x.device().to_string()));
+}
+
+void check_index(const char* op, const Tensor& index, int64_t size) {
+  if (index.dtype() != DType::int64) {
+    throw DTypeError(fmt::format("{}: index is {}; int64 is accepted", op, name_of(index.dtype())));
+  }
+  const auto check = [&](const int64_t* values, int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (static_cast<uint64_t>(values[i]) < static_cast<uint64_t>(size)) continue;
+      throw ValueError(fmt::format("{}: index {} given at element {} of index {}; {}", op,
+                                   values[i], i, index.shape().to_string(),
+                                   size == 0
+                                       ? std::string("the axis has size 0, so none is accepted")
+                                       : fmt::format("0 to {} are accepted", size - 1)));
+    }
+  };
+  if (index.device().is_cpu() && index.is_contiguous()) {
+    check(index.data<int64_t>(), index.numel());
+  } else {
+    const std::vector<int64_t> values = index.to_vector<int64_t>();
+    check(values.data(), index.numel());
+  }
+}
+
+Tensor counted(const Tensor& x) { return x.dtype() == DType::boolean ? cast(x, DType::int64) : x; }
+
+Tensor filled(const Shape& shape, double value, DType dtype, Device device) {
+  Tensor t = Tensor::empty(shape, dtype, device);
+  kernels::backend(device).fill(t, value);
+  return t;
+}
+
+}  // namespace flowgrad
