@@ -81,7 +81,7 @@ void require_regular(const char* op, const std::string& path, const struct stat&
 void require_path(const char* op, const std::string& path) {
   if (path.empty()) fail(op, path, "empty path given");
   if (path.find('\0') != std::string::npos) {
-    throw IoError(fmt::format("{}: {}: the path contains a NUL", op, quoted(path)));
+    throw IoError(fmt::format("{}: {}: the path contains a NUL", op, quote(path)));
   }
 }
 

@@ -65,7 +65,7 @@ class HeaderParser {
         h.shape = shape();
       } else {
         file_.fail(fmt::format(
-            "header: unknown key {}; descr, fortran_order and shape are accepted", quoted(key)));
+            "header: unknown key {}; descr, fortran_order and shape are accepted", quote(key)));
       }
       if (take(',')) continue;
       expect('}');
@@ -96,7 +96,7 @@ class HeaderParser {
     peek();
     file_.fail(at_ < text_.size()
                    ? fmt::format("header, character {}: {} given where {} is expected", at_,
-                                 quoted(text_.substr(at_, 1)), wanted)
+                                 quote(text_.substr(at_, 1)), wanted)
                    : fmt::format("header ends where {} is expected", wanted));
   }
   void once(const std::string& key, bool seen) {
@@ -164,7 +164,7 @@ const Encoding& find_encoding(const FileReader& file, const std::string& descr) 
     if (descr == e.descr) return e;
   }
   file.fail(fmt::format("descr: {} given{}; <f4, <f8, <i8, |b1, <i4 and |u1 are accepted",
-                        quoted(descr), descr.starts_with('>') ? ", which is big-endian" : ""));
+                        quote(descr), descr.starts_with('>') ? ", which is big-endian" : ""));
 }
 
 template <class From>

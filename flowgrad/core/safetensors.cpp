@@ -67,7 +67,7 @@ std::optional<std::vector<std::string>> take_checksums(const FileReader& file,
     file.fail(
         fmt::format("header: its CRC-32C is {} but {} says {}; the header was damaged, or changed "
                     "by a tool that kept the old checksums",
-                    actual, kHeaderChecksum, quoted(own.mapped())));
+                    actual, kHeaderChecksum, quote(own.mapped())));
   }
   std::vector<std::string> crcs;
   const std::string_view list = theirs.mapped();
@@ -95,13 +95,13 @@ void check_tensor(const FileReader& file, const Entry& e, const Tensor& t, const
       file.fail(
           fmt::format("tensor {}: the CRC-32C of its data is {} but {} says {}; the data was "
                       "damaged or belongs to another file",
-                      quoted(e.name), actual, kTensorChecksums, quoted(*crc)));
+                      quote(e.name), actual, kTensorChecksums, quote(*crc)));
     }
   }
   if (e.dtype == DType::boolean) {
     if (const auto bad = first_bad_bool(bytes)) {
       file.fail(fmt::format("tensor {}: byte {} of a BOOL tensor is {}; 0 and 1 are accepted",
-                            quoted(e.name), *bad, static_cast<int>(bytes[*bad])));
+                            quote(e.name), *bad, static_cast<int>(bytes[*bad])));
     }
   }
 }
@@ -111,16 +111,16 @@ void check_tensor(const FileReader& file, const Entry& e, const Tensor& t, const
 }
 
 void check_text(const std::string& path, std::string_view what, std::string_view text) {
-  if (!is_utf8(text)) refuse(path, fmt::format("{} {} is not valid UTF-8", what, quoted(text)));
+  if (!is_utf8(text)) refuse(path, fmt::format("{} {} is not valid UTF-8", what, quote(text)));
   if (text.find('\0') != std::string_view::npos) {
-    refuse(path, fmt::format("{} {} contains a NUL", what, quoted(text)));
+    refuse(path, fmt::format("{} {} contains a NUL", what, quote(text)));
   }
 }
 
 void check_name(const std::string& path, std::string_view what, std::string_view name) {
   check_text(path, what, name);
   if (name.size() > kLongestName) {
-    refuse(path, fmt::format("{} {} has {} bytes; at most {} are accepted", what, quoted(name),
+    refuse(path, fmt::format("{} {} has {} bytes; at most {} are accepted", what, quote(name),
                              name.size(), kLongestName));
   }
 }
@@ -135,11 +135,11 @@ void check_arguments(const std::string& path,
     if (name.empty()) refuse(path, "a tensor has an empty name");
     if (name == kMetadataName) refuse(path, "the tensor name __metadata__ is reserved");
     if (!names.insert(name).second)
-      refuse(path, fmt::format("two tensors are named {}", quoted(name)));
-    if (!tensor.defined()) refuse(path, fmt::format("tensor {} is undefined", quoted(name)));
+      refuse(path, fmt::format("two tensors are named {}", quote(name)));
+    if (!tensor.defined()) refuse(path, fmt::format("tensor {} is undefined", quote(name)));
     if (!tensor.device().is_cpu()) {
       throw DeviceError(fmt::format("save_safetensors: {}: tensor {} is on {}; cpu is accepted",
-                                    path, quoted(name), tensor.device().to_string()));
+                                    path, quote(name), tensor.device().to_string()));
     }
     text += name.size() + kChecksumDigits + 1;
   }
@@ -150,9 +150,9 @@ void check_arguments(const std::string& path,
   constexpr size_t kNode = 128;  // counted by loading too
   for (const auto& [key, value] : metadata) {
     check_name(path, "metadata key", key);
-    check_text(path, fmt::format("the metadata value of {}:", quoted(key)), value);
+    check_text(path, fmt::format("the metadata value of {}:", quote(key)), value);
     if (key == kHeaderChecksum || key == kTensorChecksums) {
-      refuse(path, fmt::format("the metadata key {} is reserved for checksums", quoted(key)));
+      refuse(path, fmt::format("the metadata key {} is reserved for checksums", quote(key)));
     }
     text += key.size() + value.size() + kNode;
   }

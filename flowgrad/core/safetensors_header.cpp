@@ -63,7 +63,7 @@ class Parser {
   }
   [[noreturn]] void unexpected(std::string_view wanted) {
     fail(at_ < text_.size() ? fmt::format("header, byte {}: {} given where {} is expected", at_,
-                                          quoted(text_.substr(at_, 1)), wanted)
+                                          quote(text_.substr(at_, 1)), wanted)
                             : fmt::format("header ends where {} is expected", wanted));
   }
 
@@ -167,7 +167,7 @@ class Parser {
       }
       if (static_cast<unsigned char>(c) < 0x20) {
         fail(fmt::format("header, byte {}: control character {} in a string", at_,
-                         quoted(text_.substr(at_, 1))));
+                         quote(text_.substr(at_, 1))));
       }
       const size_t n = utf8_sequence(text_.substr(at_, 4));
       if (n == 0) fail(fmt::format("header, byte {}: a string is not valid UTF-8", at_));
@@ -209,12 +209,12 @@ class Parser {
     object([&](std::string key) {
       skip_space();
       if (at_ < text_.size() && text_[at_] != '"') {
-        fail(fmt::format("__metadata__: the value of {} is not a string", quoted(key)));
+        fail(fmt::format("__metadata__: the value of {} is not a string", quote(key)));
       }
       std::string value = string(kMostText, "a metadata value");
       count_text(key.size() + value.size() + kNode);
       const auto [it, added] = header_.metadata.emplace(std::move(key), std::move(value));
-      if (!added) fail(fmt::format("__metadata__: the key {} is given twice", quoted(it->first)));
+      if (!added) fail(fmt::format("__metadata__: the key {} is given twice", quote(it->first)));
     });
   }
 
@@ -224,7 +224,7 @@ class Parser {
       fail(fmt::format("header: more than {} tensors", kMostTensors));
     }
     count_text(name.size());
-    const std::string where = "tensor " + quoted(name);
+    const std::string where = "tensor " + quote(name);
     Entry e;
     bool has_dtype = false;
     bool has_shape = false;
@@ -245,7 +245,7 @@ class Parser {
         offsets(where + ": data_offsets", e);
       } else {
         fail(fmt::format("{}: unknown key {}; dtype, shape and data_offsets are accepted", where,
-                         quoted(key)));
+                         quote(key)));
       }
     });
     if (!has_dtype) fail(where + ": dtype is missing");
@@ -261,7 +261,7 @@ class Parser {
       if (given == format_name(d)) return d;
     }
     fail(fmt::format("{}: dtype {} given; F32, F64, BF16, I64 and BOOL are accepted", where,
-                     quoted(given)));
+                     quote(given)));
   }
 
   Shape shape(const std::string& where) {
@@ -299,7 +299,7 @@ class Parser {
     const auto twice = std::adjacent_find(names.begin(), names.end(),
                                           [](const auto* a, const auto* b) { return *a == *b; });
     if (twice != names.end())
-      fail(fmt::format("header: tensor {} is given twice", quoted(**twice)));
+      fail(fmt::format("header: tensor {} is given twice", quote(**twice)));
   }
 
   std::string_view text_;
@@ -342,7 +342,7 @@ void check_entries(const Header& header, uint64_t data_bytes, const Fail& fail) 
   std::vector<const Entry*> order;
   order.reserve(header.entries.size());
   for (const Entry& e : header.entries) {
-    const std::string where = fmt::format("tensor {}: ", quoted(e.name));
+    const std::string where = fmt::format("tensor {}: ", quote(e.name));
     if (e.begin > e.end) fail(fmt::format("{}offsets {}..{} are reversed", where, e.begin, e.end));
     if (e.end > data_bytes) {
       fail(fmt::format("{}offsets {}..{} reach beyond the {} bytes of data", where, e.begin, e.end,
@@ -368,7 +368,7 @@ void check_entries(const Header& header, uint64_t data_bytes, const Fail& fail) 
   for (const Entry* e : order) {
     if (e->begin < filled) {
       fail(fmt::format("tensor {}: offsets {}..{} overlap the tensor that ends at {}",
-                       quoted(e->name), e->begin, e->end, filled));
+                       quote(e->name), e->begin, e->end, filled));
     }
     if (e->begin > filled) {
       fail(fmt::format("data: bytes {}..{} belong to no tensor", filled, e->begin));

@@ -31,7 +31,7 @@ bool is_utf8(std::string_view text) {
   return true;
 }
 
-std::string quoted(std::string_view text) {
+std::string quote(std::string_view text) {
   constexpr size_t kLongest = 80;
   std::string out = "\"";
   while (!text.empty() && out.size() <= kLongest) {

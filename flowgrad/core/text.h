@@ -14,6 +14,6 @@ bool is_utf8(std::string_view text);
 
 /// `text` in double quotes for a message: control characters and bytes that are not UTF-8 are
 /// escaped, more than about 80 bytes are abbreviated.
-std::string quoted(std::string_view text);
+std::string quote(std::string_view text);
 
 }  // namespace flowgrad
