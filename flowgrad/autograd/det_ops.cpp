@@ -26,7 +26,8 @@ Tensor small_det(const Tensor& a) {
     case 1: return contiguous(entry(a, 0, 0));
     case 2: return entry(a, 0, 0) * entry(a, 1, 1) - entry(a, 0, 1) * entry(a, 1, 0);
     default:
-      return entry(a, 0, 0) * minor(1, 2) - entry(a, 0, 1) * minor(0, 2) + entry(a, 0, 2) * minor(0, 1);
+      return entry(a, 0, 0) * minor(1, 2) - entry(a, 0, 1) * minor(0, 2) +
+             entry(a, 0, 2) * minor(0, 1);
   }
 }
 
@@ -48,9 +49,11 @@ Tensor cofactors(const Tensor& a) {
   const Tensor sign = Tensor::from(signs, {n}, a.dtype());
   std::vector<Tensor> rows;
   for (int64_t i = 0; i < n; ++i) {
-    const std::vector<int64_t> others(columns.begin() + i * (n - 1), columns.begin() + (i + 1) * (n - 1));
+    const std::vector<int64_t> others(columns.begin() + i * (n - 1),
+                                      columns.begin() + (i + 1) * (n - 1));
     const Tensor without_row = index_select(flat, 1, Tensor::from(others, {n - 1}));
-    const Tensor minors = reshape(index_select(without_row, 2, kept_columns), {batch, n - 1, n, n - 1});
+    const Tensor minors =
+        reshape(index_select(without_row, 2, kept_columns), {batch, n - 1, n, n - 1});
     const Tensor row = det(permute(minors, {0, 2, 1, 3})) * sign;
     rows.push_back(i % 2 == 0 ? row : -row);
   }

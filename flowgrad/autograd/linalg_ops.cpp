@@ -50,8 +50,8 @@ void check_invertible(const char* op, const Tensor& u) {
   const std::vector<double> pivots = diagonal_of(u).to_vector<double>();
   for (size_t i = 0; i < pivots.size(); ++i) {
     if (pivots[i] != 0.0) continue;
-    throw ValueError(fmt::format("{}: a is {} and batch entry {} is singular: its pivot {} is zero", op,
-                                 u.shape().to_string(), static_cast<int64_t>(i) / n,
+    throw ValueError(fmt::format("{}: a is {} and batch entry {} is singular: its pivot {} is zero",
+                                 op, u.shape().to_string(), static_cast<int64_t>(i) / n,
                                  static_cast<int64_t>(i) % n));
   }
 }
@@ -105,9 +105,10 @@ Shape check_system(const char* op, const Tensor& a, const Tensor& b) {
   check_square(op, a);
   check_same_device(op, a, b);
   if (b.rank() < 2 || b.shape()[b.rank() - 2] != a.shape().back()) {
-    throw ShapeError(fmt::format("{}: a is {}, b is {}; b (..., N, M) with N = {} is accepted, or (N,) "
-                                 "beside one matrix",
-                                 op, a.shape().to_string(), b.shape().to_string(), a.shape().back()));
+    throw ShapeError(
+        fmt::format("{}: a is {}, b is {}; b (..., N, M) with N = {} is accepted, or (N,) "
+                    "beside one matrix",
+                    op, a.shape().to_string(), b.shape().to_string(), a.shape().back()));
   }
   const auto batch_of = [](const Tensor& t) {
     return Shape(std::span(t.shape().begin(), t.shape().size() - 2));

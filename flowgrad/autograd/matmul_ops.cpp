@@ -29,7 +29,8 @@ std::optional<Layout> as_rows(const Layout& in, int64_t rows) {
   return viewed(in, {rows, depth});
 }
 
-/// out = a b [+ bias] [+ out]. b has rank 2 or more; a's rank is out's, or less where it broadcasts.
+/// out = a b [+ bias] [+ out]. b has rank 2 or more; a's rank is out's, or less where it
+/// broadcasts.
 void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Tensor& bias,
               bool accumulate, const Tensor& out) {
   if (out.numel() == 0) return;
@@ -53,8 +54,8 @@ void check_operands(const char* op, const Tensor& a, const Tensor& b) {
   check_same_device(op, a, b);
   for (const Tensor* t : {&a, &b}) {
     if (t->rank() == 0) {
-      throw ShapeError(fmt::format("{}: {} has rank 0; rank 1 or more is accepted", op,
-                                   t == &a ? "a" : "b"));
+      throw ShapeError(
+          fmt::format("{}: {} has rank 0; rank 1 or more is accepted", op, t == &a ? "a" : "b"));
     }
   }
   const int axis_b = std::max(0, b.rank() - 2);
@@ -76,10 +77,10 @@ Shape product_shape(const char* op, const Tensor& a, const Tensor& b) {
     const int64_t na = ia < 0 ? 1 : a.shape()[ia];
     const int64_t nb = ib < 0 ? 1 : b.shape()[ib];
     if (na != nb && na != 1 && nb != 1) {
-      throw ShapeError(fmt::format("{}: batch axes do not broadcast: a is {}, b is {}; axis {} of a "
-                                   "({}) and axis {} of b ({}) must be equal or 1",
-                                   op, a.shape().to_string(), b.shape().to_string(), ia, na, ib,
-                                   nb));
+      throw ShapeError(
+          fmt::format("{}: batch axes do not broadcast: a is {}, b is {}; axis {} of a "
+                      "({}) and axis {} of b ({}) must be equal or 1",
+                      op, a.shape().to_string(), b.shape().to_string(), ia, na, ib, nb));
     }
     shape[i] = na == 1 ? nb : na;
   }
@@ -96,15 +97,64 @@ Tensor rows_of(const Tensor& x) {
   return reshape(x, {rows, x.shape().back()});
 }
 
+/// The sum over axis 0 of a[i] b[i], without the products in memory.
+Tensor sum_of_products(const Tensor& a, const Tensor& b) {
+  const int64_t n = a.shape()[0];
+  Shape shape = product_shape("matmul", a, b);
+  shape.erase(0);
+  Tensor out = Tensor::empty(shape, a.dtype(), a.device());
+  const auto rest = [](Layout l) {
+    l.shape.erase(0);
+    l.strides.erase(0);
+    return l;
+  };
+  Layout left = spread_batch(rest(a.layout()), shape);
+  Layout right = spread_batch(rest(b.layout()), shape);
+  if (n == 0) backend(out.device()).fill(out, 0);
+  for (int64_t i = 0; i < n && out.numel() > 0; ++i) {
+    backend(out.device()).matmul(ViewAs(a, left), ViewAs(b, right), {}, i > 0, out);
+    left.offset += a.strides()[0];
+    right.offset += b.strides()[0];
+  }
+  if (recording(a, b)) {
+    record("sum_of_products", out, {a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
+           [](Backward& r) {
+             if (r.needs(0)) r.set(0, matmul(r.grad(), transpose(r.saved(1))));
+             if (r.needs(1)) r.set(1, matmul(transpose(r.saved(0)), r.grad()));
+           });
+  }
+  return out;
+}
+
+/// Below this size of a gradient, a batch of products and their sum is faster than one call a
+/// product.
+constexpr int64_t kFewElements = 1024;
+
+/// Gradient of a for (..., M, K) where b has `lead` more axes, all of which a was repeated over.
+Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
+  const Tensor bt = transpose(b);
+  const int rank = b.rank();
+  if (lead < 1 || g.shape()[rank - 2] * bt.shape().back() < kFewElements) return matmul(g, bt);
+  const auto lead_as_one = [&](const Tensor& x) {
+    if (lead == 1) return x;
+    Shape shape(
+        std::span(x.shape().begin() + lead - 1, x.shape().size() - static_cast<size_t>(lead - 1)));
+    shape[0] = 1;
+    for (int i = 0; i < lead; ++i) shape[0] *= x.shape()[i];
+    return reshape(x, shape);
+  };
+  return sum_of_products(lead_as_one(g), lead_as_one(bt));
+}
+
 /// Gradients of a b for the inputs numbered `first` (a) and `first + 1` (b), saved as 0 and 1.
-void product_rule(Backward& r, int first, int rank_b) {
+void product_rule(Backward& r, int first, int rank_a, int rank_b) {
   const Tensor& g = r.grad();
-  if (r.needs(first)) r.set(first, matmul(g, transpose(r.saved(1))));
+  if (r.needs(first)) r.set(first, product_rule_a(g, r.saved(1), rank_b - rank_a));
   if (r.needs(first + 1)) {
     const Tensor a = r.saved(0);
     // A b without batch axes collects from all of them: one product instead of a batch to sum.
-    r.set(first + 1, rank_b == 2 && a.rank() > 2 ? matmul(transpose(rows_of(a)), rows_of(g))
-                                                 : matmul(transpose(a), g));
+    r.set(first + 1, rank_b == 2 && rank_a > 2 ? matmul(transpose(rows_of(a)), rows_of(g))
+                                               : matmul(transpose(a), g));
   }
 }
 
@@ -123,7 +173,9 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   multiply(a, b, b.layout(), {}, false, out);
   if (recording(a, b)) {
     record("matmul", out, {a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
-           [rank_b = b.rank()](Backward& r) { product_rule(r, 0, rank_b); });
+           [rank_a = a.rank(), rank_b = b.rank()](Backward& r) {
+             product_rule(r, 0, rank_a, rank_b);
+           });
   }
   return out;
 }
@@ -151,9 +203,9 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
   }
   if (recording(c, a, b)) {
     record("addmm", out, {c, a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
-           [rank_b = b.rank()](Backward& r) {
+           [rank_a = a.rank(), rank_b = b.rank()](Backward& r) {
              if (r.needs(0)) r.set(0, r.grad());
-             product_rule(r, 1, rank_b);
+             product_rule(r, 1, rank_a, rank_b);
            });
   }
   return out;
@@ -162,21 +214,22 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
   check_same_device("linear", x, weight);
   const DType dtype = promote(x.dtype(), weight.dtype());
-  if (x.dtype() != dtype || weight.dtype() != dtype ||
-      (bias.defined() && bias.dtype() != dtype)) {
+  if (x.dtype() != dtype || weight.dtype() != dtype || (bias.defined() && bias.dtype() != dtype)) {
     const DType all = bias.defined() ? promote(dtype, bias.dtype()) : dtype;
     return linear(cast(x, all), cast(weight, all), bias.defined() ? cast(bias, all) : bias);
   }
   check_floating("linear", x);
   if (x.rank() == 0 || weight.rank() != 2 || x.shape().back() != weight.shape()[1]) {
-    throw ShapeError(fmt::format("linear: x is {}, weight is {}; the last axis of x must equal axis 1 "
-                                 "of a weight of rank 2 (out, in)",
-                                 x.shape().to_string(), weight.shape().to_string()));
+    throw ShapeError(
+        fmt::format("linear: x is {}, weight is {}; the last axis of x must equal axis 1 "
+                    "of a weight of rank 2 (out, in)",
+                    x.shape().to_string(), weight.shape().to_string()));
   }
   const int64_t outputs = weight.shape()[0];
   if (bias.defined() && bias.shape() != Shape{outputs}) {
-    throw ShapeError(fmt::format("linear: bias is {}, weight is {}; a bias of shape ({},) is accepted",
-                                 bias.shape().to_string(), weight.shape().to_string(), outputs));
+    throw ShapeError(
+        fmt::format("linear: bias is {}, weight is {}; a bias of shape ({},) is accepted",
+                    bias.shape().to_string(), weight.shape().to_string(), outputs));
   }
   Shape shape = x.shape();
   shape[x.rank() - 1] = outputs;
@@ -186,36 +239,35 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
     const std::array<Tensor, 3> inputs{x, weight, bias};
     const std::array<Saved, 2> saved{save(x, weight.requires_grad()),
                                      save(weight, x.requires_grad())};
-    record("linear", std::span(&out, 1), std::span(inputs.data(), bias.defined() ? 3u : 2u),
-           std::span(saved), [](Backward& r) {
-             const Tensor& g = r.grad();
-             if (r.needs(0)) r.set(0, matmul(g, r.saved(1)));
-             const bool bias_asked = r.node().edges.size() == 3 && r.needs(2);
-             if (!r.needs(1) && !bias_asked) return;
-             const Tensor rows = g.rank() == 1 ? unsqueeze(g, 0) : rows_of(g);
-             if (r.needs(1)) {
-               const Tensor x = r.saved(0);
-               r.set(1, matmul(transpose(rows), x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x)));
-             }
-             if (bias_asked) r.set(2, sum(rows, {0}));
-           });
+    record("linear", std::span(&out, 1), std::span(inputs), std::span(saved), [](Backward& r) {
+      const Tensor& g = r.grad();
+      if (r.needs(0)) r.set(0, matmul(g, r.saved(1)));
+      if (!r.needs(1) && !r.needs(2)) return;
+      const Tensor rows = g.rank() == 1 ? unsqueeze(g, 0) : rows_of(g);
+      if (r.needs(1)) {
+        const Tensor x = r.saved(0);
+        r.set(1, matmul(transpose(rows), x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x)));
+      }
+      if (r.needs(2)) r.set(2, sum(rows, {0}));
+    });
   }
   return out;
 }
 
 Tensor outer(const Tensor& a, const Tensor& b) {
   if (a.rank() != 1 || b.rank() != 1) {
-    throw ShapeError(fmt::format("outer: a is {}, b is {}; rank 1 is accepted", a.shape().to_string(),
-                                 b.shape().to_string()));
+    throw ShapeError(fmt::format("outer: a is {}, b is {}; rank 1 is accepted",
+                                 a.shape().to_string(), b.shape().to_string()));
   }
   return unsqueeze(a, 1) * unsqueeze(b, 0);
 }
 
 Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
   if (n < 0 || n > std::min(a.rank(), b.rank())) {
-    throw ValueError(fmt::format("tensordot: n = {} given for a of shape {} and b of shape {}; 0 to the "
-                                 "smaller rank is accepted",
-                                 n, a.shape().to_string(), b.shape().to_string()));
+    throw ValueError(
+        fmt::format("tensordot: n = {} given for a of shape {} and b of shape {}; 0 to the "
+                    "smaller rank is accepted",
+                    n, a.shape().to_string(), b.shape().to_string()));
   }
   const int kept = a.rank() - static_cast<int>(n);
   Shape shape;
@@ -225,18 +277,19 @@ Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
   for (int i = 0; i < kept; ++i) rows *= a.shape()[i];
   for (int i = 0; i < n; ++i) {
     if (a.shape()[kept + i] != b.shape()[i]) {
-      throw ShapeError(fmt::format("tensordot: a is {}, b is {}; axis {} of a ({}) must equal axis {} of "
-                                   "b ({})",
-                                   a.shape().to_string(), b.shape().to_string(), kept + i,
-                                   a.shape()[kept + i], i, b.shape()[i]));
+      throw ShapeError(
+          fmt::format("tensordot: a is {}, b is {}; axis {} of a ({}) must equal axis {} of "
+                      "b ({})",
+                      a.shape().to_string(), b.shape().to_string(), kept + i, a.shape()[kept + i],
+                      i, b.shape()[i]));
     }
     depth *= b.shape()[i];
   }
   if (kept + b.rank() - n > kMaxRank) {
-    throw ShapeError(fmt::format("tensordot: a is {}, b is {}; the result would have rank {}, at most {} "
-                                 "is accepted",
-                                 a.shape().to_string(), b.shape().to_string(), kept + b.rank() - n,
-                                 kMaxRank));
+    throw ShapeError(
+        fmt::format("tensordot: a is {}, b is {}; the result would have rank {}, at most {} "
+                    "is accepted",
+                    a.shape().to_string(), b.shape().to_string(), kept + b.rank() - n, kMaxRank));
   }
   for (int i = 0; i < kept; ++i) shape.push_back(a.shape()[i]);
   for (int i = static_cast<int>(n); i < b.rank(); ++i) {
@@ -248,9 +301,10 @@ Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
 
 Tensor cdist(const Tensor& a, const Tensor& b) {
   if (a.rank() < 2 || b.rank() < 2 || a.shape().back() != b.shape().back()) {
-    throw ShapeError(fmt::format("cdist: a is {}, b is {}; (..., N, D) and (..., M, D) with one D are "
-                                 "accepted",
-                                 a.shape().to_string(), b.shape().to_string()));
+    throw ShapeError(
+        fmt::format("cdist: a is {}, b is {}; (..., N, D) and (..., M, D) with one D are "
+                    "accepted",
+                    a.shape().to_string(), b.shape().to_string()));
   }
   const DType dtype = promote(a.dtype(), b.dtype());
   const Tensor difference = unsqueeze(cast(a, dtype), -2) - unsqueeze(cast(b, dtype), -3);

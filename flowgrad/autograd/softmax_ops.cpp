@@ -1,0 +1,42 @@
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/record.h"
+#include "flowgrad/autograd/support.h"
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad {
+
+using kernels::backend;
+
+namespace {
+
+Tensor normalised(bool logarithm, const char* op, const Tensor& x, int64_t given_axis) {
+  check_floating(op, x);
+  const int axis = normalize_axis(op, given_axis, x.rank());
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
+  backend(x.device()).softmax(logarithm, x, axis, out);
+  if (recording(x)) {
+    record(op, out, {x}, {save_output(out)}, [logarithm, axis](Backward& r) {
+      const Tensor& g = r.grad();
+      const Tensor y = r.saved(0);
+      if (!mode().recording) {
+        const Tensor gradient = Tensor::empty(y.shape(), y.dtype(), y.device());
+        backend(y.device()).softmax_grad(logarithm, g, y, axis, gradient);
+        r.set(0, gradient);
+      } else if (logarithm) {
+        r.set(0, g - exp(y) * sum(g, {axis}, true));
+      } else {
+        r.set(0, y * (g - sum(g * y, {axis}, true)));
+      }
+    });
+  }
+  return out;
+}
+
+}  // namespace
+
+Tensor softmax(const Tensor& x, int64_t axis) { return normalised(false, "softmax", x, axis); }
+Tensor log_softmax(const Tensor& x, int64_t axis) {
+  return normalised(true, "log_softmax", x, axis);
+}
+
+}  // namespace flowgrad
