@@ -1,0 +1,31 @@
+#pragma once
+
+#include "flowgrad/models/module.h"
+
+namespace flowgrad {
+
+/// A point and the log of the absolute Jacobian determinant of the map that led to it, per row.
+struct Transformed {
+  Tensor value;    // (N, D)
+  Tensor log_det;  // (N)
+};
+
+/// A density by change of variables. `forward` maps the base distribution N(0, I) to data.
+/// Rows (N, D); `condition` (N, C) where the model is conditional, else undefined.
+class Flow : public Module {
+ public:
+  virtual int64_t dim() const = 0;
+  /// Base to data.
+  virtual Transformed forward(const Tensor& z, const Tensor& condition = {}) = 0;
+  /// Data to base.
+  virtual Transformed inverse(const Tensor& x, const Tensor& condition = {}) = 0;
+  /// log N(z; 0, I) + log_det of the inverse, (N).
+  virtual Tensor log_prob(const Tensor& x, const Tensor& condition = {});
+  /// n draws (n, D), or one for each row of the condition.
+  virtual Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {});
+};
+
+/// log of the standard normal density of each row of (N, D).
+Tensor standard_normal_log_prob(const Tensor& z);
+
+}  // namespace flowgrad

@@ -1,0 +1,77 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowgrad/models/module.h"
+
+/// Every model behind one door: made by name and keys, asked for quantities by name. This is what the
+/// command line, the interchange with other frameworks and the tests of all models use.
+namespace flowgrad {
+
+using Config = std::map<std::string, std::string>;
+
+struct ConfigKey {
+  std::string name;
+  std::string default_value;
+  std::string description;
+};
+
+/// Arrays that a quantity may read; undefined where not given. Draws that are given are used as they
+/// are, so a stochastic quantity becomes a function.
+struct QuantityInputs {
+  Tensor input;
+  Tensor time;
+  Tensor condition;
+  Tensor noise;
+  Tensor probe_noise;
+};
+
+struct QuantityOptions {
+  /// Steps of a solver or sampler; 0 takes the model's own.
+  int64_t n_steps = 0;
+  /// Solver name; empty takes the model's own.
+  std::string solver;
+  /// Rows to draw where neither noise nor condition says.
+  int64_t n_samples = 1;
+  /// Classifier-free guidance weight for conditional generation; 1 is off.
+  double guidance = 1;
+};
+
+class Model {
+ public:
+  Model(std::string name, Config config) : name_(std::move(name)), config_(std::move(config)) {}
+  virtual ~Model() = default;
+  const std::string& name() const { return name_; }
+  /// Every key with its value, defaults included.
+  const Config& config() const { return config_; }
+  virtual Module& module() = 0;
+  /// Names that `evaluate` accepts, e.g. forward, inverse, log_prob, log_det, velocity,
+  /// noise_prediction, loss, generate, sample.
+  virtual std::vector<std::string> quantities() const = 0;
+  /// Raises ValueError for a quantity that the model lacks (naming those it has), a missing input
+  /// (naming it) or a bad option; ShapeError for arrays that do not fit.
+  virtual Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,
+                          const QuantityOptions& options, Generator& generator) = 0;
+  /// The training loss as a scalar on the tape: the matching loss, or minus the mean log-likelihood.
+  Tensor loss(const QuantityInputs& inputs, Generator& generator) {
+    return evaluate("loss", inputs, {}, generator);
+  }
+
+ private:
+  std::string name_;
+  Config config_;
+};
+
+/// Names that make_model accepts.
+std::vector<std::string> model_names();
+/// Keys of a model with their defaults; ValueError for an unknown name.
+std::vector<ConfigKey> config_keys(const std::string& model);
+/// A model with fresh weights. ValueError for an unknown name or key (with the nearest known one), or a
+/// value out of range (naming key, value and what is accepted).
+std::unique_ptr<Model> make_model(const std::string& name, const Config& given, Generator& generator,
+                                  DType dtype = DType::float32);
+
+}  // namespace flowgrad
