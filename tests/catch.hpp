@@ -6,4 +6,8 @@
 #include <catch2/catch_all.hpp>
 #else
 #include <catch2/catch.hpp>
+// In Catch2 2 the name is only in Catch::Detail, and a vector matcher of the same name hides it.
+namespace Catch {
+using Detail::Approx;
+}
 #endif

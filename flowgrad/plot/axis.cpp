@@ -199,8 +199,9 @@ Axis::Axis(const AxisOptions& options, double data_lo, double data_hi, double pa
     if (!options.lo) lo = std::min(lo, hi) - widen;
     if (!options.hi) hi = std::max(hi, lo) + widen;
   }
-  lo_ = log ? std::pow(10.0, lo) : lo;
-  hi_ = log ? std::pow(10.0, hi) : hi;
+  // Padding must not leave the range of doubles.
+  lo_ = log ? std::pow(10.0, std::max(lo, -305.0)) : lo;
+  hi_ = log ? std::pow(10.0, std::min(hi, 305.0)) : hi;
 }
 
 void Axis::set_pixels(double from, double to) {

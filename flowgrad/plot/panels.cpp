@@ -6,7 +6,7 @@
 namespace flowgrad::plot {
 namespace {
 
-constexpr double kGap = 16.0;
+constexpr double kGap = 22.0;
 constexpr double kPageWidth = 980.0;
 
 double row_height(const PanelGrid& grid) { return grid.title_room + grid.plot_height + 30.0; }
