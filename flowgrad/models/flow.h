@@ -28,4 +28,7 @@ class Flow : public Module {
 /// log of the standard normal density of each row of (N, D).
 Tensor standard_normal_log_prob(const Tensor& z);
 
+/// ShapeError unless x is (N, dim).
+void check_rows(const char* op, const Tensor& x, int64_t dim);
+
 }  // namespace flowgrad

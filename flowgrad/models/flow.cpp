@@ -1,0 +1,39 @@
+#include "flowgrad/models/flow.h"
+
+#include <fmt/format.h>
+
+#include <cmath>
+#include <numbers>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+
+Tensor standard_normal_log_prob(const Tensor& z) {
+  const auto d = static_cast<double>(z.size(-1));
+  return sum(square(z), {-1}) * -0.5 - 0.5 * d * std::log(2 * std::numbers::pi);
+}
+
+Tensor Flow::log_prob(const Tensor& x, const Tensor& condition) {
+  const Transformed z = inverse(x, condition);
+  return standard_normal_log_prob(z.value) + z.log_det;
+}
+
+Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
+  if (condition.defined() && condition.size(0) != n) {
+    throw ShapeError(fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw "
+                                 "is accepted",
+                                 n, condition.shape().to_string()));
+  }
+  NoGrad off;
+  const DType dtype = parameters().front().second.dtype();
+  return forward(randn({n, dim()}, generator, dtype), condition).value;
+}
+
+void check_rows(const char* op, const Tensor& x, int64_t dim) {
+  if (x.rank() == 2 && x.size(1) == dim) return;
+  throw ShapeError(fmt::format("{}: input of shape {} given; (N, {}) is accepted", op, x.shape().to_string(), dim));
+}
+
+}  // namespace flowgrad

@@ -1,0 +1,134 @@
+#include "flowgrad/models/realnvp.h"
+
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+namespace {
+
+Tensor even_mask(int64_t dim, bool keep_even, DType dtype) {
+  std::vector<double> mask;
+  for (int64_t i = 0; i < dim; ++i) mask.push_back((i % 2 == 0) == keep_even ? 1 : 0);
+  return Tensor::from(mask, {dim}, dtype);
+}
+
+std::vector<int64_t> net_widths(const RealNVPOptions& o) {
+  return {o.dim + o.condition_dim, o.hidden, o.hidden, o.dim};
+}
+
+std::unique_ptr<MLP> coupling_net(const RealNVPOptions& o, Generator& generator, DType dtype) {
+  auto net = std::make_unique<MLP>(net_widths(o), relu, generator, dtype);
+  net->last().set_zero();  // a fresh flow is the identity
+  return net;
+}
+
+void check_condition(const Tensor& condition, int64_t rows, int64_t width) {
+  if (width == 0 && !condition.defined()) return;
+  if (width > 0 && condition.defined() && condition.rank() == 2 && condition.size(0) == rows &&
+      condition.size(1) == width) {
+    return;
+  }
+  const std::string given = condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
+  const std::string wanted = width == 0 ? "none is accepted by a model with condition_dim = 0"
+                                        : fmt::format("({}, {}) is accepted", rows, width);
+  throw ShapeError("RealNVP: condition " + given + " given; " + wanted);
+}
+
+}  // namespace
+
+CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Generator& generator, DType dtype)
+    : options_(options),
+      mask_(add_buffer("mask", even_mask(options.dim, keep_even, dtype))),
+      active_(even_mask(options.dim, !keep_even, dtype)),
+      scale_net_(add_module("scale_net", coupling_net(options, generator, dtype))),
+      translate_net_(add_module("translate_net", coupling_net(options, generator, dtype))) {}
+
+CouplingLayer::Affine CouplingLayer::affine(const Tensor& masked, const Tensor& condition) {
+  const Tensor in = condition.defined() ? concat({masked, condition}, 1) : masked;
+  Tensor s = scale_net_(in);
+  const double c = options_.log_scale_bound;
+  if (c > 0) s = tanh(s / c) * c;
+  return {s * active_, translate_net_(in) * active_};
+}
+
+Transformed CouplingLayer::forward(const Tensor& z, const Tensor& condition) {
+  check_rows("CouplingLayer", z, options_.dim);
+  const Affine a = affine(z * mask_, condition);
+  return {z * exp(a.log_scale) + a.shift, sum(a.log_scale, {1})};
+}
+
+Transformed CouplingLayer::inverse(const Tensor& x, const Tensor& condition) {
+  check_rows("CouplingLayer", x, options_.dim);
+  const Affine a = affine(x * mask_, condition);
+  const Tensor minus = -a.log_scale;
+  return {(x - a.shift) * exp(minus), sum(minus, {1})};
+}
+
+ActNorm::ActNorm(int64_t dim, DType dtype)
+    : dim_(dim),
+      log_scale_(add_parameter("log_scale", zeros({dim}, dtype))),
+      shift_(add_parameter("shift", zeros({dim}, dtype))) {}
+
+Transformed ActNorm::forward(const Tensor& z, const Tensor&) {
+  return {z * exp(log_scale_) + shift_, expand(sum(log_scale_), {z.size(0)})};
+}
+
+Transformed ActNorm::inverse(const Tensor& x, const Tensor&) {
+  return {(x - shift_) * exp(-log_scale_), expand(-sum(log_scale_), {x.size(0)})};
+}
+
+Permutation::Permutation(int64_t dim, Generator& generator) : dim_(dim) {
+  order_ = add_buffer("order", randperm(dim, generator));
+  back_ = sort(order_, 0).second;
+}
+
+Transformed Permutation::forward(const Tensor& z, const Tensor&) {
+  return {index_select(z, 1, order_), zeros({z.size(0)}, z.dtype())};
+}
+
+Transformed Permutation::inverse(const Tensor& x, const Tensor&) {
+  return {index_select(x, 1, back_), zeros({x.size(0)}, x.dtype())};
+}
+
+RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtype) : options_(options) {
+  if (options.dim < 2) {
+    throw ValueError(fmt::format("RealNVP: dim = {} given; at least 2 is accepted, because a coupling moves some "
+                                 "axes by a function of the others",
+                                 options.dim));
+  }
+  for (int64_t i = 0; i < options.n_flows; ++i) {
+    const std::string number = std::to_string(i);
+    if (options.actnorm) {
+      steps_.push_back(&add_module("actnorms." + number, std::make_unique<ActNorm>(options.dim, dtype)));
+    }
+    steps_.push_back(&add_module("flows." + number, std::make_unique<CouplingLayer>(options, i % 2 == 0, generator, dtype)));
+    if (options.permute) {
+      steps_.push_back(&add_module("permutations." + number, std::make_unique<Permutation>(options.dim, generator)));
+    }
+  }
+}
+
+Transformed RealNVP::forward(const Tensor& z, const Tensor& condition) {
+  check_rows("RealNVP", z, options_.dim);
+  check_condition(condition, z.size(0), options_.condition_dim);
+  Transformed out{z, {}};
+  for (Flow* step : steps_) {
+    const Transformed next = step->forward(out.value, condition);
+    out = {next.value, out.log_det.defined() ? out.log_det + next.log_det : next.log_det};
+  }
+  return out;
+}
+
+Transformed RealNVP::inverse(const Tensor& x, const Tensor& condition) {
+  check_rows("RealNVP", x, options_.dim);
+  check_condition(condition, x.size(0), options_.condition_dim);
+  Transformed out{x, {}};
+  for (size_t i = steps_.size(); i-- > 0;) {
+    const Transformed next = steps_[i]->inverse(out.value, condition);
+    out = {next.value, out.log_det.defined() ? out.log_det + next.log_det : next.log_det};
+  }
+  return out;
+}
+
+}  // namespace flowgrad
