@@ -1,0 +1,61 @@
+#pragma once
+
+#include "flowgrad/models/flow.h"
+#include "flowgrad/models/layers.h"
+#include "flowgrad/models/ode.h"
+
+namespace flowgrad {
+
+enum class Trace { exact, hutchinson };
+enum class Probe { rademacher, gaussian };
+
+/// Velocity field Linear(D + 1)-Tanh-Linear-Tanh-Linear(D); time is the last input column. Keys
+/// net.{0,2,4}.weight|bias.
+class ODEFunc final : public Module {
+ public:
+  ODEFunc(int64_t dim, int64_t hidden, Generator& generator, DType dtype);
+  /// v(t, x) for x (N, D).
+  Tensor velocity(double t, const Tensor& x);
+
+ private:
+  MLP& net_;
+};
+
+struct CNFOptions {
+  int64_t dim = 2;
+  int64_t hidden = 64;
+  Trace trace = Trace::hutchinson;
+  Probe probe = Probe::rademacher;
+  OdeOptions solver;
+};
+
+/// Continuous normalizing flow (Chen et al. 2018; FFJORD, Grathwohl et al. 2019): dx/dt = v(t, x) from
+/// t = 0 (base) to 1 (data), d log_det/dt = trace of dv/dx, exact or estimated with one probe a solve and
+/// row. Everything is differentiable, the trace included. Keys ode_func.net.{0,2,4}.*.
+class ContinuousNormalizingFlow final : public Flow {
+ public:
+  ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator, DType dtype = DType::float32);
+  int64_t dim() const override { return options_.dim; }
+  const CNFOptions& options() const { return options_; }
+  Transformed forward(const Tensor& z, const Tensor& condition = {}) override;
+  Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;
+  /// Draws without the log-determinant.
+  Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {}) override;
+  Tensor velocity(double t, const Tensor& x) { return ode_func_.velocity(t, x); }
+
+  /// One solve with a given probe (N, D), or one drawn from the model's own generator when undefined.
+  Transformed integrate(const Tensor& y0, double t0, double t1, const Tensor& probe = {});
+  /// Solver of the following solves.
+  void set_solver(const OdeOptions& solver) { options_.solver = solver; }
+  /// Source of the probes of the following solves.
+  Generator& probe_generator() { return probes_; }
+
+ private:
+  Tensor draw_probe(const Tensor& like);
+
+  CNFOptions options_;
+  ODEFunc& ode_func_;
+  Generator probes_;
+};
+
+}  // namespace flowgrad

@@ -1,0 +1,92 @@
+#include "flowgrad/models/ode.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/transforms.h"
+
+namespace flowgrad {
+namespace {
+
+/// An explicit Runge-Kutta method (Hairer, Norsett & Wanner 1993, II.1): stage i reads the earlier ones
+/// with weights a, at time c_i h.
+struct Tableau {
+  const char* name;
+  std::vector<double> c;
+  std::vector<std::vector<double>> a;
+  std::vector<double> b;
+};
+
+const std::vector<Tableau>& tableaus() {
+  static const std::vector<Tableau> all = {
+      {"euler", {0}, {{}}, {1}},
+      {"midpoint", {0, 0.5}, {{}, {0.5}}, {0, 1}},
+      {"heun", {0, 1}, {{}, {1}}, {0.5, 0.5}},
+      {"rk4", {0, 0.5, 0.5, 1}, {{}, {0.5}, {0, 0.5}, {0, 0, 1}}, {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6}},
+  };
+  return all;
+}
+
+/// y + h sum_i w_i k_i
+OdeState advanced(const OdeState& y, const std::vector<OdeState>& k, const std::vector<double>& weights, double h) {
+  OdeState out = y;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] == 0) continue;
+    for (size_t j = 0; j < y.size(); ++j) out[j] = out[j] + k[i][j] * (h * weights[i]);
+  }
+  return out;
+}
+
+OdeState one_step(const OdeField& field, const Tableau& t, double time, double h, const OdeState& y) {
+  std::vector<OdeState> k;
+  for (size_t i = 0; i < t.c.size(); ++i) k.push_back(field(time + t.c[i] * h, advanced(y, k, t.a[i], h)));
+  return advanced(y, k, t.b, h);
+}
+
+}  // namespace
+
+const std::vector<std::string>& fixed_step_solvers() {
+  static const std::vector<std::string> names = [] {
+    std::vector<std::string> out;
+    for (const Tableau& t : tableaus()) out.push_back(t.name);
+    return out;
+  }();
+  return names;
+}
+
+OdeState odeint(const OdeField& field, OdeState y, double t0, double t1, const OdeOptions& options) {
+  const auto found = std::find_if(tableaus().begin(), tableaus().end(),
+                                  [&](const Tableau& t) { return options.solver == t.name; });
+  if (found == tableaus().end()) {
+    throw ValueError(fmt::format("odeint: solver \"{}\" given; {} are accepted", options.solver,
+                                 fmt::join(fixed_step_solvers(), ", ")));
+  }
+  if (options.n_steps < 1) {
+    throw ValueError(fmt::format("odeint: n_steps = {} given; at least 1 is accepted", options.n_steps));
+  }
+  if (t0 == t1) return y;
+  const double h = (t1 - t0) / static_cast<double>(options.n_steps);
+  for (int64_t i = 0; i < options.n_steps; ++i) {
+    const double time = t0 + static_cast<double>(i) * h;
+    if (options.checkpoint_steps) {
+      y = checkpoint(
+          [field, found, time, h](std::span<const Tensor> in) {
+            return one_step(field, *found, time, h, OdeState(in.begin(), in.end()));
+          },
+          y);
+    } else {
+      y = one_step(field, *found, time, h, y);
+    }
+  }
+  return y;
+}
+
+Tensor odeint(const std::function<Tensor(double, const Tensor&)>& field, const Tensor& y0, double t0, double t1,
+              const OdeOptions& options) {
+  return odeint([&field](double t, const OdeState& y) { return OdeState{field(t, y[0])}; }, OdeState{y0}, t0, t1,
+                options)[0];
+}
+
+}  // namespace flowgrad

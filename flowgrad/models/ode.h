@@ -1,0 +1,34 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "flowgrad/core/tensor.h"
+
+namespace flowgrad {
+
+/// State of an ordinary differential equation: one or more tensors that advance together.
+using OdeState = std::vector<Tensor>;
+/// dy/dt at time t.
+using OdeField = std::function<OdeState(double t, const OdeState& y)>;
+
+struct OdeOptions {
+  /// euler (order 1), midpoint and heun (order 2), rk4 (the classical one, order 4).
+  std::string solver = "rk4";
+  int64_t n_steps = 20;
+  /// Keep only the state at each step for the backward pass and run the step again there.
+  bool checkpoint_steps = false;
+};
+
+/// Names that OdeOptions::solver accepts.
+const std::vector<std::string>& fixed_step_solvers();
+
+/// State at t1 from y0 at t0 by n_steps equal steps, in either time direction (t1 < t0 integrates
+/// backwards; t1 = t0 returns y0). Differentiable through the steps in y0 and in whatever the field
+/// captures. ValueError for an unknown solver or n_steps < 1.
+OdeState odeint(const OdeField& field, OdeState y0, double t0, double t1, const OdeOptions& options = {});
+Tensor odeint(const std::function<Tensor(double t, const Tensor& y)>& field, const Tensor& y0, double t0,
+              double t1, const OdeOptions& options = {});
+
+}  // namespace flowgrad
