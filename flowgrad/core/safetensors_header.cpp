@@ -169,7 +169,11 @@ class Parser {
         fail(fmt::format("header, byte {}: control character {} in a string", at_,
                          quote(text_.substr(at_, 1))));
       }
-      const size_t n = utf8_sequence(text_.substr(at_, 4));
+      // Runs of plain characters in one piece; an odd one alone.
+      const std::string_view rest = text_.substr(at_, longest - out.size());
+      size_t n = 0;
+      while (n < rest.size() && is_plain(rest[n])) ++n;
+      if (n == 0) n = utf8_sequence(text_.substr(at_, 4));
       if (n == 0) fail(fmt::format("header, byte {}: a string is not valid UTF-8", at_));
       out += text_.substr(at_, n);
       at_ += n;
@@ -177,6 +181,7 @@ class Parser {
     ++at_;
     return out;
   }
+  static bool is_plain(char c) { return c >= 0x20 && c < 0x7F && c != '"' && c != '\\'; }
 
   uint64_t integer(const std::string& where) {
     skip_space();
@@ -298,8 +303,7 @@ class Parser {
     std::sort(names.begin(), names.end(), [](const auto* a, const auto* b) { return *a < *b; });
     const auto twice = std::adjacent_find(names.begin(), names.end(),
                                           [](const auto* a, const auto* b) { return *a == *b; });
-    if (twice != names.end())
-      fail(fmt::format("header: tensor {} is given twice", quote(**twice)));
+    if (twice != names.end()) fail(fmt::format("header: tensor {} is given twice", quote(**twice)));
   }
 
   std::string_view text_;

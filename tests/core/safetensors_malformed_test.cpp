@@ -4,7 +4,7 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-#include <chrono>
+#include <ctime>
 #include <nlohmann/json.hpp>
 #include <random>
 
@@ -49,6 +49,19 @@ std::string repeated(const std::string& text, size_t n) {
 std::string load_error(const std::string& path) {
   return error_of([&] { load_safetensors(path); });
 }
+
+/// Processor time of this process: the other load of the machine does not count.
+double cpu_seconds() {
+  timespec t{};
+  ::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+  return static_cast<double>(t.tv_sec) + static_cast<double>(t.tv_nsec) * 1e-9;
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(__OPTIMIZE__)
+constexpr double kSecondsAllowed = 10.0;
+#else
+constexpr double kSecondsAllowed = 1.0;
+#endif
 
 struct Case {
   const char* name;
@@ -354,10 +367,9 @@ TEST_CASE("load_safetensors stays within a second and 64 MB on hostile headers",
   for (const Case& c : cases) {
     INFO(c.name);
     put(path, c.bytes);
-    const auto start = std::chrono::steady_clock::now();
+    const double start = cpu_seconds();
     CHECK_THAT(load_error(path), Contains(c.message));
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
-    CHECK(took.count() < 1.0);
+    CHECK(cpu_seconds() - start < kSecondsAllowed);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     // A child whose address space can grow by the size of the file and 64 MB gives the same answer.
     const pid_t pid = ::fork();
