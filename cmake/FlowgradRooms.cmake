@@ -61,7 +61,8 @@ function(flowgrad_isa_kernels room)
     target_compile_definitions(${target} PRIVATE FLOWGRAD_ISA=${isa})
     # -O1 outside Release: unoptimised vector code would make the other builds crawl. No function
     # that passes vectors crosses an instruction set, so GCC's warning about that ABI is noise.
-    target_compile_options(${target} PRIVATE ${march_${isa}} -fno-math-errno -Wno-psabi
+    target_compile_options(${target} PRIVATE ${march_${isa}} -fno-math-errno -fno-trapping-math
+                                             -ffp-contract=off -Wno-psabi
                                              $<IF:$<CONFIG:Release>,-O3,-O1>)
     target_link_libraries(${target} PRIVATE flowgrad_warnings)
     target_sources(flowgrad_${room} PRIVATE $<TARGET_OBJECTS:${target}>)

@@ -11,13 +11,19 @@ namespace flowgrad::kernels {
 
 namespace baseline {
 extern const cpu::GemmTables gemm_tables;
+extern const cpu::ElementwiseTables elementwise_tables;
+extern const cpu::ReduceTables reduce_tables;
 }
 #if defined(FLOWGRAD_HAVE_X86_ISA)
 namespace avx2 {
 extern const cpu::GemmTables gemm_tables;
+extern const cpu::ElementwiseTables elementwise_tables;
+extern const cpu::ReduceTables reduce_tables;
 }
 namespace avx512 {
 extern const cpu::GemmTables gemm_tables;
+extern const cpu::ElementwiseTables elementwise_tables;
+extern const cpu::ReduceTables reduce_tables;
 }
 #endif
 
@@ -40,10 +46,13 @@ bool has_avx512() {
 // Widest first.
 const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
-    {"avx512", &has_avx512, &avx512::gemm_tables},
-    {"avx2", &has_avx2, &avx2::gemm_tables},
+    {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
+     &avx512::reduce_tables},
+    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables,
+     &avx2::reduce_tables},
 #endif
-    {"baseline", [] { return true; }, &baseline::gemm_tables},
+    {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
+     &baseline::reduce_tables},
 };
 
 std::string accepted() {

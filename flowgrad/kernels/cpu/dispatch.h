@@ -10,6 +10,8 @@ struct Isa {
   const char* name;
   bool (*supported)();
   const GemmTables* gemm;
+  const ElementwiseTables* elementwise;
+  const ReduceTables* reduce;
 };
 
 /// The widest instruction set that this processor has, found once by its feature bits; the environment

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "flowgrad/kernels/cpu/dispatch.h"
 #include "flowgrad/kernels/cpu/scratch.h"
+#include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
 
 namespace flowgrad::kernels::cpu {
@@ -13,12 +13,6 @@ namespace {
 constexpr std::int64_t kSerialWork = 1 << 18;
 /// Elements of B that are packed at a time.
 constexpr std::int64_t kPackedElements = 1 << 23;
-
-template <class T>
-const GemmTable<T>& table() {
-  if constexpr (sizeof(T) == sizeof(float)) return isa().gemm->f32;
-  else return isa().gemm->f64;
-}
 
 std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
@@ -156,7 +150,7 @@ template <class T>
 void gemm(Gemm<T> g) {
   if (g.m == 0 || g.n == 0) return;
   if (g.k == 0) return run_empty(g);
-  const GemmTable<T>& t = table<T>();
+  const GemmTable<T>& t = gemm_table<T>();
   // A stride over one element is never used, so it may as well be the handiest.
   if (g.n == 1) g.b_col = 1;
   if (g.k == 1) g.a_col = 1;

@@ -35,7 +35,8 @@ struct GemmBlock {
 template <class T>
 struct GemmTable {
   int tile_rows, panel_columns, lanes;
-  /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width.
+  /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes and
+  /// b_row is 1, up to `lanes` elements behind the result are overwritten.
   void (*pack)(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
                std::int64_t width, T* out);
   void (*block)(const GemmBlock<T>& block);
@@ -47,6 +48,103 @@ struct GemmTable {
 struct GemmTables {
   GemmTable<float> f32;
   GemmTable<double> f64;
+};
+
+/// Numbers of the operations of elementwise.def, in its order; the enumerations of backend.h agree.
+namespace number {
+enum Unary : int {
+#define UNARY(name, saves, zero, value, derivative) unary_##name,
+#include "flowgrad/kernels/elementwise.def"
+#undef UNARY
+  unary_count
+};
+enum Binary : int {
+#define BINARY(name, saves, how, value, grad_a, grad_b) binary_##name,
+#include "flowgrad/kernels/elementwise.def"
+#undef BINARY
+  binary_count
+};
+enum Compare : int {
+#define COMPARE(name, value) compare_##name,
+#include "flowgrad/kernels/elementwise.def"
+#undef COMPARE
+  compare_count
+};
+enum Predicate : int {
+#define PREDICATE(name, value) predicate_##name,
+#include "flowgrad/kernels/elementwise.def"
+#undef PREDICATE
+  predicate_count
+};
+}  // namespace number
+
+/// Elementwise kernels over n contiguous elements. out may be one of the inputs. Bools are bytes 0 or 1.
+template <class T>
+struct ElementwiseTable {
+  void (*unary[number::unary_count])(const T* x, T* out, std::int64_t n, T p, T q);
+  /// x and y are read only where the operation saves them.
+  void (*unary_grad[number::unary_count])(const T* g, const T* x, const T* y, T* out,
+                                          std::int64_t n, T p, T q);
+  void (*binary[number::binary_count])(const T* a, const T* b, T* out, std::int64_t n);
+  void (*binary_grad[number::binary_count][2])(const T* g, const T* a, const T* b, const T* y,
+                                               T* out, std::int64_t n);
+  void (*compare[number::compare_count])(const T* a, const T* b, std::uint8_t* out, std::int64_t n);
+  void (*predicate[number::predicate_count])(const T* x, std::uint8_t* out, std::int64_t n);
+  void (*where)(const std::uint8_t* condition, const T* a, const T* b, T* out, std::int64_t n);
+  void (*fill)(T value, T* out, std::int64_t n);
+  /// out = decay * out + (1 - decay) * value.
+  void (*lerp)(const T* value, T* out, std::int64_t n, T decay);
+};
+struct ElementwiseTables {
+  ElementwiseTable<float> f32;
+  ElementwiseTable<double> f64;
+  void (*f32_to_f64)(const float* in, double* out, std::int64_t n);
+  void (*f64_to_f32)(const double* in, float* out, std::int64_t n);
+  void (*f32_to_bf16)(const float* in, std::uint16_t* out, std::int64_t n);
+  void (*bf16_to_f32)(const std::uint16_t* in, float* out, std::int64_t n);
+  void (*bool_to_f32)(const std::uint8_t* in, float* out, std::int64_t n);
+  void (*bool_to_f64)(const std::uint8_t* in, double* out, std::int64_t n);
+  void (*i64_to_f32)(const std::int64_t* in, float* out, std::int64_t n);
+  void (*i64_to_f64)(const std::int64_t* in, double* out, std::int64_t n);
+};
+
+/// Numbers of the foldable reductions; the first of ReduceOp agree.
+namespace number {
+enum Fold : int { fold_sum, fold_prod, fold_min, fold_max, fold_count };
+}
+
+struct AdamCoefficients {
+  double rate, beta1, beta2, epsilon, decay, inverse_root_correction2;
+  /// True: `decay` multiplies the parameter. False: it is the L2 factor added to the gradient.
+  bool decoupled;
+};
+struct SgdCoefficients {
+  double rate, momentum, keep, decay;
+  bool nesterov, first_step;
+};
+
+/// Reductions carry their sums and products in double, whatever T is.
+template <class T>
+struct ReduceTable {
+  double (*fold[number::fold_count])(const T* x, std::int64_t n);
+  /// out[i] = fold of row i.
+  void (*fold_rows[number::fold_count])(const T* x, std::int64_t rows, std::int64_t row_stride,
+                                        std::int64_t n, T* out);
+  /// partial[j] = fold of column j over some rows.
+  void (*fold_columns[number::fold_count])(const T* x, std::int64_t rows, std::int64_t row_stride,
+                                           std::int64_t columns, double* partial);
+  double (*sum_of_squares)(const T* x, std::int64_t n);
+  /// Rows of softmax [0] or log_softmax [1], contiguous.
+  void (*softmax[2])(const T* x, std::int64_t rows, std::int64_t n, T* out);
+  void (*softmax_grad[2])(const T* g, const T* y, std::int64_t rows, std::int64_t n, T* out);
+  void (*adam)(T* parameter, const T* gradient, T* moment1, T* moment2, std::int64_t n,
+               const AdamCoefficients& c);
+  /// `buffer` is read and written only where c.momentum is not zero.
+  void (*sgd)(T* parameter, const T* gradient, T* buffer, std::int64_t n, const SgdCoefficients& c);
+};
+struct ReduceTables {
+  ReduceTable<float> f32;
+  ReduceTable<double> f64;
 };
 
 }  // namespace flowgrad::kernels::cpu

@@ -13,54 +13,65 @@ using cpu::kGemmDepth;
 /// Rows of A that are kept packed at a time: a few tiles that stay in the second-level cache.
 constexpr std::int64_t kRowTiles = 16;
 
-/// Columns [0, n) of W registers' worth, transposed from unit k stride: out[k * width + j]. Full
-/// registers are stored even where width < W: rows go out in order, so the next one mends the overlap.
-template <class T>
-void pack_transposed(const T* b, std::int64_t b_col, std::int64_t k, int n, std::int64_t width,
-                     T* out) {
+/// Up to W columns with unit k stride, transposed: out[k * width + j] = b[j * b_col + k].
+template <class T, class Store>
+FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k, int n, Store store) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
-  std::int64_t k0 = 0;
-  for (; k0 + W <= k; k0 += W) {
+  for (std::int64_t k0 = 0; k0 < k; k0 += W) {
+    const int depth = k - k0 < W ? static_cast<int>(k - k0) : W;
     V x[W];
-    unroll<W>([&](auto j) __attribute__((always_inline)) {
-      x[j] = j < n ? V::load(b + j * b_col + k0) : V(0);
-    });
+    if (depth == W && n == W) {
+      unroll<W>([&](auto j) __attribute__((always_inline)) { x[j] = V::load(b + j * b_col + k0); });
+    } else {
+      unroll<W>([&](auto j) __attribute__((always_inline)) {
+        x[j] = j < n ? V::load(b + j * b_col + k0, depth) : V(0);
+      });
+    }
     transpose(x);
-    unroll<W>([&](auto i) __attribute__((always_inline)) { x[i].store(out + (k0 + i) * width); });
-  }
-  if (k0 < k) {
-    const int rest = static_cast<int>(k - k0);
-    V x[W];
-    unroll<W>([&](auto j) __attribute__((always_inline)) {
-      x[j] = j < n ? V::load(b + j * b_col + k0, rest) : V(0);
-    });
-    transpose(x);
-    unroll<W>([&](auto i) __attribute__((always_inline)) {
-      if (i < rest) x[i].store(out + (k0 + i) * width);
-    });
+    if (depth == W) {
+      unroll<W>([&](auto i) __attribute__((always_inline)) { store(x[i], k0 + i); });
+    } else {
+      unroll<W>([&](auto i) __attribute__((always_inline)) {
+        if (i < depth) store(x[i], k0 + i);
+      });
+    }
   }
 }
 
-/// out may be written up to one register past k * width elements.
+/// Where width < lanes, out is written up to one register past its k * width elements.
 template <class T>
 void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
           std::int64_t width, T* out) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
-  if (b_col == 1) {
-    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
-      for (std::int64_t j = 0; j < width; j += W) {
-        const std::int64_t valid = n - j;
-        (valid >= W ? V::load(b + j) : V::load(b + j, static_cast<int>(valid))).store(out + j);
+  if (b_row == 1) {
+    for (std::int64_t j = 0; j < width; j += W) {
+      const int columns = n - j < W ? static_cast<int>(n - j) : W;
+      T* const to = out + j;
+      if (width - j >= W || width < W) {
+        // In a matrix narrower than a register, the next row mends what a full store spills into it.
+        transpose_columns(b + j * b_col, b_col, k, columns,
+                          [=](V x, std::int64_t i) __attribute__((always_inline)) {
+                            x.store(to + i * width);
+                          });
+      } else {
+        const int room = static_cast<int>(width - j);
+        transpose_columns(b + j * b_col, b_col, k, columns,
+                          [=](V x, std::int64_t i) __attribute__((always_inline)) {
+                            x.store(to + i * width, room);
+                          });
       }
     }
     return;
   }
-  if (b_row == 1) {
-    for (std::int64_t j = 0; j < width; j += W)
-      pack_transposed(b + j * b_col, b_col, k, static_cast<int>(n - j < W ? n - j : W), width,
-                      out + j);
+  if (b_col == 1) {
+    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+      std::int64_t j = 0;
+      for (; j + W <= n; j += W) V::load(b + j).store(out + j);
+      for (; j < n; ++j) out[j] = b[j];
+      for (; j < width; ++j) out[j] = T(0);
+    }
     return;
   }
   for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {

@@ -164,7 +164,7 @@ FG_INLINE vec<float, N> pow(vec<float, N> x, vec<float, N> y) {
                             V(Format<float>::nan));
   result = select(x < V(0), negative, result);
   const V infinity = V(Format<float>::infinity);
-  const mask<float, N> edge = (x == V(0)) | !(abs(x) < infinity) | !(abs(y) < infinity);
+  const mask<float, N> edge = !((x != V(0)) & (abs(x) < infinity) & (abs(y) < infinity));
   if (__builtin_expect(any(edge), 0))
     result = select(
         edge, per_lane(x, y, [](float a, float b) { return __builtin_powf(a, b); }), result);

@@ -165,7 +165,7 @@ FG_INLINE vec<float, N> atan2(vec<float, N> y, vec<float, N> x) {
   const auto hy = widen(y), hx = widen(x);
   V result = narrow<N>(atan2_of_floats(hy.low, hx.low), atan2_of_floats(hy.high, hx.high));
   const V sum = abs(x) + abs(y);
-  const mask<float, N> edge = !(sum > V(0)) | !(sum < V(Format<float>::infinity));
+  const mask<float, N> edge = !((sum > V(0)) & (sum < V(Format<float>::infinity)));
   if (__builtin_expect(any(edge), 0))
     result = select(
         edge, per_lane(y, x, [](float a, float b) { return __builtin_atan2f(a, b); }), result);

@@ -199,8 +199,9 @@ FG_INLINE vec<T, N> copysign(vec<T, N> x, vec<T, N> s) {
 template <class T, int N>
 FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>) return {_mm512_sqrt_ps(x.v)};
-  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>) return {_mm512_sqrt_pd(x.v)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>) return 
+    {_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), x.v)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>) return {_mm512_maskz_sqrt_pd(static_cast<__mmask8>(-1), x.v)};
 #endif
 #if defined(__AVX__)
   if constexpr (sizeof x.v == 32 && std::is_same_v<T, float>) return {_mm256_sqrt_ps(x.v)};
@@ -218,10 +219,11 @@ FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
 template <int Mode, class T, int N>
 FG_INLINE vec<T, N> round_mode(vec<T, N> x) {
 #if defined(__AVX512F__)
+  // The unmasked forms start from an undefined register, which GCC 12 warns of.
   if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>)
-    return {_mm512_roundscale_ps(x.v, Mode | 8)};
+    return {_mm512_maskz_roundscale_ps(static_cast<__mmask16>(-1), x.v, Mode | 8)};
   if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>)
-    return {_mm512_roundscale_pd(x.v, Mode | 8)};
+    return {_mm512_maskz_roundscale_pd(static_cast<__mmask8>(-1), x.v, Mode | 8)};
 #endif
 #if defined(__AVX__)
   if constexpr (sizeof x.v == 32 && std::is_same_v<T, float>)

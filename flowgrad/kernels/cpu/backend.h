@@ -1,0 +1,45 @@
+#pragma once
+
+#include "flowgrad/kernels/reference/reference.h"
+
+namespace flowgrad::kernels {
+
+/// The fast CPU backend: vector kernels for float32 and float64 in the instruction set that
+/// cpu/dispatch.h chose, spread over the threads of parallel.h. What it does not override, and dtypes or
+/// layouts it has no kernel for, run in the reference loops. Same bits at any number of threads.
+class CpuBackendFast final : public ReferenceBackend {
+ public:
+  const char* name() const override { return "cpu"; }
+
+  void copy(View in, View out) override;
+  void fill(View out, double value) override;
+  void add_into(View in, View out) override;
+
+  void unary(UnaryOp op, Params params, View x, View out) override;
+  void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) override;
+  void binary(BinaryOp op, View a, View b, View out) override;
+  void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) override;
+  void compare(CompareOp op, View a, View b, View out) override;
+  void predicate(PredicateOp op, View x, View out) override;
+  void where(View condition, View a, View b, View out) override;
+
+  void reduce(ReduceOp op, View x, View out) override;
+  void softmax(bool logarithm, View x, int axis, View out) override;
+  void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
+
+  void matmul(View a, View b, View bias, bool accumulate, View out) override;
+
+  void index_select(View x, int axis, View index, View out) override;
+  void index_add(View index, int axis, View source, View out) override;
+
+  void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
+  void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
+  double sum_of_squares(std::span<const View> views) override;
+  void scale(View out, double factor) override;
+  void lerp(View average, View value, double decay) override;
+};
+
+/// The one fast CPU backend.
+Backend& fast_cpu_backend();
+
+}  // namespace flowgrad::kernels

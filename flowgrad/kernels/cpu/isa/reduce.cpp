@@ -1,0 +1,323 @@
+// Reductions, softmax and optimiser steps for one instruction set. A fold's order depends on the number
+// of elements only.
+
+#include "flowgrad/kernels/cpu/isa/math_exp.h"
+#include "flowgrad/kernels/cpu/table.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+using cpu::AdamCoefficients;
+using cpu::ReduceTable;
+using cpu::ReduceTables;
+using cpu::SgdCoefficients;
+using std::int64_t;
+
+constexpr int kDoubles = kLanes<double>;
+using D = vec<double>;
+
+struct Sum {
+  static constexpr double identity = 0;
+  template <class V>
+  static FG_INLINE V join(V a, V b) {
+    return a + b;
+  }
+};
+struct Prod {
+  static constexpr double identity = 1;
+  template <class V>
+  static FG_INLINE V join(V a, V b) {
+    return a * b;
+  }
+};
+struct Min {
+  static constexpr double identity = __builtin_inf();
+  template <class T, int N>
+  static FG_INLINE vec<T, N> join(vec<T, N> a, vec<T, N> b) {
+    return min(a, b);
+  }
+  static FG_INLINE double join(double a, double b) { return a != a ? a : (a < b ? a : b); }
+};
+struct Max {
+  static constexpr double identity = -__builtin_inf();
+  template <class T, int N>
+  static FG_INLINE vec<T, N> join(vec<T, N> a, vec<T, N> b) {
+    return max(a, b);
+  }
+  static FG_INLINE double join(double a, double b) { return a != a ? a : (a > b ? a : b); }
+};
+
+template <class T>
+FG_INLINE vec<T> load_or(const T* p, int count, double fill) {
+  vec<T> v(fill);
+  __builtin_memcpy(&v.v, p, static_cast<std::size_t>(count) * sizeof(T));
+  return v;
+}
+
+/// The doubles of one register of T: one register of doubles, or two.
+template <class T>
+struct Wide {
+  D part[sizeof(T) == 4 ? 2 : 1];
+};
+FG_INLINE Wide<float> wide(vec<float> x) {
+  const auto h = widen(x);
+  return {{h.low, h.high}};
+}
+FG_INLINE Wide<double> wide(vec<double> x) { return {{x}}; }
+
+template <class Op, class T>
+FG_INLINE void join_into(Wide<T>& into, const Wide<T>& x) {
+  for (int i = 0; i < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++i)
+    into.part[i] = Op::join(into.part[i], x.part[i]);
+}
+
+template <class Op>
+FG_INLINE double join_lanes(D x) {
+  double lanes[kDoubles];
+  x.store(lanes);
+  for (int half = kDoubles / 2; half >= 1; half /= 2)
+    for (int i = 0; i < half; ++i) lanes[i] = Op::join(lanes[i], lanes[i + half]);
+  return lanes[0];
+}
+
+template <class T>
+struct Plain {
+  static FG_INLINE Wide<T> of(vec<T> x) { return wide(x); }
+};
+template <class T>
+struct Squared {
+  static FG_INLINE Wide<T> of(vec<T> x) {
+    Wide<T> w = wide(x);
+    for (auto& part : w.part) part = part * part;
+    return w;
+  }
+};
+
+/// Four registers of T side by side, then joined.
+template <class Op, class Map, class T>
+FG_INLINE double fold_mapped(const T* x, int64_t n) {
+  constexpr int W = kLanes<T>;
+  using V = vec<T>;
+  Wide<T> acc[4];
+  for (auto& a : acc)
+    for (auto& part : a.part) part = D(Op::identity);
+  int64_t i = 0;
+  for (; i + 4 * W <= n; i += 4 * W) {
+    join_into<Op>(acc[0], Map::of(V::load(x + i)));
+    join_into<Op>(acc[1], Map::of(V::load(x + i + W)));
+    join_into<Op>(acc[2], Map::of(V::load(x + i + 2 * W)));
+    join_into<Op>(acc[3], Map::of(V::load(x + i + 3 * W)));
+  }
+  for (; i + W <= n; i += W) join_into<Op>(acc[0], Map::of(V::load(x + i)));
+  if (i < n) join_into<Op>(acc[1], Map::of(load_or(x + i, static_cast<int>(n - i), Op::identity)));
+  join_into<Op>(acc[0], acc[1]);
+  join_into<Op>(acc[2], acc[3]);
+  join_into<Op>(acc[0], acc[2]);
+  D total = acc[0].part[0];
+  if constexpr (sizeof(T) == 4) total = Op::join(total, acc[0].part[1]);
+  return join_lanes<Op>(total);
+}
+
+template <class Op, class T>
+double fold(const T* x, int64_t n) {
+  return fold_mapped<Op, Plain<T>>(x, n);
+}
+template <class T>
+double sum_of_squares(const T* x, int64_t n) {
+  return fold_mapped<Sum, Squared<T>>(x, n);
+}
+
+template <class Op, class T>
+void fold_rows(const T* x, int64_t rows, int64_t row_stride, int64_t n, T* out) {
+  // Short rows: the joins of the lanes would be most of the work.
+  if (n < 16) {
+    for (int64_t r = 0; r < rows; ++r, x += row_stride) {
+      double value = Op::identity;
+      for (int64_t i = 0; i < n; ++i) value = Op::join(value, static_cast<double>(x[i]));
+      out[r] = static_cast<T>(value);
+    }
+    return;
+  }
+  for (int64_t r = 0; r < rows; ++r)
+    out[r] = static_cast<T>(fold_mapped<Op, Plain<T>>(x + r * row_stride, n));
+}
+
+template <class Op, class T>
+void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns, double* partial) {
+  constexpr int W = kLanes<T>, Strip = 4;
+  using V = vec<T>;
+  int64_t j = 0;
+  for (; j + Strip * W <= columns; j += Strip * W) {
+    Wide<T> acc[Strip];
+    for (auto& a : acc)
+      for (auto& part : a.part) part = D(Op::identity);
+    const T* p = x + j;
+    for (int64_t r = 0; r < rows; ++r, p += row_stride) {
+      join_into<Op>(acc[0], wide(V::load(p)));
+      join_into<Op>(acc[1], wide(V::load(p + W)));
+      join_into<Op>(acc[2], wide(V::load(p + 2 * W)));
+      join_into<Op>(acc[3], wide(V::load(p + 3 * W)));
+    }
+    double* to = partial + j;
+    for (const auto& a : acc)
+      for (const auto& part : a.part) {
+        part.store(to);
+        to += kDoubles;
+      }
+  }
+  for (; j < columns; j += W) {
+    const int count = columns - j < W ? static_cast<int>(columns - j) : W;
+    Wide<T> acc;
+    for (auto& part : acc.part) part = D(Op::identity);
+    const T* p = x + j;
+    if (count == W) {
+      for (int64_t r = 0; r < rows; ++r, p += row_stride) join_into<Op>(acc, wide(V::load(p)));
+    } else {
+      for (int64_t r = 0; r < rows; ++r, p += row_stride)
+        join_into<Op>(acc, wide(V::load(p, count)));
+    }
+    double lanes[W];
+    double* to = lanes;
+    for (const auto& part : acc.part) {
+      part.store(to);
+      to += kDoubles;
+    }
+    __builtin_memcpy(partial + j, lanes, static_cast<std::size_t>(count) * sizeof(double));
+  }
+}
+
+/// f(i, register of p[i ...], count) with -inf behind the last element.
+template <class T, class F>
+FG_INLINE void for_row(const T* p, int64_t n, double fill, F f) {
+  constexpr int W = kLanes<T>;
+  int64_t i = 0;
+  for (; i + W <= n; i += W) f(i, vec<T>::load(p + i), std::integral_constant<int, W>{});
+  if (i < n) f(i, load_or(p + i, static_cast<int>(n - i), fill), static_cast<int>(n - i));
+}
+template <class T, int W>
+FG_INLINE void put(vec<T> v, T* p, std::integral_constant<int, W>) {
+  v.store(p);
+}
+template <class T>
+FG_INLINE void put(vec<T> v, T* p, int count) {
+  v.store(p, count);
+}
+
+template <class T>
+FG_INLINE double total_of(const Wide<T>& w) {
+  D total = w.part[0];
+  if constexpr (sizeof(T) == 4) total = total + w.part[1];
+  return join_lanes<Sum>(total);
+}
+
+template <bool Logarithm, class T>
+void softmax(const T* x, int64_t rows, int64_t n, T* out) {
+  using V = vec<T>;
+  constexpr double lowest = -__builtin_inf();
+  for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
+    V top(lowest);
+    for_row(x, n, lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) { top = max(top, v); });
+    T lanes[V::size];
+    top.store(lanes);
+    T largest = lanes[0];
+    for (int i = 1; i < V::size; ++i)
+      if (!(largest >= lanes[i]) && largest == largest) largest = lanes[i];
+    const V shift(largest);
+    Wide<T> sum;
+    for (auto& part : sum.part) part = D(0);
+    for_row(x, n, lowest, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
+      const V e = exp(v - shift);
+      join_into<Sum>(sum, wide(e));
+      put(Logarithm ? v - shift : e, out + i, count);
+    });
+    const double total = total_of(sum);
+    const V log_total(Logarithm ? __builtin_log(total) : 0.0), scale(1 / total);
+    for_row(static_cast<const T*>(out), n, 0, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
+      put(Logarithm ? v - log_total : v * scale, out + i, count);
+    });
+  }
+}
+
+template <bool Logarithm, class T>
+void softmax_grad(const T* g, const T* y, int64_t rows, int64_t n, T* out) {
+  using V = vec<T>;
+  for (int64_t r = 0; r < rows; ++r, g += n, y += n, out += n) {
+    Wide<T> sum;
+    for (auto& part : sum.part) part = D(0);
+    for_row(g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
+      Wide<T> w = wide(vg);
+      if constexpr (!Logarithm) {
+        const Wide<T> wy = wide(V::size == static_cast<int>(count) ? V::load(y + i)
+                                                                  : V::load(y + i, count));
+        for (int k = 0; k < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++k)
+          w.part[k] = w.part[k] * wy.part[k];
+      }
+      join_into<Sum>(sum, w);
+    });
+    const V total(total_of(sum));
+    for_row(g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
+      const V vy = V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count);
+      put(Logarithm ? vg - exp(vy) * total : vy * (vg - total), out + i, count);
+    });
+  }
+}
+
+template <class T>
+void adam(T* parameter, const T* gradient, T* moment1, T* moment2, int64_t n,
+          const AdamCoefficients& c) {
+  using V = vec<T>;
+  const V beta1(c.beta1), rest1(1 - c.beta1), beta2(c.beta2), rest2(1 - c.beta2), rate(c.rate),
+      root(c.inverse_root_correction2), epsilon(c.epsilon), decay(c.decay);
+  const bool decoupled = c.decoupled;
+  for_row(parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
+    const bool whole = static_cast<int>(count) == V::size;
+    V g = whole ? V::load(gradient + i) : V::load(gradient + i, count);
+    const V m0 = whole ? V::load(moment1 + i) : V::load(moment1 + i, count);
+    const V v0 = whole ? V::load(moment2 + i) : V::load(moment2 + i, count);
+    if (decoupled) w = w * decay;
+    else g = fma(decay, w, g);
+    const V m = fma(beta1, m0, rest1 * g), v = fma(beta2, v0, rest2 * g * g);
+    put(m, moment1 + i, count);
+    put(v, moment2 + i, count);
+    put(w - rate * m / fma(sqrt(v), root, epsilon), parameter + i, count);
+  });
+}
+
+template <class T>
+void sgd(T* parameter, const T* gradient, T* buffer, int64_t n, const SgdCoefficients& c) {
+  using V = vec<T>;
+  const V rate(c.rate), momentum(c.momentum), keep(c.keep), decay(c.decay);
+  const bool has_momentum = c.momentum != 0, first = c.first_step, nesterov = c.nesterov;
+  for_row(parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
+    const bool whole = static_cast<int>(count) == V::size;
+    V g = fma(decay, w, whole ? V::load(gradient + i) : V::load(gradient + i, count));
+    if (has_momentum) {
+      V b = g;
+      if (!first)
+        b = fma(momentum, whole ? V::load(buffer + i) : V::load(buffer + i, count), keep * g);
+      put(b, buffer + i, count);
+      g = nesterov ? fma(momentum, b, g) : b;
+    }
+    put(fma(-rate, g, w), parameter + i, count);
+  });
+}
+
+template <class T>
+constexpr ReduceTable<T> table_of() {
+  return {{&fold<Sum, T>, &fold<Prod, T>, &fold<Min, T>, &fold<Max, T>},
+          {&fold_rows<Sum, T>, &fold_rows<Prod, T>, &fold_rows<Min, T>, &fold_rows<Max, T>},
+          {&fold_columns<Sum, T>, &fold_columns<Prod, T>, &fold_columns<Min, T>,
+           &fold_columns<Max, T>},
+          &sum_of_squares<T>,
+          {&softmax<false, T>, &softmax<true, T>},
+          {&softmax_grad<false, T>, &softmax_grad<true, T>},
+          &adam<T>,
+          &sgd<T>};
+}
+
+}  // namespace
+
+extern const ReduceTables reduce_tables;
+const ReduceTables reduce_tables = {table_of<float>(), table_of<double>()};
+
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA

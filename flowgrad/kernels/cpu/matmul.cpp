@@ -1,0 +1,91 @@
+#include <algorithm>
+
+#include "flowgrad/kernels/cpu/backend.h"
+#include "flowgrad/kernels/cpu/gemm.h"
+#include "flowgrad/kernels/cpu/loop.h"
+
+namespace flowgrad::kernels {
+
+using namespace cpu;
+
+namespace {
+
+/// The batch axes of out, a and b, merged; operand 0 is out.
+Axes batch_axes(const View& a, const View& b, const View& out) {
+  const size_t rank = static_cast<size_t>(out.rank() - 2);
+  const Shape shape(std::span(out.shape->begin(), rank));
+  const Strides so(std::span(out.strides->begin(), rank)), sa(std::span(a.strides->begin(), rank)),
+      sb(std::span(b.strides->begin(), rank));
+  const Strides* const strides[] = {&so, &sa, &sb};
+  return merge_axes(shape, strides, 3);
+}
+
+template <class T>
+void multiply(const View& a, const View& b, const View& bias, bool accumulate, const View& out) {
+  const int row = out.rank() - 2, column = out.rank() - 1;
+  Gemm<T> g;
+  g.m = (*out.shape)[row];
+  g.n = (*out.shape)[column];
+  g.k = (*a.shape)[column];
+  g.a = a.as<T>();
+  g.a_row = (*a.strides)[row];
+  g.a_col = (*a.strides)[column];
+  g.b = b.as<T>();
+  g.b_row = (*b.strides)[row];
+  g.b_col = (*b.strides)[column];
+  g.c = out.as<T>();
+  g.ldc = g.n;
+  g.accumulate = accumulate;
+  if (bias.defined()) {
+    g.bias = bias.as<T>();
+    if ((*bias.strides)[0] != 1 && g.n > 1) {
+      T* const row_of_bias = scratch_of<T>(ScratchSlot::partial, g.n);
+      copy_run(g.bias, (*bias.strides)[0], row_of_bias, 1, g.n, sizeof(T));
+      g.bias = row_of_bias;
+    }
+  }
+  if (out.rank() == 2) return gemm(g);
+  const Axes batch = batch_axes(a, b, out);
+  if (batch.total == 0) return;
+  if (batch.total == 1) return gemm(g);
+  if (batch.rank == 1 && batch.stride[2][0] == 0 && batch.stride[1][0] == g.m * g.a_row) {
+    // One b for all and the rows of a in one sequence: a single product.
+    g.m *= batch.total;
+    return gemm(g);
+  }
+  const auto item = [&](const RowCursor& cursor, int64_t i) {
+    Gemm<T> part = g;
+    part.c += cursor.offset(0) + i * batch.stride[0][batch.rank - 1];
+    part.a += cursor.offset(1) + i * batch.stride[1][batch.rank - 1];
+    part.b += cursor.offset(2) + i * batch.stride[2][batch.rank - 1];
+    gemm(part);
+  };
+  const auto range = [&](int64_t begin, int64_t end) {
+    const int64_t inner = batch.inner();
+    RowCursor cursor(batch, begin / inner);
+    for (int64_t i = begin; i < end; ++i) {
+      item(cursor, i % inner);
+      if (i % inner == inner - 1) cursor.advance();
+    }
+  };
+  // Many small products: whole ones go to the threads. Few large ones: each is split.
+  const int64_t work = std::max<int64_t>(1, g.m * g.n * g.k);
+  const bool small = work < (int64_t{1} << 22) && batch.total >= 2 * num_threads();
+  if (!small || work * batch.total < (int64_t{1} << 18)) return range(0, batch.total);
+  const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 17) / work);
+  parallel_for((batch.total + chunk - 1) / chunk, [&](int64_t i) {
+    range(i * chunk, std::min(batch.total, (i + 1) * chunk));
+  });
+}
+
+}  // namespace
+
+void CpuBackendFast::matmul(View a, View b, View bias, bool accumulate, View out) {
+  const bool same = a.dtype == b.dtype && a.dtype == out.dtype &&
+                    (!bias.defined() || bias.dtype == out.dtype) && out.is_contiguous();
+  if (same && out.dtype == DType::float32) multiply<float>(a, b, bias, accumulate, out);
+  else if (same && out.dtype == DType::float64) multiply<double>(a, b, bias, accumulate, out);
+  else ReferenceBackend::matmul(a, b, bias, accumulate, out);
+}
+
+}  // namespace flowgrad::kernels

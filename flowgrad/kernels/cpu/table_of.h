@@ -1,0 +1,24 @@
+#pragma once
+
+#include "flowgrad/kernels/cpu/dispatch.h"
+
+/// The chosen instruction set's table for an element type.
+namespace flowgrad::kernels::cpu {
+
+template <class T>
+const ElementwiseTable<T>& elementwise_table() {
+  if constexpr (sizeof(T) == sizeof(float)) return isa().elementwise->f32;
+  else return isa().elementwise->f64;
+}
+template <class T>
+const ReduceTable<T>& reduce_table() {
+  if constexpr (sizeof(T) == sizeof(float)) return isa().reduce->f32;
+  else return isa().reduce->f64;
+}
+template <class T>
+const GemmTable<T>& gemm_table() {
+  if constexpr (sizeof(T) == sizeof(float)) return isa().gemm->f32;
+  else return isa().gemm->f64;
+}
+
+}  // namespace flowgrad::kernels::cpu
