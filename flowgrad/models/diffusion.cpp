@@ -12,8 +12,6 @@
 namespace flowgrad {
 namespace {
 
-constexpr int64_t kHidden = 256;
-
 std::vector<double> make_betas(const DiffusionOptions& o) {
   const auto n = static_cast<double>(o.n_timesteps);
   std::vector<double> betas;
@@ -47,11 +45,11 @@ DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator
   betas_ = add_buffer("betas", Tensor::from(beta_, {o.n_timesteps}, dtype));
   alphas_ = add_buffer("alphas", Tensor::from(alphas, {o.n_timesteps}, dtype));
   alphas_cumprod_ = add_buffer("alphas_cumprod", Tensor::from(alpha_bar_, {o.n_timesteps}, dtype));
-  denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, kHidden, generator, dtype);
+  denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, o.hidden, generator, dtype);
   denoiser_.add<Activation>(relu);
-  denoiser_.add<ResidualBlock>(kHidden, generator, dtype);
-  denoiser_.add<ResidualBlock>(kHidden, generator, dtype);
-  denoiser_.add<Linear>(kHidden, o.action_dim, generator, dtype);
+  denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
+  denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
+  denoiser_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
 }
 
 Tensor DiffusionPolicy::spread_state(const char* op, const Tensor& state, int64_t rows) const {

@@ -14,6 +14,7 @@ struct DiffusionOptions {
   int64_t state_dim = 0;
   int64_t action_dim = 2;
   int64_t n_timesteps = 100;
+  int64_t hidden = 256;
   NoiseSchedule schedule = NoiseSchedule::squared_cosine;
   StepVariance variance = StepVariance::beta;
 };
