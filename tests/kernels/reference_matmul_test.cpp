@@ -101,7 +101,7 @@ TEST_CASE("matmul: broadcast batches under any layout", "[reference_matmul_test]
 TEST_CASE("lu: the factors multiply to the permuted matrix", "[reference_matmul_test]") {
   for (DType dtype : {DType::float32, DType::float64}) {
     const int64_t batch = 3;
-    const int64_t n = 5;
+    const int64_t n = dtype == DType::float32 ? 4 : 5;  // an odd and an even number of swaps
     const Tensor a = well_conditioned(batch, n, dtype, 4);
     const Tensor lu = Tensor::empty(a.shape(), dtype);
     const Tensor rows = Tensor::empty({batch, n}, DType::int64);

@@ -79,8 +79,8 @@ TEST_CASE("sgd: plain, momentum, dampening, nesterov", "[reference_optimizer_tes
   CHECK_THAT(run(0.5, 0, true), WithinAbs(1 - 0.1 * (2 + 0.5 * 2) - 0.1 * (3 + 0.5 * 4), 1e-15));
   const Tensor w = vec({4}, DType::float32);
   const Tensor g = vec({1}, DType::float32);
-  const std::vector<OptimizerSlot> slots{{w, g, View(), View()},
-                                         {vec({}), vec({}), View(), View()}};
+  const Tensor none = vec({});
+  const std::vector<OptimizerSlot> slots{{w, g, View(), View()}, {none, none, View(), View()}};
   be.sgd_step(slots, {0.5, 0, 0, 0.25, false, true});
   CHECK(w.item() == 3);
 }
@@ -88,15 +88,17 @@ TEST_CASE("sgd: plain, momentum, dampening, nesterov", "[reference_optimizer_tes
 TEST_CASE("sums of squares, scaling, averaging", "[reference_optimizer_test]") {
   const Tensor a = strided(vec({1, 2, 3}), 1);
   const Tensor b = strided(Tensor::from(V{2, -1}, {2, 1}, DType::float32), 2);
-  const std::vector<View> views{a, b, vec({})};
+  const Tensor none = vec({});
+  const std::vector<View> views{a, b, none};
   CHECK(be.sum_of_squares(views) == 19);
   be.scale(a, -2);
   CHECK(a.to_vector<double>() == V{-2, -4, -6});
   be.lerp(a, vec({2, 0, 2}), 0.75);
   CHECK(a.to_vector<double>() == V{-1, -3, -4});
   // Squares that overflow float32 are carried in double.
-  const std::vector<View> large{vec({1e30, 1e30}, DType::float32)};
-  CHECK_THAT(be.sum_of_squares(large) / 2e60, WithinAbs(1, 1e-6));
+  const Tensor large = vec({1e30, 1e30}, DType::float32);
+  const std::vector<View> one{large};
+  CHECK_THAT(be.sum_of_squares(one) / 2e60, WithinAbs(1, 1e-6));
   const Tensor ints = Tensor::from(std::vector<int64_t>{1}, {1});
   CHECK_THROWS_AS(be.scale(ints, 2), DTypeError);
   CHECK_THROWS_AS(be.lerp(a, ints, 0.5), DTypeError);
