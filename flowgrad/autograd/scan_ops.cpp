@@ -115,7 +115,10 @@ Tensor linear_scan(const Tensor& given_a, const Tensor& given_b, int64_t axis, b
   const DType dtype = promote(given_a.dtype(), given_b.dtype());
   const Tensor a = cast(given_a, dtype);
   const Tensor b = cast(given_b, dtype);
-  check_floating("linear_scan", a);
+  if (dtype != DType::float32 && dtype != DType::float64) {
+    throw DTypeError(fmt::format("linear_scan: a is {} and b {}; float32 and float64 are accepted",
+                                 name_of(given_a.dtype()), name_of(given_b.dtype())));
+  }
   check_same_device("linear_scan", a, b);
   const Shape shape = broadcast_shapes("linear_scan", a.shape(), b.shape());
   const int at = normalize_axis("linear_scan", axis, shape.rank());

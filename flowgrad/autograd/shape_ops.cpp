@@ -208,13 +208,18 @@ Tensor sum_to(const Tensor& given, const Shape& shape) {
   const Tensor x = counted(given);
   check_numeric("sum_to", x);
   const int lead = x.rank() - shape.rank();
+  if (lead < 0) {
+    throw ShapeError(
+        fmt::format("sum_to: shape {} does not come from broadcasting {}: it has more axes",
+                    x.shape().to_string(), shape.to_string()));
+  }
   Shape kept = Dims::filled(x.rank(), 1);
   for (int i = 0; i < shape.rank(); ++i) {
-    if (lead < 0 || (shape[i] != 1 && shape[i] != x.shape()[lead + i])) {
-      throw ShapeError(
-          fmt::format("sum_to: shape {} does not come from broadcasting {}: axis {} ({}) must "
-                      "be 1 or the size of x on axis {}",
-                      x.shape().to_string(), shape.to_string(), i, shape[i], lead + i));
+    if (shape[i] != 1 && shape[i] != x.shape()[lead + i]) {
+      throw ShapeError(fmt::format(
+          "sum_to: shape {} does not come from broadcasting {}: axis {} ({}) must "
+          "be 1 or the size of x on axis {} ({})",
+          x.shape().to_string(), shape.to_string(), i, shape[i], lead + i, x.shape()[lead + i]));
     }
     kept[lead + i] = shape[i];
   }
