@@ -4,9 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#if __has_include("flowgrad/kernels/cpu/backend.h")
 #include "flowgrad/kernels/cpu/backend.h"
-#endif
 #include "flowgrad/kernels/reference/reference.h"
 
 namespace flowgrad::kernels {
@@ -39,10 +37,7 @@ Backend& backend(Device device) {
     throw DeviceError("backend: device " + device.to_string() +
                       " given; this build of flowgrad computes on the CPU");
   }
-#if __has_include("flowgrad/kernels/cpu/backend.h")
-  if (cpu_backend() == CpuBackend::fast) return fast_cpu_backend();
-#endif
-  return reference_backend();
+  return cpu_backend() == CpuBackend::fast ? fast_cpu_backend() : reference_backend();
 }
 
 void set_cpu_backend(CpuBackend which) { chosen().store(which, std::memory_order_relaxed); }

@@ -51,6 +51,8 @@ double kolmogorov(V v, F&& cdf) {
 }
 
 constexpr int64_t kMany = 200000;
+const std::vector<RandomKind> kKinds{RandomKind::uniform, RandomKind::normal, RandomKind::bernoulli,
+                                     RandomKind::rademacher, RandomKind::integer};
 const std::vector<DType> kFloating{DType::float32, DType::float64};
 
 }  // namespace
@@ -115,10 +117,7 @@ TEST_CASE("discrete draws", "[reference_random_test]") {
 }
 
 TEST_CASE("element i depends on i alone", "[reference_random_test]") {
-  const std::vector<RandomKind> kinds{RandomKind::uniform, RandomKind::normal,
-                                      RandomKind::bernoulli, RandomKind::rademacher,
-                                      RandomKind::integer};
-  for (RandomKind kind : kinds) {
+  for (RandomKind kind : kKinds) {
     for (DType dtype : kFloating) {
       const Params params{0.25, 7};
       const V all = draw(kind, {3, 5, 7}, dtype, params);
@@ -131,6 +130,21 @@ TEST_CASE("element i depends on i alone", "[reference_random_test]") {
       CHECK(draw(kind, {3, 5, 7}, dtype, params, 4) != all);
     }
   }
+}
+
+TEST_CASE("both CPU backends draw the same bits", "[reference_random_test]") {
+  const CpuBackend before = cpu_backend();
+  set_cpu_backend(CpuBackend::fast);
+  for (RandomKind kind : kKinds) {
+    for (DType dtype : kFloating) {
+      for (const Shape& shape : {Shape{}, Shape{3}, Shape{17, 1, 61}, Shape{100003}}) {
+        const Tensor out = Tensor::empty(shape, dtype);
+        backend(Device::cpu()).random(kind, 2026, 3, {0.25, 7}, out);
+        CHECK(out.to_vector<double>() == draw(kind, shape, dtype, {0.25, 7}));
+      }
+    }
+  }
+  set_cpu_backend(before);
 }
 
 TEST_CASE("draws at an index match the tensors", "[reference_random_test]") {
