@@ -1,0 +1,319 @@
+#include "flowgrad/tasks/toy_densities.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <functional>
+#include <map>
+
+#include "flowgrad/core/error.h"
+#include "tests/catch.hpp"
+
+using namespace flowgrad;
+
+// The densities below are written from the definitions, independently of the sampler: one integral
+// over the curve where there is no closed form.
+namespace {
+
+constexpr double kPi = 3.14159265358979323846;
+
+double normal(double x, double mean, double std) {
+  const double z = (x - mean) / std;
+  return std::exp(-0.5 * z * z) / (std * std::sqrt(2.0 * kPi));
+}
+
+/// Trapezoid rule on n intervals.
+template <class F>
+double integral(double from, double to, int n, F f) {
+  double sum = 0.5 * (f(from) + f(to));
+  const double h = (to - from) / n;
+  for (int i = 1; i < n; ++i) sum += f(from + i * h);
+  return h * sum;
+}
+
+double moons(double x, double y) {
+  return integral(0.0, kPi, 160, [&](double a) {
+    const double c = 2.0 * std::cos(a);
+    const double s = 2.0 * std::sin(a);
+    return (normal(x, c - 1.0, 0.2) * normal(y, s - 0.2, 0.2) +
+            normal(x, 1.0 - c, 0.2) * normal(y, 0.8 - s, 0.2)) /
+           (2.0 * kPi);
+  });
+}
+
+/// A circle around the origin, convolved with a normal: I0 with its exponential taken out.
+double ring(double x, double y, double radius, double std) {
+  const double rho = std::hypot(x, y);
+  const double k = rho * radius / (std * std);
+  const double reach = std::min(kPi, 12.0 / std::sqrt(std::max(k, 1e-9)));
+  const double i0 =
+      integral(0.0, reach, 100, [&](double t) { return std::exp(k * (std::cos(t) - 1.0)); });
+  const double z = (rho - radius) / std;
+  return i0 / kPi * std::exp(-0.5 * z * z) / (2.0 * kPi * std * std);
+}
+
+double circles(double x, double y) { return 0.5 * (ring(x, y, 3.0, 0.24) + ring(x, y, 1.5, 0.24)); }
+
+double rings(double x, double y) {
+  double sum = 0.0;
+  for (double radius : {0.75, 1.5, 2.25, 3.0}) sum += 0.25 * ring(x, y, radius, 0.08);
+  return sum;
+}
+
+double swissroll(double x, double y) {
+  return integral(1.5 * kPi, 4.5 * kPi, 240, [&](double t) {
+    return normal(x, 0.2 * t * std::cos(t), 0.2) * normal(y, 0.2 * t * std::sin(t), 0.2) /
+           (3.0 * kPi);
+  });
+}
+
+double eight_gaussians(double x, double y) {
+  double sum = 0.0;
+  for (int k = 0; k < 8; ++k) {
+    const double angle = k * kPi / 4.0;
+    sum += normal(x, 4.0 / 1.414 * std::cos(angle), 0.5 / 1.414) *
+           normal(y, 4.0 / 1.414 * std::sin(angle), 0.5 / 1.414) / 8.0;
+  }
+  return sum;
+}
+
+/// A point at radius rho can come from every (a, b) = rho (cos w, sin w) whose turn by
+/// 0.25 e^a + class * 72 degrees leads to it; the map's Jacobian there is 1 + 0.25 e^a b.
+double pinwheel(double x, double y) {
+  const double rho = 0.5 * std::hypot(x, y);
+  const double phi = std::atan2(y, x);
+  const auto turn = [&](double w) {
+    return (w - 0.25 * std::exp(rho * std::cos(w)) - phi) / (0.4 * kPi);
+  };
+  double sum = 0.0;
+  double before = turn(-kPi);
+  constexpr int kSteps = 400;
+  for (int i = 1; i <= kSteps; ++i) {
+    const double after = turn(-kPi + 2.0 * kPi * i / kSteps);
+    for (double m = std::ceil(std::min(before, after)); m < std::max(before, after); ++m) {
+      const double w = -kPi + 2.0 * kPi * (i - 1 + (m - before) / (after - before)) / kSteps;
+      const double a = rho * std::cos(w);
+      const double b = rho * std::sin(w);
+      sum +=
+          normal(a, 1.0, 0.3) * normal(b, 0.0, 0.1) / std::abs(1.0 + 0.25 * std::exp(a) * b) / 20.0;
+    }
+    before = after;
+  }
+  return sum;
+}
+
+/// Density at y of (c + u / 2) / 3 + 0.1 z with u uniform and z normal.
+double smeared(double y, double c) {
+  const auto phi = [](double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); };
+  return 6.0 * (phi((y - c / 3.0) / 0.1) - phi((y - c / 3.0 - 1.0 / 6.0) / 0.1));
+}
+
+double two_spirals(double x, double y) {
+  return integral(0.0, 3.0 * kPi, 500, [&](double n) -> double {
+    const double cx = -std::cos(n) * n;
+    const double cy = std::sin(n) * n;
+    // Ten deviations off, either arm adds nothing; most of the curve is that far away.
+    if (std::min(std::hypot(x - cx / 3.0, y - cy / 3.0), std::hypot(x + cx / 3.0, y + cy / 3.0)) >
+        1.2) {
+      return 0.0;
+    }
+    return (smeared(x, cx) * smeared(y, cy) + smeared(-x, cx) * smeared(-y, cy)) * n /
+           (9.0 * kPi * kPi);
+  });
+}
+
+double checkerboard(double x, double y) {
+  if (std::abs(x) > 4.0 || std::abs(y) > 4.0) return 0.0;
+  const int column = static_cast<int>(std::floor(x / 2.0));
+  const int row = static_cast<int>(std::floor(y / 2.0));
+  return (column + row) % 2 == 0 ? 1.0 / 32.0 : 0.0;
+}
+
+const std::map<std::string, std::function<double(double, double)>>& densities() {
+  static const std::map<std::string, std::function<double(double, double)>> all{
+      {"moons", moons},
+      {"circles", circles},
+      {"rings", rings},
+      {"swissroll", swissroll},
+      {"8gaussians", eight_gaussians},
+      {"pinwheel", pinwheel},
+      {"2spirals", two_spirals},
+      {"checkerboard", checkerboard}};
+  return all;
+}
+
+std::vector<double> draw(const std::string& name, int64_t n, uint64_t seed) {
+  Generator generator(seed);
+  return toy::sample(name, n, generator, DType::float64).to_vector<double>();
+}
+
+/// Mean and its standard error.
+struct Mean {
+  double value, error;
+};
+Mean mean_of(const std::vector<double>& x) {
+  double sum = 0.0, squares = 0.0;
+  for (double v : x) sum += v;
+  const double mean = sum / static_cast<double>(x.size());
+  for (double v : x) squares += (v - mean) * (v - mean);
+  const auto n = static_cast<double>(x.size());
+  return {mean, std::sqrt(squares / (n * (n - 1.0)))};
+}
+
+Mean mean_over(const std::vector<double>& points, const std::function<double(double, double)>& f) {
+  std::vector<double> values;
+  for (size_t i = 0; i < points.size(); i += 2) values.push_back(f(points[i], points[i + 1]));
+  return mean_of(values);
+}
+
+}  // namespace
+
+TEST_CASE("the names are those of the original", "[toy_densities_test]") {
+  CHECK(toy::names() == std::vector<std::string>{"moons", "circles", "rings", "swissroll",
+                                                 "8gaussians", "pinwheel", "2spirals",
+                                                 "checkerboard"});
+}
+
+TEST_CASE("the mean negative log density of the points is the entropy floor",
+          "[toy_densities_test]") {
+  for (const std::string& name : toy::names()) {
+    const auto points = draw(name, 20000, 11);
+    const Mean nll = mean_over(
+        points, [&](double x, double y) { return -std::log(densities().at(name)(x, y)); });
+    CAPTURE(name, nll.value, nll.error);
+    CHECK(std::abs(nll.value - toy::entropy_floor(name)) < 3.0 * nll.error + 1e-4);
+    CHECK(nll.error < 0.01);
+  }
+}
+
+TEST_CASE("the floors are the entropies of the densities", "[toy_densities_test]") {
+  for (const std::string& name : toy::names()) {
+    const auto& density = densities().at(name);
+    // The midpoint rule is exact to many digits where the step is small against the noise.
+    const double h = name == "rings" || name == "2spirals" ? 0.05 : 0.1;
+    double mass = 0.0;
+    double entropy = 0.0;
+    const int half = static_cast<int>(std::lround(5.4 / h));
+    for (int j = -half; j < half; ++j) {
+      for (int i = -half; i < half; ++i) {
+        const double p = density((i + 0.5) * h, (j + 0.5) * h);
+        mass += h * h * p;
+        if (p > 0.0) entropy -= h * h * p * std::log(p);
+      }
+    }
+    CAPTURE(name);
+    CHECK(mass == Catch::Approx(1.0).margin(2e-4));
+    CHECK(toy::entropy_floor(name) == Catch::Approx(entropy).margin(3e-4));
+  }
+}
+
+TEST_CASE("first and second moments are the exact ones", "[toy_densities_test]") {
+  // Mean of x, y, x^2 + y^2 and x y, from the definitions.
+  const double n_sin = 2.0 - 8.0 / (9.0 * kPi * kPi);  // of n sin n and n cos n on the spirals
+  const double n_cos = -4.0 / (3.0 * kPi);
+  const double spiral_square = (4.5 * kPi * kPi + 1.0 / 6.0 + 0.5 * (n_sin - n_cos)) / 9.0 + 0.02;
+  const double spiral_product = (1.5 * kPi - 0.25 / kPi + 0.25 * (n_sin - n_cos) + 0.0625) / 9.0;
+  const std::map<std::string, std::array<double, 4>> exact{
+      {"moons", {0.0, 0.3, 5.42 - 4.0 / kPi, 0.5 - 4.0 / kPi}},
+      {"circles", {0.0, 0.0, 9.0 * (0.625 + 0.0128), 0.0}},
+      {"rings", {0.0, 0.0, 9.0 * 1.875 / 4.0 + 0.0128, 0.0}},
+      {"swissroll", {0.4, 2.0 / (15.0 * kPi), (9.75 * kPi * kPi + 2.0) / 25.0, 0.06 * kPi}},
+      {"8gaussians", {0.0, 0.0, 16.5 / (1.414 * 1.414), 0.0}},
+      {"pinwheel", {0.0, 0.0, 4.4, 0.0}},
+      {"2spirals", {0.0, 0.0, spiral_square, spiral_product}},
+      {"checkerboard", {0.0, 0.0, 32.0 / 3.0, 1.0}}};
+  for (const std::string& name : toy::names()) {
+    const auto points = draw(name, 200000, 3);
+    const std::array<Mean, 4> found{
+        mean_over(points, [](double x, double) { return x; }),
+        mean_over(points, [](double, double y) { return y; }),
+        mean_over(points, [](double x, double y) { return x * x + y * y; }),
+        mean_over(points, [](double x, double y) { return x * y; })};
+    for (size_t k = 0; k < 4; ++k) {
+      const double expected = exact.at(name)[k];
+      CAPTURE(name, k, expected, found[k].value, found[k].error);
+      CHECK(std::abs(found[k].value - expected) < 4.0 * found[k].error);
+    }
+  }
+}
+
+TEST_CASE("points lie where the density is", "[toy_densities_test]") {
+  for (const std::string& name : toy::names()) {
+    const auto points = draw(name, 3000, 5);
+    double reach = 0.0;
+    for (double v : points) reach = std::max(reach, std::abs(v));
+    CAPTURE(name);
+    CHECK(reach < 5.0);
+    CHECK(reach > 2.5);
+    CHECK(mean_over(points, [&](double x, double y) {
+            return densities().at(name)(x, y) > 0.0;
+          }).value == 1.0);
+  }
+}
+
+TEST_CASE("all squares of the checkerboard and all modes are equally full",
+          "[toy_densities_test]") {
+  const auto chi2 = [](const std::map<int, int>& counts, size_t cells, double n) {
+    REQUIRE(counts.size() == cells);
+    double sum = 0.0;
+    const double expected = n / static_cast<double>(cells);
+    for (const auto& [cell, count] : counts)
+      sum += (count - expected) * (count - expected) / expected;
+    return sum;
+  };
+  std::map<int, int> squares;
+  const auto board = draw("checkerboard", 80000, 8);
+  for (size_t i = 0; i < board.size(); i += 2) {
+    // Quarters of the squares, so that places inside count as well.
+    ++squares[8 * static_cast<int>(std::floor(board[i] + 4.0)) +
+              static_cast<int>(std::floor(board[i + 1] + 4.0))];
+  }
+  CHECK(chi2(squares, 32, 80000.0) < 61.1);  // 0.999 quantile, 31 degrees of freedom
+  std::map<int, int> modes;
+  const auto eight = draw("8gaussians", 80000, 8);
+  for (size_t i = 0; i < eight.size(); i += 2) {
+    ++modes[(static_cast<int>(std::lround(std::atan2(eight[i + 1], eight[i]) / (0.25 * kPi))) + 8) %
+            8];
+  }
+  CHECK(chi2(modes, 8, 80000.0) < 24.3);  // 7 degrees of freedom
+}
+
+TEST_CASE("points depend on seed, stream and place alone", "[toy_densities_test]") {
+  for (const std::string& name : toy::names()) {
+    CAPTURE(name);
+    Generator first(7);
+    const auto a = toy::sample(name, 100, first, DType::float64).to_vector<double>();
+    CHECK(first.stream() == 1);
+    Generator again(7);
+    auto longer = toy::sample(name, 250, again, DType::float64).to_vector<double>();
+    longer.resize(200);
+    CHECK(longer == a);
+    CHECK(toy::sample(name, 100, again, DType::float64).to_vector<double>() != a);  // next stream
+    CHECK(draw(name, 100, 8) != a);                                                 // next seed
+    Generator single(7);
+    const Tensor f = toy::sample(name, 100, single);
+    CHECK(f.dtype() == DType::float32);
+    CHECK(f.shape() == Shape{100, 2});
+    const auto narrow = f.to_vector<float>();
+    for (size_t i = 0; i < a.size(); ++i) CHECK(narrow[i] == static_cast<float>(a[i]));
+  }
+}
+
+TEST_CASE("known points stay the same in every version", "[toy_densities_test]") {
+  const auto p = draw("checkerboard", 2, 0);
+  const std::vector<double> expected{-0.8076282332, -0.528574431, 3.4762894301, 3.8842590735};
+  for (size_t i = 0; i < 4; ++i) CHECK(p[i] == Catch::Approx(expected[i]).margin(1e-9));
+}
+
+TEST_CASE("impossible requests name what is accepted", "[toy_densities_test]") {
+  Generator generator;
+  CHECK_THROWS_WITH(toy::sample("moon", 5, generator),
+                    "toy::sample: name is 'moon'; accepted are moons, circles, rings, swissroll, "
+                    "8gaussians, pinwheel, 2spirals, checkerboard");
+  CHECK_THROWS_AS(toy::entropy_floor(""), ValueError);
+  CHECK_THROWS_WITH(toy::sample("moons", -1, generator),
+                    "toy::sample: n is -1; accepted is n >= 0");
+  CHECK_THROWS_AS(toy::sample("moons", 5, generator, DType::int64), DTypeError);
+  CHECK(generator.stream() == 0);  // a refused call takes no stream
+  CHECK(toy::sample("moons", 0, generator).shape() == Shape{0, 2});
+}
