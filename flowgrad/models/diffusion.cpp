@@ -34,104 +34,166 @@ std::vector<double> make_betas(const DiffusionOptions& o) {
 
 DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator, DType dtype)
     : options_(o), denoiser_(add_module("denoiser", std::make_unique<Sequential>())) {
+  if (o.n_timesteps < 1) {
+    throw ValueError(fmt::format("DiffusionPolicy: n_timesteps = {} given; at least 1 is accepted", o.n_timesteps));
+  }
   beta_ = make_betas(o);
-  std::vector<double> alphas;
+  std::vector<double> alphas, signal, noise_level;
   double product = 1;
   for (double b : beta_) {
     alphas.push_back(1 - b);
     product *= 1 - b;
     alpha_bar_.push_back(product);
+    signal.push_back(std::sqrt(product));
+    noise_level.push_back(std::sqrt(1 - product));
   }
-  betas_ = add_buffer("betas", Tensor::from(beta_, {o.n_timesteps}, dtype));
-  alphas_ = add_buffer("alphas", Tensor::from(alphas, {o.n_timesteps}, dtype));
-  alphas_cumprod_ = add_buffer("alphas_cumprod", Tensor::from(alpha_bar_, {o.n_timesteps}, dtype));
-  denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, o.hidden, generator, dtype);
+  const Shape shape{o.n_timesteps};
+  add_buffer("betas", Tensor::from(beta_, shape, dtype));
+  add_buffer("alphas", Tensor::from(alphas, shape, dtype));
+  alphas_cumprod_ = add_buffer("alphas_cumprod", Tensor::from(alpha_bar_, shape, dtype));
+  signal_ = Tensor::from(signal, shape, dtype);
+  noise_level_ = Tensor::from(noise_level, shape, dtype);
+  first_ = &denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, o.hidden, generator, dtype);
   denoiser_.add<Activation>(relu);
   denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
   denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
   denoiser_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
 }
 
-Tensor DiffusionPolicy::spread_state(const char* op, const Tensor& state, int64_t rows) const {
+void DiffusionPolicy::check_input(const char* op, const Tensor& x) const {
+  if (x.rank() == 2 && x.size(1) == options_.action_dim) return;
+  throw ShapeError(fmt::format("{}: x has shape {}; (N, {}) is accepted", op, x.shape().to_string(),
+                               options_.action_dim));
+}
+
+void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t rows) const {
   const int64_t width = options_.state_dim;
-  if (!state.defined() && width == 0) return state;
-  if (state.defined() && state.rank() == 2 && state.size(1) == width &&
+  if (!state.defined() && width == 0) return;
+  if (width > 0 && state.defined() && state.rank() == 2 && state.size(1) == width &&
       (state.size(0) == rows || state.size(0) == 1)) {
-    return expand(state, {rows, width});
+    return;
   }
-  throw ShapeError(fmt::format("{}: state {} given; ({}, {}) or (1, {}) is accepted", op,
-                               state.defined() ? state.shape().to_string() : "absent", rows, width, width));
+  const std::string given = state.defined() ? state.shape().to_string() : "absent";
+  const std::string wanted = width == 0 ? "none is accepted by a model with state_dim = 0"
+                                        : fmt::format("({}, {}) or (1, {}) is accepted", rows, width, width);
+  throw ShapeError(fmt::format("{}: state {} given; {}", op, given, wanted));
 }
 
 Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const Tensor& state) {
-  if (x.rank() != 2 || x.size(1) != options_.action_dim) {
-    throw ShapeError(fmt::format("noise_prediction: x has shape {}; (N, {}) is accepted", x.shape().to_string(),
-                                 options_.action_dim));
-  }
+  check_input("noise_prediction", x);
+  check_state("noise_prediction", state, x.size(0));
   if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({},) is accepted", name_of(t.dtype()),
+    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({}) is accepted", name_of(t.dtype()),
                                  t.shape().to_string(), x.size(0)));
   }
-  const Tensor s = spread_state("noise_prediction", state, x.size(0));
   const Tensor time = unsqueeze(cast(t, x.dtype()) / static_cast<double>(options_.n_timesteps), 1);
-  return denoiser_(s.defined() ? concat({x, s, time}, 1) : concat({x, time}, 1));
+  if (!state.defined()) return denoiser_(concat({x, time}, 1));
+  return denoiser_(concat({x, expand(state, {x.size(0), options_.state_dim}), time}, 1));
 }
 
 Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const {
-  const Tensor a = unsqueeze(index_select(alphas_cumprod_, 0, t), 1);
-  return sqrt(a) * x0 + sqrt(1.0 - a) * noise;
+  check_input("q_sample", x0);
+  if (noise.shape() != x0.shape()) {
+    throw ShapeError(fmt::format("q_sample: noise of shape {} given; {} is accepted", noise.shape().to_string(),
+                                 x0.shape().to_string()));
+  }
+  return unsqueeze(index_select(signal_, 0, t), 1) * x0 + unsqueeze(index_select(noise_level_, 0, t), 1) * noise;
 }
 
 Tensor DiffusionPolicy::loss(const Tensor& x0, const Tensor& state, Generator& generator, const Tensor& given_t,
                              const Tensor& given_noise) {
+  check_input("loss", x0);
   const Tensor t = given_t.defined() ? given_t : randint(0, options_.n_timesteps, {x0.size(0)}, generator);
   const Tensor noise = given_noise.defined() ? given_noise : randn(x0.shape(), generator, x0.dtype());
   return mse_loss(noise_prediction(q_sample(x0, t, noise), t, state), noise);
 }
 
-Tensor DiffusionPolicy::ddpm_step(const Tensor& x, const Tensor& eps, int64_t t, Generator& generator,
-                                  double clip) const {
-  const auto i = static_cast<size_t>(t);
-  const double beta = beta_[i];
-  const double bar = alpha_bar_[i];
-  const double before = t > 0 ? alpha_bar_[i - 1] : 1;
-  Tensor mean;
-  if (clip > 0) {
-    const Tensor x0 = clamp((x - eps * std::sqrt(1 - bar)) / std::sqrt(bar), -clip, clip);
-    mean = x0 * (std::sqrt(before) * beta / (1 - bar)) + x * (std::sqrt(1 - beta) * (1 - before) / (1 - bar));
-  } else {
-    mean = (x - eps * (beta / std::sqrt(1 - bar))) / std::sqrt(1 - beta);
+/// The schedule at one step, and how a step moves x.
+struct DiffusionPolicy::Sampler {
+  double bar, before;  // alpha_bar at the step and at the one it leads to
+
+  Tensor predicted_x0(const Tensor& x, const Tensor& eps, double clip) const {
+    const Tensor x0 = (x - eps * std::sqrt(1 - bar)) * (1 / std::sqrt(bar));
+    return clip > 0 ? clamp(x0, -clip, clip) : x0;
   }
-  if (t == 0) return mean;
-  const double variance = options_.variance == StepVariance::beta ? beta : beta * (1 - before) / (1 - bar);
-  return mean + randn(x.shape(), generator, x.dtype()) * std::sqrt(variance);
+  /// Mean of q(x_before | x, x0), with beta = 1 - bar / before (Ho et al. 2020, equations 7 and 11).
+  Tensor ddpm_mean(const Tensor& x, const Tensor& eps, double beta, double clip) const {
+    if (clip <= 0) return (x - eps * (beta / std::sqrt(1 - bar))) * (1 / std::sqrt(1 - beta));
+    return predicted_x0(x, eps, clip) * (std::sqrt(before) * beta / (1 - bar)) +
+           x * (std::sqrt(1 - beta) * (1 - before) / (1 - bar));
+  }
+  double posterior_variance(double beta) const { return beta * (1 - before) / (1 - bar); }
+  /// Song et al. 2021, equations 12 and 16.
+  double ddim_sigma(double eta) const {
+    return eta * std::sqrt((1 - before) / (1 - bar)) * std::sqrt(1 - bar / before);
+  }
+  Tensor ddim_mean(const Tensor& x, const Tensor& eps, double sigma, double clip) const {
+    return predicted_x0(x, eps, clip) * std::sqrt(before) + eps * std::sqrt(std::max(0.0, 1 - before - sigma * sigma));
+  }
+};
+
+std::vector<int64_t> DiffusionPolicy::sampling_steps(const DiffusionSampling& s) const {
+  const int64_t n = options_.n_timesteps;
+  if (s.ddim_steps < 0 || s.ddim_steps > n) {
+    throw ValueError(fmt::format("generate: {} DDIM steps given; 1 to {} are accepted, or 0 for DDPM", s.ddim_steps, n));
+  }
+  if (!(s.eta >= 0 && s.eta <= 1)) throw ValueError(fmt::format("generate: eta = {} given; 0 to 1 is accepted", s.eta));
+  if (!(s.clip >= 0)) throw ValueError(fmt::format("generate: clip = {} given; at least 0 is accepted", s.clip));
+  for (size_t i = 0; i < s.ddim_timesteps.size(); ++i) {
+    const int64_t limit = i == 0 ? n : s.ddim_timesteps[i - 1];
+    if (s.ddim_timesteps[i] >= 0 && s.ddim_timesteps[i] < limit) continue;
+    throw ValueError(fmt::format("generate: DDIM step {} given at position {}; falling steps from {} to 0 are accepted",
+                                 s.ddim_timesteps[i], i, n - 1));
+  }
+  if (!s.ddim_timesteps.empty()) return s.ddim_timesteps;
+  const int64_t strides = s.ddim_steps == 0 ? n : s.ddim_steps;
+  std::vector<int64_t> steps;
+  for (int64_t k = strides; k > 0; --k) steps.push_back(k * n / strides - 1);
+  return steps;
 }
 
 Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Generator& generator,
-                                 const DiffusionSampling& sampling) {
-  NoGrad off;
-  const int64_t n = options_.n_timesteps;
-  if (sampling.ddim_steps < 0 || sampling.ddim_steps > n) {
-    throw ValueError(fmt::format("generate: {} DDIM steps given; 1 to {} are accepted, or 0 for DDPM",
-                                 sampling.ddim_steps, n));
+                                 const DiffusionSampling& s) {
+  check_input("generate", noise);
+  check_state("generate", state, noise.size(0));
+  const std::vector<int64_t> steps = sampling_steps(s);
+  const Shape noise_shape{options_.n_timesteps, noise.size(0), options_.action_dim};
+  if (s.step_noise.defined() && s.step_noise.shape() != noise_shape) {
+    throw ShapeError(fmt::format("generate: step_noise of shape {} given; {} is accepted",
+                                 s.step_noise.shape().to_string(), noise_shape.to_string()));
   }
-  const int64_t steps = sampling.ddim_steps == 0 ? n : sampling.ddim_steps;
+  NoGrad off;
+  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
+  const StepVariance variance = s.variance.value_or(options_.variance);
+  // The first layer reads x, state and time: the state's product is made once, the time's is one column.
+  const int64_t a = options_.action_dim;
+  const Tensor& w = first_->weight();
+  const Tensor w_x = contiguous(slice(w, 1, 0, a));
+  const Tensor w_time = contiguous(select(w, 1, a + options_.state_dim));
+  const Tensor from_state =
+      state.defined() ? linear(state, contiguous(slice(w, 1, a, a + options_.state_dim))) : Tensor();
   Tensor x = noise;
-  for (int64_t k = steps; k-- > 0;) {
-    // The last of `steps` equal strides over the schedule.
-    const int64_t t = (k + 1) * n / steps - 1;
-    const Tensor at = full({x.size(0)}, static_cast<double>(t), DType::int64);
-    const Tensor eps = noise_prediction(x, at, state);
-    if (sampling.ddim_steps == 0) {
-      x = ddpm_step(x, eps, t, generator, sampling.clip);
-      continue;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const int64_t t = steps[i];
+    const double time = static_cast<double>(t) / static_cast<double>(options_.n_timesteps);
+    Tensor in = linear(x, w_x, w_time * time + first_->bias());
+    if (from_state.defined()) in = in + from_state;
+    const Tensor eps = denoiser_.forward_from(1, in);
+
+    const bool last = i + 1 == steps.size();
+    const Sampler step{alpha_bar_[static_cast<size_t>(t)], last ? 1 : alpha_bar_[static_cast<size_t>(steps[i + 1])]};
+    const double beta = beta_[static_cast<size_t>(t)];
+    double sigma = 0;
+    if (ddim) {
+      sigma = step.ddim_sigma(s.eta);
+      x = step.ddim_mean(x, eps, sigma, s.clip);
+    } else {
+      if (!last) sigma = std::sqrt(variance == StepVariance::beta ? beta : step.posterior_variance(beta));
+      x = step.ddpm_mean(x, eps, beta, s.clip);
     }
-    const double bar = alpha_bar_[static_cast<size_t>(t)];
-    const int64_t next = k * n / steps - 1;
-    const double bar_next = next >= 0 ? alpha_bar_[static_cast<size_t>(next)] : 1;
-    Tensor x0 = (x - eps * std::sqrt(1 - bar)) / std::sqrt(bar);
-    if (sampling.clip > 0) x0 = clamp(x0, -sampling.clip, sampling.clip);
-    x = x0 * std::sqrt(bar_next) + eps * std::sqrt(1 - bar_next);
+    if (sigma == 0) continue;
+    const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, t) : randn(x.shape(), generator, x.dtype());
+    x = x + unit * sigma;
   }
   return x;
 }

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <optional>
+#include <vector>
+
 #include "flowgrad/models/layers.h"
 
 namespace flowgrad {
@@ -20,10 +23,19 @@ struct DiffusionOptions {
 };
 
 struct DiffusionSampling {
-  /// DDIM (Song et al. 2021, eta = 0) with this many steps; 0 samples by DDPM over all steps.
+  /// DDIM (Song et al. 2021) with this many steps: the last of as many equal strides; 0 samples by DDPM
+  /// over all steps.
   int64_t ddim_steps = 0;
+  /// DDIM over these steps instead, falling.
+  std::vector<int64_t> ddim_timesteps;
+  /// Noise of DDIM: 0 is deterministic, 1 has the variance of the posterior.
+  double eta = 0;
   /// Clip the predicted x0 to [-clip, clip]; 0 is off. Only for actions scaled to that range.
   double clip = 0;
+  /// Variance of the DDPM steps in place of the model's.
+  std::optional<StepVariance> variance;
+  /// (n_timesteps, N, A): row t is the unit noise added after step t, in place of draws.
+  Tensor step_noise;
 };
 
 /// Diffusion policy baseline (Ho et al. 2020; Chi et al. 2023): denoiser
@@ -43,18 +55,25 @@ class DiffusionPolicy final : public Module {
   /// Mean squared error of the predicted noise; t (N) int64 and noise are drawn where undefined.
   Tensor loss(const Tensor& x0, const Tensor& state, Generator& generator, const Tensor& t = {},
               const Tensor& noise = {});
-  /// From noise (N, A) at the last step to an action; the generator gives the noise of the DDPM steps.
+  /// From noise (N, A) at the last step to an action, off the tape; the generator gives the noise of the
+  /// steps. ValueError for bad steps, eta or clip.
   Tensor generate(const Tensor& noise, const Tensor& state, Generator& generator,
                   const DiffusionSampling& sampling = {});
 
  private:
-  Tensor spread_state(const char* op, const Tensor& state, int64_t rows) const;
-  Tensor ddpm_step(const Tensor& x, const Tensor& eps, int64_t t, Generator& generator, double clip) const;
+  struct Sampler;
+  std::vector<int64_t> sampling_steps(const DiffusionSampling& sampling) const;
+  void check_input(const char* op, const Tensor& x) const;
+  void check_state(const char* op, const Tensor& state, int64_t rows) const;
 
   DiffusionOptions options_;
-  Tensor betas_, alphas_, alphas_cumprod_;
-  std::vector<double> beta_, alpha_bar_;  // the same numbers in double
+  std::vector<double> beta_, alpha_bar_;  // the schedule in double
+  // sqrt(alpha_bar) and sqrt(1 - alpha_bar) from the double schedule: 1 - alpha_bar in float32 would lose
+  // half its digits.
+  Tensor signal_, noise_level_;
+  Tensor alphas_cumprod_;
   Sequential& denoiser_;
+  Linear* first_;  // of the denoiser
 };
 
 }  // namespace flowgrad

@@ -31,9 +31,25 @@ Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
   return forward(randn({n, dim()}, generator, dtype), condition).value;
 }
 
+Transformed then(const Transformed& so_far, const Transformed& next) {
+  return {next.value, so_far.log_det.defined() ? so_far.log_det + next.log_det : next.log_det};
+}
+
 void check_rows(const char* op, const Tensor& x, int64_t dim) {
   if (x.rank() == 2 && x.size(1) == dim) return;
   throw ShapeError(fmt::format("{}: input of shape {} given; (N, {}) is accepted", op, x.shape().to_string(), dim));
+}
+
+void check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width) {
+  if (width == 0 && !condition.defined()) return;
+  if (width > 0 && condition.defined() && condition.rank() == 2 && condition.size(0) == rows &&
+      condition.size(1) == width) {
+    return;
+  }
+  const std::string given = condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
+  const std::string wanted = width == 0 ? "none is accepted by an unconditional model"
+                                        : fmt::format("({}, {}) is accepted", rows, width);
+  throw ShapeError(fmt::format("{}: condition {} given; {}", op, given, wanted));
 }
 
 }  // namespace flowgrad

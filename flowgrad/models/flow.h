@@ -28,7 +28,12 @@ class Flow : public Module {
 /// log of the standard normal density of each row of (N, D).
 Tensor standard_normal_log_prob(const Tensor& z);
 
+/// The next map's result with the log-determinants of all maps so far added up.
+Transformed then(const Transformed& so_far, const Transformed& next);
+
 /// ShapeError unless x is (N, dim).
 void check_rows(const char* op, const Tensor& x, int64_t dim);
+/// ShapeError unless the condition is (rows, width), or undefined where width is 0.
+void check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width);
 
 }  // namespace flowgrad

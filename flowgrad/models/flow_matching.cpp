@@ -2,22 +2,65 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
+
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/flow.h"
 
 namespace flowgrad {
+namespace {
+
+/// Rows of a function of time, for all times of a solve in one batch; beyond `kMost` times row by row, to
+/// bound the memory.
+class TimeTable {
+ public:
+  TimeTable(std::vector<double> times, std::function<Tensor(const Tensor& t)> f, DType dtype)
+      : times_(std::move(times)), f_(std::move(f)), dtype_(dtype) {
+    std::sort(times_.begin(), times_.end());
+    times_.erase(std::unique(times_.begin(), times_.end()), times_.end());
+    if (times_.size() <= kMost) rows_ = unbind(of(times_));
+  }
+  Tensor operator()(double t) const {
+    if (rows_.empty()) return select(of({t}), 0, 0);
+    // The nearest time: a compiler may round t0 + i h + c h differently in two places.
+    auto i = static_cast<size_t>(std::lower_bound(times_.begin(), times_.end(), t) - times_.begin());
+    if (i == times_.size() || (i > 0 && t - times_[i - 1] < times_[i] - t)) --i;
+    return rows_[i];
+  }
+
+ private:
+  static constexpr size_t kMost = 4096;
+  Tensor of(const std::vector<double>& times) const {
+    return f_(Tensor::from(times, {static_cast<int64_t>(times.size())}, dtype_));
+  }
+  std::vector<double> times_;
+  std::function<Tensor(const Tensor&)> f_;
+  DType dtype_;
+  std::vector<Tensor> rows_;
+};
+
+void check_draw(const char* name, const Tensor& t, const Shape& shape) {
+  if (t.shape() == shape) return;
+  throw ShapeError(fmt::format("loss: {} of shape {} given; {} is accepted", name, t.shape().to_string(),
+                               shape.to_string()));
+}
+
+}  // namespace
 
 FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, DType dtype)
     : options_(o),
       time_embed_(add_module("time_embed", std::make_unique<Sequential>())),
       velocity_net_(add_module("velocity_net", std::make_unique<Sequential>())) {
+  check_embedding_width("FlowMatching", o.time_dim);
   time_embed_.add<Activation>([width = o.time_dim, scale = o.time_scale](const Tensor& t) {
     return sinusoidal_embedding(t, width, scale);
   });
   time_embed_.add<Linear>(o.time_dim, 2 * o.time_dim, generator, dtype);
   time_embed_.add<Activation>(silu);
   time_embed_.add<Linear>(2 * o.time_dim, o.time_dim, generator, dtype);
-  velocity_net_.add<Linear>(o.action_dim + o.condition_dim + o.time_dim, o.hidden, generator, dtype);
+  first_ = &velocity_net_.add<Linear>(o.action_dim + o.condition_dim + o.time_dim, o.hidden, generator, dtype);
   velocity_net_.add<Activation>(silu);
   velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
   velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
@@ -29,20 +72,7 @@ void FlowMatching::check(const char* op, const Tensor& x, const Tensor& conditio
     throw ShapeError(fmt::format("{}: x has shape {}; (N, {}) is accepted", op, x.shape().to_string(),
                                  options_.action_dim));
   }
-  const int64_t width = options_.condition_dim;
-  const bool fits = condition.defined()
-                        ? condition.rank() == 2 && condition.size(0) == x.size(0) && condition.size(1) == width
-                        : width == 0;
-  if (!fits) {
-    throw ShapeError(fmt::format("{}: condition {} given for x {}; ({}, {}) is accepted", op,
-                                 condition.defined() ? condition.shape().to_string() : "absent",
-                                 x.shape().to_string(), x.size(0), width));
-  }
-}
-
-Tensor FlowMatching::velocity_at(const Tensor& x, const Tensor& embedding, const Tensor& condition) {
-  return velocity_net_(options_.condition_dim > 0 ? concat({x, condition, embedding}, 1)
-                                                  : concat({x, embedding}, 1));
+  check_condition(op, condition, x.size(0), options_.condition_dim);
 }
 
 Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& condition) {
@@ -50,7 +80,8 @@ Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& co
   if (t.rank() != 1 || t.size(0) != x.size(0)) {
     throw ShapeError(fmt::format("velocity: time has shape {}; ({},) is accepted", t.shape().to_string(), x.size(0)));
   }
-  return velocity_at(x, time_embed_(t), condition);
+  const Tensor embedding = time_embed_(t);
+  return velocity_net_(condition.defined() ? concat({x, condition, embedding}, 1) : concat({x, embedding}, 1));
 }
 
 Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype) const {
@@ -63,24 +94,39 @@ Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& 
   check("loss", x1, condition);
   const Tensor x0 = given_x0.defined() ? given_x0 : randn(x1.shape(), generator, x1.dtype());
   const Tensor t = given_t.defined() ? given_t : draw_times(x1.size(0), generator, x1.dtype());
+  check_draw("noise", x0, x1.shape());
+  check_draw("time", t, {x1.size(0)});
   const Tensor target = x1 - x0;
   const Tensor xt = x0 + unsqueeze(t, 1) * target;
   return mse_loss(velocity(xt, t, condition), target);
 }
 
-Tensor FlowMatching::generate(const Tensor& noise, const Tensor& condition, const GenerateOptions& options) {
+Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given, const GenerateOptions& options) {
+  const bool one_for_all = given.defined() && given.rank() == 2 && given.size(0) == 1 && noise.rank() == 2;
+  const Tensor condition = one_for_all ? expand(given, {noise.size(0), given.size(1)}) : given;
   check("generate", noise, condition);
+  if (options.guidance != 1 && !condition.defined()) {
+    throw ValueError(fmt::format("generate: guidance = {} given to a model without condition; 1 is accepted",
+                                 options.guidance));
+  }
   NoGrad off;
-  const int64_t n = noise.size(0);
-  const bool guided = options.guidance != 1 && options_.condition_dim > 0;
-  const Tensor none = guided ? zeros_like(condition) : Tensor();
+  // The first layer reads x, condition and embedded time. Only x changes from one evaluation to the next by
+  // more than a time known beforehand, so the other columns are multiplied once.
+  const int64_t a = options_.action_dim;
+  const int64_t c = options_.condition_dim;
+  const auto columns = [&](int64_t from, int64_t to) { return contiguous(slice(first_->weight(), 1, from, to)); };
+  const Tensor w_x = columns(0, a);
+  const Tensor w_time = columns(a + c, a + c + options_.time_dim);
+  const TimeTable rows(
+      field_times(0, 1, options.solver),
+      [&](const Tensor& t) { return linear(time_embed_(t), w_time, first_->bias()); }, noise.dtype());
+  const Tensor from_condition = condition.defined() ? linear(condition, columns(a, a + c)) : Tensor();
   const auto field = [&](double t, const Tensor& x) {
-    // One row of the time net serves the batch.
-    const Tensor one = time_embed_(full({1}, t, x.dtype()));
-    const Tensor embedding = expand(one, {n, one.size(1)});
-    const Tensor with = velocity_at(x, embedding, condition);
-    if (!guided) return with;
-    const Tensor without = velocity_at(x, embedding, none);
+    const Tensor in = linear(x, w_x, rows(t));
+    if (!condition.defined()) return velocity_net_.forward_from(1, in);
+    const Tensor with = velocity_net_.forward_from(1, in + from_condition);
+    if (options.guidance == 1) return with;
+    const Tensor without = velocity_net_.forward_from(1, in);
     return without + (with - without) * options.guidance;
   };
   return odeint(field, noise, 0, 1, options.solver);

@@ -37,21 +37,22 @@ class FlowMatching final : public Module {
   /// Velocity (N, A) at x (N, A), t (N), condition (N, C) or undefined where C = 0.
   Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {});
   /// Mean squared error of the velocity for data x1 (N, A); noise x0 (N, A) and t (N) are drawn where
-  /// undefined.
+  /// undefined. ShapeError for draws of another shape.
   Tensor loss(const Tensor& x1, const Tensor& condition, Generator& generator, const Tensor& x0 = {},
               const Tensor& t = {});
-  /// Integrates from noise (N, A) to data.
+  /// Integrates from noise (N, A) to data, off the tape. A condition of one row serves all. ValueError for
+  /// guidance without a condition.
   Tensor generate(const Tensor& noise, const Tensor& condition = {}, const GenerateOptions& options = {});
   /// n training times.
   Tensor draw_times(int64_t n, Generator& generator, DType dtype = DType::float32) const;
 
  private:
-  Tensor velocity_at(const Tensor& x, const Tensor& embedding, const Tensor& condition);
   void check(const char* op, const Tensor& x, const Tensor& condition) const;
 
   FlowMatchingOptions options_;
   Sequential& time_embed_;
   Sequential& velocity_net_;
+  Linear* first_;  // of the velocity net
 };
 
 /// The condition with whole rows set to zero with probability p: training for guidance.

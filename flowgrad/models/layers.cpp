@@ -26,9 +26,9 @@ void Linear::set_zero() {
   if (bias_.defined()) fill_(bias_, 0);
 }
 
-Tensor Sequential::forward(const Tensor& x) {
+Tensor Sequential::forward_from(size_t first, const Tensor& x) {
   Tensor y = x;
-  for (Layer* layer : layers_) y = layer->forward(y);
+  for (size_t i = first; i < layers_.size(); ++i) y = layers_[i]->forward(y);
   return y;
 }
 
@@ -37,7 +37,7 @@ MLP::MLP(const std::vector<int64_t>& widths, const std::function<Tensor(const Te
   if (widths.size() < 2) throw ValueError(fmt::format("MLP: {} widths given; at least 2 are needed", widths.size()));
   for (size_t i = 0; i + 1 < widths.size(); ++i) {
     if (i > 0) add<Activation>(activation);
-    last_ = &add<Linear>(widths[i], widths[i + 1], generator, dtype);
+    linears_.push_back(&add<Linear>(widths[i], widths[i + 1], generator, dtype));
   }
 }
 
@@ -50,10 +50,13 @@ ResidualBlock::ResidualBlock(int64_t width, Generator& generator, DType dtype)
 
 Tensor ResidualBlock::forward(const Tensor& x) { return x + block_(x); }
 
+void check_embedding_width(const char* op, int64_t width) {
+  if (width >= 4 && width % 2 == 0) return;
+  throw ValueError(fmt::format("{}: width {} of the time embedding given; even numbers from 4 are accepted", op, width));
+}
+
 Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale) {
-  if (width < 4 || width % 2 != 0) {
-    throw ValueError(fmt::format("sinusoidal_embedding: width {} given; even numbers from 4 are accepted", width));
-  }
+  check_embedding_width("sinusoidal_embedding", width);
   if (t.rank() != 1) {
     throw ShapeError("sinusoidal_embedding: t has shape " + t.shape().to_string() + "; (N) is accepted");
   }

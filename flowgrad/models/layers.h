@@ -19,6 +19,8 @@ class Linear final : public Layer {
   Tensor forward(const Tensor& x) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
+  const Tensor& weight() const { return weight_; }
+  const Tensor& bias() const { return bias_; }
   int64_t in_features() const { return in_; }
   int64_t out_features() const { return out_; }
 
@@ -46,7 +48,9 @@ class Sequential : public Layer {
     layers_.push_back(&layer);
     return layer;
   }
-  Tensor forward(const Tensor& x) override;
+  Tensor forward(const Tensor& x) override { return forward_from(0, x); }
+  /// The layers from position `first` on, for a caller that has done the earlier ones in its own way.
+  Tensor forward_from(size_t first, const Tensor& x);
 
  private:
   std::vector<Layer*> layers_;
@@ -57,11 +61,13 @@ class MLP final : public Sequential {
  public:
   MLP(const std::vector<int64_t>& widths, const std::function<Tensor(const Tensor&)>& activation,
       Generator& generator, DType dtype = DType::float32);
+  /// The linear layers in order.
+  const std::vector<Linear*>& linears() const { return linears_; }
   /// The last layer, to be set to zero where a model starts as the identity.
-  Linear& last() { return *last_; }
+  Linear& last() { return *linears_.back(); }
 
  private:
-  Linear* last_ = nullptr;
+  std::vector<Linear*> linears_;
 };
 
 /// x + Linear-SiLU-Linear(x), keys block.0 and block.2.
@@ -78,5 +84,6 @@ class ResidualBlock final : public Layer {
 /// from 1 to 1/10000 over width / 2 channels. Returns (N, width). ValueError for a width that is odd or
 /// below 4.
 Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale);
+void check_embedding_width(const char* op, int64_t width);
 
 }  // namespace flowgrad

@@ -29,20 +29,47 @@ const std::vector<Tableau>& tableaus() {
   return all;
 }
 
-/// y + h sum_i w_i k_i
-OdeState advanced(const OdeState& y, const std::vector<OdeState>& k, const std::vector<double>& weights, double h) {
+/// y + h sum_i w_i k_i for the first `n` tensors. Slopes of equal weight are added before they are scaled:
+/// fewer operations.
+OdeState advanced(const OdeState& y, const std::vector<OdeState>& k, const std::vector<double>& weights, double h,
+                  size_t n) {
   OdeState out = y;
   for (size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] == 0) continue;
-    for (size_t j = 0; j < y.size(); ++j) out[j] = out[j] + k[i][j] * (h * weights[i]);
+    const auto same = std::find(weights.begin(), weights.end(), weights[i]);
+    if (weights[i] == 0 || same != weights.begin() + static_cast<std::ptrdiff_t>(i)) continue;
+    for (size_t j = 0; j < n; ++j) {
+      Tensor slope = k[i][j];
+      for (size_t l = i + 1; l < weights.size(); ++l) {
+        if (weights[l] == weights[i]) slope = slope + k[l][j];
+      }
+      out[j] = out[j] + slope * (h * weights[i]);
+    }
   }
   return out;
 }
 
-OdeState one_step(const OdeField& field, const Tableau& t, double time, double h, const OdeState& y) {
+OdeState one_step(const OdeField& field, const Tableau& t, double time, double h, const OdeState& y, size_t integrals) {
   std::vector<OdeState> k;
-  for (size_t i = 0; i < t.c.size(); ++i) k.push_back(field(time + t.c[i] * h, advanced(y, k, t.a[i], h)));
-  return advanced(y, k, t.b, h);
+  for (size_t i = 0; i < t.c.size(); ++i) {
+    k.push_back(field(time + t.c[i] * h, advanced(y, k, t.a[i], h, y.size() - integrals)));
+    if (k.back().size() != y.size()) {
+      throw ShapeError(fmt::format("odeint: the field returned {} tensors for a state of {}", k.back().size(), y.size()));
+    }
+  }
+  return advanced(y, k, t.b, h, y.size());
+}
+
+const Tableau& tableau(const OdeOptions& options) {
+  const auto found = std::find_if(tableaus().begin(), tableaus().end(),
+                                  [&](const Tableau& t) { return options.solver == t.name; });
+  if (found == tableaus().end()) {
+    throw ValueError(fmt::format("odeint: solver \"{}\" given; {} are accepted", options.solver,
+                                 fmt::join(fixed_step_solvers(), ", ")));
+  }
+  if (options.n_steps < 1) {
+    throw ValueError(fmt::format("odeint: n_steps = {} given; at least 1 is accepted", options.n_steps));
+  }
+  return *found;
 }
 
 }  // namespace
@@ -57,27 +84,23 @@ const std::vector<std::string>& fixed_step_solvers() {
 }
 
 OdeState odeint(const OdeField& field, OdeState y, double t0, double t1, const OdeOptions& options) {
-  const auto found = std::find_if(tableaus().begin(), tableaus().end(),
-                                  [&](const Tableau& t) { return options.solver == t.name; });
-  if (found == tableaus().end()) {
-    throw ValueError(fmt::format("odeint: solver \"{}\" given; {} are accepted", options.solver,
-                                 fmt::join(fixed_step_solvers(), ", ")));
+  const Tableau& method = tableau(options);
+  if (options.integrals < 0 || options.integrals > static_cast<int64_t>(y.size())) {
+    throw ValueError(fmt::format("odeint: integrals = {} given for a state of {}", options.integrals, y.size()));
   }
-  if (options.n_steps < 1) {
-    throw ValueError(fmt::format("odeint: n_steps = {} given; at least 1 is accepted", options.n_steps));
-  }
+  const auto integrals = static_cast<size_t>(options.integrals);
   if (t0 == t1) return y;
   const double h = (t1 - t0) / static_cast<double>(options.n_steps);
   for (int64_t i = 0; i < options.n_steps; ++i) {
     const double time = t0 + static_cast<double>(i) * h;
     if (options.checkpoint_steps) {
       y = checkpoint(
-          [field, found, time, h](std::span<const Tensor> in) {
-            return one_step(field, *found, time, h, OdeState(in.begin(), in.end()));
+          [field, &method, time, h, integrals](std::span<const Tensor> in) {
+            return one_step(field, method, time, h, OdeState(in.begin(), in.end()), integrals);
           },
           y);
     } else {
-      y = one_step(field, *found, time, h, y);
+      y = one_step(field, method, time, h, y, integrals);
     }
   }
   return y;
@@ -85,8 +108,19 @@ OdeState odeint(const OdeField& field, OdeState y, double t0, double t1, const O
 
 Tensor odeint(const std::function<Tensor(double, const Tensor&)>& field, const Tensor& y0, double t0, double t1,
               const OdeOptions& options) {
-  return odeint([&field](double t, const OdeState& y) { return OdeState{field(t, y[0])}; }, OdeState{y0}, t0, t1,
+  return odeint([field](double t, const OdeState& y) { return OdeState{field(t, y[0])}; }, OdeState{y0}, t0, t1,
                 options)[0];
+}
+
+std::vector<double> field_times(double t0, double t1, const OdeOptions& options) {
+  const Tableau& method = tableau(options);
+  std::vector<double> times;
+  if (t0 == t1) return times;
+  const double h = (t1 - t0) / static_cast<double>(options.n_steps);
+  for (int64_t i = 0; i < options.n_steps; ++i) {
+    for (double c : method.c) times.push_back(t0 + static_cast<double>(i) * h + c * h);
+  }
+  return times;
 }
 
 }  // namespace flowgrad

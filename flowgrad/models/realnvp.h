@@ -33,10 +33,12 @@ class CouplingLayer final : public Flow {
   struct Affine {
     Tensor log_scale, shift;
   };
-  Affine affine(const Tensor& masked, const Tensor& condition);
+  /// sign 1 gives the log-scale of the forward map, -1 that of the inverse.
+  Affine affine(const Tensor& x, const Tensor& condition, double sign);
 
   RealNVPOptions options_;
-  Tensor mask_, active_;  // (D): 1 = passed through, and its complement
+  Tensor mask_, active_;                      // (D): 1 = passed through, and its complement
+  Tensor scale_factor_, minus_scale_factor_;  // (D): the bound c, or 1, where active
   MLP& scale_net_;
   MLP& translate_net_;
 };
@@ -54,10 +56,10 @@ class ActNorm final : public Flow {
   Tensor log_scale_, shift_;
 };
 
-/// The axes in another fixed order; buffer `order` (D) int64.
+/// The axes in another order, random but fixed by `number`; buffer `order` (D) int64.
 class Permutation final : public Flow {
  public:
-  Permutation(int64_t dim, Generator& generator);
+  Permutation(int64_t dim, int64_t number);
   int64_t dim() const override { return dim_; }
   Transformed forward(const Tensor& z, const Tensor& condition = {}) override;
   Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;

@@ -21,21 +21,14 @@ const Tensor& need(const Model& m, const std::string& quantity, const char* name
   throw ValueError(fmt::format("model {}: quantity \"{}\" needs an array for {}", m.name(), quantity, name));
 }
 
-[[noreturn]] void unknown_quantity(const Model& m, const std::string& quantity) {
-  const auto have = m.quantities();
-  const std::string near = nearest_name(quantity, have);
-  throw ValueError(fmt::format("model {}: no quantity \"{}\"{}; it has {}", m.name(), quantity,
-                               near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),
-                               fmt::join(have, ", ")));
+DType dtype_of(Model& m) { return m.module().parameters().front().second.dtype(); }
+
+void refuse_option(const Model& m, const char* option, const std::string& given, const char* accepted) {
+  throw ValueError(fmt::format("model {}: {} {} given; {}", m.name(), option, given, accepted));
 }
 
-void check_samples(const Model& m, int64_t n) {
-  if (n >= 1) return;
-  throw ValueError(fmt::format("model {}: {} samples asked for; at least 1 is accepted", m.name(), n));
-}
-
-DType dtype_of(const Model& m) {
-  return const_cast<Model&>(m).module().parameters().front().second.dtype();
+void refuse_guidance(const Model& m, const QuantityOptions& o) {
+  if (o.guidance != 1) refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
 }
 
 /// planar, realnvp, cnf.
@@ -47,12 +40,13 @@ class DensityModel : public Model {
   std::vector<std::string> quantities() const override {
     return {"forward", "inverse", "log_prob", "log_det", "loss", "sample"};
   }
-  Tensor evaluate(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
-                  Generator& generator) override {
-    prepare(in, o, generator);
+
+ protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
+    refuse_guidance(*this, o);
+    prepare(o, generator);
     if (q == "sample") return draw(in, o, generator);
-    const auto have = quantities();
-    if (std::find(have.begin(), have.end(), q) == have.end()) unknown_quantity(*this, q);
     const Tensor& x = need(*this, q, "input", in.input);
     if (q == "forward") return forward(x, in).value;
     if (q == "log_det") return forward(x, in).log_det;
@@ -61,17 +55,20 @@ class DensityModel : public Model {
     const Tensor log_prob = standard_normal_log_prob(z.value) + z.log_det;
     return q == "log_prob" ? log_prob : -mean(log_prob);
   }
-
- protected:
-  virtual void prepare(const QuantityInputs&, const QuantityOptions&, Generator&) {}
+  virtual void prepare(const QuantityOptions& o, Generator&) {
+    if (o.n_steps != 0) refuse_option(*this, "n_steps", fmt::format("{}", o.n_steps), "0 is accepted, it has no solver");
+    if (!o.solver.empty()) refuse_option(*this, "solver", o.solver, "none is accepted, it has no solver");
+  }
   virtual Transformed forward(const Tensor& z, const QuantityInputs& in) { return flow_->forward(z, in.condition); }
   virtual Transformed inverse(const Tensor& x, const QuantityInputs& in) { return flow_->inverse(x, in.condition); }
   Flow& flow() { return *flow_; }
 
  private:
   Tensor draw(const QuantityInputs& in, const QuantityOptions& o, Generator& generator) {
-    if (in.noise.defined()) return forward(in.noise, in).value;
-    check_samples(*this, o.n_samples);
+    if (in.noise.defined()) {
+      NoGrad off;
+      return forward(in.noise, in).value;
+    }
     return flow_->sample(in.condition.defined() ? in.condition.size(0) : o.n_samples, generator, in.condition);
   }
 
@@ -84,7 +81,7 @@ class CnfModel final : public DensityModel {
       : DensityModel(config, std::move(flow)), own_(cnf().options().solver) {}
 
  protected:
-  void prepare(const QuantityInputs&, const QuantityOptions& o, Generator& generator) override {
+  void prepare(const QuantityOptions& o, Generator& generator) override {
     OdeOptions solver = own_;
     if (o.n_steps > 0) solver.n_steps = o.n_steps;
     if (!o.solver.empty()) solver.solver = o.solver;
@@ -93,9 +90,11 @@ class CnfModel final : public DensityModel {
     cnf().probe_generator().set_state(generator.seed(), (generator.next_stream() << 20) | (uint64_t{1} << 62));
   }
   Transformed forward(const Tensor& z, const QuantityInputs& in) override {
+    check_condition("cnf", in.condition, z.size(0), 0);
     return cnf().integrate(z, 0, 1, in.probe_noise);
   }
   Transformed inverse(const Tensor& x, const QuantityInputs& in) override {
+    check_condition("cnf", in.condition, x.size(0), 0);
     return cnf().integrate(x, 1, 0, in.probe_noise);
   }
 
@@ -105,8 +104,7 @@ class CnfModel final : public DensityModel {
 };
 
 /// Rows that a policy is asked for, from the arrays given.
-int64_t rows_of(const Model& m, const QuantityInputs& in, const QuantityOptions& o) {
-  check_samples(m, o.n_samples);
+int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
   return in.condition.defined() && in.condition.size(0) > 1 ? in.condition.size(0) : o.n_samples;
 }
 
@@ -116,17 +114,18 @@ class FlowMatchingModel final : public Model {
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
   std::vector<std::string> quantities() const override { return {"velocity", "loss", "generate", "sample"}; }
-  Tensor evaluate(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
-                  Generator& generator) override {
+
+ protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
     if (q == "velocity") {
       return net_.velocity(need(*this, q, "input", in.input), need(*this, q, "time", in.time), in.condition);
     }
     if (q == "loss") {
       return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise, in.time);
     }
-    if (q != "generate" && q != "sample") unknown_quantity(*this, q);
     const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(*this, in, o), net_.options().action_dim}, generator,
+                                            : randn({rows_of(in, o), net_.options().action_dim}, generator,
                                                     dtype_of(*this));
     GenerateOptions options;
     options.guidance = o.guidance;
@@ -145,16 +144,19 @@ class DiffusionModel final : public Model {
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
   std::vector<std::string> quantities() const override { return {"noise_prediction", "loss", "generate", "sample"}; }
-  Tensor evaluate(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
-                  Generator& generator) override {
+
+ protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
     if (q == "noise_prediction") {
       return net_.noise_prediction(need(*this, q, "input", in.input), need(*this, q, "time", in.time), in.condition);
     }
     if (q == "loss") {
       return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.time, in.noise);
     }
-    if (q != "generate" && q != "sample") unknown_quantity(*this, q);
+    refuse_guidance(*this, o);
     DiffusionSampling sampling;
+    sampling.step_noise = in.step_noise;
     if (o.solver == "ddim") {
       sampling.ddim_steps = o.n_steps > 0 ? o.n_steps : net_.options().n_timesteps;
     } else if (!o.solver.empty() && o.solver != "ddpm") {
@@ -164,7 +166,7 @@ class DiffusionModel final : public Model {
                                    o.n_steps, net_.options().n_timesteps));
     }
     const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(*this, in, o), net_.options().action_dim}, generator,
+                                            : randn({rows_of(in, o), net_.options().action_dim}, generator,
                                                     dtype_of(*this));
     return net_.generate(noise, in.condition, generator, sampling);
   }
@@ -289,6 +291,31 @@ std::vector<std::string> model_names() {
   std::vector<std::string> out;
   for (const Entry& e : entries()) out.push_back(e.name);
   return out;
+}
+
+Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given, const QuantityOptions& options,
+                       Generator& generator) {
+  const auto have = quantities();
+  if (std::find(have.begin(), have.end(), quantity) == have.end()) {
+    const std::string near = nearest_name(quantity, have);
+    throw ValueError(fmt::format("model {}: no quantity \"{}\"{}; it has {}", name_, quantity,
+                                 near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),
+                                 fmt::join(have, ", ")));
+  }
+  if (options.n_samples < 1) {
+    throw ValueError(fmt::format("model {}: {} samples asked for; at least 1 is accepted", name_, options.n_samples));
+  }
+  if (options.n_steps < 0) {
+    throw ValueError(fmt::format("model {}: n_steps = {} given; at least 1 is accepted, or 0 for the model's own", name_,
+                                 options.n_steps));
+  }
+  QuantityInputs inputs = given;
+  const DType dtype = dtype_of(*this);
+  for (Tensor* t : {&inputs.input, &inputs.time, &inputs.condition, &inputs.noise, &inputs.probe_noise,
+                    &inputs.step_noise}) {
+    if (t->defined() && is_floating(t->dtype()) && t->dtype() != dtype) *t = cast(*t, dtype);
+  }
+  return compute(quantity, inputs, options, generator);
 }
 
 std::vector<ConfigKey> config_keys(const std::string& model) { return entry(model).keys; }

@@ -20,13 +20,15 @@ struct ConfigKey {
 };
 
 /// Arrays that a quantity may read; undefined where not given. Draws that are given are used as they
-/// are, so a stochastic quantity becomes a function.
+/// are, so a stochastic quantity becomes a function. Floating arrays are converted to the model's dtype.
 struct QuantityInputs {
   Tensor input;
   Tensor time;
   Tensor condition;
   Tensor noise;
   Tensor probe_noise;
+  /// Unit noise of every DDPM step, (n_timesteps, N, A).
+  Tensor step_noise;
 };
 
 struct QuantityOptions {
@@ -53,12 +55,17 @@ class Model {
   virtual std::vector<std::string> quantities() const = 0;
   /// Raises ValueError for a quantity that the model lacks (naming those it has), a missing input
   /// (naming it) or a bad option; ShapeError for arrays that do not fit.
-  virtual Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,
-                          const QuantityOptions& options, Generator& generator) = 0;
+  Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs, const QuantityOptions& options,
+                  Generator& generator);
   /// The training loss as a scalar on the tape: the matching loss, or minus the mean log-likelihood.
   Tensor loss(const QuantityInputs& inputs, Generator& generator) {
     return evaluate("loss", inputs, {}, generator);
   }
+
+ protected:
+  /// `quantity` is one of quantities(), n_samples is at least 1 and floating inputs have the model's dtype.
+  virtual Tensor compute(const std::string& quantity, const QuantityInputs& inputs, const QuantityOptions& options,
+                         Generator& generator) = 0;
 
  private:
   std::string name_;

@@ -1,0 +1,105 @@
+#include "flowgrad/models/checks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "flowgrad/autograd/engine.h"
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+namespace {
+
+CheckError errors_of(const Tensor& got, const Tensor& wanted) {
+  const std::vector<double> a = got.to_vector<double>();
+  const std::vector<double> b = wanted.to_vector<double>();
+  std::vector<double> errors;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double e = std::abs(a[i] - b[i]) / (1 + std::abs(b[i]));
+    // A NaN is the worst error of all; left alone it would make the order of a sort meaningless.
+    errors.push_back(std::isnan(e) ? std::numeric_limits<double>::infinity() : e);
+  }
+  if (errors.empty()) return {};
+  std::sort(errors.begin(), errors.end());
+  const auto last = static_cast<double>(errors.size() - 1);
+  return {errors.back(), errors[static_cast<size_t>(std::ceil(0.999 * last))]};
+}
+
+void check_grid(const GridOptions& o) {
+  if (o.points >= 2 && o.half_width > 0 && o.batch >= 1) return;
+  throw ValueError(fmt::format("grid: {} points, half-width {}, batch {} given; at least 2, above 0 and at least 1 are "
+                               "accepted",
+                               o.points, o.half_width, o.batch));
+}
+
+}  // namespace
+
+CheckError reconstruction_error(Flow& flow, const Tensor& x, const Tensor& condition) {
+  NoGrad off;
+  return errors_of(flow.forward(flow.inverse(x, condition).value, condition).value, x);
+}
+
+CheckError log_det_consistency(Flow& flow, const Tensor& z, const Tensor& condition) {
+  NoGrad off;
+  const Transformed x = flow.forward(z, condition);
+  return errors_of(-flow.inverse(x.value, condition).log_det, x.log_det);
+}
+
+Tensor row_jacobian(const std::function<Tensor(const Tensor&)>& f, const Tensor& x) {
+  EnableGrad on;
+  const Tensor leaf = x.detach().requires_grad_();
+  const Tensor y = f(leaf);
+  std::vector<Tensor> rows;
+  for (int64_t i = 0; i < y.size(1); ++i) {
+    // Rows do not mix, so the sum over rows differentiates them all at once.
+    rows.push_back(grad(sum(select(y, 1, i)), leaf, {.retain_graph = true}));
+  }
+  return stack(rows, 1);
+}
+
+CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition) {
+  const Tensor jacobian = row_jacobian([&](const Tensor& at) { return flow.forward(at, condition).value; }, z);
+  NoGrad off;
+  return errors_of(flow.forward(z, condition).log_det, slogdet(cast(jacobian, DType::float64)).second);
+}
+
+Tensor grid_points(const GridOptions& o, DType dtype) {
+  check_grid(o);
+  const Tensor axis = linspace(-o.half_width, o.half_width, o.points, dtype);
+  const Shape square{o.points, o.points};
+  const Tensor first = expand(unsqueeze(axis, 1), square);
+  const Tensor second = expand(unsqueeze(axis, 0), square);
+  return reshape(stack({first, second}, 2), {o.points * o.points, 2});
+}
+
+Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
+  check_grid(o);
+  if (flow.dim() != 2) {
+    throw ValueError(fmt::format("grid_log_prob: a flow of dimension {} given; 2 is accepted", flow.dim()));
+  }
+  NoGrad off;
+  const Tensor points = grid_points(o, flow.parameters().front().second.dtype());
+  std::vector<Tensor> parts;
+  for (int64_t at = 0; at < points.size(0); at += o.batch) {
+    parts.push_back(flow.log_prob(slice(points, 0, at, std::min(at + o.batch, points.size(0)))));
+  }
+  return reshape(concat(parts, 0), {o.points, o.points});
+}
+
+double density_integral(Flow& flow, const GridOptions& o) {
+  const std::vector<double> log_prob = grid_log_prob(flow, o).to_vector<double>();
+  const auto n = static_cast<size_t>(o.points);
+  const double step = 2 * o.half_width / static_cast<double>(o.points - 1);
+  double total = 0;
+  for (size_t i = 0; i < n; ++i) {
+    double row = 0;
+    for (size_t j = 0; j < n; ++j) row += std::exp(log_prob[i * n + j]) * (j == 0 || j + 1 == n ? 0.5 : 1);
+    total += row * (i == 0 || i + 1 == n ? 0.5 : 1);
+  }
+  return total * step * step;
+}
+
+}  // namespace flowgrad
