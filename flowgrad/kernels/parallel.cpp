@@ -13,10 +13,11 @@
 #include <exception>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
+
+#include "flowgrad/core/error.h"
 
 namespace flowgrad::kernels {
 namespace {
@@ -34,7 +35,11 @@ void futex_wake_all(const void* word) {
   syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
 }
 
-void relax() { __builtin_ia32_pause(); }
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
 
 int available_cores() {
   cpu_set_t set;
@@ -46,8 +51,8 @@ int available_cores() {
 
 void check_count(const std::string& what, long n) {
   if (n < 1 || n > kMaxThreads)
-    throw std::invalid_argument(what + ": the number of threads must be 1 to " +
-                                std::to_string(kMaxThreads) + ", got " + std::to_string(n));
+    throw ValueError(what + ": " + std::to_string(n) + " given; 1 to " +
+                     std::to_string(kMaxThreads) + " threads are accepted");
 }
 
 int initial_threads() {
@@ -56,8 +61,8 @@ int initial_threads() {
   char* end = nullptr;
   const long n = std::strtol(text, &end, 10);
   if (*end != '\0')
-    throw std::invalid_argument("FLOWGRAD_NUM_THREADS: must be a whole number of threads, got '" +
-                                std::string(text) + "'");
+    throw ValueError("FLOWGRAD_NUM_THREADS: '" + std::string(text) +
+                     "' given; a whole number of threads is accepted");
   check_count("FLOWGRAD_NUM_THREADS", n);
   return static_cast<int>(n);
 }
@@ -176,7 +181,8 @@ class Pool {
 
   void work(int thread, std::uint64_t seen) {
     for (;;) {
-      if (!spin_until([&] { return region(ticket_.load(std::memory_order_acquire)) != region(seen); })) {
+      if (!spin_until(
+              [&] { return region(ticket_.load(std::memory_order_acquire)) != region(seen); })) {
         sleepers_.fetch_add(1, std::memory_order_seq_cst);
         while (region(ticket_.load(std::memory_order_seq_cst)) == region(seen))
           futex_wait(&ticket_, region(seen));
@@ -239,7 +245,7 @@ int num_threads() { return pool().count(); }
 void set_num_threads(int n) {
   check_count("set_num_threads", n);
   if (inside_region)
-    throw std::invalid_argument("set_num_threads: not allowed inside a parallel region");
+    throw ValueError("set_num_threads: called inside a parallel region; it is accepted outside");
   pool().resize(n);
 }
 

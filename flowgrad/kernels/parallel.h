@@ -11,11 +11,12 @@
 namespace flowgrad::kernels {
 
 /// Threads used by kernels, the calling thread included. The first call reads the environment
-/// variable FLOWGRAD_NUM_THREADS; without it, the number of cores this process may run on.
+/// variable FLOWGRAD_NUM_THREADS (ValueError when it is malformed); without it, the number of cores
+/// this process may run on.
 int num_threads();
 
 /// Sets the number of threads, 1 to 1024. Waits for a running parallel region to finish.
-/// Errors: std::invalid_argument when `n` is outside that range.
+/// Raises ValueError when `n` is outside that range or the caller is inside a region.
 void set_num_threads(int n);
 
 /// True inside a chunk: a further parallel region would run serially.

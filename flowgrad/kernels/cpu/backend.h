@@ -5,8 +5,9 @@
 namespace flowgrad::kernels {
 
 /// The fast CPU backend: vector kernels for float32 and float64 in the instruction set that
-/// cpu/dispatch.h chose, spread over the threads of parallel.h. What it does not override, and dtypes or
-/// layouts it has no kernel for, run in the reference loops. Same bits at any number of threads.
+/// cpu/dispatch.h chose, spread over the threads of parallel.h. What it does not override, and
+/// dtypes or layouts it has no kernel for, run in the reference loops. Same bits at any number of
+/// threads.
 class CpuBackendFast final : public ReferenceBackend {
  public:
   const char* name() const override { return "cpu"; }

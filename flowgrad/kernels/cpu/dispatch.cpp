@@ -13,18 +13,18 @@ namespace baseline {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
-}
+}  // namespace baseline
 #if defined(FLOWGRAD_HAVE_X86_ISA)
 namespace avx2 {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
-}
+}  // namespace avx2
 namespace avx512 {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
-}
+}  // namespace avx512
 #endif
 
 namespace cpu {
@@ -48,8 +48,7 @@ const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
     {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
      &avx512::reduce_tables},
-    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables,
-     &avx2::reduce_tables},
+    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables},
 #endif
     {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
      &baseline::reduce_tables},
@@ -66,8 +65,7 @@ const Isa& named(const std::string& name) {
   for (const Isa& i : kIsas) {
     if (name != i.name) continue;
     if (i.supported()) return i;
-    throw ValueError("FLOWGRAD_ISA: this processor has no " + name +
-                     "; it accepts: " + accepted());
+    throw ValueError("FLOWGRAD_ISA: this processor has no " + name + "; it accepts: " + accepted());
   }
   throw ValueError("FLOWGRAD_ISA: unknown instruction set '" + name +
                    "'; this processor accepts: " + accepted());

@@ -14,9 +14,9 @@ struct Isa {
   const ReduceTables* reduce;
 };
 
-/// The widest instruction set that this processor has, found once by its feature bits; the environment
-/// variable FLOWGRAD_ISA names another. Raises ValueError when that name is unknown or the processor
-/// lacks it.
+/// The widest instruction set that this processor has, found once by its feature bits; the
+/// environment variable FLOWGRAD_ISA names another. Raises ValueError when that name is unknown or
+/// the processor lacks it.
 const Isa& isa();
 
 /// Test hook: uses the named instruction set from now on, same errors as FLOWGRAD_ISA. Not to be

@@ -88,18 +88,17 @@ void copy_same_type(const View& in, const View& out) {
   const auto run = [&](int64_t begin, int64_t end, int64_t column, int64_t n) {
     RowCursor cursor(axes, begin);
     for (int64_t r = begin; r < end; ++r, cursor.advance())
-      copy_run(static_cast<const char*>(in.data) +
-                   (cursor.offset(1) + column * axes.inner_stride(1)) * bytes,
-               axes.inner_stride(1),
-               static_cast<char*>(out.data) +
-                   (cursor.offset(0) + column * axes.inner_stride(0)) * bytes,
-               axes.inner_stride(0), n, bytes);
+      copy_run(
+          static_cast<const char*>(in.data) +
+              (cursor.offset(1) + column * axes.inner_stride(1)) * bytes,
+          axes.inner_stride(1),
+          static_cast<char*>(out.data) + (cursor.offset(0) + column * axes.inner_stride(0)) * bytes,
+          axes.inner_stride(0), n, bytes);
   };
   if (axes.total < 4 * kChunk) return run(0, rows, 0, inner);
   if (rows == 1) {
-    parallel_for((inner + kChunk - 1) / kChunk, [&](int64_t i) {
-      run(0, 1, i * kChunk, std::min(kChunk, inner - i * kChunk));
-    });
+    parallel_for((inner + kChunk - 1) / kChunk,
+                 [&](int64_t i) { run(0, 1, i * kChunk, std::min(kChunk, inner - i * kChunk)); });
     return;
   }
   parallel_for((rows + rows_per_chunk - 1) / rows_per_chunk, [&](int64_t i) {
@@ -118,18 +117,27 @@ bool convert(const View& in, const View& out) {
   const ElementwiseTables& t = *isa().elementwise;
   const DType from = in.dtype, to = out.dtype;
   if (to == DType::float32) {
-    if (from == DType::float64) convert_views(t.f64_to_f32, in, out);
-    else if (from == DType::bfloat16) convert_views(t.bf16_to_f32, in, out);
-    else if (from == DType::boolean) convert_views(t.bool_to_f32, in, out);
-    else if (from == DType::int64) convert_views(t.i64_to_f32, in, out);
-    else return false;
+    if (from == DType::float64)
+      convert_views(t.f64_to_f32, in, out);
+    else if (from == DType::bfloat16)
+      convert_views(t.bf16_to_f32, in, out);
+    else if (from == DType::boolean)
+      convert_views(t.bool_to_f32, in, out);
+    else if (from == DType::int64)
+      convert_views(t.i64_to_f32, in, out);
+    else
+      return false;
     return true;
   }
   if (to == DType::float64) {
-    if (from == DType::float32) convert_views(t.f32_to_f64, in, out);
-    else if (from == DType::boolean) convert_views(t.bool_to_f64, in, out);
-    else if (from == DType::int64) convert_views(t.i64_to_f64, in, out);
-    else return false;
+    if (from == DType::float32)
+      convert_views(t.f32_to_f64, in, out);
+    else if (from == DType::boolean)
+      convert_views(t.bool_to_f64, in, out);
+    else if (from == DType::int64)
+      convert_views(t.i64_to_f64, in, out);
+    else
+      return false;
     return true;
   }
   if (to == DType::bfloat16 && from == DType::float32) {
@@ -167,24 +175,23 @@ void CpuBackendFast::add_into(View in, View out) {
     using T = decltype(zero);
     const auto kernel = elementwise_table<T>().binary[number::binary_add];
     // The output is also an operand: its block must be read before it is written.
-    for_views(
-        [&](void* const* p, int64_t n) {
-          kernel(as<const T>(p[2]), as<const T>(p[1]), as<T>(p[0]), n);
-        },
-        out, in, out);
+    for_views([&](void* const* p,
+                  int64_t n) { kernel(as<const T>(p[2]), as<const T>(p[1]), as<T>(p[0]), n); },
+              out, in, out);
   });
   if (!done) ReferenceBackend::add_into(in, out);
 }
 
 void CpuBackendFast::unary(UnaryOp op, Params params, View x, View out) {
-  const bool done = out.dtype == x.dtype && with_floating(x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().unary[static_cast<int>(op)];
-    const T p = static_cast<T>(params.p), q = static_cast<T>(params.q);
-    for_views(
-        [&](void* const* at, int64_t n) { kernel(as<const T>(at[1]), as<T>(at[0]), n, p, q); }, out,
-        x);
-  });
+  const bool done =
+      out.dtype == x.dtype && with_floating(x.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto kernel = elementwise_table<T>().unary[static_cast<int>(op)];
+        const T p = static_cast<T>(params.p), q = static_cast<T>(params.q);
+        for_views(
+            [&](void* const* at, int64_t n) { kernel(as<const T>(at[1]), as<T>(at[0]), n, p, q); },
+            out, x);
+      });
   if (!done) ReferenceBackend::unary(op, params, x, out);
 }
 
@@ -193,15 +200,16 @@ void CpuBackendFast::unary_grad(UnaryOp op, Params params, View g, View x, View 
   const View& vy = or_else(y, g);
   const bool same = g.dtype == out.dtype && vx.dtype == out.dtype && vy.dtype == out.dtype;
   const bool done = same && with_floating(out.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().unary_grad[static_cast<int>(op)];
-    const T p = static_cast<T>(params.p), q = static_cast<T>(params.q);
-    for_views(
-        [&](void* const* at, int64_t n) {
-          kernel(as<const T>(at[1]), as<const T>(at[2]), as<const T>(at[3]), as<T>(at[0]), n, p, q);
-        },
-        out, g, vx, vy);
-  });
+                      using T = decltype(zero);
+                      const auto kernel = elementwise_table<T>().unary_grad[static_cast<int>(op)];
+                      const T p = static_cast<T>(params.p), q = static_cast<T>(params.q);
+                      for_views(
+                          [&](void* const* at, int64_t n) {
+                            kernel(as<const T>(at[1]), as<const T>(at[2]), as<const T>(at[3]),
+                                   as<T>(at[0]), n, p, q);
+                          },
+                          out, g, vx, vy);
+                    });
   if (!done) ReferenceBackend::unary_grad(op, params, g, x, y, out);
 }
 
@@ -210,11 +218,9 @@ void CpuBackendFast::binary(BinaryOp op, View a, View b, View out) {
       a.dtype == b.dtype && a.dtype == out.dtype && with_floating(a.dtype, [&](auto zero) {
         using T = decltype(zero);
         const auto kernel = elementwise_table<T>().binary[static_cast<int>(op)];
-        for_views(
-            [&](void* const* p, int64_t n) {
-              kernel(as<const T>(p[1]), as<const T>(p[2]), as<T>(p[0]), n);
-            },
-            out, a, b);
+        for_views([&](void* const* p,
+                      int64_t n) { kernel(as<const T>(p[1]), as<const T>(p[2]), as<T>(p[0]), n); },
+                  out, a, b);
       });
   if (!done) ReferenceBackend::binary(op, a, b, out);
 }
@@ -226,53 +232,56 @@ void CpuBackendFast::binary_grad(BinaryOp op, int wrt, View g, View a, View b, V
   const bool same = g.dtype == out.dtype && va.dtype == out.dtype && vb.dtype == out.dtype &&
                     vy.dtype == out.dtype;
   const bool done = same && with_floating(out.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().binary_grad[static_cast<int>(op)][wrt];
-    for_views(
-        [&](void* const* p, int64_t n) {
-          kernel(as<const T>(p[1]), as<const T>(p[2]), as<const T>(p[3]), as<const T>(p[4]),
-                 as<T>(p[0]), n);
-        },
-        out, g, va, vb, vy);
-  });
+                      using T = decltype(zero);
+                      const auto kernel =
+                          elementwise_table<T>().binary_grad[static_cast<int>(op)][wrt];
+                      for_views(
+                          [&](void* const* p, int64_t n) {
+                            kernel(as<const T>(p[1]), as<const T>(p[2]), as<const T>(p[3]),
+                                   as<const T>(p[4]), as<T>(p[0]), n);
+                          },
+                          out, g, va, vb, vy);
+                    });
   if (!done) ReferenceBackend::binary_grad(op, wrt, g, a, b, y, out);
 }
 
 void CpuBackendFast::compare(CompareOp op, View a, View b, View out) {
-  const bool done = a.dtype == b.dtype && out.dtype == DType::boolean &&
-                    with_floating(a.dtype, [&](auto zero) {
-                      using T = decltype(zero);
-                      const auto kernel = elementwise_table<T>().compare[static_cast<int>(op)];
-                      for_views(
-                          [&](void* const* p, int64_t n) {
-                            kernel(as<const T>(p[1]), as<const T>(p[2]), as<uint8_t>(p[0]), n);
-                          },
-                          out, a, b);
-                    });
+  const bool done =
+      a.dtype == b.dtype && out.dtype == DType::boolean && with_floating(a.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto kernel = elementwise_table<T>().compare[static_cast<int>(op)];
+        for_views(
+            [&](void* const* p, int64_t n) {
+              kernel(as<const T>(p[1]), as<const T>(p[2]), as<uint8_t>(p[0]), n);
+            },
+            out, a, b);
+      });
   if (!done) ReferenceBackend::compare(op, a, b, out);
 }
 
 void CpuBackendFast::predicate(PredicateOp op, View x, View out) {
   const bool done = out.dtype == DType::boolean && with_floating(x.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().predicate[static_cast<int>(op)];
-    for_views([&](void* const* p, int64_t n) { kernel(as<const T>(p[1]), as<uint8_t>(p[0]), n); },
-              out, x);
-  });
+                      using T = decltype(zero);
+                      const auto kernel = elementwise_table<T>().predicate[static_cast<int>(op)];
+                      for_views([&](void* const* p,
+                                    int64_t n) { kernel(as<const T>(p[1]), as<uint8_t>(p[0]), n); },
+                                out, x);
+                    });
   if (!done) ReferenceBackend::predicate(op, x, out);
 }
 
 void CpuBackendFast::where(View condition, View a, View b, View out) {
   const bool same = condition.dtype == DType::boolean && a.dtype == b.dtype && a.dtype == out.dtype;
-  const bool done = same && with_floating(out.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().where;
-    for_views(
-        [&](void* const* p, int64_t n) {
-          kernel(as<const uint8_t>(p[1]), as<const T>(p[2]), as<const T>(p[3]), as<T>(p[0]), n);
-        },
-        out, condition, a, b);
-  });
+  const bool done =
+      same && with_floating(out.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto kernel = elementwise_table<T>().where;
+        for_views(
+            [&](void* const* p, int64_t n) {
+              kernel(as<const uint8_t>(p[1]), as<const T>(p[2]), as<const T>(p[3]), as<T>(p[0]), n);
+            },
+            out, condition, a, b);
+      });
   if (!done) ReferenceBackend::where(condition, a, b, out);
 }
 
@@ -291,16 +300,17 @@ void CpuBackendFast::scale(View out, double factor) {
 
 void CpuBackendFast::lerp(View average, View value, double decay) {
   const bool done = average.dtype == value.dtype && with_floating(average.dtype, [&](auto zero) {
-    using T = decltype(zero);
-    const auto kernel = elementwise_table<T>().lerp;
-    for_views(
-        [&](void* const* p, int64_t n) {
-          // A buffered output starts empty, so the old average comes as an input.
-          if (p[0] != p[2]) std::memcpy(p[0], p[2], static_cast<size_t>(n) * sizeof(T));
-          kernel(as<const T>(p[1]), as<T>(p[0]), n, static_cast<T>(decay));
-        },
-        average, value, average);
-  });
+                      using T = decltype(zero);
+                      const auto kernel = elementwise_table<T>().lerp;
+                      for_views(
+                          [&](void* const* p, int64_t n) {
+                            // A buffered output starts empty, so the old average comes as an input.
+                            if (p[0] != p[2])
+                              std::memcpy(p[0], p[2], static_cast<size_t>(n) * sizeof(T));
+                            kernel(as<const T>(p[1]), as<T>(p[0]), n, static_cast<T>(decay));
+                          },
+                          average, value, average);
+                    });
   if (!done) ReferenceBackend::lerp(average, value, decay);
 }
 

@@ -45,8 +45,8 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.c += begin * part.ldc;
 }
 
-/// Splits C over the threads, rows first since they share the panels of B, and runs every part. Which
-/// thread computes what does not matter for the bits.
+/// Splits C over the threads, rows first since they share the panels of B, and runs every part.
+/// Which thread computes what does not matter for the bits.
 template <class T>
 void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help) {
   const std::int64_t panels = divide_up(whole.n, t.panel_columns);
@@ -63,8 +63,10 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
     part.n = std::min(whole.n, panels * (c + 1) / columns * t.panel_columns) - begin;
     part.c += begin;
     if (part.bias != nullptr) part.bias += begin;
-    if (part.packed != nullptr) part.packed_column += begin;
-    else part.b += begin;
+    if (part.packed != nullptr)
+      part.packed_column += begin;
+    else
+      part.b += begin;
     part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements(part.k));
     t.block(part);
   });
@@ -72,7 +74,8 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
 
 /// Packs all of B, depth block by depth block and panel by panel, see GemmBlock.
 template <class T>
-void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out, bool threads_help) {
+void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
+            bool threads_help) {
   const std::int64_t panels = divide_up(g.n, t.panel_columns), depths = divide_up(g.k, kGemmDepth);
   const auto pack_one = [&](std::int64_t i) {
     const std::int64_t k0 = i / panels * kGemmDepth, j = i % panels * t.panel_columns;
@@ -112,8 +115,8 @@ template <class T>
 void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
   const std::int64_t k_padded = round_up(g.k, t.lanes);
   const bool copy_a = g.a_col != 1 && g.a_row != 1 && g.m > 1;
-  T* const bt = scratch_of<T>(ScratchSlot::narrow,
-                              k_padded * (g.n + (copy_a ? g.m : 0)) + 2 * t.lanes);
+  T* const bt =
+      scratch_of<T>(ScratchSlot::narrow, k_padded * (g.n + (copy_a ? g.m : 0)) + 2 * t.lanes);
   t.pack(g.b, g.b_col, g.b_row, g.n, g.k, k_padded, bt);
   if (copy_a) {
     T* const a = bt + k_padded * g.n;

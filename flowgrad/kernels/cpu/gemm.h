@@ -4,9 +4,9 @@
 
 namespace flowgrad::kernels::cpu {
 
-/// C (m, n) = A (m, k) B (k, n) [+ bias (n)] [+ C]. Any strides on A and B, in elements; the rows of C
-/// are contiguous, ldc apart. T is float or double. Element (i, j) has the same bits for every m and
-/// every number of threads: k is summed in one order, chosen by n and k alone.
+/// C (m, n) = A (m, k) B (k, n) [+ bias (n)] [+ C]. Any strides on A and B, in elements; the rows
+/// of C are contiguous, ldc apart. T is float or double. Element (i, j) has the same bits for every
+/// m and every number of threads: k is summed in one order, chosen by n and k alone.
 template <class T>
 struct Gemm {
   std::int64_t m = 0, n = 0, k = 0;

@@ -32,11 +32,14 @@ void add_rows(const View& index, const Around& target, const View& source, const
     for (int64_t i = 0; i < n; ++i) {
       T* const to = out.as<T>() + (o * target.size + index_at(index, i)) * target.inner + begin;
       const T* const from = source.as<T>() + (o * n + i) * target.inner + begin;
-      if (end - begin == 1) *to += *from;
-      else add(to, from, to, end - begin);
+      if (end - begin == 1)
+        *to += *from;
+      else
+        add(to, from, to, end - begin);
     }
   };
-  // Threads share neither an outer entry nor a strip of the inner axis, so every sum keeps its order.
+  // Threads share neither an outer entry nor a strip of the inner axis, so every sum keeps its
+  // order.
   constexpr int64_t width = 256;
   const int64_t strips = (target.inner + width - 1) / width;
   const auto task = [&](int64_t t) {
@@ -76,10 +79,12 @@ void CpuBackendFast::index_select(View x, int axis, View index, View out) {
 void CpuBackendFast::index_add(View index, int axis, View source, View out) {
   const bool plain = out.rank() > 0 && index.dtype == DType::int64 && source.dtype == out.dtype &&
                      source.is_contiguous() && out.is_contiguous() && source.numel() > 0;
-  if (plain && out.dtype == DType::float32) add_rows<float>(index, Around(out, axis), source, out);
+  if (plain && out.dtype == DType::float32)
+    add_rows<float>(index, Around(out, axis), source, out);
   else if (plain && out.dtype == DType::float64)
     add_rows<double>(index, Around(out, axis), source, out);
-  else ReferenceBackend::index_add(index, axis, source, out);
+  else
+    ReferenceBackend::index_add(index, axis, source, out);
 }
 
 }  // namespace flowgrad::kernels

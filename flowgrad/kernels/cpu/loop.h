@@ -7,14 +7,14 @@
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/parallel.h"
 
-/// The one loop behind every elementwise kernel: axes are merged, then blocks of rows are handed to a
-/// kernel as contiguous runs. Operands that are contiguous are read and written in place; others pass
-/// through small buffers that stay in the first-level cache.
+/// The one loop behind every elementwise kernel: axes are merged, then blocks of rows are handed to
+/// a kernel as contiguous runs. Operands that are contiguous are read and written in place; others
+/// pass through small buffers that stay in the first-level cache.
 namespace flowgrad::kernels::cpu {
 
 constexpr int kMaxOperands = 5;
-/// Elements of one block, and of one chunk of work for a thread. They do not depend on the number of
-/// threads, and no elementwise value depends on them.
+/// Elements of one block, and of one chunk of work for a thread. They do not depend on the number
+/// of threads, and no elementwise value depends on them.
 constexpr int64_t kBlock = 2048, kChunk = 16384;
 
 /// Axes of some operands of equal shape after merging: sizes without ones, innermost last, no two
@@ -67,7 +67,8 @@ class RowCursor {
 };
 
 /// Copies n elements of `bytes` each; strides in elements.
-void copy_run(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t n, int bytes);
+void copy_run(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t n,
+              int bytes);
 
 /// How the rows of some Axes are grouped into blocks and chunks.
 struct Blocking {
@@ -79,8 +80,8 @@ struct Blocking {
     rows = axes.total / inner;
     rows_per_block = inner >= kBlock / 4 ? 1 : kBlock / 2 / inner;
     pieces_per_row = rows_per_block > 1 ? 1 : (inner + kBlock - 1) / kBlock;
-    blocks = rows_per_block > 1 ? (rows + rows_per_block - 1) / rows_per_block
-                                : rows * pieces_per_row;
+    blocks =
+        rows_per_block > 1 ? (rows + rows_per_block - 1) / rows_per_block : rows * pieces_per_row;
     const int64_t block_elements =
         rows_per_block > 1 ? rows_per_block * inner : std::min(inner, kBlock);
     blocks_per_chunk = std::max<int64_t>(1, kChunk / block_elements);

@@ -73,9 +73,8 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
   const bool small = work < (int64_t{1} << 22) && batch.total >= 2 * num_threads();
   if (!small || work * batch.total < (int64_t{1} << 18)) return range(0, batch.total);
   const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 17) / work);
-  parallel_for((batch.total + chunk - 1) / chunk, [&](int64_t i) {
-    range(i * chunk, std::min(batch.total, (i + 1) * chunk));
-  });
+  parallel_for((batch.total + chunk - 1) / chunk,
+               [&](int64_t i) { range(i * chunk, std::min(batch.total, (i + 1) * chunk)); });
 }
 
 }  // namespace
@@ -83,9 +82,12 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
 void CpuBackendFast::matmul(View a, View b, View bias, bool accumulate, View out) {
   const bool same = a.dtype == b.dtype && a.dtype == out.dtype &&
                     (!bias.defined() || bias.dtype == out.dtype) && out.is_contiguous();
-  if (same && out.dtype == DType::float32) multiply<float>(a, b, bias, accumulate, out);
-  else if (same && out.dtype == DType::float64) multiply<double>(a, b, bias, accumulate, out);
-  else ReferenceBackend::matmul(a, b, bias, accumulate, out);
+  if (same && out.dtype == DType::float32)
+    multiply<float>(a, b, bias, accumulate, out);
+  else if (same && out.dtype == DType::float64)
+    multiply<double>(a, b, bias, accumulate, out);
+  else
+    ReferenceBackend::matmul(a, b, bias, accumulate, out);
 }
 
 }  // namespace flowgrad::kernels

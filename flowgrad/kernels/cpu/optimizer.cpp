@@ -27,7 +27,8 @@ class Sequence {
   void for_parts(int64_t chunk, F&& f) const {
     int64_t at = chunk * kChunk;
     const int64_t end = std::min(ends_.back(), at + kChunk);
-    auto item = static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
+    auto item =
+        static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), at) - ends_.begin());
     for (; at < end; ++item) {
       const int64_t start = item == 0 ? 0 : ends_[item - 1];
       const int64_t n = std::min(ends_[item], end) - at;
@@ -79,8 +80,10 @@ void for_slots(std::span<const OptimizerSlot> slots, F&& f) {
   sequence.for_chunks([&](int64_t chunk) {
     sequence.for_parts(chunk, [&](size_t item, int64_t begin, int64_t n) {
       const OptimizerSlot& s = slots[item];
-      if (s.parameter.dtype == DType::float32) f(float{}, s, begin, n);
-      else f(double{}, s, begin, n);
+      if (s.parameter.dtype == DType::float32)
+        f(float{}, s, begin, n);
+      else
+        f(double{}, s, begin, n);
     });
   });
 }

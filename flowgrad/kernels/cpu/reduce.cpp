@@ -77,8 +77,7 @@ void reduce_columns(int op, const T* x, int64_t batches, int64_t rows, int64_t c
   const ReduceTable<T>& t = reduce_table<T>();
   const int64_t depth = std::max<int64_t>(64, 2 * kChunk / std::min(columns, strip));
   const int64_t depths = divide_up(rows, depth), strips = divide_up(columns, strip);
-  double* const partial =
-      scratch_of<double>(ScratchSlot::partial, batches * depths * columns);
+  double* const partial = scratch_of<double>(ScratchSlot::partial, batches * depths * columns);
   for_tasks(batches * depths * strips, batches * rows * columns, [&](int64_t i) {
     const int64_t j = i % strips * strip, d = i / strips % depths, b = i / strips / depths;
     const int64_t row = d * depth, count = std::min(depth, rows - row);
@@ -219,11 +218,14 @@ void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
                                                    n, out.as<T>() + row * n);
     });
   };
-  const bool plain = is_last_axis(x, axis) && x.dtype == out.dtype && x.is_contiguous() &&
-                     out.is_contiguous();
-  if (plain && x.dtype == DType::float32) run(float{});
-  else if (plain && x.dtype == DType::float64) run(double{});
-  else ReferenceBackend::softmax(logarithm, x, axis, out);
+  const bool plain =
+      is_last_axis(x, axis) && x.dtype == out.dtype && x.is_contiguous() && out.is_contiguous();
+  if (plain && x.dtype == DType::float32)
+    run(float{});
+  else if (plain && x.dtype == DType::float64)
+    run(double{});
+  else
+    ReferenceBackend::softmax(logarithm, x, axis, out);
 }
 
 void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View out) {
@@ -233,16 +235,18 @@ void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View
     const int64_t group = std::max<int64_t>(1, kChunk / 4 / std::max<int64_t>(n, 1));
     for_tasks(divide_up(rows, group), 4 * y.numel(), [&](int64_t i) {
       const int64_t at = i * group * n;
-      reduce_table<T>().softmax_grad[logarithm ? 1 : 0](g.as<T>() + at, y.as<T>() + at,
-                                                        std::min(group, rows - i * group), n,
-                                                        out.as<T>() + at);
+      reduce_table<T>().softmax_grad[logarithm ? 1 : 0](
+          g.as<T>() + at, y.as<T>() + at, std::min(group, rows - i * group), n, out.as<T>() + at);
     });
   };
   const bool plain = is_last_axis(y, axis) && y.dtype == out.dtype && g.dtype == y.dtype &&
                      g.is_contiguous() && y.is_contiguous() && out.is_contiguous();
-  if (plain && y.dtype == DType::float32) run(float{});
-  else if (plain && y.dtype == DType::float64) run(double{});
-  else ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
+  if (plain && y.dtype == DType::float32)
+    run(float{});
+  else if (plain && y.dtype == DType::float64)
+    run(double{});
+  else
+    ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
 }
 
 }  // namespace flowgrad::kernels

@@ -28,7 +28,8 @@ void* scratch(ScratchSlot slot, std::size_t bytes) {
   const std::size_t rounded = (bytes + 4095) / 4096 * 4096;
   buffers.data[i] = std::aligned_alloc(4096, rounded);
   if (buffers.data[i] == nullptr)
-    throw Error("out of memory: " + std::to_string(rounded) + " bytes of working memory for a kernel");
+    throw Error("out of memory: " + std::to_string(rounded) +
+                " bytes of working memory for a kernel");
   buffers.bytes[i] = rounded;
   return buffers.data[i];
 }

@@ -1,14 +1,14 @@
 #pragma once
-// What an instruction set offers: tables of plain functions. The files below cpu/isa are compiled once
-// per instruction set and export these tables and nothing else; everything around them (views, threads,
-// memory) is compiled once and calls through the table that dispatch.h chose.
+// What an instruction set offers: tables of plain functions. The files below cpu/isa are compiled
+// once per instruction set and export these tables and nothing else; everything around them (views,
+// threads, memory) is compiled once and calls through the table that dispatch.h chose.
 
 #include <cstdint>
 
 namespace flowgrad::kernels::cpu {
 
-/// Length of the blocks that every product sums k in: within a block one running sum, then the blocks'
-/// sums in order. It is part of the result, so all paths and tile shapes share it.
+/// Length of the blocks that every product sums k in: within a block one running sum, then the
+/// blocks' sums in order. It is part of the result, so all paths and tile shapes share it.
 constexpr std::int64_t kGemmDepth = 256;
 
 /// A part of C = A B (+ bias) (+ C): all of k, some rows, some columns starting at a panel.
@@ -35,8 +35,8 @@ struct GemmBlock {
 template <class T>
 struct GemmTable {
   int tile_rows, panel_columns, lanes;
-  /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes and
-  /// b_row is 1, up to `lanes` elements behind the result are overwritten.
+  /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes
+  /// and b_row is 1, up to `lanes` elements behind the result are overwritten.
   void (*pack)(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
                std::int64_t width, T* out);
   void (*block)(const GemmBlock<T>& block);
@@ -78,7 +78,8 @@ enum Predicate : int {
 };
 }  // namespace number
 
-/// Elementwise kernels over n contiguous elements. out may be one of the inputs. Bools are bytes 0 or 1.
+/// Elementwise kernels over n contiguous elements. out may be one of the inputs. Bools are bytes 0
+/// or 1.
 template <class T>
 struct ElementwiseTable {
   void (*unary[number::unary_count])(const T* x, T* out, std::int64_t n, T p, T q);

@@ -7,18 +7,24 @@ namespace flowgrad::kernels::cpu {
 
 template <class T>
 const ElementwiseTable<T>& elementwise_table() {
-  if constexpr (sizeof(T) == sizeof(float)) return isa().elementwise->f32;
-  else return isa().elementwise->f64;
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().elementwise->f32;
+  else
+    return isa().elementwise->f64;
 }
 template <class T>
 const ReduceTable<T>& reduce_table() {
-  if constexpr (sizeof(T) == sizeof(float)) return isa().reduce->f32;
-  else return isa().reduce->f64;
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().reduce->f32;
+  else
+    return isa().reduce->f64;
 }
 template <class T>
 const GemmTable<T>& gemm_table() {
-  if constexpr (sizeof(T) == sizeof(float)) return isa().gemm->f32;
-  else return isa().gemm->f64;
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().gemm->f32;
+  else
+    return isa().gemm->f64;
 }
 
 }  // namespace flowgrad::kernels::cpu

@@ -1,5 +1,5 @@
-// The lines of elementwise.def on vec, over contiguous elements. The last elements of a run go through
-// the same instructions as the rest, so a value never depends on its place.
+// The lines of elementwise.def on vec, over contiguous elements. The last elements of a run go
+// through the same instructions as the rest, so a value never depends on its place.
 
 #include "flowgrad/kernels/cpu/isa/math.h"
 #include "flowgrad/kernels/cpu/table.h"
@@ -37,34 +37,37 @@ constexpr bool saves_letter(const char* saves, char letter) {
       return derivative_expression;                                           \
     }                                                                         \
   };
-#define BINARY(op, saves, how, value_expression, grad_a, grad_b)                                 \
-  struct binary_##op {                                                                           \
-    static constexpr bool saves_a = saves_letter(#saves, 'A'), saves_b = saves_letter(#saves, 'B'), \
-                          saves_y = saves_letter(#saves, 'Y');                                   \
-    template <class T>                                                                           \
-    static FG_INLINE T value(T a, T b) {                                                         \
-      return value_expression;                                                                   \
-    }                                                                                            \
-    template <int Wrt, class T>                                                                  \
-    static FG_INLINE T gradient(T g, T a, T b, T y) {                                            \
-      (void)a, (void)b, (void)y;                                                                 \
-      if constexpr (Wrt == 0) return grad_a;                                                     \
-      else return grad_b;                                                                        \
-    }                                                                                            \
+#define BINARY(op, saves, how, value_expression, grad_a, grad_b) \
+  struct binary_##op {                                           \
+    static constexpr bool saves_a = saves_letter(#saves, 'A'),   \
+                          saves_b = saves_letter(#saves, 'B'),   \
+                          saves_y = saves_letter(#saves, 'Y');   \
+    template <class T>                                           \
+    static FG_INLINE T value(T a, T b) {                         \
+      return value_expression;                                   \
+    }                                                            \
+    template <int Wrt, class T>                                  \
+    static FG_INLINE T gradient(T g, T a, T b, T y) {            \
+      (void)a, (void)b, (void)y;                                 \
+      if constexpr (Wrt == 0)                                    \
+        return grad_a;                                           \
+      else                                                       \
+        return grad_b;                                           \
+    }                                                            \
   };
-#define COMPARE(op, expression)               \
-  struct compare_##op {                       \
-    template <class T>                        \
-    static FG_INLINE auto value(T a, T b) {   \
-      return expression;                      \
-    }                                         \
+#define COMPARE(op, expression)             \
+  struct compare_##op {                     \
+    template <class T>                      \
+    static FG_INLINE auto value(T a, T b) { \
+      return expression;                    \
+    }                                       \
   };
-#define PREDICATE(op, expression)       \
-  struct predicate_##op {               \
-    template <class T>                  \
-    static FG_INLINE auto value(T x) {  \
-      return expression;                \
-    }                                   \
+#define PREDICATE(op, expression)      \
+  struct predicate_##op {              \
+    template <class T>                 \
+    static FG_INLINE auto value(T x) { \
+      return expression;               \
+    }                                  \
   };
 #include "flowgrad/kernels/elementwise.def"
 #undef UNARY
@@ -108,73 +111,82 @@ template <class Op, class T>
 void run_unary(const T* x, T* out, int64_t n, T p, T q) {
   using V = vec<T>;
   const V vp(p), vq(q);
-  for_registers<V::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    put(Op::value(take(x + i, count), vp, vq), out + i, count);
-  });
+  for_registers<V::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put(Op::value(take(x + i, count), vp, vq), out + i, count);
+      });
 }
 
 template <class Op, class T>
 void run_unary_grad(const T* g, const T* x, const T* y, T* out, int64_t n, T p, T q) {
   using V = vec<T>;
   const V vp(p), vq(q);
-  for_registers<V::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    V vx(0), vy(0);
-    if constexpr (Op::saves_x) vx = take(x + i, count);
-    if constexpr (Op::saves_y) vy = take(y + i, count);
-    const V vg = take(g + i, count), d = Op::derivative(vx, vy, vp, vq);
-    put(Op::strong ? mul_zero(vg, d) : vg * d, out + i, count);
-  });
+  for_registers<V::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        V vx(0), vy(0);
+        if constexpr (Op::saves_x) vx = take(x + i, count);
+        if constexpr (Op::saves_y) vy = take(y + i, count);
+        const V vg = take(g + i, count), d = Op::derivative(vx, vy, vp, vq);
+        put(Op::strong ? mul_zero(vg, d) : vg * d, out + i, count);
+      });
 }
 
 template <class Op, class T>
 void run_binary(const T* a, const T* b, T* out, int64_t n) {
-  for_registers<vec<T>::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    put(Op::value(take(a + i, count), take(b + i, count)), out + i, count);
-  });
+  for_registers<vec<T>::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put(Op::value(take(a + i, count), take(b + i, count)), out + i, count);
+      });
 }
 
 template <class Op, int Wrt, class T>
 void run_binary_grad(const T* g, const T* a, const T* b, const T* y, T* out, int64_t n) {
   using V = vec<T>;
-  for_registers<V::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    V va(0), vb(0), vy(0);
-    if constexpr (Op::saves_a) va = take(a + i, count);
-    if constexpr (Op::saves_b) vb = take(b + i, count);
-    if constexpr (Op::saves_y) vy = take(y + i, count);
-    put(Op::template gradient<Wrt>(take(g + i, count), va, vb, vy), out + i, count);
-  });
+  for_registers<V::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        V va(0), vb(0), vy(0);
+        if constexpr (Op::saves_a) va = take(a + i, count);
+        if constexpr (Op::saves_b) vb = take(b + i, count);
+        if constexpr (Op::saves_y) vy = take(y + i, count);
+        put(Op::template gradient<Wrt>(take(g + i, count), va, vb, vy), out + i, count);
+      });
 }
 
 template <class T, int N>
 FG_INLINE void put_bools(mask<T, N> m, uint8_t* out, int count) {
   const Raw<uint8_t, N> bytes = __builtin_convertvector(m.m, Raw<uint8_t, N>) & 1;
-  if (count == N) __builtin_memcpy(out, &bytes, N);
-  else __builtin_memcpy(out, &bytes, static_cast<std::size_t>(count));
+  if (count == N)
+    __builtin_memcpy(out, &bytes, N);
+  else
+    __builtin_memcpy(out, &bytes, static_cast<std::size_t>(count));
 }
 
 template <class Op, class T>
 void run_compare(const T* a, const T* b, uint8_t* out, int64_t n) {
-  for_registers<vec<T>::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    put_bools(Op::value(take(a + i, count), take(b + i, count)), out + i, count);
-  });
+  for_registers<vec<T>::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put_bools(Op::value(take(a + i, count), take(b + i, count)), out + i, count);
+      });
 }
 
 template <class Op, class T>
 void run_predicate(const T* x, uint8_t* out, int64_t n) {
-  for_registers<vec<T>::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    put_bools(Op::value(take(x + i, count)), out + i, count);
-  });
+  for_registers<vec<T>::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put_bools(Op::value(take(x + i, count)), out + i, count);
+      });
 }
 
 template <class T>
 void run_where(const uint8_t* condition, const T* a, const T* b, T* out, int64_t n) {
   constexpr int W = vec<T>::size;
-  for_registers<W>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    Raw<uint8_t, W> bytes = {};
-    __builtin_memcpy(&bytes, condition + i, static_cast<std::size_t>(static_cast<int>(count)));
-    const mask<T, W> m{__builtin_convertvector(bytes, decltype(mask<T, W>::m)) != 0};
-    put(select(m, take(a + i, count), take(b + i, count)), out + i, count);
-  });
+  for_registers<W>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        Raw<uint8_t, W> bytes = {};
+        __builtin_memcpy(&bytes, condition + i, static_cast<std::size_t>(static_cast<int>(count)));
+        const mask<T, W> m{__builtin_convertvector(bytes, decltype(mask<T, W>::m)) != 0};
+        put(select(m, take(a + i, count), take(b + i, count)), out + i, count);
+      });
 }
 
 template <class T>
@@ -188,20 +200,21 @@ template <class T>
 void run_lerp(const T* value, T* out, int64_t n, T decay) {
   using V = vec<T>;
   const V keep(decay), rest(T(1) - decay);
-  for_registers<V::size>(n, [=](int64_t i, auto count) __attribute__((always_inline)) {
-    put(fma(keep, take(out + i, count), rest * take(value + i, count)), out + i, count);
-  });
+  for_registers<V::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put(fma(keep, take(out + i, count), rest * take(value + i, count)), out + i, count);
+      });
 }
 
 template <class T>
 constexpr ElementwiseTable<T> table_of() {
   ElementwiseTable<T> t{};
-#define UNARY(op, saves, zero, value, derivative)                            \
-  t.unary[cpu::number::unary_##op] = &run_unary<unary_##op, T>;              \
+#define UNARY(op, saves, zero, value, derivative)               \
+  t.unary[cpu::number::unary_##op] = &run_unary<unary_##op, T>; \
   t.unary_grad[cpu::number::unary_##op] = &run_unary_grad<unary_##op, T>;
-#define BINARY(op, saves, how, value, grad_a, grad_b)                                  \
-  t.binary[cpu::number::binary_##op] = &run_binary<binary_##op, T>;                    \
-  t.binary_grad[cpu::number::binary_##op][0] = &run_binary_grad<binary_##op, 0, T>;    \
+#define BINARY(op, saves, how, value, grad_a, grad_b)                               \
+  t.binary[cpu::number::binary_##op] = &run_binary<binary_##op, T>;                 \
+  t.binary_grad[cpu::number::binary_##op][0] = &run_binary_grad<binary_##op, 0, T>; \
   t.binary_grad[cpu::number::binary_##op][1] = &run_binary_grad<binary_##op, 1, T>;
 #define COMPARE(op, value) t.compare[cpu::number::compare_##op] = &run_compare<compare_##op, T>;
 #define PREDICATE(op, value) \
@@ -243,15 +256,9 @@ void run_bf16_to_f32(const std::uint16_t* in, float* out, int64_t n) {
 
 extern const ElementwiseTables elementwise_tables;
 const ElementwiseTables elementwise_tables = {
-    table_of<float>(),
-    table_of<double>(),
-    &run_cast<float, double>,
-    &run_cast<double, float>,
-    &run_f32_to_bf16,
-    &run_bf16_to_f32,
-    &run_bool_to_f32,
-    &run_bool_to_f64,
-    &run_cast<int64_t, float>,
+    table_of<float>(),          table_of<double>(), &run_cast<float, double>,
+    &run_cast<double, float>,   &run_f32_to_bf16,   &run_bf16_to_f32,
+    &run_bool_to_f32,           &run_bool_to_f64,   &run_cast<int64_t, float>,
     &run_cast<int64_t, double>,
 };
 

@@ -1,5 +1,5 @@
-// Matrix products for one instruction set: packing, the blocked product over register tiles, and the
-// path for few columns. See gemm_tile.h for the tile and cpu/gemm.cpp for threads and memory.
+// Matrix products for one instruction set: packing, the blocked product over register tiles, and
+// the path for few columns. See gemm_tile.h for the tile and cpu/gemm.cpp for threads and memory.
 
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
@@ -15,7 +15,8 @@ constexpr std::int64_t kRowTiles = 16;
 
 /// Up to W columns with unit k stride, transposed: out[k * width + j] = b[j * b_col + k].
 template <class T, class Store>
-FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k, int n, Store store) {
+FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k, int n,
+                                 Store store) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
   for (std::int64_t k0 = 0; k0 < k; k0 += W) {
@@ -50,17 +51,20 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
       const int columns = n - j < W ? static_cast<int>(n - j) : W;
       T* const to = out + j;
       if (width - j >= W || width < W) {
-        // In a matrix narrower than a register, the next row mends what a full store spills into it.
-        transpose_columns(b + j * b_col, b_col, k, columns,
-                          [=](V x, std::int64_t i) __attribute__((always_inline)) {
-                            x.store(to + i * width);
-                          });
+        // In a matrix narrower than a register, the next row mends what a full store spills into
+        // it.
+        transpose_columns(
+            b + j * b_col, b_col, k,
+            columns, [=](V x, std::int64_t i) __attribute__((always_inline)) {
+              x.store(to + i * width);
+            });
       } else {
         const int room = static_cast<int>(width - j);
-        transpose_columns(b + j * b_col, b_col, k, columns,
-                          [=](V x, std::int64_t i) __attribute__((always_inline)) {
-                            x.store(to + i * width, room);
-                          });
+        transpose_columns(
+            b + j * b_col, b_col, k,
+            columns, [=](V x, std::int64_t i) __attribute__((always_inline)) {
+              x.store(to + i * width, room);
+            });
       }
     }
     return;
@@ -90,16 +94,17 @@ struct RowTiles {
 
 template <class T>
 std::int64_t scratch_elements(std::int64_t) {
-  return kGemmDepth * (kRowTiles * kTileRows + kPanelColumns<T>) + 2 * kLanes<T>;
+  return kGemmDepth * (kRowTiles * kTileRows + kPanelColumns<T>)+2 * kLanes<T>;
 }
 
-/// A is read in place while its rows or its columns are contiguous, unless the rows of a tile collide
-/// in the first-level cache and are read often.
+/// A is read in place while its rows or its columns are contiguous, unless the rows of a tile
+/// collide in the first-level cache and are read often.
 template <class T>
 bool should_pack_a(const GemmBlock<T>& g) {
   if (g.a_row == 1) return g.a_col * std::int64_t{sizeof(T)} >= 4096 && g.n >= 4 * kPanelColumns<T>;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
-  return g.n >= 4 * kPanelColumns<T> && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 && g.k >= 64;
+  return g.n >= 4 * kPanelColumns<T> && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 &&
+         g.k >= 64;
 }
 
 template <class T>
@@ -113,7 +118,8 @@ void block(const GemmBlock<T>& g) {
     const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
     const T* tail = nullptr;
     if (g.packed == nullptr && g.n % W != 0) {
-      // The last columns of an unpacked B: a padded copy, so that the tile may read whole registers.
+      // The last columns of an unpacked B: a padded copy, so that the tile may read whole
+      // registers.
       const std::int64_t j = g.n - g.n % panel;
       const std::int64_t n = g.n - j, width = (n + W - 1) / W * W;
       pack(g.b + k0 * g.b_row + j, g.b_row, std::int64_t{1}, kc, n, width, packed_tail);
@@ -208,7 +214,8 @@ void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
       std::int64_t k = k0;
       for (; k + W <= end; k += W) {
         V bv[N];
-        unroll<N>([&](auto j) __attribute__((always_inline)) { bv[j] = V::load(bt + j * k_padded + k); });
+        unroll<N>([&](auto j)
+                      __attribute__((always_inline)) { bv[j] = V::load(bt + j * k_padded + k); });
         unroll<R>([&](auto r) __attribute__((always_inline)) {
           const V av = V::load(a[r] + k);
           unroll<N>([&](auto j) __attribute__((always_inline)) {
@@ -240,8 +247,8 @@ void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   }
 }
 
-/// The same sums, term for term, for A with unit row stride: a register holds W rows, and the lanes of
-/// narrow_rows become W passes over k.
+/// The same sums, term for term, for A with unit row stride: a register holds W rows, and the lanes
+/// of narrow_rows become W passes over k.
 template <class T, int N>
 void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   using V = vec<T>;
@@ -263,7 +270,8 @@ void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
           });
         }
         // Lanes of narrow_rows past the end of a short tail add zero products.
-        unroll<N>([&](auto j) __attribute__((always_inline)) { total[lane][j] = total[lane][j] + acc[j]; });
+        unroll<N>([&](auto j)
+                      __attribute__((always_inline)) { total[lane][j] = total[lane][j] + acc[j]; });
       }
     }
     for (int half = W / 2; half >= 1; half /= 2)
@@ -288,8 +296,10 @@ template <class T, int N = 1>
 void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   if constexpr (N <= kLanes<T> / 2) {
     if (g.n == N) {
-      if (g.a_col == 1) narrow_rows<T, N>(g, bt, k_padded);
-      else narrow_columns<T, N>(g, bt, k_padded);
+      if (g.a_col == 1)
+        narrow_rows<T, N>(g, bt, k_padded);
+      else
+        narrow_columns<T, N>(g, bt, k_padded);
       return;
     }
     narrow<T, N + 1>(g, bt, k_padded);
@@ -298,7 +308,7 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows, kPanelColumns<T>,     kLanes<T>,   &pack<T>,
+  return {kTileRows, kPanelColumns<T>,     kLanes<T>,    &pack<T>,
           &block<T>, &scratch_elements<T>, &narrow<T, 1>};
 }
 

@@ -1,6 +1,7 @@
 #pragma once
-// The register tile of the matrix product: MR rows of A times NP panels of NV registers of B, all of one
-// depth block, accumulators in registers. Any strides on A: rows or k may be contiguous, or neither.
+// The register tile of the matrix product: MR rows of A times NP panels of NV registers of B, all
+// of one depth block, accumulators in registers. Any strides on A: rows or k may be contiguous, or
+// neither.
 
 #include "flowgrad/kernels/cpu/isa/shuffle.h"
 
@@ -17,7 +18,7 @@ constexpr int kTileRows = 4, kWideTwo = 2, kWideFour = 1;
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
 template <class T>
-constexpr int kPanelColumns = kPanel * kLanes<T>;
+constexpr int kPanelColumns = kPanel* kLanes<T>;
 
 template <class T>
 struct Tile {
@@ -73,13 +74,17 @@ void multiply_tile(const Tile<T>& t) {
         V r = acc[i][j];
         if (t.bias != nullptr) r = r + bias;
         if (t.add) r = r + (partial ? V::load(c, valid) : V::load(c));
-        if (partial) r.store(c, valid);
-        else r.store(c);
+        if (partial)
+          r.store(c, valid);
+        else
+          r.store(c);
       });
     });
   };
-  if (t.n == Columns * W) finish(std::false_type{});
-  else finish(std::true_type{});
+  if (t.n == Columns * W)
+    finish(std::false_type{});
+  else
+    finish(std::true_type{});
 }
 
 template <class T>

@@ -129,8 +129,8 @@ FG_INLINE vec<double, N> erfc(vec<double, N> x) {
   return per_lane(x, [](double v) { return __builtin_erfc(v); });
 }
 
-/// x Phi(x). Through erfc(-x / sqrt 2) in float, the rounding of the argument alone would cost 80 ulp
-/// in the left tail.
+/// x Phi(x). Through erfc(-x / sqrt 2) in float, the rounding of the argument alone would cost 80
+/// ulp in the left tail.
 template <int N>
 FG_INLINE vec<double, N> gelu_of_float(vec<double, N> x) {
   using V = vec<double, N>;
@@ -144,7 +144,15 @@ FG_INLINE vec<float, N> gelu(vec<float, N> x) {
 template <int N>
 FG_INLINE vec<double, N> gelu(vec<double, N> x) {
   using V = vec<double, N>;
-  return V(0.5) * x * erfc(x * V(-0.7071067811865476));
+  // 1 / sqrt 2 in three parts, so that what the product with x loses is known: u + lost is exact to
+  // 2^-100, and the loss enters through the derivative of erfc.
+  const V high(0x1.6a09e6p-1), low(0x1.9fcef34p-27), rest(-4.833646656726457e-17);
+  const V u = x * V(0.7071067811865476);
+  const V x_high = from_bits<double, N>(to_bits(x) & ~std::int64_t{0x7ffffff}), x_low = x - x_high;
+  const V lost = (((x_high * high - u) + x_high * low) + x_low * high) + (x_low * low + x * rest);
+  const V slope = V(1.1283791670955126) * exp(-(u * u));
+  const V correction = select(abs(x) < V(40), slope * lost, V(0));
+  return V(0.5) * x * (erfc(-u) + correction);
 }
 
 /// |x|^y good to a float, for finite x and y, x not zero.
@@ -160,14 +168,14 @@ FG_INLINE vec<float, N> pow(vec<float, N> x, vec<float, N> y) {
   const auto hx = widen(x), hy = widen(y);
   V result = narrow<N>(pow_of_floats(hx.low, hy.low), pow_of_floats(hx.high, hy.high));
   const V whole = floor(y), half = y * V(0.5f);
-  const V negative = select(y == whole, select(half == floor(half), result, -result),
-                            V(Format<float>::nan));
+  const V negative =
+      select(y == whole, select(half == floor(half), result, -result), V(Format<float>::nan));
   result = select(x < V(0), negative, result);
   const V infinity = V(Format<float>::infinity);
   const mask<float, N> edge = !((x != V(0)) & (abs(x) < infinity) & (abs(y) < infinity));
   if (__builtin_expect(any(edge), 0))
-    result = select(
-        edge, per_lane(x, y, [](float a, float b) { return __builtin_powf(a, b); }), result);
+    result =
+        select(edge, per_lane(x, y, [](float a, float b) { return __builtin_powf(a, b); }), result);
   return result;
 }
 template <int N>
@@ -180,8 +188,10 @@ template <class T, int N>
 FG_INLINE vec<T, N> remainder(vec<T, N> a, vec<T, N> b) {
   using V = vec<T, N>;
   const V r = per_lane(a, b, [](T x, T y) {
-    if constexpr (sizeof(T) == 4) return __builtin_fmodf(x, y);
-    else return __builtin_fmod(x, y);
+    if constexpr (sizeof(T) == 4)
+      return __builtin_fmodf(x, y);
+    else
+      return __builtin_fmod(x, y);
   });
   const mask<T, N> r_negative = r < V(0), b_negative = b < V(0);
   const mask<T, N> differ = {r_negative.m ^ b_negative.m};

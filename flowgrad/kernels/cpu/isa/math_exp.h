@@ -1,6 +1,7 @@
 #pragma once
 // Exponentials and logarithms on vec: argument reduction by ln 2 in two parts (Cody and Waite 1980)
-// and near-minimax polynomials, interpolated at Chebyshev nodes. The same steps for float and double.
+// and near-minimax polynomials, interpolated at Chebyshev nodes. The same steps for float and
+// double.
 
 #include "flowgrad/kernels/cpu/isa/vec.h"
 
@@ -91,8 +92,8 @@ FG_INLINE vec<T, N> exp(vec<T, N> x) {
   return p * power_of_two<T, N>(half) * power_of_two<T, N>(e.bits - half);
 }
 
-/// exp for arguments in [-87, 0] (float) or [-708, 0]: one scale factor is enough; below, the result
-/// is a little more than the smallest normal number.
+/// exp for arguments in [-87, 0] (float) or [-708, 0]: one scale factor is enough; below, the
+/// result is a little more than the smallest normal number.
 template <class T, int N>
 FG_INLINE vec<T, N> exp_of_negative(vec<T, N> x) {
   constexpr T low = sizeof(T) == 4 ? T(-87) : T(-708);

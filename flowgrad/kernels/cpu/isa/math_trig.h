@@ -1,7 +1,7 @@
 #pragma once
-// sin, cos, tan and atan2 on vec. Floats are reduced in double, which keeps every bit near multiples of
-// pi / 2; doubles by three 33-bit parts of pi / 2 (fdlibm's medium range). Huge arguments go to libm,
-// lane by lane.
+// sin, cos, tan and atan2 on vec. Floats are reduced in double, which keeps every bit near
+// multiples of pi / 2; doubles by three 33-bit parts of pi / 2 (fdlibm's medium range). Huge
+// arguments go to libm, lane by lane.
 
 #include "flowgrad/kernels/cpu/isa/math_exp.h"
 
@@ -54,9 +54,9 @@ template <int N>
 FG_INLINE vec<double, N> cos_polynomial(vec<double, N> r, vec<double, N> tail) {
   using V = vec<double, N>;
   const V z = r * r;
-  const V p = z * horner(z, 4.16666666666666644e-02, -1.38888888888873217e-03,
-                         2.48015872986512922e-05, -2.75573172126865886e-07, 2.08761340240901448e-09,
-                         -1.13817546536629370e-11);
+  const V p =
+      z * horner(z, 4.16666666666666644e-02, -1.38888888888873217e-03, 2.48015872986512922e-05,
+                 -2.75573172126865886e-07, 2.08761340240901448e-09, -1.13817546536629370e-11);
   const V half = V(0.5) * z, w = V(1) - half;
   return w + (((V(1) - w) - half) + (z * p - r * tail));
 }
@@ -73,10 +73,9 @@ FG_INLINE vec<double, N> sin_or_cos(vec<double, N> x) {
   if (Shift == 0) result = select(x == V(0), x, result);
   const mask<double, N> far = !(abs(x) <= V(kTrigLimit));
   if (__builtin_expect(any(far), 0))
-    result = select(far, per_lane(x, [](double v) {
-                      return Shift == 0 ? __builtin_sin(v) : __builtin_cos(v);
-                    }),
-                    result);
+    result = select(
+        far, per_lane(x, [](double v) { return Shift == 0 ? __builtin_sin(v) : __builtin_cos(v); }),
+        result);
   return result;
 }
 
@@ -92,9 +91,9 @@ FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
           __builtin_convertvector(high.n & 3, Raw<std::int32_t, N / 2>)};
   const Raw<std::int32_t, N> quadrant = bit_cast<Raw<std::int32_t, N>>(parts) + Shift;
   const V z = r * r;
-  const V s = fma(z * r,
-                  horner(z, -1.666666716e-01f, 8.333331905e-03f, -1.984006376e-04f, 2.724686965e-06f),
-                  r);
+  const V s =
+      fma(z * r,
+          horner(z, -1.666666716e-01f, 8.333331905e-03f, -1.984006376e-04f, 2.724686965e-06f), r);
   const V c = fma(z * z, horner(z, 4.166666418e-02f, -1.388829085e-03f, 2.454541936e-05f),
                   fma(z, V(-0.5f), V(1)));
   const V y = select(mask<float, N>{(quadrant & 1) != 0}, c, s);
@@ -102,10 +101,10 @@ FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
   if (Shift == 0) result = select(x == V(0), x, result);
   const mask<float, N> far = !(abs(x) <= V(static_cast<float>(kTrigLimit)));
   if (__builtin_expect(any(far), 0))
-    result = select(far, per_lane(x, [](float v) {
-                      return Shift == 0 ? __builtin_sinf(v) : __builtin_cosf(v);
-                    }),
-                    result);
+    result = select(
+        far,
+        per_lane(x, [](float v) { return Shift == 0 ? __builtin_sinf(v) : __builtin_cosf(v); }),
+        result);
   return result;
 }
 
@@ -167,8 +166,8 @@ FG_INLINE vec<float, N> atan2(vec<float, N> y, vec<float, N> x) {
   const V sum = abs(x) + abs(y);
   const mask<float, N> edge = !((sum > V(0)) & (sum < V(Format<float>::infinity)));
   if (__builtin_expect(any(edge), 0))
-    result = select(
-        edge, per_lane(y, x, [](float a, float b) { return __builtin_atan2f(a, b); }), result);
+    result = select(edge, per_lane(y, x, [](float a, float b) { return __builtin_atan2f(a, b); }),
+                    result);
   return result;
 }
 template <int N>

@@ -1,5 +1,5 @@
-// Reductions, softmax and optimiser steps for one instruction set. A fold's order depends on the number
-// of elements only.
+// Reductions, softmax and optimiser steps for one instruction set. A fold's order depends on the
+// number of elements only.
 
 #include "flowgrad/kernels/cpu/isa/math_exp.h"
 #include "flowgrad/kernels/cpu/table.h"
@@ -216,7 +216,9 @@ void softmax(const T* x, int64_t rows, int64_t n, T* out) {
   constexpr double lowest = -__builtin_inf();
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
     V top(lowest);
-    for_row(x, n, lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) { top = max(top, v); });
+    for_row(
+        x, n,
+        lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) { top = max(top, v); });
     T lanes[V::size];
     top.store(lanes);
     T largest = lanes[0];
@@ -225,16 +227,19 @@ void softmax(const T* x, int64_t rows, int64_t n, T* out) {
     const V shift(largest);
     Wide<T> sum;
     for (auto& part : sum.part) part = D(0);
-    for_row(x, n, lowest, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
-      const V e = exp(v - shift);
-      join_into<Sum>(sum, wide(e));
-      put(Logarithm ? v - shift : e, out + i, count);
-    });
+    for_row(
+        x, n, lowest, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
+          const V e = exp(v - shift);
+          join_into<Sum>(sum, wide(e));
+          put(Logarithm ? v - shift : e, out + i, count);
+        });
     const double total = total_of(sum);
     const V log_total(Logarithm ? __builtin_log(total) : 0.0), scale(1 / total);
-    for_row(static_cast<const T*>(out), n, 0, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
-      put(Logarithm ? v - log_total : v * scale, out + i, count);
-    });
+    for_row(
+        static_cast<const T*>(out), n,
+        0, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
+          put(Logarithm ? v - log_total : v * scale, out + i, count);
+        });
   }
 }
 
@@ -244,21 +249,23 @@ void softmax_grad(const T* g, const T* y, int64_t rows, int64_t n, T* out) {
   for (int64_t r = 0; r < rows; ++r, g += n, y += n, out += n) {
     Wide<T> sum;
     for (auto& part : sum.part) part = D(0);
-    for_row(g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
-      Wide<T> w = wide(vg);
-      if constexpr (!Logarithm) {
-        const Wide<T> wy = wide(V::size == static_cast<int>(count) ? V::load(y + i)
-                                                                  : V::load(y + i, count));
-        for (int k = 0; k < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++k)
-          w.part[k] = w.part[k] * wy.part[k];
-      }
-      join_into<Sum>(sum, w);
-    });
+    for_row(
+        g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
+          Wide<T> w = wide(vg);
+          if constexpr (!Logarithm) {
+            const Wide<T> wy =
+                wide(V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count));
+            for (int k = 0; k < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++k)
+              w.part[k] = w.part[k] * wy.part[k];
+          }
+          join_into<Sum>(sum, w);
+        });
     const V total(total_of(sum));
-    for_row(g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
-      const V vy = V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count);
-      put(Logarithm ? vg - exp(vy) * total : vy * (vg - total), out + i, count);
-    });
+    for_row(
+        g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
+          const V vy = V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count);
+          put(Logarithm ? vg - exp(vy) * total : vy * (vg - total), out + i, count);
+        });
   }
 }
 
@@ -269,18 +276,21 @@ void adam(T* parameter, const T* gradient, T* moment1, T* moment2, int64_t n,
   const V beta1(c.beta1), rest1(1 - c.beta1), beta2(c.beta2), rest2(1 - c.beta2), rate(c.rate),
       root(c.inverse_root_correction2), epsilon(c.epsilon), decay(c.decay);
   const bool decoupled = c.decoupled;
-  for_row(parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
-    const bool whole = static_cast<int>(count) == V::size;
-    V g = whole ? V::load(gradient + i) : V::load(gradient + i, count);
-    const V m0 = whole ? V::load(moment1 + i) : V::load(moment1 + i, count);
-    const V v0 = whole ? V::load(moment2 + i) : V::load(moment2 + i, count);
-    if (decoupled) w = w * decay;
-    else g = fma(decay, w, g);
-    const V m = fma(beta1, m0, rest1 * g), v = fma(beta2, v0, rest2 * g * g);
-    put(m, moment1 + i, count);
-    put(v, moment2 + i, count);
-    put(w - rate * m / fma(sqrt(v), root, epsilon), parameter + i, count);
-  });
+  for_row(
+      parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
+        const bool whole = static_cast<int>(count) == V::size;
+        V g = whole ? V::load(gradient + i) : V::load(gradient + i, count);
+        const V m0 = whole ? V::load(moment1 + i) : V::load(moment1 + i, count);
+        const V v0 = whole ? V::load(moment2 + i) : V::load(moment2 + i, count);
+        if (decoupled)
+          w = w * decay;
+        else
+          g = fma(decay, w, g);
+        const V m = fma(beta1, m0, rest1 * g), v = fma(beta2, v0, rest2 * g * g);
+        put(m, moment1 + i, count);
+        put(v, moment2 + i, count);
+        put(w - rate * m / fma(sqrt(v), root, epsilon), parameter + i, count);
+      });
 }
 
 template <class T>
@@ -288,31 +298,32 @@ void sgd(T* parameter, const T* gradient, T* buffer, int64_t n, const SgdCoeffic
   using V = vec<T>;
   const V rate(c.rate), momentum(c.momentum), keep(c.keep), decay(c.decay);
   const bool has_momentum = c.momentum != 0, first = c.first_step, nesterov = c.nesterov;
-  for_row(parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
-    const bool whole = static_cast<int>(count) == V::size;
-    V g = fma(decay, w, whole ? V::load(gradient + i) : V::load(gradient + i, count));
-    if (has_momentum) {
-      V b = g;
-      if (!first)
-        b = fma(momentum, whole ? V::load(buffer + i) : V::load(buffer + i, count), keep * g);
-      put(b, buffer + i, count);
-      g = nesterov ? fma(momentum, b, g) : b;
-    }
-    put(fma(-rate, g, w), parameter + i, count);
-  });
+  for_row(
+      parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
+        const bool whole = static_cast<int>(count) == V::size;
+        V g = fma(decay, w, whole ? V::load(gradient + i) : V::load(gradient + i, count));
+        if (has_momentum) {
+          V b = g;
+          if (!first)
+            b = fma(momentum, whole ? V::load(buffer + i) : V::load(buffer + i, count), keep * g);
+          put(b, buffer + i, count);
+          g = nesterov ? fma(momentum, b, g) : b;
+        }
+        put(fma(-rate, g, w), parameter + i, count);
+      });
 }
 
 template <class T>
 constexpr ReduceTable<T> table_of() {
-  return {{&fold<Sum, T>, &fold<Prod, T>, &fold<Min, T>, &fold<Max, T>},
-          {&fold_rows<Sum, T>, &fold_rows<Prod, T>, &fold_rows<Min, T>, &fold_rows<Max, T>},
-          {&fold_columns<Sum, T>, &fold_columns<Prod, T>, &fold_columns<Min, T>,
-           &fold_columns<Max, T>},
-          &sum_of_squares<T>,
-          {&softmax<false, T>, &softmax<true, T>},
-          {&softmax_grad<false, T>, &softmax_grad<true, T>},
-          &adam<T>,
-          &sgd<T>};
+  return {
+      {&fold<Sum, T>, &fold<Prod, T>, &fold<Min, T>, &fold<Max, T>},
+      {&fold_rows<Sum, T>, &fold_rows<Prod, T>, &fold_rows<Min, T>, &fold_rows<Max, T>},
+      {&fold_columns<Sum, T>, &fold_columns<Prod, T>, &fold_columns<Min, T>, &fold_columns<Max, T>},
+      &sum_of_squares<T>,
+      {&softmax<false, T>, &softmax<true, T>},
+      {&softmax_grad<false, T>, &softmax_grad<true, T>},
+      &adam<T>,
+      &sgd<T>};
 }
 
 }  // namespace

@@ -54,7 +54,8 @@ FG_INLINE void transpose(vec<T, N> (&x)[N]) {
   transpose_step<N / 2>(x);
 }
 
-/// Of vectors holding groups of G lanes: the first (or second) halves of all groups of a, then of b.
+/// Of vectors holding groups of G lanes: the first (or second) halves of all groups of a, then of
+/// b.
 template <int G, int N, bool Second>
 struct HalfGroups {
   static constexpr int lane(int i) {

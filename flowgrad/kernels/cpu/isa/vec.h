@@ -1,8 +1,8 @@
 #pragma once
 // vec<T>: one register of the instruction set this file is compiled for, over the compiler's vector
 // extensions; intrinsics only for what the extensions lack. Everything here has internal linkage:
-// the same source is compiled once per instruction set, and a shared weak copy of an AVX-512 function
-// would crash an older processor.
+// the same source is compiled once per instruction set, and a shared weak copy of an AVX-512
+// function would crash an older processor.
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -62,7 +62,7 @@ struct vec {
   FG_INLINE vec(Raw<T, N> raw) : v(raw) {}
   // s - 0 keeps the sign of a zero, s + 0 would not.
   template <class S>
-    requires std::is_arithmetic_v<S>
+  requires std::is_arithmetic_v<S>
   explicit FG_INLINE vec(S s) : v(static_cast<T>(s) - Raw<T, N>{}) {}
 
   static FG_INLINE vec load(const T* p) {
@@ -114,11 +114,11 @@ template <class T, int N>
 FG_INLINE bool any(mask<T, N> c) {
 #if defined(__AVX512F__)
   if constexpr (sizeof c.m == 64 && sizeof(T) == 4)
-    return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(c.m),
-                                  reinterpret_cast<__m512i>(c.m)) != 0;
+    return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(c.m), reinterpret_cast<__m512i>(c.m)) !=
+           0;
   if constexpr (sizeof c.m == 64 && sizeof(T) == 8)
-    return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(c.m),
-                                  reinterpret_cast<__m512i>(c.m)) != 0;
+    return _mm512_test_epi64_mask(reinterpret_cast<__m512i>(c.m), reinterpret_cast<__m512i>(c.m)) !=
+           0;
 #endif
 #if defined(__AVX__)
   if constexpr (sizeof c.m == 32)
@@ -175,10 +175,8 @@ FG_INLINE vec<T, N> fma(vec<T, N> a, vec<T, N> b, vec<T, N> c) {
     return {_mm256_fmadd_ps(a.v, b.v, c.v)};
   if constexpr (sizeof a.v == 32 && std::is_same_v<T, double>)
     return {_mm256_fmadd_pd(a.v, b.v, c.v)};
-  if constexpr (sizeof a.v == 16 && std::is_same_v<T, float>)
-    return {_mm_fmadd_ps(a.v, b.v, c.v)};
-  if constexpr (sizeof a.v == 16 && std::is_same_v<T, double>)
-    return {_mm_fmadd_pd(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 16 && std::is_same_v<T, float>) return {_mm_fmadd_ps(a.v, b.v, c.v)};
+  if constexpr (sizeof a.v == 16 && std::is_same_v<T, double>) return {_mm_fmadd_pd(a.v, b.v, c.v)};
 #endif
   return a * b + c;
 }
@@ -199,9 +197,10 @@ FG_INLINE vec<T, N> copysign(vec<T, N> x, vec<T, N> s) {
 template <class T, int N>
 FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
 #if defined(__AVX512F__)
-  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>) return 
-    {_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), x.v)};
-  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>) return {_mm512_maskz_sqrt_pd(static_cast<__mmask8>(-1), x.v)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), x.v)};
+  if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_maskz_sqrt_pd(static_cast<__mmask8>(-1), x.v)};
 #endif
 #if defined(__AVX__)
   if constexpr (sizeof x.v == 32 && std::is_same_v<T, float>) return {_mm256_sqrt_ps(x.v)};
@@ -233,8 +232,7 @@ FG_INLINE vec<T, N> round_mode(vec<T, N> x) {
 #endif
 #if defined(__SSE4_1__)
   if constexpr (sizeof x.v == 16 && std::is_same_v<T, float>) return {_mm_round_ps(x.v, Mode | 8)};
-  if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>)
-    return {_mm_round_pd(x.v, Mode | 8)};
+  if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>) return {_mm_round_pd(x.v, Mode | 8)};
 #endif
   for (int i = 0; i < N; ++i) {
     const double d = x.v[i];

@@ -1,0 +1,223 @@
+#include "flowgrad/kernels/cpu/gemm.h"
+
+#include <cmath>
+#include <limits>
+
+#include "catch.hpp"
+#include "kernels/cpu_support.h"
+#include "kernels/strided.h"
+
+using namespace flowgrad;
+using namespace flowgrad::kernels;
+using namespace flowgrad::kernels::cpu;
+using namespace flowgrad::testing;
+
+namespace {
+
+/// A matrix somewhere in a larger buffer, by strides of any size and sign.
+template <class T>
+struct Matrix {
+  int64_t rows, columns, row, column, origin = 0;
+  std::vector<T> data;
+
+  Matrix(int64_t rows, int64_t columns, int layout, uint64_t seed)
+      : rows(rows), columns(columns), row(columns), column(1) {
+    switch (layout) {
+      case 0: break;                                                // rows contiguous
+      case 1: row = 1, column = std::max<int64_t>(rows, 1); break;  // columns contiguous
+      case 2: row = columns + 3; break;                             // a gap behind each row
+      case 3: row = 2 * columns + 1, column = 2; break;             // neither contiguous
+      case 4: row = 2, column = 2 * rows + 1; break;
+      default: row = -columns; break;  // rows backwards
+    }
+    const int64_t span = std::abs(row) * rows + std::abs(column) * columns + 1;
+    if (row < 0) origin = -row * std::max<int64_t>(rows - 1, 0);
+    data.resize(static_cast<size_t>(span));
+    Dice dice(seed);
+    for (T& x : data) x = static_cast<T>(dice.real(-1, 1));
+  }
+  const T* begin() const { return data.data() + origin; }
+  T at(int64_t i, int64_t j) const { return begin()[i * row + j * column]; }
+};
+
+template <class T>
+Gemm<T> product_of(const Matrix<T>& a, const Matrix<T>& b, T* c, int64_t ldc) {
+  Gemm<T> g;
+  g.m = a.rows, g.n = b.columns, g.k = a.columns;
+  g.a = a.begin(), g.a_row = a.row, g.a_col = a.column;
+  g.b = b.begin(), g.b_row = b.row, g.b_col = b.column;
+  g.c = c, g.ldc = ldc;
+  return g;
+}
+
+/// Worst |computed - exact| / (|A| |B| + |bias| + |C|) in units of the type's epsilon; also checks
+/// that nothing outside C was written.
+template <class T>
+double error_of(int64_t m, int64_t n, int64_t k, int layout_a, int layout_b, bool bias,
+                bool accumulate) {
+  const Matrix<T> a(m, k, layout_a, 1), b(k, n, layout_b, 2), c0(m, n, 2, 3), row(1, n, 0, 4);
+  std::vector<T> c = c0.data;
+  Gemm<T> g = product_of(a, b, c.data(), c0.row);
+  g.bias = bias ? row.begin() : nullptr;
+  g.accumulate = accumulate;
+  gemm(g);
+  double worst = 0;
+  std::vector<T> expected = c0.data;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      long double sum = bias ? row.at(0, j) : 0, size = std::abs(sum);
+      if (accumulate) sum += c0.at(i, j), size += std::abs(c0.at(i, j));
+      for (int64_t l = 0; l < k; ++l) {
+        const long double p = static_cast<long double>(a.at(i, l)) * b.at(l, j);
+        sum += p, size += std::abs(p);
+      }
+      T& got = c[static_cast<size_t>(i * c0.row + j)];
+      const long double error = std::abs(got - sum) / (size + 1e-300L);
+      if (!(error <= static_cast<long double>(worst))) worst = static_cast<double>(error);
+      got = c0.at(i, j);
+    }
+  }
+  REQUIRE(std::memcmp(c.data(), c0.data.data(), c.size() * sizeof(T)) == 0);
+  return worst / static_cast<double>(std::numeric_limits<T>::epsilon());
+}
+
+template <class T>
+void check_shapes() {
+  int turn = 0;
+  for (int64_t m : {0, 1, 2, 3, 5, 13, 14, 15, 29, 64}) {
+    for (int64_t n : {0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 33, 65, 130}) {
+      for (int64_t k : {0, 1, 2, 7, 31, 33, 64, 257, 600}) {
+        // Every pair of layouts and flags comes up many times over all shapes.
+        for (int repeat = 0; repeat < 2; ++repeat, ++turn) {
+          const int layout_a = turn % 6, layout_b = turn / 6 % 6;
+          const bool bias = turn % 7 < 3, accumulate = turn % 5 < 2;
+          const double error = error_of<T>(m, n, k, layout_a, layout_b, bias, accumulate);
+          CAPTURE(m, n, k, layout_a, layout_b, bias, accumulate);
+          REQUIRE(error <= 3);
+        }
+      }
+    }
+  }
+}
+
+template <class T>
+std::vector<T> result(const Matrix<T>& a, const Matrix<T>& b) {
+  std::vector<T> c(static_cast<size_t>(a.rows * b.columns));
+  gemm(product_of(a, b, c.data(), b.columns));
+  return c;
+}
+
+template <class T>
+void check_rows() {
+  // Narrow, one panel, several panels, several depth blocks.
+  const std::vector<std::pair<int64_t, int64_t>> shapes{{1, 300},  {2, 5},   {2, 128},  {3, 2500},
+                                                        {8, 70},   {16, 33}, {31, 9},   {32, 256},
+                                                        {64, 257}, {100, 1}, {130, 520}};
+  for (const auto& [n, k] : shapes) {
+    for (int layout_a : {0, 1, 3}) {
+      for (int layout_b : {0, 1, 3}) {
+        const int64_t m = 67;
+        const Matrix<T> a(m, k, layout_a, 5), b(k, n, layout_b, 6);
+        const std::vector<T> all = result(a, b);
+        for (int64_t rows : {1, 2, 4, 13, 14, 15, 30}) {
+          for (int64_t first : {int64_t{0}, int64_t{21}, m - rows}) {
+            Matrix<T> part = a;
+            part.rows = rows;
+            part.origin += first * a.row;
+            const std::vector<T> some = result(part, b);
+            CAPTURE(n, k, layout_a, layout_b, rows, first);
+            REQUIRE(std::memcmp(some.data(), all.data() + first * n, some.size() * sizeof(T)) == 0);
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("products of odd shapes in every layout", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    check_shapes<float>();
+    check_shapes<double>();
+  }
+}
+
+TEST_CASE("large products, where A is packed and B comes in slabs", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    for (int layout : {0, 1, 3}) {
+      CHECK(error_of<float>(75, 140, 512, layout, 0, false, false) <= 3);
+      CHECK(error_of<double>(75, 140, 512, layout, 1, true, false) <= 3);
+      CHECK(error_of<float>(1030, 140, 70, layout, 0, false, true) <= 3);
+      CHECK(error_of<double>(521, 70, 66, layout, 0, false, false) <= 3);
+    }
+  }
+  CHECK(error_of<float>(40, 33000, 260, 0, 0, false, false) <= 3);
+}
+
+TEST_CASE("depth 1024 stays within two epsilon", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    CHECK(error_of<float>(64, 64, 1024, 0, 0, false, false) <= 2);
+    CHECK(error_of<float>(64, 2, 1024, 0, 0, false, false) <= 2);
+    CHECK(error_of<double>(64, 64, 1024, 0, 1, false, false) <= 2);
+  }
+}
+
+TEST_CASE("a row does not depend on the rows beside it", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    check_rows<float>();
+    check_rows<double>();
+  }
+}
+
+TEST_CASE("same bits at any number of threads", "[gemm_test]") {
+  CpuSettings restore;
+  const std::vector<std::array<int64_t, 3>> shapes{{257, 200, 300}, {20, 700, 400}, {1, 900, 600},
+                                                   {3000, 3, 200},  {70, 33, 5000}, {512, 2, 1024}};
+  for (const auto& [m, n, k] : shapes) {
+    for (int layout_a : {0, 1}) {
+      const Matrix<float> a(m, k, layout_a, 7), b(k, n, 1 - layout_a, 8);
+      set_num_threads(1);
+      const std::vector<float> one = result(a, b);
+      for (int threads : {2, 3, 4, 7}) {
+        set_num_threads(threads);
+        CAPTURE(m, n, k, threads);
+        REQUIRE(one == result(a, b));
+      }
+    }
+  }
+}
+
+TEST_CASE("NaN and infinity pass through a product", "[gemm_test]") {
+  for (int64_t n : {2, 40}) {
+    Matrix<float> a(5, 50, 0, 9), b(50, n, 0, 10);
+    a.data[2 * 50 + 7] = std::numeric_limits<float>::quiet_NaN();
+    a.data[3 * 50 + 49] = std::numeric_limits<float>::infinity();
+    const std::vector<float> c = result(a, b);
+    for (int64_t j = 0; j < n; ++j) {
+      CHECK(std::isfinite(c[static_cast<size_t>(n + j)]));
+      CHECK(std::isnan(c[static_cast<size_t>(2 * n + j)]));
+      CHECK(std::isinf(c[static_cast<size_t>(3 * n + j)]));
+      CHECK(std::isfinite(c[static_cast<size_t>(4 * n + j)]));
+    }
+  }
+}
+
+TEST_CASE("an unknown instruction set is refused by name", "[gemm_test]") {
+  CpuSettings restore;
+  CHECK_THROWS_AS(set_isa("mmx"), ValueError);
+  CHECK_THROWS_WITH(set_isa("mmx"), Catch::Matchers::Contains("unknown instruction set 'mmx'") &&
+                                        Catch::Matchers::Contains("baseline"));
+}

@@ -1,0 +1,225 @@
+#include <array>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "catch.hpp"
+#include "kernels/cpu_support.h"
+
+using namespace flowgrad;
+using namespace flowgrad::kernels;
+using namespace flowgrad::testing;
+
+namespace {
+
+using Real = long double;
+
+template <class R>
+R exact_sigmoid(R x) {
+  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+}
+template <class R>
+R exact_softplus(R x) {
+  return x != x ? x : std::fmax(x, R(0)) + std::log1p(std::exp(-std::fabs(x)));
+}
+// The truth in long double for doubles, and in double, ten times faster, for floats.
+#define EXACT(expression) \
+  [](Real x) -> Real { return expression; }, [](double x) -> double { return expression; }
+
+struct Function {
+  const char* name;
+  UnaryOp op;
+  double p;
+  Real (*exact)(Real);
+  double (*exact_for_float)(double);
+  /// Arguments outside are left out: there the result is not determined to 2.5 ulp by the argument.
+  double low, high;
+  double ulp;
+};
+
+constexpr double kAll = std::numeric_limits<double>::infinity();
+const std::vector<Function> kFunctions{
+    {"exp", UnaryOp::exp, 0, EXACT(std::exp(x)), -kAll, kAll, 2.5},
+    {"expm1", UnaryOp::expm1, 0, EXACT(std::expm1(x)), -kAll, kAll, 2.5},
+    {"log", UnaryOp::log, 0, EXACT(std::log(x)), -kAll, kAll, 2.5},
+    {"log1p", UnaryOp::log1p, 0, EXACT(std::log1p(x)), -kAll, kAll, 2.5},
+    {"sqrt", UnaryOp::sqrt, 0, EXACT(std::sqrt(x)), -kAll, kAll, 0.5001},
+    {"rsqrt", UnaryOp::rsqrt, 0, EXACT(1 / std::sqrt(x)), -kAll, kAll, 2.5},
+    {"sin", UnaryOp::sin, 0, EXACT(std::sin(x)), -kAll, kAll, 2.5},
+    {"cos", UnaryOp::cos, 0, EXACT(std::cos(x)), -kAll, kAll, 2.5},
+    {"tan", UnaryOp::tan, 0, EXACT(std::tan(x)), -kAll, kAll, 2.5},
+    {"tanh", UnaryOp::tanh, 0, EXACT(std::tanh(x)), -kAll, kAll, 2.5},
+    {"sinh", UnaryOp::sinh, 0, EXACT(std::sinh(x)), -kAll, kAll, 2.5},
+    {"cosh", UnaryOp::cosh, 0, EXACT(std::cosh(x)), -kAll, kAll, 2.5},
+    {"sigmoid", UnaryOp::sigmoid, 0, EXACT(exact_sigmoid(x)), -kAll, kAll, 2.5},
+    {"softplus", UnaryOp::softplus, 0, EXACT(exact_softplus(x)), -kAll, kAll, 2.5},
+    {"logsigmoid", UnaryOp::logsigmoid, 0, EXACT(-exact_softplus(-x)), -kAll, kAll, 2.5},
+    {"erf", UnaryOp::erf, 0, EXACT(std::erf(x)), -kAll, kAll, 2.5},
+    {"erfc", UnaryOp::erfc, 0, EXACT(std::erfc(x)), -kAll, kAll, 2.5},
+    // Below -87 the sigmoid is subnormal, and the product repeats its rounding magnified.
+    {"silu", UnaryOp::silu, 0, EXACT(x* exact_sigmoid(x)), -87, kAll, 2.5},
+    {"gelu", UnaryOp::gelu, 0, EXACT(x / 2 * std::erfc(-x * std::sqrt(decltype(x)(0.5)))), -13, 13,
+     8},
+    {"pow 2.5", UnaryOp::pow_scalar, 2.5, EXACT(std::pow(x, decltype(x)(2.5))), -kAll, kAll, 2.5},
+    {"pow -3", UnaryOp::pow_scalar, -3, EXACT(std::pow(x, decltype(x)(-3))), -kAll, kAll, 2.5},
+};
+
+template <class T>
+double ulps(T got, Real exact) {
+  constexpr double wrong = 1e9;
+  if (std::isnan(exact) || std::isnan(got)) return std::isnan(exact) && std::isnan(got) ? 0 : wrong;
+  const T rounded = static_cast<T>(exact);
+  if (got == rounded) return std::signbit(got) == std::signbit(rounded) ? 0 : wrong;
+  if (std::isinf(got) || std::isinf(rounded)) return wrong;
+  int exponent = 0;
+  std::frexp(exact, &exponent);
+  exponent = std::max(exponent, std::numeric_limits<T>::min_exponent);
+  return static_cast<double>(std::fabs(got - exact) /
+                             std::ldexp(Real(1), exponent - std::numeric_limits<T>::digits));
+}
+
+template <class T>
+void check(const Function& f, const std::vector<T>& arguments) {
+  const Tensor x = Tensor::from(arguments, {static_cast<int64_t>(arguments.size())});
+  const Tensor y = Tensor::empty(x.shape(), x.dtype());
+  backend(Device::cpu()).unary(f.op, {f.p, 0}, x, y);
+  double worst = 0;
+  T at = 0;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const T v = arguments[i];
+    if (static_cast<double>(v) < f.low || static_cast<double>(v) > f.high) continue;
+    const Real exact =
+        sizeof(T) == 4 ? f.exact_for_float(static_cast<double>(v)) : f.exact(static_cast<Real>(v));
+    const double error = ulps(y.data<T>()[i], exact);
+    if (error > worst) worst = error, at = v;
+  }
+  INFO(f.name << ": " << worst << " ulp at " << at);
+  CHECK(worst <= f.ulp);
+}
+
+/// Floats by their bits: every `step`-th from `first`, at most `count`.
+std::vector<float> floats(uint64_t first, uint64_t step, size_t count) {
+  std::vector<float> v;
+  for (uint64_t bits = first; bits < (uint64_t{1} << 32) && v.size() < count; bits += step)
+    v.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  return v;
+}
+
+/// Doubles spread over all exponents and, more densely, over [-40, 40].
+std::vector<double> doubles(size_t count) {
+  std::vector<double> v;
+  for (uint64_t i = 0; v.size() < count; ++i) {
+    const auto w = Philox::block(11, 0, i);
+    const uint64_t bits = (uint64_t{w[0]} << 32) | w[1];
+    v.push_back(std::bit_cast<double>(bits));
+    v.push_back((uniform53(w[2], w[3]) - 0.5) * 80);
+    v.push_back(std::ldexp(uniform53(w[2], w[3]) - 0.5, -static_cast<int>(w[0] % 60)));
+  }
+  return v;
+}
+
+template <class T>
+std::vector<T> special_values() {
+  using L = std::numeric_limits<T>;
+  std::vector<T> v{T(0), L::infinity(), L::quiet_NaN(), L::denorm_min(), L::min(), L::max(), T(1)};
+  const size_t n = v.size();
+  for (size_t i = 0; i < n; ++i) v.push_back(-v[i]);
+  return v;
+}
+
+}  // namespace
+
+TEST_CASE("float32 functions over a sparse sweep of all floats", "[math_test]") {
+  CpuSettings restore;
+  const std::vector<float> arguments = floats(3, 65537 * 2 + 1, 1u << 20);
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    for (const Function& f : kFunctions) {
+      check(f, arguments);
+      check(f, special_values<float>());
+    }
+  }
+}
+
+TEST_CASE("float64 functions over a sparse sweep", "[math_test]") {
+  CpuSettings restore;
+  const std::vector<double> arguments = doubles(20000);
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    for (const Function& f : kFunctions) {
+      Function wide = f;
+      // The smallest normal double is 2^-1022.
+      if (f.op == UnaryOp::silu) wide.low = -708;
+      check(wide, arguments);
+      check(wide, special_values<double>());
+    }
+  }
+}
+
+TEST_CASE("float32 functions over one float in sixteen", "[math_test][nightly]") {
+  for (const Function& f : kFunctions) {
+    for (uint64_t first = 0; first < (uint64_t{1} << 32); first += (uint64_t{1} << 24))
+      check(f, floats(first, 16, 1u << 20));
+  }
+}
+
+TEST_CASE("a value does not depend on its place", "[math_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    for (const Function& f : kFunctions) {
+      for (int64_t n = 1; n <= 70; n += 3) {
+        const Tensor x = Tensor::from(std::vector<float>(static_cast<size_t>(n), 0.7f), {n});
+        const Tensor y = Tensor::empty({n});
+        backend(Device::cpu()).unary(f.op, {f.p, 0}, x, y);
+        for (int64_t i = 1; i < n; ++i) REQUIRE(y.data<float>()[i] == y.data<float>()[0]);
+      }
+    }
+  }
+}
+
+TEST_CASE("atan2 and pow of two arguments", "[math_test]") {
+  CpuSettings restore;
+  const std::vector<float> some{0.0f,
+                                -0.0f,
+                                1.0f,
+                                -1.0f,
+                                2.0f,
+                                -2.0f,
+                                0.5f,
+                                -3.0f,
+                                1e-40f,
+                                -1e-40f,
+                                3e38f,
+                                -3e38f,
+                                7.0f,
+                                -7.5f,
+                                std::numeric_limits<float>::infinity(),
+                                -std::numeric_limits<float>::infinity(),
+                                std::numeric_limits<float>::quiet_NaN(),
+                                1.7f,
+                                88.0f,
+                                -0.01f};
+  std::vector<float> a, b;
+  for (float x : some)
+    for (float y : some) a.push_back(x), b.push_back(y);
+  const int64_t n = static_cast<int64_t>(a.size());
+  const Tensor ta = Tensor::from(a, {n}), tb = Tensor::from(b, {n}), out = Tensor::empty({n});
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    backend(Device::cpu()).binary(BinaryOp::atan2, ta, tb, out);
+    for (size_t i = 0; i < a.size(); ++i) {
+      CAPTURE(a[i], b[i]);
+      CHECK(ulps(out.data<float>()[i], std::atan2(Real(a[i]), Real(b[i]))) <= 2.5);
+    }
+    backend(Device::cpu()).binary(BinaryOp::pow, ta, tb, out);
+    for (size_t i = 0; i < a.size(); ++i) {
+      CAPTURE(a[i], b[i]);
+      CHECK(ulps(out.data<float>()[i], std::pow(Real(a[i]), Real(b[i]))) <= 2.5);
+    }
+  }
+}
