@@ -3,27 +3,38 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <map>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/kernels/backend.h"
+#include "flowgrad/optim/state.h"
 
 namespace flowgrad {
 
-Ema::Ema(NamedTensors parameters, double decay) : parameters_(std::move(parameters)), decay_(decay) {
+Ema::Ema(NamedTensors parameters, double decay, bool warm_up)
+    : parameters_(std::move(parameters)), decay_(decay), warm_up_(warm_up) {
   if (!(decay >= 0 && decay < 1)) {
-    throw ValueError(fmt::format("Ema: decay = {} given; 0 up to, not including, 1 is accepted", decay));
+    throw ValueError(
+        fmt::format("Ema: decay = {} given; 0 up to, not including, 1 is accepted", decay));
   }
   NoGrad off;
   for (const auto& [name, p] : parameters_) averages_.push_back(clone(p.detach()));
 }
 
+void Ema::check_not_swapped(const char* who) const {
+  if (swapped_) {
+    throw ValueError(
+        fmt::format("Ema: {} while averages and parameters are exchanged; call swap first", who));
+  }
+}
+
 void Ema::update() {
+  check_not_swapped("update");
   const auto n = static_cast<double>(updates_);
-  const double d = std::min(decay_, (1 + n) / (10 + n));
+  const double d = warm_up_ ? std::min(decay_, (1 + n) / (10 + n)) : decay_;
   for (size_t i = 0; i < averages_.size(); ++i) {
     kernels::backend(averages_[i].device()).lerp(averages_[i], parameters_[i].second, d);
+    averages_[i].storage().mark_written("ema update");
   }
   ++updates_;
 }
@@ -39,30 +50,25 @@ void Ema::swap() {
 }
 
 NamedTensors Ema::state_dict() const {
-  NamedTensors out;
-  for (size_t i = 0; i < averages_.size(); ++i) out.emplace_back(parameters_[i].first, averages_[i]);
-  out.emplace_back("updates", Tensor::from(std::vector<int64_t>{updates_}, {1}));
+  check_not_swapped("state_dict");
+  NamedTensors out{{"updates", integers({updates_})}};
+  for (size_t i = 0; i < averages_.size(); ++i) {
+    out.emplace_back("averages." + parameters_[i].first, averages_[i]);
+  }
   return out;
 }
 
 void Ema::load_state_dict(const NamedTensors& state) {
-  std::map<std::string, Tensor> given(state.begin(), state.end());
-  const NamedTensors mine = state_dict();
-  for (const auto& [name, tensor] : mine) {
-    const auto found = given.find(name);
-    if (found == given.end()) throw IoError(fmt::format("ema state: \"{}\" is missing", name));
-    if (found->second.shape() != tensor.shape()) {
-      throw IoError(fmt::format("ema state: \"{}\" has shape {}; {} is needed", name,
-                                found->second.shape().to_string(), tensor.shape().to_string()));
-    }
+  check_state("ema state", state_dict(), state);
+  const int64_t updates = entry(state, "updates").to_vector<int64_t>().front();
+  if (updates < 0) {
+    throw IoError(fmt::format("ema state: \"updates\" is {}; it must be at least 0", updates));
   }
-  if (given.size() != mine.size()) throw IoError(fmt::format("ema state: {} entries; {} are needed", given.size(), mine.size()));
   NoGrad off;
-  for (const Tensor& average : averages_) {
-    const size_t i = static_cast<size_t>(&average - averages_.data());
-    copy_(average, given[parameters_[i].first]);
+  for (size_t i = 0; i < averages_.size(); ++i) {
+    copy_(averages_[i], entry(state, "averages." + parameters_[i].first));
   }
-  updates_ = static_cast<int64_t>(given["updates"].item());
+  updates_ = updates;
 }
 
 }  // namespace flowgrad

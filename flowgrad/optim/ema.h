@@ -6,27 +6,33 @@
 
 namespace flowgrad {
 
-/// Exponential moving average of parameters: average = d average + (1 - d) value, with
+/// Exponential moving average of parameters: average = d average + (1 - d) value. With `warm_up`,
 /// d = min(decay, (1 + updates) / (10 + updates)), so that the first steps count.
 class Ema {
  public:
   /// Copies the parameters; ValueError for a decay outside [0, 1).
-  Ema(NamedTensors parameters, double decay);
+  Ema(NamedTensors parameters, double decay, bool warm_up = true);
 
+  /// Raises ValueError while swapped.
   void update();
-  /// Exchanges averages and parameters; called twice it restores. Only between update() calls.
+  /// Exchanges averages and parameters; called twice it restores, bit for bit.
   void swap();
   bool swapped() const { return swapped_; }
 
-  /// The averages by parameter name, and "updates" (int64).
+  /// The averages as "averages.<parameter>", and "updates" (int64). Raises ValueError while
+  /// swapped.
   NamedTensors state_dict() const;
-  /// Strict: IoError for a missing or extra entry or a wrong shape.
+  /// Raises IoError for a missing or extra entry, a wrong shape or dtype, or a count below 0, and
+  /// ValueError while swapped; then nothing changes.
   void load_state_dict(const NamedTensors& state);
 
  private:
+  void check_not_swapped(const char* who) const;
+
   NamedTensors parameters_;
   std::vector<Tensor> averages_;
   double decay_;
+  bool warm_up_;
   int64_t updates_ = 0;
   bool swapped_ = false;
 };

@@ -2,9 +2,9 @@
 
 namespace flowgrad {
 
-/// While one lives, SIGINT and SIGTERM set a flag instead of ending the process, a second one ends it at
-/// once with exit code 128 + signal, and SIGPIPE is ignored. Guards nest: the outermost installs, and
-/// restores what was there before.
+/// While one lives, SIGINT and SIGTERM set a flag instead of ending the process, a second one ends
+/// it at once with exit code 128 + signal, and SIGPIPE is ignored. Guards nest: the outermost
+/// installs, and restores what was there before.
 class InterruptGuard {
  public:
   explicit InterruptGuard(bool install = true);

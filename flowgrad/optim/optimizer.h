@@ -1,11 +1,14 @@
 #pragma once
 
-#include <memory>
+#include <span>
 #include <vector>
 
 #include "flowgrad/core/tensor.h"
 
 namespace flowgrad {
+namespace kernels {
+struct OptimizerSlot;
+}
 
 /// Parameters that share settings. The learning rate of a step is the schedule's times `lr_factor`.
 struct ParameterGroup {
@@ -14,44 +17,52 @@ struct ParameterGroup {
   double weight_decay = 0;
 };
 
-/// Updates leaves from their stored gradients, outside the tape. Parameters without a gradient are left
-/// alone. State is kept per parameter name.
+/// Updates leaves from their stored gradients, outside the tape. Parameters without a gradient are
+/// left alone and age by nothing, as in PyTorch. State is kept per parameter name.
 class Optimizer {
  public:
-  /// Raises GradError for a tensor that is not a leaf asking for gradients, ValueError for a name that
-  /// appears twice or a negative setting.
-  explicit Optimizer(std::vector<ParameterGroup> groups);
   virtual ~Optimizer() = default;
+  Optimizer(const Optimizer&) = delete;
+  Optimizer& operator=(const Optimizer&) = delete;
 
+  /// ValueError unless finite and at least 0.
   void set_learning_rate(double lr);
   double learning_rate() const { return lr_; }
+  /// Calls of step().
   int64_t steps_done() const { return steps_; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }
   /// All parameters, group after group.
   NamedTensors parameters() const;
+  /// Drops the stored gradients.
   void zero_grad() const;
   void step();
 
-  /// Moments as "<parameter>.<moment>" and the step count as "step" (int64).
+  /// Moments as "<parameter>.<moment>", updates of each parameter as "<parameter>.step" and calls
+  /// of step() as "step" (int64). The tensors are the optimiser's own, not copies.
   NamedTensors state_dict() const;
-  /// Raises IoError for a missing or extra entry, a wrong shape or a step below 0; then nothing changes.
+  /// Raises IoError for a missing or extra entry, a wrong shape or dtype, or a count below 0; then
+  /// nothing changes. The learning rate is not part of the state.
   void load_state_dict(const NamedTensors& state);
 
  protected:
-  /// One moment buffer for every parameter, zero at first, in the order of the groups.
-  std::vector<Tensor>& add_moment(const char* name);
-  /// Updates group `g`; `first` is the position of its first parameter in the moment lists.
-  virtual void update_group(const ParameterGroup& group, size_t first, double lr) = 0;
-  int64_t current_step() const { return steps_ + 1; }
+  /// `moments` names up to two buffers per parameter, zero at first. Raises GradError for a tensor
+  /// that is not a leaf asking for gradients, ShapeError for one that is not contiguous, ValueError
+  /// for a name that appears twice or a negative setting.
+  Optimizer(std::vector<ParameterGroup> groups, double lr, std::vector<const char*> moments);
+  /// Updates parameters of one group whose gradients are here; it is the `count`-th update of each.
+  virtual void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
+                      int64_t count, double lr) = 0;
 
  private:
-  struct Moment {
-    const char* name;
-    std::unique_ptr<std::vector<Tensor>> values;
+  struct State {
+    std::vector<Tensor> moments;
+    int64_t updates = 0;
   };
   std::vector<ParameterGroup> groups_;
-  std::vector<Moment> moments_;
-  double lr_ = 1e-3;
+  std::vector<const char*> moment_names_;
+  /// In the order of parameters().
+  std::vector<State> states_;
+  double lr_ = 0;
   int64_t steps_ = 0;
 };
 
@@ -62,17 +73,18 @@ struct SgdOptions {
   bool nesterov = false;
 };
 
-/// Stochastic gradient descent as torch.optim.SGD: weight decay is L2 in the gradient.
+/// Stochastic gradient descent as torch.optim.SGD: weight decay is L2 in the gradient; moment
+/// momentum_buffer where there is momentum. Nesterov needs a momentum above 0 and no dampening.
 class Sgd final : public Optimizer {
  public:
-  Sgd(std::vector<ParameterGroup> groups, const SgdOptions& options = {});
+  explicit Sgd(std::vector<ParameterGroup> groups, const SgdOptions& options = {});
 
  protected:
-  void update_group(const ParameterGroup& group, size_t first, double lr) override;
+  void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
+              int64_t count, double lr) override;
 
  private:
   SgdOptions options_;
-  std::vector<Tensor>* momentum_ = nullptr;
 };
 
 struct AdamOptions {
@@ -87,22 +99,22 @@ struct AdamOptions {
 /// Adam (Kingma & Ba 2015) and AdamW; moments exp_avg and exp_avg_sq.
 class Adam final : public Optimizer {
  public:
-  Adam(std::vector<ParameterGroup> groups, const AdamOptions& options = {});
+  explicit Adam(std::vector<ParameterGroup> groups, const AdamOptions& options = {});
 
  protected:
-  void update_group(const ParameterGroup& group, size_t first, double lr) override;
+  void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
+              int64_t count, double lr) override;
 
  private:
   AdamOptions options_;
-  std::vector<Tensor>* exp_avg_;
-  std::vector<Tensor>* exp_avg_sq_;
 };
 
 /// Norm of all stored gradients together; parameters without one count as 0.
 double gradient_norm(const NamedTensors& parameters);
 
-/// Scales the stored gradients so that their norm is at most `max_norm`, and returns the norm before.
-/// A norm that is not finite changes nothing: the caller must not step (it is returned as it is).
+/// Scales the stored gradients so that their norm is at most `max_norm`, and returns the norm
+/// before. A norm that is not finite changes nothing: the caller must not step (it is returned as
+/// it is).
 double clip_grad_norm(const NamedTensors& parameters, double max_norm);
 
 }  // namespace flowgrad

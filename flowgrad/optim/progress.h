@@ -28,9 +28,9 @@ class ProgressSink {
 /// "step 1200/5000  loss 2.431  812 it/s  ETA 0:04".
 std::string progress_text(const ProgressState& state);
 
-/// Writes to a file descriptor (2 is stderr): on a terminal one line that is redrawn, elsewhere a plain
-/// line every `seconds_between_lines` and at the end. Quiet shows messages only. A closed pipe or a full
-/// device is not an error.
+/// Writes to a file descriptor (2 is stderr): on a terminal one line that is redrawn, elsewhere a
+/// plain line every `seconds_between_lines` and at the end. Quiet shows messages only. A closed
+/// pipe or a full device is not an error.
 std::unique_ptr<ProgressSink> make_progress(bool quiet = false, int fd = 2,
                                             double seconds_between_lines = 10);
 

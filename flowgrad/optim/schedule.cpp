@@ -17,24 +17,41 @@ double anneal(double a, double b, double fraction) {
 }
 
 void check_steps(const char* who, int64_t steps, int64_t least) {
-  if (steps < least) throw ValueError(fmt::format("{}: {} steps given; at least {} is accepted", who, steps, least));
+  if (steps < least)
+    throw ValueError(fmt::format("{}: {} steps given; at least {} is accepted", who, steps, least));
+}
+
+void check_rate(const char* who, const char* name, double value, bool in_range) {
+  if (in_range && std::isfinite(value)) return;
+  throw ValueError(
+      fmt::format("{}: {} = {} given; a finite positive number is accepted", who, name, value));
 }
 
 }  // namespace
 
 Schedule constant_schedule(double lr) {
+  check_rate("constant_schedule", "lr", lr, lr >= 0);
   return [lr](int64_t) { return lr; };
 }
 
 Schedule cosine_schedule(double lr, int64_t steps, double final_lr) {
   check_steps("cosine_schedule", steps, 1);
-  return [=](int64_t s) { return anneal(lr, final_lr, static_cast<double>(s) / static_cast<double>(steps)); };
+  check_rate("cosine_schedule", "lr", lr, lr >= 0);
+  check_rate("cosine_schedule", "final_lr", final_lr, final_lr >= 0);
+  return [=](int64_t s) {
+    return anneal(lr, final_lr, static_cast<double>(s) / static_cast<double>(steps));
+  };
 }
 
-Schedule one_cycle_schedule(double max_lr, int64_t steps, double warm_fraction, double div, double final_div) {
+Schedule one_cycle_schedule(double max_lr, int64_t steps, double warm_fraction, double div,
+                            double final_div) {
   check_steps("one_cycle_schedule", steps, 1);
+  check_rate("one_cycle_schedule", "max_lr", max_lr, max_lr >= 0);
+  check_rate("one_cycle_schedule", "div", div, div > 0);
+  check_rate("one_cycle_schedule", "final_div", final_div, final_div > 0);
   if (!(warm_fraction >= 0 && warm_fraction <= 1)) {
-    throw ValueError(fmt::format("one_cycle_schedule: warm_fraction = {} given; 0 to 1 is accepted", warm_fraction));
+    throw ValueError(fmt::format("one_cycle_schedule: warm_fraction = {} given; 0 to 1 is accepted",
+                                 warm_fraction));
   }
   const double peak = warm_fraction * static_cast<double>(steps) - 1;
   const double last = static_cast<double>(steps) - 1;
@@ -47,6 +64,7 @@ Schedule one_cycle_schedule(double max_lr, int64_t steps, double warm_fraction, 
 
 Schedule warm_up_schedule(int64_t warm_up, Schedule after) {
   check_steps("warm_up_schedule", warm_up, 0);
+  if (!after) throw ValueError("warm_up_schedule: no schedule given to follow the warm-up");
   return [warm_up, after = std::move(after)](int64_t s) {
     if (s >= warm_up) return after(s - warm_up);
     return after(0) * static_cast<double>(s + 1) / static_cast<double>(warm_up);

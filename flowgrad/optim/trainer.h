@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "flowgrad/autograd/mode.h"
 #include "flowgrad/core/random.h"
 #include "flowgrad/core/tensor.h"
 #include "flowgrad/optim/checkpoint.h"
@@ -41,7 +42,8 @@ struct TrainerParts {
   Schedule schedule;
   /// Where the loss draws its random numbers from; may be absent.
   Generator* generator = nullptr;
-  /// A number to be made small, computed with the averaged weights when there are any; may be empty.
+  /// A number to be made small, computed with the averaged weights when there are any; may be
+  /// empty.
   std::function<double()> validate;
   std::vector<StateProvider> states;
   /// Called after every step with the number of steps done; may be empty.
@@ -69,6 +71,8 @@ struct TrainerOptions {
   int64_t validate_every = 0;
   /// Validations in a row without a new best that end the training; 0: never.
   int64_t patience = 0;
+  /// Write <run_folder>/best.safetensors, the model alone, at every new best validation.
+  bool keep_best = false;
   /// Steps between two checkpoints; 0: only after the last step and on a signal.
   int64_t checkpoint_every = 0;
   /// Pause after this many steps in all, saving as a signal would; 0: never.
@@ -81,8 +85,9 @@ struct TrainerOptions {
   std::string config;
   NanPolicy nan_policy = NanPolicy::skip;
   int64_t nan_limit = 10;
-  /// Run every step under Anomaly, so that the operation with the first non-finite value is named.
-  bool anomaly = false;
+  /// Run every step under this check, so that the operation with the first bad value is named. A
+  /// GradError then counts as a non-finite step.
+  AnomalyCheck anomaly = AnomalyCheck::off;
   /// SIGINT and SIGTERM end the training after the step, with a checkpoint; SIGPIPE is ignored.
   bool handle_signals = true;
   /// No progress line; warnings still appear.
@@ -119,9 +124,9 @@ struct TrainResult {
   std::string reason;
 };
 
-/// Runs an optimiser over a loss; knows no model. Same parts, options and seed give the same bits, also
-/// across a resume. Checkpoints hold whole steps only: a signal that comes in the middle of gradient
-/// accumulation takes effect after the step.
+/// Runs an optimiser over a loss; knows no model. Same parts, options and seed give the same bits,
+/// also across a resume. Checkpoints hold whole steps only: a signal that comes in the middle of
+/// gradient accumulation takes effect after the step.
 class Trainer {
  public:
   /// Raises ValueError for a missing optimiser or loss, or an option out of range.
@@ -131,13 +136,14 @@ class Trainer {
   Trainer& operator=(const Trainer&) = delete;
 
   /// Loads the newest checkpoint of the run folder that is undamaged: weights, optimiser, averages,
-  /// generator, provided states, counters. Returns its step, or 0 when the folder has none. Raises IoError
-  /// when all are damaged, or the config or a name or shape differs; then nothing has changed.
+  /// generator, provided states, counters. Returns its step, or 0 when the folder has none. Raises
+  /// IoError when all are damaged, or the config or a name or shape differs; then nothing has
+  /// changed.
   int64_t resume();
 
-  /// Trains up to options.steps. Raises IoError for a run folder with checkpoints (unless resumed or
-  /// overwritten) or one that cannot be written, and whatever the loss raises; ShapeError for a loss that
-  /// is not a scalar.
+  /// Trains up to options.steps. Raises IoError for a run folder with checkpoints (unless resumed
+  /// or overwritten) or one that cannot be written, and whatever the loss raises; ShapeError for a
+  /// loss that is not a scalar.
   TrainResult run();
 
   /// The averaged weights; nullptr without ema_decay. EmaScope(trainer.ema()) samples with them.
@@ -148,18 +154,21 @@ class Trainer {
 
  private:
   struct Outcome;
+  class Pace;
   Outcome train_step();
   Outcome accumulate_gradients();
+  void refuse_step(const std::string& problem, TrainResult* result);
   std::string non_finite_parameter() const;
   bool weights_are_finite() const;
+  double validate();
+  bool is_better(double validation);
+  void log_row(double validation, double seconds);
   void prepare_run_folder();
-  void log_row(double learning_rate, double seconds);
-  void validate_if_due();
-  bool save(TrainResult* result);
   NamedTensors all_state() const;
+  bool save(TrainResult* result);
   void warn(const std::string& text);
 
-  /// Everything that counts, in the checkpoint as it is here.
+  /// Everything that counts; a checkpoint holds it as it is here.
   struct Counters {
     int64_t step = 0;
     int64_t skipped = 0;
@@ -180,6 +189,7 @@ class Trainer {
   std::unique_ptr<CheckpointStore> store_;
   std::vector<MetricsRow> history_;
   Counters counters_;
+  std::string newest_checkpoint_;
   double earlier_seconds_ = 0;
   bool resumed_ = false;
 };
