@@ -27,15 +27,15 @@ struct DiffusionSampling {
   /// over all steps.
   int64_t ddim_steps = 0;
   /// DDIM over these steps instead, falling.
-  std::vector<int64_t> ddim_timesteps;
+  std::vector<int64_t> ddim_timesteps = {};
   /// Noise of DDIM: 0 is deterministic, 1 has the variance of the posterior.
   double eta = 0;
   /// Clip the predicted x0 to [-clip, clip]; 0 is off. Only for actions scaled to that range.
   double clip = 0;
   /// Variance of the DDPM steps in place of the model's.
-  std::optional<StepVariance> variance;
+  std::optional<StepVariance> variance = {};
   /// (n_timesteps, N, A): row t is the unit noise added after step t, in place of draws.
-  Tensor step_noise;
+  Tensor step_noise = {};
 };
 
 /// Diffusion policy baseline (Ho et al. 2020; Chi et al. 2023): denoiser

@@ -22,20 +22,20 @@ struct ConfigKey {
 /// Arrays that a quantity may read; undefined where not given. Draws that are given are used as they
 /// are, so a stochastic quantity becomes a function. Floating arrays are converted to the model's dtype.
 struct QuantityInputs {
-  Tensor input;
-  Tensor time;
-  Tensor condition;
-  Tensor noise;
-  Tensor probe_noise;
+  Tensor input = {};
+  Tensor time = {};
+  Tensor condition = {};
+  Tensor noise = {};
+  Tensor probe_noise = {};
   /// Unit noise of every DDPM step, (n_timesteps, N, A).
-  Tensor step_noise;
+  Tensor step_noise = {};
 };
 
 struct QuantityOptions {
   /// Steps of a solver or sampler; 0 takes the model's own.
   int64_t n_steps = 0;
   /// Solver name; empty takes the model's own.
-  std::string solver;
+  std::string solver = {};
   /// Rows to draw where neither noise nor condition says.
   int64_t n_samples = 1;
   /// Classifier-free guidance weight for conditional generation; 1 is off.

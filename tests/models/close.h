@@ -1,0 +1,26 @@
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "flowgrad/core/tensor.h"
+
+namespace flowgrad::testing {
+
+/// Largest |got - want|, relative to max(1, largest |want|); infinite for NaN or another shape.
+inline double distance(const Tensor& got, const Tensor& want) {
+  if (got.shape() != want.shape()) return std::numeric_limits<double>::infinity();
+  const auto a = got.to_vector<double>();
+  const auto b = want.to_vector<double>();
+  double worst = 0;
+  double scale = 1;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const double d = std::abs(a[i] - b[i]);
+    worst = std::isnan(d) ? std::numeric_limits<double>::infinity() : std::max(worst, d);
+    scale = std::max(scale, std::abs(b[i]));
+  }
+  return worst / scale;
+}
+
+}  // namespace flowgrad::testing
