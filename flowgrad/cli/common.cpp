@@ -1,43 +1,64 @@
 #include "flowgrad/cli/common.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
-#include <cstring>
+#include <algorithm>
+#include <cerrno>
+#include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <system_error>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
-#include "flowgrad/core/file.h"
+#include "flowgrad/cli/config_file.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/safetensors.h"
+#include "flowgrad/core/text.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/parallel.h"
-#include "flowgrad/models/config.h"
+#include "flowgrad/optim/checkpoint.h"
 
 namespace flowgrad::cli {
 
-void add_common(CLI::App& sub, CommonOptions& o) {
-  sub.add_option("--seed", o.seed, "Seed of all random draws")->capture_default_str();
-  sub.add_option("--dtype", o.dtype, "Arithmetic: float32 or float64")
-      ->check(CLI::IsMember({"float32", "float64"}))
-      ->capture_default_str();
-  sub.add_option("--device", o.device, "cpu or cuda")->check(CLI::IsMember({"cpu", "cuda"}))->capture_default_str();
-  sub.add_option("--backend", o.backend, "CPU kernels: fast, or reference (plain loops)")
-      ->check(CLI::IsMember({"fast", "reference"}))
-      ->capture_default_str();
-  sub.add_option("--threads", o.threads, "Threads; 0 = one per core")->check(CLI::Range(0, 1024))->capture_default_str();
-  sub.add_flag("--json", o.json, "Print the result as one JSON object");
-  sub.add_flag("--quiet", o.quiet, "No progress, no seed line");
+void add_common(Command& c, CommonOptions& o) {
+  c.group("Computation");
+  c.seed("--seed", o.seed, "Seed of all random draws; printed on stderr");
+  c.choice("--dtype", o.dtype, "Arithmetic: float32 or float64", {"float32", "float64"});
+  c.choice("--device", o.device, "cpu or cuda", {"cpu", "cuda"});
+  c.choice("--backend", o.backend, "CPU kernels: fast, or reference (plain loops)", {"fast", "reference"});
+  c.integer("--threads", o.threads, "Threads; 0 = one per core. Results do not depend on it", 0, 1024);
+  c.group("Output");
+  c.flag("--json", o.json, "Print the result as one JSON object").transient();
+  c.flag("--quiet", o.quiet, "No progress and no seed line on stderr").transient();
 }
 
-void add_model(CLI::App& sub, ModelOptions& o, bool weights) {
-  sub.add_option("--model", o.model, fmt::format("Model: {}", fmt::join(model_names(), ", ")));
-  sub.add_option("--set", o.settings, "Model key, as key=value; may be repeated");
-  sub.add_option("--config", o.config_file, "File of model keys: lines key = value, or JSON; --set wins over it");
-  if (weights) sub.add_option("--weights", o.weights, "Weights (.safetensors); fresh ones from the seed without it");
+void add_model(Command& c, ModelOptions& o, bool weights) {
+  c.group("Model");
+  c.text("--model", o.model, fmt::format("Model: {}", listing(model_names())).c_str(), "NAME");
+  c.list("--set", o.settings, "A key of the model; may be repeated (flowgrad inspect --model NAME lists them)",
+         "KEY=VALUE");
+  c.file("--config", o.config_file,
+         "Options and keys of the model, as lines name = value or JSON; the command line wins")
+      .transient();
+  if (weights) {
+    c.file("--weights,--run", o.weights,
+           "Weights (.safetensors), a checkpoint, or the folder of a training run; without it fresh ones from the seed");
+    c.flag("--raw-weights", o.raw_weights, "From a training run, the last weights in place of the averaged ones");
+  }
+  c.config_extra([&o] {
+    const Config config = config_of(o);
+    std::string text = config.empty() && o.model.empty() ? "" : "\n[set]\n";
+    Config all = config;
+    if (!o.model.empty()) {
+      for (const ConfigKey& key : config_keys(o.model)) all.emplace(key.name, key.default_value);
+    }
+    for (const auto& [key, value] : all) text += fmt::format("{} = {}\n", key, config_value(value));
+    return text;
+  });
 }
 
 void apply(const CommonOptions& o) {
@@ -51,108 +72,93 @@ DType dtype_of(const CommonOptions& o) { return o.dtype == "float64" ? DType::fl
 
 namespace {
 
-std::string json_text(const nlohmann::json& value) {
-  return value.is_string() ? value.get<std::string>() : value.dump();
+using Json = nlohmann::json;
+
+bool is_folder(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
 }
 
-void read_config_file(const std::string& path, std::string& model, Config& config) {
-  const auto bytes = read_file(path, "--config");
-  const std::string text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  const auto put = [&](const std::string& key, const std::string& value) {
-    if (key == "model") {
-      if (model.empty()) model = value;
-    } else if (!config.emplace(key, value).second) {
-      throw IoError(fmt::format("--config: {}: key \"{}\" is given twice", path, key));
+/// Name and configuration of the model as a file of this project keeps them; empty for foreign files.
+std::pair<std::string, Config> stored_model(const std::string& path) {
+  std::string text;
+  if (is_folder(path)) {
+    const auto checkpoint = CheckpointStore::newest(path);
+    if (!checkpoint) throw IoError(fmt::format("--weights: {}: the folder holds no checkpoint of a training run", path));
+    text = checkpoint->config;
+  } else {
+    const auto metadata = load_safetensors(path).metadata;
+    if (metadata.contains("flowgrad.checkpoint")) {
+      text = load_checkpoint(path).config;
+    } else if (metadata.contains("model") && metadata.contains("config")) {
+      text = fmt::format("{{\"model\":{},\"set\":{}}}", json_string(metadata.at("model")), metadata.at("config"));
     }
-  };
-  const size_t first = text.find_first_not_of(" \t\r\n");
-  if (first != std::string::npos && text[first] == '{') {
-    nlohmann::json root;
-    try {
-      root = nlohmann::json::parse(text);
-    } catch (const nlohmann::json::exception& e) {
-      throw IoError(fmt::format("--config: {}: not JSON: {}", path, e.what()));
-    }
-    for (const auto& [key, value] : root.items()) {
-      if (key == "config" && value.is_object()) {
-        for (const auto& [inner, v] : value.items()) put(inner, json_text(v));
-      } else {
-        put(key, json_text(value));
-      }
-    }
-    return;
   }
-  std::istringstream stream(text);
-  std::vector<CLI::ConfigItem> items;
-  try {
-    items = CLI::ConfigTOML().from_config(stream);
-  } catch (const CLI::Error& e) {
-    throw IoError(fmt::format("--config: {}: {}", path, e.what()));
-  }
-  for (const auto& item : items) {
-    if (item.inputs.size() != 1) {
-      throw IoError(fmt::format("--config: {}: key \"{}\" needs one value", path, item.name));
-    }
-    put(item.name, item.inputs[0]);
-  }
-}
-
-Config resolve(const ModelOptions& o, std::string& model) {
-  model = o.model;
+  const Json json = Json::parse(text, nullptr, false);
+  if (!json.is_object() || !json.contains("model") || !json["model"].is_string()) return {};
   Config config;
-  if (!o.config_file.empty()) read_config_file(o.config_file, model, config);
+  if (const auto set = json.find("set"); set != json.end() && set->is_object()) {
+    for (const auto& [key, value] : set->items()) {
+      config[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    }
+  }
+  return {json["model"].get<std::string>(), config};
+}
+
+}  // namespace
+
+Config config_of(const ModelOptions& o) {
+  Config config;
   for (const std::string& s : o.settings) {
     const size_t at = s.find('=');
     if (at == std::string::npos || at == 0) {
-      throw UsageError(fmt::format("--set: \"{}\" given; key=value is accepted", s));
+      throw UsageError(fmt::format("--set: {} given; KEY=VALUE is accepted", quote(s)));
     }
     config[s.substr(0, at)] = s.substr(at + 1);
   }
   return config;
 }
 
-}  // namespace
-
-Config config_of(const ModelOptions& o) {
-  std::string model;
-  return resolve(o, model);
+std::pair<std::string, Config> describe_model(const ModelOptions& o) {
+  std::string name = o.model;
+  Config config = config_of(o);
+  if (!o.weights.empty()) {
+    const auto [stored_name, stored_config] = stored_model(o.weights);
+    if (name.empty()) name = stored_name;
+    if (name == stored_name) config.insert(stored_config.begin(), stored_config.end());
+  }
+  if (name.empty()) throw UsageError(fmt::format("--model: none given; {} are accepted", listing(model_names())));
+  return {name, config};
 }
 
 std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& common, Generator& generator) {
-  std::string name;
-  Config config = resolve(o, name);
-  if (!o.weights.empty() && name.empty()) {
-    // A file of ours says what it is.
-    const auto metadata = load_safetensors(o.weights).metadata;
-    if (const auto found = metadata.find("model"); found != metadata.end()) {
-      name = found->second;
-      if (const auto c = metadata.find("config"); c != metadata.end()) {
-        const auto stored = nlohmann::json::parse(c->second, nullptr, false);
-        if (stored.is_object()) {
-          for (const auto& [key, value] : stored.items()) config.emplace(key, json_text(value));
-        }
-      }
-    }
-  }
-  if (name.empty()) {
-    throw UsageError(fmt::format("--model is required; {} are accepted", fmt::join(model_names(), ", ")));
-  }
+  const auto [name, config] = describe_model(o);
   auto model = make_model(name, config, generator, dtype_of(common));
-  if (!o.weights.empty()) load_weights(*model, o.weights);
+  if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights);
   return model;
 }
 
-void load_weights(Model& model, const std::string& path) {
-  const SafetensorsFile file = load_safetensors(path);
+void load_weights(Model& model, const std::string& path, bool raw) {
+  NamedTensors tensors;
+  if (is_folder(path)) {
+    tensors = checkpoint_weights(path, !raw);
+  } else {
+    SafetensorsFile file = load_safetensors(path);
+    tensors = file.metadata.contains("flowgrad.checkpoint") ? checkpoint_weights(path, !raw) : std::move(file.tensors);
+  }
   try {
-    model.module().load_state_dict(file.tensors);
+    model.module().load_state_dict(tensors);
   } catch (const IoError& e) {
     throw IoError(fmt::format("{}: {}", path, e.what()));
   }
 }
 
 std::map<std::string, std::string> weights_metadata(const Model& model) {
-  return {{"format", "pt"}, {"model", model.name()}, {"config", nlohmann::json(model.config()).dump()}};
+  return {{"format", "pt"}, {"model", model.name()}, {"config", Json(model.config()).dump()}};
+}
+
+std::string model_json(const std::string& name, const Config& config) {
+  return Json{{"model", name}, {"set", config}}.dump();
 }
 
 Tensor load_array(const std::string& path, DType dtype) {
@@ -161,18 +167,35 @@ Tensor load_array(const std::string& path, DType dtype) {
   return is_floating(t.dtype()) ? cast(t, dtype) : t;
 }
 
-void check_output(const std::string& path) {
-  const auto folder = std::filesystem::path(path).parent_path();
-  std::error_code error;
-  if (!folder.empty() && !std::filesystem::is_directory(folder, error)) {
-    throw IoError(fmt::format("{}: the folder {} does not exist", path, folder.string()));
+void check_output(const char* option, const std::string& path, const std::vector<std::string>& endings) {
+  const std::filesystem::path where(path);
+  if (std::find(endings.begin(), endings.end(), where.extension()) == endings.end()) {
+    throw UsageError(fmt::format("{}: {} given; a file name that ends in {} is accepted", option, quote(path),
+                                 fmt::join(endings, " or ")));
   }
-  const char* where = folder.empty() ? "." : folder.c_str();
-  if (::access(where, W_OK) != 0) throw IoError(fmt::format("{}: cannot write there: {}", path, std::strerror(errno)));
+  const std::string folder = where.has_parent_path() ? where.parent_path().string() : ".";
+  struct stat info {};
+  if (::stat(folder.c_str(), &info) != 0) {
+    throw IoError(fmt::format("{}: {}: its folder cannot be used: {}", option, path,
+                              std::generic_category().message(errno)));
+  }
+  if (!S_ISDIR(info.st_mode)) throw IoError(fmt::format("{}: {}: {} is not a folder", option, path, folder));
+  if (::access(folder.c_str(), W_OK | X_OK) != 0) {
+    throw IoError(fmt::format("{}: {}: its folder cannot be written to: {}", option, path,
+                              std::generic_category().message(errno)));
+  }
+  if (is_folder(path)) throw IoError(fmt::format("{}: {}: is a folder; a file is accepted", option, path));
 }
 
-std::string json_string(const std::string& text) {
-  return nlohmann::json(text).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+void print_result(const std::string& text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) == text.size()) return;
+  const int error = errno;
+  if (error == EPIPE) throw ExitCode{0};
+  throw Error(fmt::format("stdout: cannot be written: {}", std::generic_category().message(error)));
 }
+
+std::string json_string(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
+
+std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
 
 }  // namespace flowgrad::cli

@@ -1,28 +1,15 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
+#include "flowgrad/cli/options.h"
 #include "flowgrad/models/registry.h"
 
-namespace CLI {
-class App;
-}
-
 namespace flowgrad::cli {
-
-/// A command line that cannot be carried out; exit code 2.
-class UsageError : public Error {
- public:
-  using Error::Error;
-};
-
-/// What the subcommand asked for as an exit code, thrown through CLI11's callbacks.
-struct ExitCode {
-  int code = 0;
-};
 
 /// Options that every computing subcommand shares.
 struct CommonOptions {
@@ -30,7 +17,7 @@ struct CommonOptions {
   std::string dtype = "float32";
   std::string device = "cpu";
   std::string backend = "fast";
-  int threads = 0;  // 0: all cores
+  int threads = 0;  // 0: one per core
   bool json = false;
   bool quiet = false;
 };
@@ -39,33 +26,45 @@ struct CommonOptions {
 struct ModelOptions {
   std::string model;
   std::vector<std::string> settings;  // key=value
-  std::string config_file;
+  std::string config_file;            // already among the other options when a command runs
   std::string weights;
+  bool raw_weights = false;  // of a training with averages, the last ones
 };
 
-void add_common(CLI::App& sub, CommonOptions& options);
+void add_common(Command& command, CommonOptions& options);
 /// --model, --set, --config, and --weights where `weights` is true.
-void add_model(CLI::App& sub, ModelOptions& options, bool weights);
+void add_model(Command& command, ModelOptions& options, bool weights);
 
 /// Sets threads and backend, refuses absent devices, prints the seed on stderr unless quiet.
 void apply(const CommonOptions& options);
 DType dtype_of(const CommonOptions& options);
-/// --config file first, then --set. Raises UsageError for a setting that is not key=value, IoError for a
-/// file that cannot be read.
+
+/// The keys of --set. Raises UsageError for a setting that is not key=value.
 Config config_of(const ModelOptions& options);
-/// The model with its weights: those of --weights, or fresh ones from the seed.
+/// Name and keys, completed by what the file of --weights says about its model. Raises UsageError where
+/// nothing names a model, IoError for an unreadable file.
+std::pair<std::string, Config> describe_model(const ModelOptions& options);
+/// The model with its weights: those of --weights, or fresh ones drawn from the generator.
 std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common, Generator& generator);
-/// Loads a weights file of this project or of PyTorch (float32 or float64) into the model.
-void load_weights(Model& model, const std::string& path);
+/// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a checkpoint, or of
+/// a run folder's newest checkpoint. Raises IoError naming the file and the first entry that does not fit.
+void load_weights(Model& model, const std::string& path, bool raw = false);
 /// Metadata of a weights file: model name and configuration.
 std::map<std::string, std::string> weights_metadata(const Model& model);
+/// What a checkpoint keeps about its model, as `describe_model` reads it.
+std::string model_json(const std::string& name, const Config& config);
 
 /// Reads a .npy array and converts floating arrays to the dtype; undefined for an empty path.
 Tensor load_array(const std::string& path, DType dtype);
-/// Raises IoError when the folder of an output file does not exist, before anything is computed.
-void check_output(const std::string& path);
+/// Raises IoError when a file could not be written there, before anything is computed. An empty path and
+/// one without the given ending (such as ".npy") raise UsageError naming the option.
+void check_output(const char* option, const std::string& path, const std::vector<std::string>& endings);
 
+/// Writes a result to stdout. A reader that went away ends the command quietly.
+void print_result(const std::string& text);
 /// Text as a JSON string, quotes included.
 std::string json_string(const std::string& text);
+/// A number as JSON; null where it is not finite.
+std::string json_number(double value);
 
 }  // namespace flowgrad::cli

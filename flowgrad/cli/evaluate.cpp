@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
+#include <cmath>
+#include <cstdio>
 
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/mode.h"
@@ -18,46 +19,63 @@ struct QuantityArguments {
   CommonOptions common;
   ModelOptions model;
   QuantityOptions options;
-  std::string quantity, input, time, condition, noise, probe_noise, output;
+  std::string quantity, input, time, condition, noise, probe_noise, step_noise, output;
 };
 
-void add_arrays(CLI::App& sub, QuantityArguments& a) {
-  sub.add_option("--input", a.input, "Array (.npy), rows (N, D)");
-  sub.add_option("--time", a.time, "Array (.npy): flow times (N) in [0, 1], or int64 diffusion steps");
-  sub.add_option("--condition", a.condition, "Array (.npy): condition or state, rows (N, C)");
-  sub.add_option("--noise", a.noise, "Array (.npy): the noise to use instead of a draw");
-  sub.add_option("--probe-noise", a.probe_noise, "Array (.npy): the trace probe to use instead of a draw");
+void add_arrays(Command& c, QuantityArguments& a) {
+  c.group("Arrays");
+  c.file("--input", a.input, "Rows (N, D), .npy of float32 or float64; for loss the data x1");
+  c.file("--time", a.time, "Flow times (N) from 0 = noise to 1 = data, or int64 diffusion steps (N), .npy");
+  c.file("--condition", a.condition, "Condition or state, rows (N, C), .npy; one row serves a whole batch");
+  c.file("--noise", a.noise, "The noise to use in place of a draw, (N, D), .npy");
+  c.file("--probe-noise", a.probe_noise, "The trace probe of cnf in place of a draw, (N, D), .npy");
+}
+
+void add_solver(Command& c, QuantityOptions& o) {
+  c.group("Solver");
+  c.integer("--n-steps", o.n_steps, "Steps of the solver or sampler; 0 = the model's own", 0, 1000000);
+  c.text("--solver", o.solver, "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
+         "NAME");
 }
 
 QuantityInputs load_inputs(const QuantityArguments& a) {
   const DType dtype = dtype_of(a.common);
-  return {load_array(a.input, dtype), load_array(a.time, dtype), load_array(a.condition, dtype),
-          load_array(a.noise, dtype), load_array(a.probe_noise, dtype)};
+  return {load_array(a.input, dtype), load_array(a.time, dtype),        load_array(a.condition, dtype),
+          load_array(a.noise, dtype), load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)};
+}
+
+void warn_if_not_finite(const char* what, const Tensor& t) {
+  NoGrad off;
+  if (!is_floating(t.dtype()) || t.numel() == 0 || all(isfinite(t)).item() != 0) return;
+  fmt::print(stderr, "flowgrad: warning: {} holds values that are not finite\n", what);
 }
 
 void run_eval(const QuantityArguments& a) {
+  check_output("--output", a.output, {".npy"});
   apply(a.common);
-  check_output(a.output);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   NoGrad off;
   model->module().train(false);
   const Tensor y = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
+  warn_if_not_finite(a.quantity.c_str(), y);
   save_npy(a.output, y.detach());
   if (a.common.json) {
-    fmt::print("{{\"quantity\": {}, \"output\": {}, \"shape\": [{}]}}\n", json_string(a.quantity),
-               json_string(a.output), fmt::join(y.shape().begin(), y.shape().end(), ", "));
+    print_result(fmt::format("{{\"quantity\": {}, \"output\": {}, \"shape\": [{}], \"dtype\": \"{}\"}}\n",
+                             json_string(a.quantity), json_string(a.output),
+                             fmt::join(y.shape().begin(), y.shape().end(), ", "), name_of(y.dtype())));
   } else {
-    fmt::print("{} {} {} -> {}\n", a.quantity, y.shape().to_string(), name_of(y.dtype()), a.output);
+    print_result(fmt::format("{} {} {} -> {}\n", a.quantity, y.shape().to_string(), name_of(y.dtype()), a.output));
   }
 }
 
 void run_grad(const QuantityArguments& a) {
+  check_output("--output", a.output, {".safetensors"});
   apply(a.common);
-  check_output(a.output);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   const Tensor value = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
+  if (value.numel() == 0) throw UsageError("--input: no rows given; the mean of at least one is accepted");
   const Tensor objective = mean(value);
   std::vector<Tensor> leaves;
   const NamedTensors parameters = model->module().parameters();
@@ -66,13 +84,16 @@ void run_grad(const QuantityArguments& a) {
   NamedTensors out;
   for (size_t i = 0; i < leaves.size(); ++i) {
     out.emplace_back(parameters[i].first, gradients[i].defined() ? gradients[i] : zeros_like(leaves[i]));
+    warn_if_not_finite(parameters[i].first.c_str(), out.back().second);
   }
   save_safetensors(a.output, out, weights_metadata(*model));
   if (a.common.json) {
-    fmt::print("{{\"objective\": {}, \"value\": {}, \"output\": {}}}\n", json_string("mean of " + a.quantity),
-               objective.item(), json_string(a.output));
+    print_result(fmt::format("{{\"objective\": {}, \"value\": {}, \"gradients\": {}, \"output\": {}}}\n",
+                             json_string("mean of " + a.quantity), json_number(objective.item()), out.size(),
+                             json_string(a.output)));
   } else {
-    fmt::print("mean of {} = {:.9g}; {} gradients -> {}\n", a.quantity, objective.item(), out.size(), a.output);
+    print_result(fmt::format("mean of {} = {:.9g}; {} gradients -> {}\n", a.quantity, objective.item(), out.size(),
+                             a.output));
   }
 }
 
@@ -83,17 +104,17 @@ struct InitArguments {
 };
 
 void run_init(const InitArguments& a) {
+  check_output("--output", a.output, {".safetensors"});
   apply(a.common);
-  check_output(a.output);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   save_safetensors(a.output, model->module().state_dict(), weights_metadata(*model));
   const int64_t count = model->module().parameter_count();
   if (a.common.json) {
-    fmt::print("{{\"model\": {}, \"parameters\": {}, \"output\": {}}}\n", json_string(model->name()), count,
-               json_string(a.output));
+    print_result(fmt::format("{{\"model\": {}, \"parameters\": {}, \"output\": {}}}\n", json_string(model->name()),
+                             count, json_string(a.output)));
   } else {
-    fmt::print("{}: {} parameters -> {}\n", model->name(), count, a.output);
+    print_result(fmt::format("{}: {} parameters -> {}\n", model->name(), count, a.output));
   }
 }
 
@@ -101,47 +122,50 @@ void run_init(const InitArguments& a) {
 
 void add_eval(CLI::App& app) {
   auto a = std::make_shared<QuantityArguments>();
-  CLI::App* sub = app.add_subcommand("eval", "Compute a quantity of a model for given arrays");
-  add_model(*sub, a->model, true);
-  sub->add_option("--quantity", a->quantity,
-                  "forward, inverse, log_prob, log_det, velocity, noise_prediction, loss, generate or sample")
-      ->required();
-  add_arrays(*sub, *a);
-  sub->add_option("--output", a->output, "Array to write (.npy)")->required();
-  sub->add_option("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own")
-      ->check(CLI::Range(int64_t{0}, int64_t{1000000}))
-      ->capture_default_str();
-  sub->add_option("--solver", a->options.solver, "euler, midpoint, heun, rk4; ddpm or ddim for diffusion");
-  sub->add_option("--n", a->options.n_samples, "Rows to draw where no array says")
-      ->check(CLI::Range(int64_t{1}, int64_t{100000000}))
-      ->capture_default_str();
-  sub->add_option("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off")->capture_default_str();
-  add_common(*sub, a->common);
-  sub->callback([a] { run_eval(*a); });
+  Command c(app, "eval", "Compute a quantity of a model for given arrays");
+  add_model(c, a->model, true);
+  c.group("Quantity");
+  c.text("--quantity", a->quantity,
+         "forward, inverse, log_prob or log_det of a density; velocity or noise_prediction; loss; generate; sample",
+         "NAME")
+      .required();
+  c.integer("--n", a->options.n_samples, "Rows to draw where no array says", 1, 10000000);
+  c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
+  add_arrays(c, *a);
+  c.file("--step-noise", a->step_noise, "Noise of all DDPM steps in place of draws, (T, N, A), .npy");
+  c.file("--output", a->output, "Array to write, .npy").required();
+  add_solver(c, a->options);
+  add_common(c, a->common);
+  c.examples("flowgrad eval --model realnvp --set n_flows=4 --weights w.safetensors --quantity log_prob \\\n"
+             "    --input x.npy --output y.npy");
+  c.run([a](const Command&) { run_eval(*a); });
 }
 
 void add_grad(CLI::App& app) {
   auto a = std::make_shared<QuantityArguments>();
   a->quantity = "loss";
-  CLI::App* sub = app.add_subcommand("grad", "Parameter gradients of a mean loss, as safetensors");
-  add_model(*sub, a->model, true);
-  sub->add_option("--quantity", a->quantity,
-                  "Mean of this: loss (minus the mean log_prob for a density), or log_prob")
-      ->check(CLI::IsMember({"loss", "log_prob"}))
-      ->capture_default_str();
-  add_arrays(*sub, *a);
-  sub->add_option("--output", a->output, "Gradients to write (.safetensors), names as the weights")->required();
-  add_common(*sub, a->common);
-  sub->callback([a] { run_grad(*a); });
+  Command c(app, "grad", "Gradients of a mean loss for every parameter");
+  add_model(c, a->model, true);
+  c.group("Quantity");
+  c.choice("--quantity", a->quantity, "Mean of this: loss (of a density minus the mean log_prob), or log_prob",
+           {"loss", "log_prob"});
+  add_arrays(c, *a);
+  c.file("--output", a->output, "Gradients to write, .safetensors with the names of the weights").required();
+  add_solver(c, a->options);
+  add_common(c, a->common);
+  c.examples("flowgrad grad --model realnvp --weights w.safetensors --input x.npy --output g.safetensors");
+  c.run([a](const Command&) { run_grad(*a); });
 }
 
 void add_init(CLI::App& app) {
   auto a = std::make_shared<InitArguments>();
-  CLI::App* sub = app.add_subcommand("init", "Fresh weights of a model, with PyTorch's names");
-  add_model(*sub, a->model, false);
-  sub->add_option("--output", a->output, "Weights to write (.safetensors)")->required();
-  add_common(*sub, a->common);
-  sub->callback([a] { run_init(*a); });
+  Command c(app, "init", "Write fresh weights of a model, with PyTorch's names");
+  add_model(c, a->model, false);
+  c.group("Output");
+  c.file("--output", a->output, "Weights to write, .safetensors").required();
+  add_common(c, a->common);
+  c.examples("flowgrad init --model realnvp --set dim=2 --seed 0 --output w.safetensors");
+  c.run([a](const Command&) { run_init(*a); });
 }
 
 }  // namespace flowgrad::cli

@@ -1,0 +1,134 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "flowgrad/core/random.h"
+#include "flowgrad/models/registry.h"
+#include "flowgrad/optim/trainer.h"
+#include "flowgrad/plot/report.h"
+#include "flowgrad/tasks/fashion_mnist.h"
+
+/// The parts of `flowgrad demo`: each trains something, measures it and returns what the report shows.
+namespace flowgrad::cli {
+
+struct DemoSettings {
+  uint64_t seed = 0;
+  std::string run = "runs/demo";
+  std::string data_folder;
+  bool quick = false;
+  bool quiet = false;
+};
+
+/// Sizes and steps. The defaults are the demo's; quick() is small enough for a check in passing.
+struct DemoBudget {
+  int64_t density_hidden = 128;
+  int64_t density_batch = 512;
+  int64_t density_steps = 1500;
+  double density_rate = 2e-3;
+  int64_t test_points = 100000;
+
+  int64_t path_hidden = 128;
+  int64_t path_steps = 1500;
+
+  int64_t classifier_steps = 1200;
+  int64_t garment_hidden = 768;
+  int64_t garment_batch = 256;
+  int64_t garment_steps = 1800;
+  double garment_rate = 1e-3;
+  double garment_ema = 0.995;
+  double guidance = 2;
+  int64_t solver_steps = 25;
+  int64_t garments_per_class = 100;
+
+  /// Demanded of the result.
+  double largest_gap = 0.05;
+  double least_agreement = 0.8;
+  double least_accuracy = 0.85;
+
+  static DemoBudget quick();
+};
+
+/// A generator of its own for every purpose, so that a longer training of one part leaves the others as
+/// they were.
+enum class DemoStream : uint64_t { density = 1, density_test, path, classifier, garments, generate };
+Generator demo_generator(const DemoSettings& settings, DemoStream stream);
+
+/// What one training was and how it went.
+struct DemoTraining {
+  std::string name;
+  std::string title;
+  int64_t parameters = 0;
+  int64_t batch = 0;
+  int64_t steps = 0;
+  double learning_rate = 1e-3;
+  double ema_decay = 0;
+  int64_t validate_every = 0;
+  double seconds = 0;
+  std::vector<MetricsRow> rows;
+};
+
+/// Trains the module with AdamW, a short warm-up and a cosine to zero; the averaged weights, if any, end up
+/// in the module. Raises ExitCode where a signal ended it, Error where it diverged.
+void run_training(DemoTraining& training, Module& module, Generator& generator, const LossFunction& loss,
+                  const std::function<double()>& validate, const DemoSettings& settings);
+
+/// RealNVP on two moons by likelihood.
+struct DensityResult {
+  DemoTraining training;
+  double floor = 0;
+  double nll = 0;             ///< mean of -log p over fresh points
+  double standard_error = 0;  ///< of nll
+  int64_t test_points = 0;
+  double reconstruction = 0;
+  double log_det = 0;
+  double integral = 0;
+  Tensor data, samples;  ///< (n, 2)
+  Tensor grid;           ///< log p on [-8, 8]^2, (801, 801)
+  std::unique_ptr<Model> model;
+};
+DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budget);
+
+/// Flow matching on two moons: points on their way from noise to data.
+struct PathResult {
+  DemoTraining training;
+  std::vector<double> times;
+  std::vector<Tensor> points;  ///< one (n, 2) for each time
+  std::unique_ptr<Model> model;
+};
+PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget);
+
+/// Class-conditional flow matching on Fashion-MNIST, judged by a classifier of real images.
+struct GarmentsResult {
+  DemoTraining classifier_training;
+  double accuracy = 0;  ///< of the classifier on the real test images
+  DemoTraining training;
+  Tensor images;  ///< (10 * garments_per_class, 784) in [-1, 1], class after class
+  double agreement = 0;
+  std::vector<double> agreement_by_class;
+  std::vector<double> accuracy_by_class;  ///< on real test images
+  double variety = 0;                     ///< pixel deviations within a class, generated over real
+  double generate_seconds = 0;
+  std::vector<double> times;
+  std::vector<Tensor> path;  ///< one (10, 784) for each time: a garment of each class
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Module> classifier;
+};
+GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& budget, const FashionMnist& data);
+
+struct DemoResults {
+  DensityResult density;
+  PathResult path;
+  GarmentsResult garments;
+  double seconds = 0;
+};
+
+/// Every figure that the demo demands, with what was measured.
+std::vector<plot::Check> demo_checks(const DemoResults& results, const DemoBudget& budget);
+
+/// Writes report.html, the pictures, metrics.jsonl and the weights into the run folder.
+void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, const DemoResults& results,
+                       const FashionMnist& data);
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,210 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdio>
+#include <filesystem>
+#include <new>
+#include <string_view>
+#include <system_error>
+
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/config_file.h"
+#include "flowgrad/cli/options.h"
+#include "flowgrad/core/text.h"
+#include "flowgrad/models/config.h"
+
+namespace flowgrad::cli {
+namespace {
+
+/// Values and their defaults side by side: "--steps N [1000]".
+class HelpFormatter final : public CLI::Formatter {
+ public:
+  static constexpr size_t kColumn = 30;
+  static constexpr size_t kWidth = 100;
+  HelpFormatter() { column_width(kColumn); }
+  std::string make_group(std::string group, bool is_positional, std::vector<const CLI::Option*> options) const override {
+    return CLI::Formatter::make_group(group, is_positional, options).substr(group == "Options" ? 0 : 1);
+  }
+  std::string make_option_desc(const CLI::Option* o) const override {
+    std::string out;
+    size_t column = kColumn;
+    for (const std::string& word : CLI::detail::split(o->get_description(), ' ')) {
+      const bool wrap = column + 1 + word.size() > kWidth;
+      if (wrap) column = kColumn;
+      if (!out.empty()) out += wrap ? "\n" + std::string(kColumn, ' ') : " ";
+      out += word;
+      column += 1 + word.size();
+    }
+    return out;
+  }
+  std::string make_option_opts(const CLI::Option* o) const override {
+    if (o->get_items_expected_max() == 0) return "";
+    std::string out = " " + o->get_type_name();
+    if (o->get_required()) return out + " (required)";
+    return o->get_default_str().empty() || o->get_default_str() == "[]" ? out : out + " [" + o->get_default_str() + "]";
+  }
+};
+
+int fail(int code, const std::string& message) {
+  std::string line = message;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  fmt::print(stderr, "flowgrad: {}\n", line);
+  return code;
+}
+
+/// An output file must not get a standard descriptor's number, or results would be printed into it.
+void open_standard_descriptors() {
+  for (int fd = 0; fd <= 2; ++fd) {
+    if (::fcntl(fd, F_GETFD) == -1 && errno == EBADF && ::open("/dev/null", O_RDWR) != fd) return;
+  }
+}
+
+std::string suggestion(const std::string& word, const std::vector<std::string>& candidates, const char* prefix) {
+  const std::string near = nearest_name(word, candidates);
+  return near.empty() ? "" : fmt::format(", did you mean {}{}?", prefix, near);
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands(nullptr)) names.push_back(sub->get_name());
+  return names;
+}
+
+std::vector<std::string> option_names(const CLI::App& sub) {
+  std::vector<std::string> names;
+  for (const CLI::Option* o : sub.get_options()) {
+    for (const std::string& name : o->get_lnames()) names.push_back(name);
+  }
+  return names;
+}
+
+/// Value of the last --name among the arguments; empty where there is none.
+std::string value_of(const std::vector<std::string>& args, const std::string& name) {
+  std::string value;
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (args[i] == name && i + 1 < args.size()) value = args[i + 1];
+    if (args[i].starts_with(name + "=")) value = args[i].substr(name.size() + 1);
+  }
+  return value;
+}
+
+/// The arguments with those of the configuration file put before them, so that the command line wins.
+/// --resume continues with the configuration that the run was started with.
+std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub, std::vector<std::string> args) {
+  const std::vector<std::string> options = option_names(sub);
+  if (std::find(options.begin(), options.end(), "config") == options.end()) return args;
+  std::string path = value_of(args, "--config");
+  if (path.empty() && std::find(args.begin(), args.end(), "--resume") != args.end()) {
+    const std::string stored = value_of(args, "--run") + "/config.json";
+    std::error_code ignored;
+    if (std::filesystem::exists(stored, ignored)) path = stored;
+  }
+  if (path.empty()) return args;
+  std::vector<std::string> all = config_arguments(read_config(path), sub.get_name(), options, command_names(app));
+  all.insert(all.end(), args.begin(), args.end());
+  return all;
+}
+
+std::string usage_message(const CLI::App* sub, const CLI::ParseError& e) {
+  const std::string help =
+      sub ? fmt::format(" (flowgrad {} --help lists the options)", sub->get_name()) : " (--help lists the commands)";
+  if (e.get_name() == "ExtrasError") {
+    const std::vector<std::string> left = sub ? sub->remaining() : std::vector<std::string>();
+    if (!left.empty()) {
+      const std::string word = left.front().substr(0, left.front().find('='));
+      if (!word.starts_with("-")) return fmt::format("unexpected argument {}{}", quote(word), help);
+      return fmt::format("unknown option {}{}{}", word,
+                         word.starts_with("--") ? suggestion(word.substr(2), option_names(*sub), "--") : "", help);
+    }
+  }
+  const std::string text = e.what();
+  if (e.get_name() == "ArgumentMismatch") {
+    return fmt::format("{}: one value is needed{}", text.substr(0, text.find(':')), help);
+  }
+  return e.get_name() == "ValidationError" ? text : text + help;
+}
+
+int parse_and_run(CLI::App& app, std::vector<std::string> args) {
+  const std::vector<std::string> names = command_names(app);
+  const CLI::App* sub = nullptr;
+  if (args.empty()) {
+    return fail(2, fmt::format("a command is needed: {} (--help tells more)", listing(names)));
+  }
+  if (args[0] == "help") args[0] = "--help";
+  if (std::find(names.begin(), names.end(), args[0]) != names.end()) {
+    sub = app.get_subcommand(args[0]);
+  } else if (!args[0].starts_with("-")) {
+    return fail(2, fmt::format("unknown command {}{}; accepted are {}", quote(args[0]), suggestion(args[0], names, ""),
+                               listing(names)));
+  } else if (args[0] != "--help" && args[0] != "--version") {
+    return fail(2, fmt::format("unknown option {} before a command; --help and --version are accepted there",
+                               quote(args[0])));
+  }
+  if (sub) {
+    std::vector<std::string> own(args.begin() + 1, args.end());
+    own = with_config(app, *sub, std::move(own));
+    args.resize(1);
+    args.insert(args.end(), own.begin(), own.end());
+  }
+  try {
+    std::reverse(args.begin(), args.end());  // as CLI11 takes them
+    app.parse(args);
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    return fail(2, usage_message(sub, e));
+  }
+}
+
+int guarded(CLI::App& app, std::vector<std::string> args) {
+  try {
+    return parse_and_run(app, std::move(args));
+  } catch (const ExitCode& e) {
+    return e.code;
+  } catch (const UsageError& e) {
+    return fail(2, e.what());
+  } catch (const ValueError& e) {
+    return fail(2, e.what());
+  } catch (const IoError& e) {
+    return fail(3, e.what());
+  } catch (const ShapeError& e) {
+    return fail(3, e.what());
+  } catch (const DTypeError& e) {
+    return fail(3, e.what());
+  } catch (const std::bad_alloc&) {
+    return fail(1, "out of memory");
+  } catch (const std::exception& e) {
+    return fail(1, e.what());
+  }
+}
+
+}  // namespace
+
+int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app)) {
+  open_standard_descriptors();
+  // A reader that went away (`flowgrad inspect x | head`) shows as EPIPE below.
+  std::signal(SIGPIPE, SIG_IGN);
+  CLI::App app("flowgrad: tensors, automatic differentiation and flow models", "flowgrad");
+  app.formatter(std::make_shared<HelpFormatter>());
+  app.set_help_flag("--help", "Print this help and exit");
+  app.set_version_flag("--version", std::string("flowgrad " FLOWGRAD_VERSION), "Print the version and exit");
+  app.footer("\nflowgrad <command> --help lists the options of a command.\n"
+             "Results go to stdout, progress and messages to stderr.\n"
+             "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad or incompatible file, 130 interrupted after saving.");
+  app.require_subcommand(1);
+  declare(app);
+  const int code = guarded(app, std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
+  errno = 0;
+  const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
+  if (!written && errno != EPIPE && code == 0) {
+    return fail(1, fmt::format("stdout: cannot be written: {}", std::generic_category().message(errno)));
+  }
+  return code;
+}
+
+}  // namespace flowgrad::cli
