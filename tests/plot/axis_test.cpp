@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "flowgrad/core/error.h"
+#include "flowgrad/plot/svg.h"
 #include "tests/catch.hpp"
 
 using namespace flowgrad;
@@ -27,6 +28,8 @@ TEST_CASE("linear ticks are round and share their format", "[axis_test]") {
   CHECK(labels(linear_ticks(0, 40000, 4)) == Labels{"0", "10k", "20k", "30k", "40k"});
   CHECK(labels(linear_ticks(0, 3e6, 3)) == Labels{"0", "1M", "2M", "3M"});
   CHECK(labels(linear_ticks(0, 3e-5, 3)) == Labels{"0", "1×10⁻⁵", "2×10⁻⁵", "3×10⁻⁵"});
+  // 2.5 would be nearer to 11.5 / 5, but 2 reads better.
+  CHECK(labels(linear_ticks(0, 11.5, 5)) == Labels{"0", "2", "4", "6", "8", "10"});
   CHECK(labels(linear_ticks(2.39, 2.45, 3)) == Labels{"2.40", "2.42", "2.44"});
 }
 
@@ -96,6 +99,26 @@ TEST_CASE("an axis maps values to pixels", "[axis_test]") {
   const Axis padded({.lo = 0.0}, 5.0, 10.0, 0.1);
   CHECK(padded.lo() == 0.0);
   CHECK(padded.hi() == Catch::Approx(11.0));
+}
+
+TEST_CASE("labels of a horizontal axis do not touch", "[axis_test]") {
+  for (double lo : {0.0, 1e-6, 3.0, 1e6}) {
+    for (double span : {1e-4, 0.3, 7.0, 1e5}) {
+      for (double width : {90.0, 200.0, 500.0, 900.0}) {
+        for (Scale scale : {Scale::linear, Scale::log}) {
+          Axis axis({.scale = scale}, lo, lo + span, 0.0);
+          axis.set_pixels(0.0, width);
+          const auto ticks = axis.ticks_across(12.0);
+          CAPTURE(lo, span, width);
+          for (size_t i = 1; i < ticks.size() && ticks.size() > 2; ++i) {
+            CHECK(axis.pixel(ticks[i].value) - 0.5 * text_width(ticks[i].label, 12.0) >
+                  axis.pixel(ticks[i - 1].value) + 0.5 * text_width(ticks[i - 1].label, 12.0) +
+                      5.0);
+          }
+        }
+      }
+    }
+  }
 }
 
 TEST_CASE("an axis is usable for any data", "[axis_test]") {

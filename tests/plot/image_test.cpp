@@ -172,6 +172,12 @@ TEST_CASE("every printable character has a glyph of its own", "[image_test]") {
     CHECK(std::find(seen.begin(), seen.end(), pixels) == seen.end());
     seen.push_back(pixels);
   }
+  for (const char* hollow : {"O", "o", "0", "D", "C"}) {
+    Image image(40, 40, 1);
+    const int width = draw_text(image, 8, 8, hollow, 20, {0, 0, 0});
+    const bool small = hollow[0] == 'o';
+    CHECK(inked(image, 8 + width / 2 - 4, small ? 18 : 15, 8 + width / 2 - 1, 23) == 0);
+  }
   CHECK(drawn_width("−1", 12) == drawn_width("-1", 12));
   CHECK(drawn_width("é", 12) == drawn_width("日", 12));
 }

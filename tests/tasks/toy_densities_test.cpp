@@ -102,13 +102,14 @@ double pinwheel(double x, double y) {
   return sum;
 }
 
-/// Density at y of (c + u / 2) / 3 + 0.1 z with u uniform and z normal.
-double smeared(double y, double c) {
+/// Density at y of (c + w u) / 3 + 0.1 z with u uniform and z normal.
+double smeared(double y, double c, double w) {
   const auto phi = [](double z) { return 0.5 * std::erfc(-z / std::sqrt(2.0)); };
-  return 6.0 * (phi((y - c / 3.0) / 0.1) - phi((y - c / 3.0 - 1.0 / 6.0) / 0.1));
+  return 3.0 / w * (phi((y - c / 3.0) / 0.1) - phi((y - (c + w) / 3.0) / 0.1));
 }
 
-double two_spirals(double x, double y) {
+/// Offsets of x and y are uniform below wx and wy; both are 1/2.
+double two_spirals_with(double x, double y, double wx, double wy) {
   return integral(0.0, 3.0 * kPi, 500, [&](double n) -> double {
     const double cx = -std::cos(n) * n;
     const double cy = std::sin(n) * n;
@@ -117,10 +118,12 @@ double two_spirals(double x, double y) {
         1.2) {
       return 0.0;
     }
-    return (smeared(x, cx) * smeared(y, cy) + smeared(-x, cx) * smeared(-y, cy)) * n /
-           (9.0 * kPi * kPi);
+    return (smeared(x, cx, wx) * smeared(y, cy, wy) + smeared(-x, cx, wx) * smeared(-y, cy, wy)) *
+           n / (9.0 * kPi * kPi);
   });
 }
+
+double two_spirals(double x, double y) { return two_spirals_with(x, y, 0.5, 0.5); }
 
 double checkerboard(double x, double y) {
   if (std::abs(x) > 4.0 || std::abs(y) > 4.0) return 0.0;
@@ -237,6 +240,20 @@ TEST_CASE("first and second moments are the exact ones", "[toy_densities_test]")
   }
 }
 
+TEST_CASE("the offsets of the spirals are as wide as they should be", "[toy_densities_test]") {
+  // They hardly change entropy and moments, but the points tell widths of 0.4 and 0.6 apart.
+  const auto points = draw("2spirals", 20000, 13);
+  const auto gain = [&](double wx, double wy) {
+    return mean_over(points, [&](double x, double y) {
+      return std::log(two_spirals(x, y) / two_spirals_with(x, y, wx, wy));
+    });
+  };
+  for (const Mean& m : {gain(0.4, 0.5), gain(0.6, 0.5), gain(0.5, 0.4), gain(0.5, 0.6)}) {
+    CAPTURE(m.value, m.error);
+    CHECK(m.value > 2.0 * m.error);
+  }
+}
+
 TEST_CASE("points lie where the density is", "[toy_densities_test]") {
   for (const std::string& name : toy::names()) {
     const auto points = draw(name, 3000, 5);
@@ -300,9 +317,22 @@ TEST_CASE("points depend on seed, stream and place alone", "[toy_densities_test]
 }
 
 TEST_CASE("known points stay the same in every version", "[toy_densities_test]") {
-  const auto p = draw("checkerboard", 2, 0);
-  const std::vector<double> expected{-0.8076282332, -0.528574431, 3.4762894301, 3.8842590735};
-  for (size_t i = 0; i < 4; ++i) CHECK(p[i] == Catch::Approx(expected[i]).margin(1e-9));
+  const std::map<std::string, std::array<double, 2>> known{
+      {"moons", {1.186372634604, -0.980879941815}},
+      {"circles", {-1.569233305337, -0.209946057017}},
+      {"rings", {-2.910196786376, -0.812722077325}},
+      {"swissroll", {-1.890791668684, -0.667237555724}},
+      {"8gaussians", {-3.030648713134, 0.347268355102}},
+      {"pinwheel", {-1.644096339854, -0.288354171210}},
+      {"2spirals", {1.686616296245, -1.508637989998}},
+      {"checkerboard", {0.384072594595, 1.811873179627}},
+  };
+  for (const auto& [name, point] : known) {
+    const auto p = draw(name, 3, 42);
+    CAPTURE(name, p[4], p[5]);
+    CHECK(p[4] == Catch::Approx(point[0]).margin(1e-9));
+    CHECK(p[5] == Catch::Approx(point[1]).margin(1e-9));
+  }
 }
 
 TEST_CASE("impossible requests name what is accepted", "[toy_densities_test]") {
