@@ -8,6 +8,7 @@ void declare(CLI::App& app) {
   add_eval(app);
   add_grad(app);
   add_init(app);
+  add_bench(app);
 }
 
 }  // namespace

@@ -1,0 +1,139 @@
+#include "flowgrad/cli/bench.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/common.h"
+#include "flowgrad/cli/options.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/cpu/dispatch.h"
+#include "flowgrad/kernels/parallel.h"
+
+namespace flowgrad::cli {
+namespace {
+
+struct BenchArguments {
+  std::string only, json_file, isa;
+  int threads = 0;
+  double budget = 2;
+  bool list = false;
+  bool verify_only = false;
+};
+
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Timing {
+  double minimum = 0;
+  double median = 0;
+  size_t samples = 0;
+};
+
+/// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget is spent.
+Timing measure(const std::function<void()>& run, double budget) {
+  double start = seconds();
+  run();
+  run();
+  const double once = (seconds() - start) / 2;
+  const int inner = std::max(1, static_cast<int>(0.02 / std::max(once, 1e-9)));
+  std::vector<double> times;
+  const double end = seconds() + budget;
+  while (times.size() < 5 || (seconds() < end && times.size() < 200)) {
+    start = seconds();
+    for (int i = 0; i < inner; ++i) run();
+    times.push_back((seconds() - start) / inner);
+  }
+  std::sort(times.begin(), times.end());
+  const size_t n = times.size();
+  return {times.front(), n % 2 ? times[n / 2] : (times[n / 2 - 1] + times[n / 2]) / 2, n};
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+/// Percent of the measured limit that bounds the case; empty where neither work nor bytes are known.
+std::string share(const BenchCase& c, double time, const Roofline& limit) {
+  if (c.flops > 0) return fmt::format("{:7.1f} GFLOP/s {:3.0f} %", c.flops / time * 1e-9, c.flops / time * 1e-7 / limit.gflops);
+  if (c.bytes > 0) return fmt::format("{:7.1f} GB/s    {:3.0f} %", c.bytes / time * 1e-9, c.bytes / time * 1e-7 / limit.gbytes);
+  return "";
+}
+
+void run_bench(const BenchArguments& a) {
+  if (!a.json_file.empty()) check_output("--json", a.json_file, {".json"});
+  if (!a.isa.empty()) kernels::cpu::set_isa(a.isa.c_str());
+  if (a.threads > 0) kernels::set_num_threads(a.threads);
+  std::vector<BenchCase> cases = kernel_bench_cases();
+  for (BenchCase& c : model_bench_cases()) cases.push_back(std::move(c));
+  std::erase_if(cases, [&](const BenchCase& c) { return c.name.find(a.only) == std::string::npos; });
+  if (cases.empty()) throw UsageError(fmt::format("--only: no case has \"{}\" in its name; --list shows them", a.only));
+  if (a.list) {
+    for (const BenchCase& c : cases) fmt::print("{}\n", c.name);
+    return;
+  }
+  nlohmann::ordered_json root;
+  root["peer"] = fmt::format("flowgrad {}", FLOWGRAD_VERSION);
+  root["threads"] = kernels::num_threads();
+  root["isa"] = kernels::cpu::isa().name;
+  root["cpu"] = cpu_name();
+  root["compiler"] = "g++ " __VERSION__;
+  Roofline limit;
+  if (!a.verify_only) {
+    limit = measure_roofline();
+    root["measured_gflops"] = limit.gflops;
+    root["measured_gbytes"] = limit.gbytes;
+    fmt::print("{}, {} threads, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n", cpu_name(),
+               kernels::num_threads(), kernels::cpu::isa().name, limit.gflops, limit.gbytes);
+  }
+  int failed = 0;
+  for (const BenchCase& c : cases) {
+    const BenchCase::Prepared work = c.prepare();
+    const std::string wrong = work.verify();
+    if (!wrong.empty()) {
+      ++failed;
+      fmt::print("{:48s} FAIL {}\n", c.name, wrong);
+    } else if (a.verify_only) {
+      fmt::print("{:48s} verified\n", c.name);
+    } else {
+      const Timing t = measure(work.run, a.budget);
+      fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3, t.median * 1e3,
+                 share(c, t.minimum, limit));
+      auto& row = root["cases"][c.name];
+      row["min_s"] = t.minimum;
+      row["median_s"] = t.median;
+      row["samples"] = t.samples;
+    }
+    std::fflush(stdout);
+  }
+  if (!a.json_file.empty()) write_file_atomic(a.json_file, root.dump(1) + "\n", "bench");
+  if (failed > 0) throw ExitCode{1};
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto a = std::make_shared<BenchArguments>();
+  CLI::App* sub = app.add_subcommand("bench", "Check and time kernels and training steps");
+  sub->add_option("--only", a->only, "Cases whose name contains this");
+  sub->add_option("--json", a->json_file, "Write the results to this file, in the form of the peers' scripts");
+  sub->add_option("--threads", a->threads, "Threads; 0 = one per core")->check(CLI::Range(0, 1024))->capture_default_str();
+  sub->add_option("--isa", a->isa, "Instruction set: baseline, avx2 or avx512; the widest without it");
+  sub->add_option("--budget", a->budget, "Seconds per case")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
+  sub->add_flag("--list", a->list, "Print the names and stop");
+  sub->add_flag("--verify-only", a->verify_only, "Check every case, time none");
+  sub->callback([a] { run_bench(*a); });
+}
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace flowgrad::cli {
+
+/// A piece of work that is checked before it is timed. The names are those of the peers' scripts.
+struct BenchCase {
+  struct Prepared {
+    /// One iteration.
+    std::function<void()> run;
+    /// Empty when the result is right, else what is wrong; runs before the timing.
+    std::function<std::string()> verify;
+  };
+  std::string name;
+  std::function<Prepared()> prepare;
+  /// Work of one iteration, 0 where it does not apply.
+  double flops = 0;
+  double bytes = 0;
+};
+
+std::vector<BenchCase> kernel_bench_cases();
+std::vector<BenchCase> model_bench_cases();
+
+/// The machine's limits, measured: fused multiply-add rate (GFLOP/s, float32) and copy rate (GB/s, read plus
+/// write) with the current number of threads.
+struct Roofline {
+  double gflops = 0;
+  double gbytes = 0;
+};
+Roofline measure_roofline();
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,114 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "flowgrad/autograd/engine.h"
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/bench.h"
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad::cli {
+namespace {
+
+/// ||a - b|| / ||b|| with b in double.
+double relative_error(const Tensor& a, const Tensor& b) {
+  const auto x = a.to_vector<double>();
+  const auto y = b.to_vector<double>();
+  double difference = 0;
+  double norm = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    difference += (x[i] - y[i]) * (x[i] - y[i]);
+    norm += y[i] * y[i];
+  }
+  return std::sqrt(difference / std::max(norm, 1e-300));
+}
+
+std::string judge(const Tensor& result, const Tensor& again, const Tensor& reference, double tolerance) {
+  const double error = relative_error(result, reference);
+  if (!(error <= tolerance)) return fmt::format("relative error {:.2g} against float64; {:.0e} is demanded", error, tolerance);
+  if (result.to_vector<float>() != again.to_vector<float>()) return "two runs differ in their bits";
+  return "";
+}
+
+BenchCase matmul_case(int64_t m, int64_t k, int64_t n) {
+  BenchCase c;
+  c.name = fmt::format("matmul/f32/{}x{}x{}", m, k, n);
+  c.flops = 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n);
+  c.prepare = [m, k, n] {
+    Generator g(1);
+    const Tensor a = randn({m, k}, g);
+    const Tensor b = randn({k, n}, g);
+    const Tensor out = full({m, n}, NAN);
+    auto run = [a, b, out] { kernels::backend(out.device()).matmul(a, b, {}, false, out); };
+    auto verify = [a, b, out, run] {
+      run();
+      const Tensor first = clone(out);
+      fill_(out, NAN);
+      run();
+      return judge(first, out, matmul(cast(a, DType::float64), cast(b, DType::float64)), 1e-5);
+    };
+    return BenchCase::Prepared{run, verify};
+  };
+  return c;
+}
+
+BenchCase function_case(const std::string& name, const Shape& shape, double bytes,
+                        const std::function<Tensor(const Tensor&)>& f) {
+  BenchCase c;
+  c.name = name;
+  c.bytes = bytes;
+  c.prepare = [shape, f] {
+    Generator g(2);
+    const Tensor x = randn(shape, g);
+    return BenchCase::Prepared{[x, f] { f(x); },
+                               [x, f] { return judge(f(x), f(x), f(cast(x, DType::float64)), 1e-6); }};
+  };
+  return c;
+}
+
+BenchCase chain_case() {
+  BenchCase c;
+  c.name = "autograd/chain/1000x8";
+  c.prepare = [] {
+    Generator g(3);
+    const Tensor x = randn({8}, g).requires_grad_();
+    auto run = [x] {
+      Tensor y = x;
+      for (int i = 0; i < 500; ++i) y = y * 1.0001 + 0.0001;
+      backward(sum(y));
+      x.zero_grad();
+    };
+    auto verify = [x]() -> std::string {
+      Tensor y = x;
+      for (int i = 0; i < 500; ++i) y = y * 1.0001 + 0.0001;
+      const double got = grad(sum(y), x).at({0});
+      const double want = std::pow(1.0001, 500);
+      return std::abs(got - want) < 1e-4 ? "" : fmt::format("gradient {} where {} is right", got, want);
+    };
+    return BenchCase::Prepared{run, verify};
+  };
+  return c;
+}
+
+}  // namespace
+
+std::vector<BenchCase> kernel_bench_cases() {
+  std::vector<BenchCase> out;
+  const int64_t shapes[][3] = {{32, 391, 512}, {64, 64, 64},       {256, 2, 256},      {256, 256, 256}, {512, 512, 512},
+                               {1024, 1024, 1024}, {2048, 2048, 2048}, {1, 512, 512}, {4096, 64, 64},  {12544, 147, 64}};
+  for (const auto& s : shapes) out.push_back(matmul_case(s[0], s[1], s[2]));
+  out.push_back(chain_case());
+  const double mega = 4.0 * (1 << 20);
+  const Shape long_row{1 << 20};
+  out.push_back(function_case("elementwise/tanh/1M", long_row, 2 * mega, [](const Tensor& a) { return tanh(a); }));
+  out.push_back(function_case("elementwise/silu/1M", long_row, 2 * mega, [](const Tensor& a) { return silu(a); }));
+  out.push_back(function_case("elementwise/exp/1M", long_row, 2 * mega, [](const Tensor& a) { return exp(a); }));
+  out.push_back(function_case("elementwise/add/1M", long_row, 2 * mega, [](const Tensor& a) { return a + a; }));
+  const Shape rows{4096, 256};
+  out.push_back(function_case("reduce/sum/4096x256", rows, mega, [](const Tensor& a) { return sum(a, {-1}); }));
+  out.push_back(function_case("reduce/softmax/4096x256", rows, 2 * mega, [](const Tensor& a) { return softmax(a, -1); }));
+  return out;
+}
+
+}  // namespace flowgrad::cli

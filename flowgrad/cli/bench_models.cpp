@@ -1,0 +1,194 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <memory>
+
+#include "flowgrad/autograd/engine.h"
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/bench.h"
+#include "flowgrad/models/cnf.h"
+#include "flowgrad/models/diffusion.h"
+#include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/planar.h"
+#include "flowgrad/models/realnvp.h"
+#include "flowgrad/optim/optimizer.h"
+
+namespace flowgrad::cli {
+namespace {
+
+/// A training step as the peers do it: loss, backward, clip at 1, Adam.
+class Training {
+ public:
+  Training(std::unique_ptr<Module> module, std::function<Tensor(Module&, Generator&)> loss)
+      : module_(std::move(module)),
+        loss_(std::move(loss)),
+        optimizer_({{module_->parameters()}}, {.lr = 1e-3, .decoupled = false}),
+        parameters_(module_->parameters()) {}
+
+  double step() {
+    optimizer_.zero_grad();
+    const Tensor loss = loss_(*module_, generator_);
+    backward(loss);
+    clip_grad_norm(parameters_, 1.0);
+    optimizer_.step();
+    return loss.item();
+  }
+  /// Loss of fixed draws, so that two of them can be compared.
+  double fixed_loss() {
+    NoGrad off;
+    Generator fixed(99);
+    return loss_(*module_, fixed).item();
+  }
+
+ private:
+  std::unique_ptr<Module> module_;
+  std::function<Tensor(Module&, Generator&)> loss_;
+  Adam optimizer_;
+  NamedTensors parameters_;
+  Generator generator_{5};
+};
+
+using MakeModule = std::function<std::unique_ptr<Module>(Generator&)>;
+
+BenchCase training_case(const std::string& name, const MakeModule& make,
+                        const std::function<Tensor(Module&, Generator&)>& loss) {
+  BenchCase c;
+  c.name = name;
+  c.prepare = [make, loss] {
+    const auto fresh = [make, loss] {
+      Generator g(4);
+      return std::make_shared<Training>(make(g), loss);
+    };
+    auto verify = [fresh]() -> std::string {
+      const auto a = fresh();
+      const auto b = fresh();
+      const double before = a->fixed_loss();
+      for (int i = 0; i < 10; ++i) {
+        const double x = a->step();
+        const double y = b->step();
+        if (!std::isfinite(x)) return fmt::format("the loss is {} at step {}", x, i);
+        if (x != y) return fmt::format("two runs differ at step {}: {} and {}", i, x, y);
+      }
+      const double after = a->fixed_loss();
+      return after < before ? "" : fmt::format("the loss did not fall: {} before, {} after 10 steps", before, after);
+    };
+    const auto training = fresh();
+    return BenchCase::Prepared{[training] { training->step(); }, verify};
+  };
+  return c;
+}
+
+BenchCase sampling_case(const std::string& name, const std::function<std::function<Tensor()>()>& make) {
+  BenchCase c;
+  c.name = name;
+  c.prepare = [make] {
+    const auto sample = make();
+    auto verify = [make]() -> std::string {
+      // Two fresh samplers with the same seed.
+      const auto a = make()().to_vector<float>();
+      const auto b = make()().to_vector<float>();
+      for (float v : a) {
+        if (!std::isfinite(v)) return "a sample is not finite";
+      }
+      return a == b ? "" : "two runs differ in their bits";
+    };
+    return BenchCase::Prepared{[sample] { sample(); }, verify};
+  };
+  return c;
+}
+
+void add_planar(std::vector<BenchCase>& out, int64_t n) {
+  out.push_back(training_case(
+      fmt::format("planar/train/d2_b{}", n),
+      [](Generator& g) { return std::make_unique<NormalizingFlow>(2, 10, g); },
+      [n](Module& m, Generator& g) {
+        const Transformed x = static_cast<NormalizingFlow&>(m).forward(randn({n, 2}, g));
+        return mean(sum(square(x.value - 1.0), {-1}) * 0.5 - x.log_det);
+      }));
+}
+
+void add_realnvp(std::vector<BenchCase>& out, int64_t d, int64_t n) {
+  Generator data(7);
+  const Tensor x = randn({n, d}, data);
+  out.push_back(training_case(
+      fmt::format("realnvp/train/d{}_b{}", d, n),
+      [d](Generator& g) { return std::make_unique<RealNVP>(RealNVPOptions{.dim = d}, g); },
+      [x](Module& m, Generator&) { return -mean(static_cast<RealNVP&>(m).log_prob(x)); }));
+}
+
+void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n) {
+  out.push_back(training_case(
+      fmt::format("cnf/train_rk4x10_hutchinson/d{}_b{}", d, n),
+      [d](Generator& g) {
+        CNFOptions o;
+        o.dim = d;
+        o.solver = {.solver = "rk4", .n_steps = 10};
+        return std::make_unique<ContinuousNormalizingFlow>(o, g);
+      },
+      [d, n](Module& m, Generator& g) {
+        return -mean(static_cast<ContinuousNormalizingFlow&>(m).log_prob(randn({n, d}, g)));
+      }));
+}
+
+FlowMatchingOptions tutorial_matching() { return {.condition_dim = 256, .action_dim = 7}; }
+DiffusionOptions tutorial_diffusion() {
+  return {.state_dim = 256, .action_dim = 7, .schedule = NoiseSchedule::linear};
+}
+
+void add_flow_matching(std::vector<BenchCase>& out) {
+  for (const int64_t n : {32, 256}) {
+    Generator data(8);
+    const Tensor x0 = randn({n, 7}, data);
+    const Tensor x1 = randn({n, 7}, data);
+    const Tensor c = randn({n, 256}, data);
+    out.push_back(training_case(
+        fmt::format("flow_matching/train/b{}", n),
+        [](Generator& g) { return std::make_unique<FlowMatching>(tutorial_matching(), g); },
+        [=](Module& m, Generator& g) { return static_cast<FlowMatching&>(m).loss(x1, c, g, x0); }));
+  }
+  for (const int64_t n : {1, 32, 256}) {
+    out.push_back(sampling_case(fmt::format("flow_matching/generate100/b{}", n), [n] {
+      auto g = std::make_shared<Generator>(9);
+      const auto model = std::make_shared<FlowMatching>(tutorial_matching(), *g);
+      const Tensor c = randn({n, 256}, *g);
+      return [=] { return model->generate(randn({n, 7}, *g), c); };
+    }));
+  }
+}
+
+void add_diffusion(std::vector<BenchCase>& out) {
+  Generator data(10);
+  const Tensor x = randn({256, 7}, data);
+  const Tensor s = randn({256, 256}, data);
+  out.push_back(training_case(
+      "diffusion/train/b256", [](Generator& g) { return std::make_unique<DiffusionPolicy>(tutorial_diffusion(), g); },
+      [=](Module& m, Generator& g) { return static_cast<DiffusionPolicy&>(m).loss(x, s, g); }));
+  for (const int64_t n : {1, 256}) {
+    out.push_back(sampling_case(fmt::format("diffusion/sample100/b{}", n), [n] {
+      auto g = std::make_shared<Generator>(11);
+      const auto model = std::make_shared<DiffusionPolicy>(tutorial_diffusion(), *g);
+      const Tensor state = randn({n, 256}, *g);
+      return [=] { return model->generate(randn({n, 7}, *g), state, *g); };
+    }));
+  }
+}
+
+}  // namespace
+
+std::vector<BenchCase> model_bench_cases() {
+  std::vector<BenchCase> out;
+  add_planar(out, 128);
+  add_planar(out, 1024);
+  add_realnvp(out, 2, 128);
+  add_realnvp(out, 2, 1024);
+  add_realnvp(out, 64, 512);
+  add_cnf(out, 2, 128);
+  add_cnf(out, 2, 1024);
+  add_cnf(out, 43, 512);
+  add_flow_matching(out);
+  add_diffusion(out);
+  return out;
+}
+
+}  // namespace flowgrad::cli
