@@ -182,6 +182,23 @@ TEST_CASE("a row does not depend on the rows beside it", "[gemm_test]") {
   }
 }
 
+TEST_CASE("the layout of A does not change the order of a sum", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    for (int64_t n : {1, 2, 4, 8, 40}) {
+      const Matrix<float> a(37, 4300, 0, 11), b(4300, n, 0, 12);
+      Matrix<float> turned(37, 4300, 1, 11);
+      for (int64_t i = 0; i < 37; ++i)
+        for (int64_t k = 0; k < 4300; ++k)
+          turned.data[static_cast<size_t>(i * turned.row + k * turned.column)] = a.at(i, k);
+      CAPTURE(n);
+      CHECK(result(a, b) == result(turned, b));
+    }
+  }
+}
+
 TEST_CASE("same bits at any number of threads", "[gemm_test]") {
   CpuSettings restore;
   const std::vector<std::array<int64_t, 3>> shapes{{257, 200, 300}, {20, 700, 400}, {1, 900, 600},

@@ -22,16 +22,47 @@ Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands)
 
 namespace {
 
+/// Repeats the first `done` bytes until there are `bytes`.
+void repeat(char* p, size_t done, size_t bytes) {
+  while (done < bytes) {
+    const size_t more = std::min(done, bytes - done);
+    std::memcpy(p + done, p, more);
+    done += more;
+  }
+}
+
 template <class T>
 void copy_elements(const void* from, int64_t from_stride, void* to, int64_t to_stride, int64_t n) {
   const T* x = static_cast<const T*>(from);
   T* y = static_cast<T*>(to);
   if (from_stride == 0 && to_stride == 1) {
     const T value = *x;
-    for (int64_t i = 0; i < n; ++i) y[i] = value;
+    const int64_t first = std::min<int64_t>(n, 16);
+    for (int64_t i = 0; i < first; ++i) y[i] = value;
+    repeat(static_cast<char*>(to), static_cast<size_t>(first) * sizeof(T),
+           static_cast<size_t>(n) * sizeof(T));
     return;
   }
   for (int64_t i = 0; i < n; ++i) y[i * to_stride] = x[i * from_stride];
+}
+
+/// Rows of a few elements each, where a call per row would be most of the work.
+template <class T>
+void copy_short_rows(const void* from, int64_t row_stride, int64_t stride, int64_t rows, int64_t n,
+                     void* to) {
+  const T* x = static_cast<const T*>(from);
+  T* y = static_cast<T*>(to);
+  for (int64_t r = 0; r < rows; ++r, x += row_stride, y += n)
+    for (int64_t i = 0; i < n; ++i) y[i] = x[i * stride];
+}
+void copy_short_rows(const void* from, int64_t row_stride, int64_t stride, int64_t rows, int64_t n,
+                     void* to, int bytes) {
+  switch (bytes) {
+    case 1: return copy_short_rows<uint8_t>(from, row_stride, stride, rows, n, to);
+    case 2: return copy_short_rows<uint16_t>(from, row_stride, stride, rows, n, to);
+    case 4: return copy_short_rows<uint32_t>(from, row_stride, stride, rows, n, to);
+    default: return copy_short_rows<uint64_t>(from, row_stride, stride, rows, n, to);
+  }
 }
 
 }  // namespace
@@ -88,6 +119,27 @@ int64_t BlockRunner::gather_rows(int64_t block, RowCursor& cursor, void** pointe
     pointers[i] = buffer_[i];
     needed[i] = i > 0 && !(same_rows_[i] && filled_[i] >= rows * inner);
     filled_[i] = rows * inner;
+  }
+  bool walk = false;
+  for (int i = 1; i < axes_.operands; ++i) {
+    if (!needed[i]) continue;
+    const int bytes = operands_[i].bytes;
+    if (same_rows_[i]) {
+      copy_run(at(i, cursor.offset(i)), axes_.inner_stride(i), buffer_[i], 1, inner, bytes);
+      repeat(buffer_[i], static_cast<size_t>(inner * bytes),
+             static_cast<size_t>(rows * inner * bytes));
+    } else if (axes_.rank == 2 && inner <= 16) {
+      copy_short_rows(at(i, cursor.offset(i)), axes_.stride[i][0], axes_.inner_stride(i), rows,
+                      inner, buffer_[i], bytes);
+    } else {
+      walk = true;
+      continue;
+    }
+    needed[i] = false;
+  }
+  if (!walk && axes_.rank <= 2) {
+    cursor.advance_rows(rows);
+    return rows * inner;
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int i = 1; i < axes_.operands; ++i) {

@@ -51,6 +51,11 @@ class RowCursor {
     }
   }
   int64_t offset(int operand) const { return offset_[operand]; }
+  /// Several rows at once, where there is at most one axis of rows.
+  void advance_rows(int64_t rows) {
+    for (int i = 0; i < axes_->operands && axes_->rank == 2; ++i)
+      offset_[i] += rows * axes_->stride[i][0];
+  }
   void advance() {
     for (int d = axes_->rank - 2; d >= 0; --d) {
       for (int i = 0; i < axes_->operands; ++i) offset_[i] += axes_->stride[i][d];

@@ -73,22 +73,30 @@ void reduce_rows(int op, const T* x, int64_t rows, int64_t n, T* out) {
 /// `batches` matrices of `rows` x `columns` onto `batches` rows: the middle axis goes.
 template <class T>
 void reduce_columns(int op, const T* x, int64_t batches, int64_t rows, int64_t columns, T* out) {
-  constexpr int64_t strip = 256;
+  constexpr int64_t strip = 256, narrow = 64;
   const ReduceTable<T>& t = reduce_table<T>();
-  const int64_t depth = std::max<int64_t>(64, 2 * kChunk / std::min(columns, strip));
-  const int64_t depths = divide_up(rows, depth), strips = divide_up(columns, strip);
-  double* const partial = scratch_of<double>(ScratchSlot::partial, batches * depths * columns);
+  // A few columns: several rows side by side make one long row, and what is left over is added
+  // last.
+  const int64_t beside = columns < narrow ? std::min(rows, narrow / columns) : 1;
+  const int64_t width = columns * beside, height = rows / beside, rest = rows % beside;
+  const int64_t depth = std::max<int64_t>(64, 2 * kChunk / std::min(width, strip));
+  const int64_t depths = divide_up(height, depth), strips = divide_up(width, strip);
+  const int64_t stride = depths * width + columns;
+  double* const partial = scratch_of<double>(ScratchSlot::partial, batches * stride);
   for_tasks(batches * depths * strips, batches * rows * columns, [&](int64_t i) {
     const int64_t j = i % strips * strip, d = i / strips % depths, b = i / strips / depths;
-    const int64_t row = d * depth, count = std::min(depth, rows - row);
-    t.fold_columns[op](x + (b * rows + row) * columns + j, count, columns,
-                       std::min(strip, columns - j), partial + (b * depths + d) * columns + j);
+    const int64_t row = d * depth, count = std::min(depth, height - row);
+    t.fold_columns[op](x + b * rows * columns + row * width + j, count, width,
+                       std::min(strip, width - j), partial + b * stride + d * width + j);
   });
   for (int64_t b = 0; b < batches; ++b) {
-    const double* p = partial + b * depths * columns;
+    const double* p = partial + b * stride;
+    double* const tail = partial + b * stride + depths * width;
+    t.fold_columns[op](x + (b * rows + height * beside) * columns, rest, columns, columns, tail);
     for (int64_t j = 0; j < columns; ++j) {
       double value = p[j];
-      for (int64_t d = 1; d < depths; ++d) value = join(op, value, p[d * columns + j]);
+      for (int64_t i = 1; i < depths * beside; ++i) value = join(op, value, p[i * columns + j]);
+      if (rest > 0) value = join(op, value, tail[j]);
       out[b * columns + j] = static_cast<T>(value);
     }
   }

@@ -2,6 +2,7 @@
 // number of elements only.
 
 #include "flowgrad/kernels/cpu/isa/math_exp.h"
+#include "flowgrad/kernels/cpu/isa/shuffle.h"
 #include "flowgrad/kernels/cpu/table.h"
 
 namespace flowgrad::kernels::FLOWGRAD_ISA {
@@ -50,8 +51,15 @@ struct Max {
 template <class T>
 FG_INLINE vec<T> load_or(const T* p, int count, double fill) {
   vec<T> v(fill);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4)
+    return {_mm512_mask_loadu_ps(v.v, static_cast<__mmask16>((1u << count) - 1u), p)};
+  else
+    return {_mm512_mask_loadu_pd(v.v, static_cast<__mmask8>((1u << count) - 1u), p)};
+#else
   __builtin_memcpy(&v.v, p, static_cast<std::size_t>(count) * sizeof(T));
   return v;
+#endif
 }
 
 /// The doubles of one register of T: one register of doubles, or two.
@@ -71,13 +79,22 @@ FG_INLINE void join_into(Wide<T>& into, const Wide<T>& x) {
     into.part[i] = Op::join(into.part[i], x.part[i]);
 }
 
+/// Lane i is lane i + Half of x.
+template <int Half, int N>
+struct FromHalf {
+  static constexpr int lane(int i) { return (i + Half) % N; }
+};
+/// All lanes joined into every lane: halves first, then quarters, ...
+template <class Op, class T, int N, int Half = N / 2>
+FG_INLINE vec<T, N> join_all(vec<T, N> x) {
+  if constexpr (Half >= 1)
+    return join_all<Op, T, N, Half / 2>(Op::join(x, shuffle<FromHalf<Half, N>>(x, x)));
+  else
+    return x;
+}
 template <class Op>
 FG_INLINE double join_lanes(D x) {
-  double lanes[kDoubles];
-  x.store(lanes);
-  for (int half = kDoubles / 2; half >= 1; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] = Op::join(lanes[i], lanes[i + half]);
-  return lanes[0];
+  return join_all<Op>(x).v[0];
 }
 
 template <class T>
@@ -214,17 +231,22 @@ template <bool Logarithm, class T>
 void softmax(const T* x, int64_t rows, int64_t n, T* out) {
   using V = vec<T>;
   constexpr double lowest = -__builtin_inf();
+  if (n <= V::size) {
+    // A row in one register never goes through memory.
+    const int count = static_cast<int>(n);
+    for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
+      const V v = load_or(x, count, lowest), d = v - join_all<Max>(v), e = exp(d);
+      const double total = total_of(wide(e));
+      (Logarithm ? d - V(__builtin_log(total)) : e * V(1 / total)).store(out, count);
+    }
+    return;
+  }
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
     V top(lowest);
     for_row(
         x, n,
         lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) { top = max(top, v); });
-    T lanes[V::size];
-    top.store(lanes);
-    T largest = lanes[0];
-    for (int i = 1; i < V::size; ++i)
-      if (!(largest >= lanes[i]) && largest == largest) largest = lanes[i];
-    const V shift(largest);
+    const V shift = join_all<Max>(top);
     Wide<T> sum;
     for (auto& part : sum.part) part = D(0);
     for_row(
