@@ -83,7 +83,7 @@ Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const
   check_input("noise_prediction", x);
   check_state("noise_prediction", state, x.size(0));
   if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({}) is accepted", name_of(t.dtype()),
+    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({},) is accepted", name_of(t.dtype()),
                                  t.shape().to_string(), x.size(0)));
   }
   const Tensor time = unsqueeze(cast(t, x.dtype()) / static_cast<double>(options_.n_timesteps), 1);
