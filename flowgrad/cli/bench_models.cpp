@@ -127,7 +127,10 @@ void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n) {
         return std::make_unique<ContinuousNormalizingFlow>(o, g);
       },
       [d, n](Module& m, Generator& g) {
-        return -mean(static_cast<ContinuousNormalizingFlow&>(m).log_prob(randn({n, d}, g)));
+        auto& flow = static_cast<ContinuousNormalizingFlow&>(m);
+        const Tensor x = randn({n, d}, g);
+        flow.probe_generator().set_state(g.seed(), g.next_stream());
+        return -mean(flow.log_prob(x));
       }));
 }
 
