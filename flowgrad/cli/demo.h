@@ -19,6 +19,7 @@ struct DemoSettings {
   std::string data_folder;
   bool quick = false;
   bool quiet = false;
+  int threads = 1;  // as they are; for the report
 };
 
 /// Sizes and steps. The defaults are the demo's; quick() is small enough for a check in passing.
@@ -46,6 +47,7 @@ struct DemoBudget {
   double largest_gap = 0.05;
   double least_agreement = 0.8;
   double least_accuracy = 0.85;
+  double least_variety = 0.5;
 
   static DemoBudget quick();
 };
@@ -126,6 +128,9 @@ struct DemoResults {
 
 /// Every figure that the demo demands, with what was measured.
 std::vector<plot::Check> demo_checks(const DemoResults& results, const DemoBudget& budget);
+
+/// Commands that use what the demo left in its run folder.
+std::string demo_next_steps(const std::string& run);
 
 /// Writes report.html, the pictures, metrics.jsonl and the weights into the run folder.
 void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, const DemoResults& results,

@@ -5,6 +5,10 @@ namespace {
 /// The order is that of the help text.
 void declare(CLI::App& app) {
   using namespace flowgrad::cli;
+  add_demo(app);
+  add_train(app);
+  add_sample(app);
+  add_inspect(app);
   add_eval(app);
   add_grad(app);
   add_init(app);
