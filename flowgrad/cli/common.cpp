@@ -36,7 +36,7 @@ void add_common(Command& c, CommonOptions& o) {
   c.flag("--quiet", o.quiet, "No progress and no seed line on stderr").transient();
 }
 
-void add_model(Command& c, ModelOptions& o, bool weights) {
+void add_model(Command& c, ModelOptions& o, Weights weights) {
   c.group("Model");
   c.text("--model", o.model, fmt::format("Model: {}", listing(model_names())).c_str(), "NAME");
   c.list("--set", o.settings, "A key of the model; may be repeated (flowgrad inspect --model NAME lists them)",
@@ -44,9 +44,9 @@ void add_model(Command& c, ModelOptions& o, bool weights) {
   c.file("--config", o.config_file,
          "Options and keys of the model, as lines name = value or JSON; the command line wins")
       .transient();
-  if (weights) {
-    c.file("--weights,--run", o.weights,
-           "Weights (.safetensors), a checkpoint, or the folder of a training run; without it fresh ones from the seed");
+  if (weights != Weights::none) {
+    c.file(weights == Weights::use ? "--weights,--run" : "--weights", o.weights,
+           "Weights (.safetensors), a checkpoint, or the folder of a training run; empty = fresh ones from the seed");
     c.flag("--raw-weights", o.raw_weights, "From a training run, the last weights in place of the averaged ones");
   }
   c.config_extra([&o] {

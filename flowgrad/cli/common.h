@@ -32,8 +32,15 @@ struct ModelOptions {
 };
 
 void add_common(Command& command, CommonOptions& options);
-/// --model, --set, --config, and --weights where `weights` is true.
-void add_model(Command& command, ModelOptions& options, bool weights);
+enum class Weights {
+  none,
+  /// --weights.
+  start,
+  /// --weights, under the name --run as well: a run is as good as a file.
+  use,
+};
+/// --model, --set, --config, and what `weights` says.
+void add_model(Command& command, ModelOptions& options, Weights weights);
 
 /// Sets threads and backend, refuses absent devices, prints the seed on stderr unless quiet.
 void apply(const CommonOptions& options);

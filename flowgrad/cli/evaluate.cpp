@@ -123,7 +123,7 @@ void run_init(const InitArguments& a) {
 void add_eval(CLI::App& app) {
   auto a = std::make_shared<QuantityArguments>();
   Command c(app, "eval", "Compute a quantity of a model for given arrays");
-  add_model(c, a->model, true);
+  add_model(c, a->model, Weights::use);
   c.group("Quantity");
   c.text("--quantity", a->quantity,
          "forward, inverse, log_prob or log_det of a density; velocity or noise_prediction; loss; generate; sample",
@@ -145,7 +145,7 @@ void add_grad(CLI::App& app) {
   auto a = std::make_shared<QuantityArguments>();
   a->quantity = "loss";
   Command c(app, "grad", "Gradients of a mean loss for every parameter");
-  add_model(c, a->model, true);
+  add_model(c, a->model, Weights::use);
   c.group("Quantity");
   c.choice("--quantity", a->quantity, "Mean of this: loss (of a density minus the mean log_prob), or log_prob",
            {"loss", "log_prob"});
@@ -160,7 +160,7 @@ void add_grad(CLI::App& app) {
 void add_init(CLI::App& app) {
   auto a = std::make_shared<InitArguments>();
   Command c(app, "init", "Write fresh weights of a model, with PyTorch's names");
-  add_model(c, a->model, false);
+  add_model(c, a->model, Weights::none);
   c.group("Output");
   c.file("--output", a->output, "Weights to write, .safetensors").required();
   add_common(c, a->common);

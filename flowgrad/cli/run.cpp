@@ -36,7 +36,7 @@ class HelpFormatter final : public CLI::Formatter {
     for (const std::string& word : CLI::detail::split(o->get_description(), ' ')) {
       const bool wrap = column + 1 + word.size() > kWidth;
       if (wrap) column = kColumn;
-      if (!out.empty()) out += wrap ? "\n" + std::string(kColumn, ' ') : " ";
+      if (!out.empty()) out += wrap ? "\n" : " ";  // CLI11 indents the lines
       out += word;
       column += 1 + word.size();
     }

@@ -1,0 +1,175 @@
+#include "flowgrad/cli/data.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <limits>
+#include <numeric>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/common.h"
+#include "flowgrad/core/npy.h"
+#include "flowgrad/core/text.h"
+#include "flowgrad/models/config.h"
+#include "flowgrad/tasks/fashion_mnist.h"
+#include "flowgrad/tasks/sampler.h"
+#include "flowgrad/tasks/toy_densities.h"
+
+namespace flowgrad::cli {
+namespace {
+
+constexpr int64_t kHeldOut = 10000;
+constexpr const char* kGarments = "fashion-mnist";
+
+class ToyData final : public TrainingData {
+ public:
+  explicit ToyData(const DataOptions& o) : options_(o), draws_(generator_of(o.seed, Stream::data)) {}
+  int64_t dim() const override { return 2; }
+  QuantityInputs next() override {
+    return {.input = toy::sample(options_.data, options_.batch_size, draws_, options_.dtype)};
+  }
+  QuantityInputs held_out() const override {
+    Generator own = generator_of(options_.seed, Stream::held_out);
+    return {.input = toy::sample(options_.data, kHeldOut, own, options_.dtype)};
+  }
+  StateProvider state() override {
+    return integer_state(
+        "data", [this] { return std::vector<int64_t>{static_cast<int64_t>(draws_.stream())}; },
+        [this](const std::vector<int64_t>& v) { draws_.set_state(options_.seed, static_cast<uint64_t>(v.at(0))); });
+  }
+  double floor() const override { return toy::entropy_floor(options_.data); }
+  std::string description() const override { return fmt::format("{}, fresh draws for every step", options_.data); }
+
+ private:
+  DataOptions options_;
+  Generator draws_;
+};
+
+StateProvider sampler_state(EpochSampler& sampler) {
+  return integer_state(
+      "data", [&] { return std::vector<int64_t>{sampler.state().epoch, sampler.state().position}; },
+      [&](const std::vector<int64_t>& v) { sampler.set_state({v.at(0), v.at(1)}); });
+}
+
+void check_batch(int64_t batch_size, int64_t rows) {
+  if (batch_size <= rows) return;
+  throw UsageError(fmt::format("--batch-size: {} given; the data has {} rows to train on, 1 to {} are accepted",
+                               batch_size, rows, rows));
+}
+
+class GarmentData final : public TrainingData {
+ public:
+  explicit GarmentData(const DataOptions& o)
+      : set_(FashionMnist::load(o.folder)),
+        sampler_((check_batch(o.batch_size, set_.train.size()), set_.train.size()), o.batch_size, o.seed) {}
+  int64_t dim() const override { return ImageSet::kPixels; }
+  int64_t condition_dim() const override { return FashionMnist::kClasses; }
+  QuantityInputs next() override { return batch(set_.train, sampler_.next()); }
+  QuantityInputs held_out() const override {
+    std::vector<int64_t> all(static_cast<size_t>(std::min(set_.test.size(), kHeldOut)));
+    std::iota(all.begin(), all.end(), 0);
+    return batch(set_.test, all);
+  }
+  StateProvider state() override { return sampler_state(sampler_); }
+  std::string description() const override {
+    return fmt::format("{}: {} images, the class as condition", kGarments, set_.train.size());
+  }
+
+ private:
+  static QuantityInputs batch(const ImageSet& set, const std::vector<int64_t>& rows) {
+    return {.input = set.images(rows), .condition = one_hot(set.labels(rows), FashionMnist::kClasses)};
+  }
+  FashionMnist set_;
+  EpochSampler sampler_;
+};
+
+/// Rows of a file, a tenth of them (at most 10,000) held out.
+class FileData final : public TrainingData {
+ public:
+  explicit FileData(const DataOptions& o)
+      : path_(o.data), rows_(load_rows("--data", o.data, o.dtype)), order_(split(o.seed)), sampler_(1, 1, 0) {
+    if (!o.condition.empty()) {
+      condition_ = load_rows("--condition", o.condition, o.dtype);
+      if (condition_.size(0) != rows_.size(0)) {
+        throw IoError(fmt::format("--condition: {}: {} rows; the {} of {} need as many", o.condition,
+                                  condition_.size(0), rows_.size(0), path_));
+      }
+    }
+    check_batch(o.batch_size, train_rows());
+    sampler_ = EpochSampler(train_rows(), o.batch_size, o.seed);
+  }
+  int64_t dim() const override { return rows_.size(1); }
+  int64_t condition_dim() const override { return condition_.defined() ? condition_.size(1) : 0; }
+  QuantityInputs next() override {
+    std::vector<int64_t> rows = sampler_.next();
+    for (int64_t& r : rows) r = order_[static_cast<size_t>(r)];
+    return take(rows);
+  }
+  QuantityInputs held_out() const override { return take({order_.begin() + train_rows(), order_.end()}); }
+  StateProvider state() override { return sampler_state(sampler_); }
+  std::string description() const override {
+    return fmt::format("{}: {} rows, {} of them held out", path_, rows_.size(0), rows_.size(0) - train_rows());
+  }
+
+ private:
+  static Tensor load_rows(const char* option, const std::string& path, DType dtype) {
+    const Tensor t = load_npy(path);
+    if (t.rank() != 2 || !is_floating(t.dtype()) || t.size(1) < 1 || t.size(0) < 2) {
+      throw IoError(fmt::format("{}: {}: {} {} given; rows (N, D) of float32 or float64 are accepted, at least 2 of them",
+                                option, path, name_of(t.dtype()), t.shape().to_string()));
+    }
+    NoGrad off;
+    if (all(isfinite(t)).item() == 0) {
+      throw IoError(fmt::format("{}: {}: holds values that are not finite; training needs finite ones", option, path));
+    }
+    return cast(t, dtype);
+  }
+  std::vector<int64_t> split(uint64_t seed) const {
+    return random_permutation(rows_.size(0), seed, static_cast<uint64_t>(Stream::held_out) << 32);
+  }
+  int64_t train_rows() const {
+    return rows_.size(0) - std::clamp<int64_t>(rows_.size(0) / 10, 1, kHeldOut);
+  }
+  QuantityInputs take(const std::vector<int64_t>& rows) const {
+    NoGrad off;
+    const Tensor index = Tensor::from(rows, {static_cast<int64_t>(rows.size())});
+    QuantityInputs out{.input = index_select(rows_, 0, index)};
+    if (condition_.defined()) out.condition = index_select(condition_, 0, index);
+    return out;
+  }
+
+  std::string path_;
+  Tensor rows_;
+  Tensor condition_;
+  std::vector<int64_t> order_;
+  EpochSampler sampler_;
+};
+
+}  // namespace
+
+double TrainingData::floor() const { return std::numeric_limits<double>::quiet_NaN(); }
+
+Generator generator_of(uint64_t seed, Stream stream) { return Generator(seed, static_cast<uint64_t>(stream) << 32); }
+
+std::unique_ptr<TrainingData> open_data(const DataOptions& o) {
+  std::vector<std::string> names = toy::names();
+  const bool toy = std::find(names.begin(), names.end(), o.data) != names.end();
+  const bool file = std::filesystem::path(o.data).extension() == ".npy";
+  if (!o.condition.empty() && !file) {
+    throw UsageError(fmt::format("--condition: given with --data {}; it belongs to a .npy file", o.data));
+  }
+  if (!o.folder.empty() && o.data != kGarments) {
+    throw UsageError(fmt::format("--data-folder: given with --data {}; it belongs to {}", o.data, kGarments));
+  }
+  if (toy) return std::make_unique<ToyData>(o);
+  if (o.data == kGarments) return std::make_unique<GarmentData>(o);
+  if (file) return std::make_unique<FileData>(o);
+  names.emplace_back(kGarments);
+  const std::string near = nearest_name(o.data, names);
+  throw UsageError(fmt::format("--data: {} given{}; {} and .npy files are accepted", quote(o.data),
+                               near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), fmt::join(names, ", ")));
+}
+
+}  // namespace flowgrad::cli

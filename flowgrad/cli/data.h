@@ -1,0 +1,51 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowgrad/models/registry.h"
+#include "flowgrad/optim/trainer.h"
+
+namespace flowgrad::cli {
+
+struct DataOptions {
+  /// Name of a toy density, "fashion-mnist", or a .npy file.
+  std::string data;
+  /// Folder of the Fashion-MNIST files; empty for where Debian's package puts them.
+  std::string folder;
+  /// Conditions (N, C) of the rows of a .npy file.
+  std::string condition;
+  int64_t batch_size = 256;
+  uint64_t seed = 0;
+  DType dtype = DType::float32;
+};
+
+/// What `flowgrad train` learns from. Equal options give the same batches in the same order.
+class TrainingData {
+ public:
+  virtual ~TrainingData() = default;
+  virtual int64_t dim() const = 0;
+  /// 0 for unconditional data.
+  virtual int64_t condition_dim() const { return 0; }
+  /// Input (N, D) and condition (N, C) of the next step.
+  virtual QuantityInputs next() = 0;
+  /// Rows that training never sees, the same at every call; about 10,000 where there are as many.
+  virtual QuantityInputs held_out() const = 0;
+  /// Position, for an exact resume.
+  virtual StateProvider state() = 0;
+  /// Mean negative log-likelihood that no model can beat, in nats; NaN where unknown.
+  virtual double floor() const;
+  /// "8gaussians: fresh draws", for people.
+  virtual std::string description() const = 0;
+};
+
+/// Raises UsageError for an unknown name or a batch larger than the data, IoError for a file that cannot be
+/// used: not (N, D), fewer than two rows, values that are not finite, another number of conditions.
+std::unique_ptr<TrainingData> open_data(const DataOptions& options);
+
+/// Random draws of a run, each purpose with streams of its own.
+enum class Stream : uint64_t { weights = 0, training = 1, data = 2, held_out = 3, validation = 4 };
+Generator generator_of(uint64_t seed, Stream stream);
+
+}  // namespace flowgrad::cli

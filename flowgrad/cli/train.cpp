@@ -1,0 +1,355 @@
+#include "flowgrad/cli/train.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/picture.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/safetensors.h"
+#include "flowgrad/models/flow_matching.h"
+
+namespace flowgrad::cli {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+/// Widths that follow from the data are set where the user left them open, and must agree where not.
+void fit_to_data(const std::string& model, Config& config, const TrainingData& data) {
+  const auto fit = [&](const std::string& key, int64_t width, bool optional) {
+    const auto [entry, added] = config.emplace(key, fmt::format("{}", width));
+    if (added || entry->second == fmt::format("{}", width) || (optional && entry->second == "0")) return;
+    throw UsageError(fmt::format("--set: {}={} given; the data needs {}", key, entry->second, width));
+  };
+  bool conditional = false;
+  for (const ConfigKey& key : config_keys(model)) {
+    if (key.name == "dim" || key.name == "action_dim") fit(key.name, data.dim(), false);
+    if (key.name == "condition_dim" || key.name == "state_dim") {
+      conditional = true;
+      fit(key.name, data.condition_dim(), data.condition_dim() > 0);
+    }
+  }
+  if (data.condition_dim() > 0 && !conditional) {
+    throw UsageError(fmt::format("--model: {} given; the data comes with a condition, which it does not take", model));
+  }
+}
+
+bool takes_condition(const Model& model) {
+  for (const char* key : {"condition_dim", "state_dim"}) {
+    const auto found = model.config().find(key);
+    if (found != model.config().end()) return found->second != "0";
+  }
+  return false;
+}
+
+bool is_density(const Model& model) {
+  const auto quantities = model.quantities();
+  return std::find(quantities.begin(), quantities.end(), "log_prob") != quantities.end();
+}
+
+Schedule schedule_of(const TrainArguments& a) {
+  const int64_t rest = std::max<int64_t>(a.steps - a.warm_up, 1);
+  Schedule s = a.schedule == "constant" ? constant_schedule(a.learning_rate)
+               : a.schedule == "cosine" ? cosine_schedule(a.learning_rate, rest)
+                                        : one_cycle_schedule(a.learning_rate, rest);
+  return a.warm_up > 0 ? warm_up_schedule(a.warm_up, std::move(s)) : s;
+}
+
+/// Decay acts on matrices; biases and scales are left alone.
+std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double weight_decay) {
+  ParameterGroup matrices, others;
+  matrices.weight_decay = weight_decay;
+  for (const auto& p : parameters) (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
+  std::vector<ParameterGroup> out;
+  for (ParameterGroup* g : {&matrices, &others}) {
+    if (!g->parameters.empty()) out.push_back(std::move(*g));
+  }
+  return out;
+}
+
+TrainerOptions trainer_options(const TrainArguments& a) {
+  TrainerOptions o;
+  const int64_t tenth = std::max<int64_t>(a.steps / 10, 1);
+  o.steps = a.steps;
+  o.accumulate = a.accumulate;
+  o.clip_norm = a.clip;
+  o.ema_decay = a.ema;
+  o.log_every = a.log_every > 0 ? a.log_every : std::max<int64_t>(a.steps / 200, 1);
+  o.validate_every = a.validate_every > 0 ? a.validate_every : tenth;
+  o.checkpoint_every = a.checkpoint_every > 0 ? a.checkpoint_every : tenth;
+  o.patience = a.patience;
+  o.pause_at = a.pause_at;
+  o.run_folder = a.run;
+  o.overwrite = a.overwrite;
+  o.quiet = a.common.quiet;
+  return o;
+}
+
+/// What a resumed run must share with the first one; steps, rates and intervals may change.
+std::string resume_config(const TrainArguments& a, const Model& model) {
+  Json json = Json::parse(model_json(model.name(), model.config()));
+  json["data"] = a.data;
+  json["batch_size"] = a.batch_size;
+  json["accumulate"] = a.accumulate;
+  json["seed"] = a.common.seed;
+  json["dtype"] = a.common.dtype;
+  return json.dump();
+}
+
+void write_config(const TrainArguments& a, const Command& command, const Model& model) {
+  std::error_code error;
+  std::filesystem::create_directories(a.run, error);
+  if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", a.run, error.message()));
+  Json options = Json::object();
+  for (const auto& [name, value] : command.values()) {
+    if (name != "model" && name != "run") options[name] = value;
+  }
+  const Json root{{"model", model.name()}, {"set", model.config()}, {"train", options}};
+  write_file_atomic(a.run + "/config.json", root.dump(2) + "\n", "config");
+}
+
+void check_run_folder(const TrainArguments& a) {
+  if (a.resume && a.overwrite) throw UsageError("--overwrite: given with --resume; one of them is accepted");
+  const bool used = !CheckpointStore::list(a.run).empty();
+  if (a.resume && !used) throw IoError(fmt::format("--resume: {}: holds no checkpoint to continue from", a.run));
+  if (!a.resume && !a.overwrite && used) {
+    throw IoError(fmt::format("--run: {}: holds a training run already; --resume continues it, --overwrite starts anew",
+                              a.run));
+  }
+}
+
+std::string json_result(const TrainArguments& a, const TrainReport& r, const char* status) {
+  return Json{{"status", status},
+              {"steps", r.result.steps_done},
+              {"loss", r.held_out.loss},
+              {"log_likelihood", r.held_out.log_likelihood},
+              {"standard_error", r.held_out.standard_error},
+              {"floor", r.floor},
+              {"rows", r.held_out.rows},
+              {"skipped", r.result.skipped},
+              {"seconds", r.result.seconds},
+              {"parameters", r.parameters},
+              {"seed", a.common.seed},
+              {"run", a.run},
+              {"checkpoint", r.result.checkpoint},
+              {"weights", a.run + "/weights.safetensors"},
+              {"report", a.run + "/report.html"}}
+             .dump() +
+         "\n";
+}
+
+std::string text_result(const TrainReport& r) {
+  std::string out = fmt::format("{} on {}: {} steps, {} parameters\n", r.model, r.data, r.result.steps_done, r.parameters);
+  if (std::isfinite(r.held_out.log_likelihood)) {
+    out += fmt::format("held-out log-likelihood {:.4f} +- {:.4f} nats", r.held_out.log_likelihood,
+                       r.held_out.standard_error);
+    if (std::isfinite(r.floor)) out += fmt::format("; the density itself has {:.4f}", -r.floor);
+  } else {
+    out += fmt::format("held-out loss {:.5g}", r.held_out.loss);
+  }
+  return out + fmt::format(" ({} rows)\nweights {}/weights.safetensors\nreport  {}/report.html\n", r.held_out.rows, r.run,
+                           r.run);
+}
+
+/// As many draws as pictures show, for the conditions of the first held-out rows.
+Tensor draw_samples(Model& model, const QuantityInputs& rows, int64_t n, uint64_t seed) {
+  NoGrad off;
+  Generator generator = generator_of(seed, Stream::validation);
+  QuantityInputs inputs;
+  if (rows.condition.defined()) inputs.condition = slice(rows.condition, 0, 0, n);
+  return model.evaluate("sample", inputs, {.n_samples = n}, generator);
+}
+
+/// Measures, samples and writes what a finished run leaves behind.
+void finish(const TrainArguments& a, const Command& command, Model& model, TrainingData& data, Trainer& trainer,
+            TrainReport& r) {
+  const EmaScope averages(trainer.ema());
+  model.module().train(false);
+  QuantityInputs rows = data.held_out();
+  if (!takes_condition(model)) rows.condition = {};
+  r.held_out = measure(model, rows, a.common.seed);
+  save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(), weights_metadata(model));
+  const bool plane = data.dim() == 2;
+  if (plane || are_images(rows.input)) {
+    const int64_t n = std::min<int64_t>(plane ? 2000 : 64, rows.input.size(0));
+    r.real = slice(rows.input, 0, 0, n);
+    r.samples = draw_samples(model, rows, n, a.common.seed);
+  }
+  for (const auto& setting : command.values()) r.settings.push_back(setting);
+  for (const auto& setting : model.config()) r.settings.push_back(setting);
+  write_report(r);
+}
+
+void report_interruption(const TrainArguments& a, const TrainResult& result) {
+  fmt::print(stderr, "flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} --resume continues\n",
+             result.steps_done, a.steps, a.run);
+}
+
+void run_train(TrainArguments a, const Command& command) {
+  if (a.resume && a.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
+  if (a.data.empty()) {
+    throw UsageError("--data: none given; the name of a toy density (moons, 8gaussians, ...), fashion-mnist or a .npy "
+                     "file is accepted");
+  }
+  // A resumed run has its weights in the checkpoint.
+  if (a.resume) a.model.weights.clear();
+  auto [name, config] = describe_model(a.model);
+  config_keys(name);
+  if (a.run.empty()) a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
+  check_run_folder(a);
+  apply(a.common);
+  const auto data = open_data({a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
+  fit_to_data(name, config, *data);
+  Generator generator = generator_of(a.common.seed, Stream::weights);
+  const auto model = make_model(name, config, generator, dtype_of(a.common));
+  if (!a.model.weights.empty()) load_weights(*model, a.model.weights, a.model.raw_weights);
+  const bool conditional = takes_condition(*model);
+  if (a.condition_dropout > 0 && !conditional) {
+    throw UsageError("--condition-dropout: given for a model without condition; 0 is accepted");
+  }
+
+  Adam optimizer(groups_of(model->module().parameters(), a.weight_decay), {.lr = a.learning_rate});
+  Generator draws = generator_of(a.common.seed, Stream::training);
+  TrainerParts parts;
+  parts.model = model->module().state_dict();
+  parts.optimizer = &optimizer;
+  parts.loss = [&](int64_t, int64_t) {
+    QuantityInputs batch = data->next();
+    if (!conditional) batch.condition = {};
+    if (conditional && a.condition_dropout > 0) {
+      batch.condition = drop_condition(batch.condition, a.condition_dropout, draws);
+    }
+    return model->loss(batch, draws);
+  };
+  parts.schedule = schedule_of(a);
+  parts.generator = &draws;
+  QuantityInputs held_out = data->held_out();
+  if (!conditional) held_out.condition = {};
+  parts.validate = [&] {
+    model->module().train(false);
+    const double loss = measure(*model, held_out, a.common.seed).loss;
+    model->module().train(true);
+    return loss;
+  };
+  parts.states = {data->state()};
+  TrainerOptions options = trainer_options(a);
+  options.config = resume_config(a, *model);
+  Trainer trainer(std::move(parts), options);
+  if (a.resume) {
+    const int64_t step = trainer.resume();
+    if (!a.common.quiet) fmt::print(stderr, "continuing after step {}\n", step);
+  }
+  write_config(a, command, *model);
+
+  TrainReport r;
+  r.model = name;
+  r.data = data->description();
+  r.run = a.run;
+  r.parameters = model->module().parameter_count();
+  r.seed = a.common.seed;
+  r.floor = is_density(*model) ? data->floor() : kNone;
+  r.result = trainer.run();
+  r.history = trainer.history();
+  switch (r.result.status) {
+    case TrainStatus::interrupted:
+      report_interruption(a, r.result);
+      throw ExitCode{128 + r.result.signal};
+    case TrainStatus::diverged: throw Error(fmt::format("training diverged: {}", r.result.reason));
+    case TrainStatus::paused:
+      if (!a.common.quiet) fmt::print(stderr, "paused; flowgrad train --run {} --resume continues\n", a.run);
+      break;
+    case TrainStatus::finished:
+    case TrainStatus::early_stopped: break;
+  }
+  finish(a, command, *model, *data, trainer, r);
+  const char* status = r.result.status == TrainStatus::paused          ? "paused"
+                       : r.result.status == TrainStatus::early_stopped ? "early_stopped"
+                                                                       : "finished";
+  print_result(a.common.json ? json_result(a, r, status) : text_result(r));
+}
+
+}  // namespace
+
+HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed) {
+  // Small enough for wide models, and the draws of a row do not depend on it.
+  constexpr int64_t kChunk = 1000;
+  NoGrad off;
+  const bool density = is_density(model);
+  Generator generator = generator_of(seed, Stream::validation);
+  const int64_t n = rows.input.size(0);
+  double sum = 0;
+  double squares = 0;
+  for (int64_t at = 0; at < n; at += kChunk) {
+    const int64_t end = std::min(at + kChunk, n);
+    QuantityInputs chunk{.input = slice(rows.input, 0, at, end)};
+    if (rows.condition.defined()) chunk.condition = slice(rows.condition, 0, at, end);
+    if (!density) {
+      sum += model.evaluate("loss", chunk, {}, generator).item() * static_cast<double>(end - at);
+      continue;
+    }
+    for (const double value : model.evaluate("log_prob", chunk, {}, generator).to_vector<double>()) {
+      sum -= value;
+      squares += value * value;
+    }
+  }
+  const double mean = sum / static_cast<double>(n);
+  const double variance = std::max(squares / static_cast<double>(n) - mean * mean, 0.0);
+  HeldOutResult out{.loss = mean, .log_likelihood = kNone, .standard_error = kNone, .rows = n};
+  if (density) {
+    out.log_likelihood = -mean;
+    out.standard_error = std::sqrt(variance / static_cast<double>(n));
+  }
+  return out;
+}
+
+void add_train(CLI::App& app) {
+  auto a = std::make_shared<TrainArguments>();
+  Command c(app, "train", "Train a model on a density, on images or on rows of a file");
+  add_model(c, a->model, Weights::start);
+  constexpr double kMax = std::numeric_limits<double>::max();
+  constexpr int64_t kMostSteps = 1000000000;
+  c.group("Data");
+  c.text("--data", a->data,
+         "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals or checkerboard; fashion-mnist; or rows "
+         "(N, D) in a .npy file, a tenth of which is held out",
+         "NAME|FILE");
+  c.file("--data-folder", a->data_folder, "Where the four files of Fashion-MNIST are; empty = the system's package");
+  c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
+  c.real("--condition-dropout", a->condition_dropout,
+         "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1, {.open_above = true});
+  c.group("Training");
+  c.integer("--steps", a->steps, "Steps in all, those before --resume included", 1, kMostSteps);
+  c.integer("--batch-size", a->batch_size, "Rows a step", 1, 1000000);
+  c.integer("--accumulate", a->accumulate, "Batches whose gradients are averaged for one step", 1, 100000);
+  c.real("--learning-rate", a->learning_rate, "Largest learning rate of AdamW", 0, 1000, {.open = true});
+  c.choice("--schedule", a->schedule, "Course of the learning rate over the steps", {"constant", "cosine", "one-cycle"});
+  c.integer("--warm-up", a->warm_up, "Steps of a linear rise before the schedule", 0, kMostSteps);
+  c.real("--weight-decay", a->weight_decay, "AdamW's decay, of matrices only", 0, 1000);
+  c.real("--clip", a->clip, "Largest norm of the gradient; 0 = no clipping", 0, kMax);
+  c.real("--ema", a->ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1, {.open_above = true});
+  c.integer("--patience", a->patience, "Validations without a new best that end the training; 0 = never", 0, 1000000);
+  c.group("Run");
+  c.file("--run", a->run, "Folder of the run; empty = runs/<model>-<data>");
+  c.flag("--resume", a->resume, "Continue the run with its own configuration; other options given here win").transient();
+  c.flag("--overwrite", a->overwrite, "Start anew in a folder that holds a run").transient();
+  c.integer("--checkpoint-every", a->checkpoint_every, "Steps between checkpoints; 0 = a tenth of all", 0, kMostSteps);
+  c.integer("--validate-every", a->validate_every, "Steps between validations; 0 = a tenth of all", 0, kMostSteps);
+  c.integer("--log-every", a->log_every, "Steps between rows of metrics.jsonl; 0 = 200 rows in all", 0, kMostSteps);
+  c.integer("--pause-at", a->pause_at, "Save and stop after this many steps; 0 = never", 0, kMostSteps).transient();
+  add_common(c, a->common);
+  c.examples("flowgrad train --model realnvp --data moons --steps 2000 --run runs/moons\n"
+             "flowgrad train --run runs/moons --resume --steps 4000\n"
+             "SIGINT (Ctrl-C) and SIGTERM save a checkpoint before the training ends.");
+  c.run([a](const Command& self) { run_train(*a, self); });
+}
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,67 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "flowgrad/cli/common.h"
+#include "flowgrad/cli/data.h"
+#include "flowgrad/optim/trainer.h"
+
+/// The parts of `flowgrad train`.
+namespace flowgrad::cli {
+
+struct TrainArguments {
+  CommonOptions common;
+  ModelOptions model;
+  std::string data, data_folder, condition;
+  int64_t steps = 2000;
+  int64_t batch_size = 256;
+  double learning_rate = 1e-3;
+  std::string schedule = "cosine";
+  int64_t warm_up = 0;
+  double weight_decay = 0;
+  double clip = 1;
+  double ema = 0;
+  double condition_dropout = 0;
+  int64_t accumulate = 1;
+  int64_t patience = 0;
+  std::string run;
+  bool resume = false;
+  bool overwrite = false;
+  int64_t checkpoint_every = 0;
+  int64_t validate_every = 0;
+  int64_t log_every = 0;
+  int64_t pause_at = 0;
+};
+
+/// Mean loss of rows the training never sees. `log_likelihood` and its standard error are NaN for models
+/// that are no densities.
+struct HeldOutResult {
+  double loss = 0;
+  double log_likelihood = 0;
+  double standard_error = 0;
+  int64_t rows = 0;
+};
+/// Draws are the same at every call, so that two calls differ by the weights alone.
+HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed);
+
+/// What report.html tells.
+struct TrainReport {
+  std::string model;
+  std::string data;
+  std::string run;
+  int64_t parameters = 0;
+  uint64_t seed = 0;
+  double floor = 0;  // NaN: none
+  std::vector<std::pair<std::string, std::string>> settings;
+  TrainResult result;
+  HeldOutResult held_out;
+  std::vector<MetricsRow> history;
+  Tensor real;     // rows of the data, to look at
+  Tensor samples;  // as many of the model
+};
+/// Writes <run>/report.html.
+void write_report(const TrainReport& report);
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,102 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/picture.h"
+#include "flowgrad/cli/train.h"
+#include "flowgrad/plot/axis.h"
+#include "flowgrad/plot/chart.h"
+#include "flowgrad/plot/report.h"
+
+namespace flowgrad::cli {
+namespace {
+
+plot::LineChart learning_curve(const TrainReport& r) {
+  plot::LineChart chart;
+  const bool density = std::isfinite(r.held_out.log_likelihood);
+  chart.title = "Learning curve";
+  chart.x.label = "step";
+  chart.y = {.label = density ? "minus log-likelihood" : "loss", .unit = density ? "nats" : ""};
+  plot::Series loss{.name = "training", .smoothing = 0.8};
+  plot::Series validation{.name = "held out", .markers = true};
+  for (const MetricsRow& row : r.history) {
+    loss.x.push_back(static_cast<double>(row.step));
+    loss.y.push_back(row.loss);
+    if (!std::isfinite(row.validation)) continue;
+    validation.x.push_back(static_cast<double>(row.step));
+    validation.y.push_back(row.validation);
+  }
+  chart.series.push_back(loss);
+  if (!validation.x.empty()) chart.series.push_back(validation);
+  if (std::isfinite(r.floor)) {
+    chart.horizontals.push_back({.value = r.floor, .label = fmt::format("entropy floor {:.3f}", r.floor)});
+  }
+  return chart;
+}
+
+plot::LineChart rate_and_norm(const TrainReport& r) {
+  plot::LineChart chart;
+  chart.title = "Gradient norm and learning rate";
+  chart.x.label = "step";
+  chart.y = {.scale = plot::Scale::log};
+  plot::Series norm{.name = "gradient norm before clipping", .smoothing = 0.8};
+  plot::Series rate{.name = "learning rate"};
+  for (const MetricsRow& row : r.history) {
+    norm.x.push_back(static_cast<double>(row.step));
+    norm.y.push_back(row.gradient_norm);
+    rate.x.push_back(static_cast<double>(row.step));
+    rate.y.push_back(row.learning_rate);
+  }
+  chart.series = {norm, rate};
+  return chart;
+}
+
+void add_samples(plot::Report& report, const TrainReport& r) {
+  if (!r.samples.defined()) return;
+  if (r.samples.size(1) == 2) {
+    report.heading("What it learned");
+    report.figure({.svg = scatter_picture({{"data", r.real}, {"samples of the model", r.samples}}),
+                   .caption = "Held-out points beside draws of the model."});
+  } else if (are_images(r.samples)) {
+    report.heading("What it learned");
+    report.figures({{.image = image_picture(r.real, 8), .caption = "Held-out images."},
+                    {.image = image_picture(r.samples, 8), .caption = "Draws of the model for the same conditions."}});
+  }
+}
+
+}  // namespace
+
+void write_report(const TrainReport& r) {
+  plot::Report report(fmt::format("{} on {}", r.model, r.data), fmt::format("training run {}", r.run));
+  report.heading("Result");
+  std::vector<std::pair<std::string, std::string>> facts = {
+      {"steps", fmt::format("{}", r.result.steps_done)},
+      {"parameters", fmt::format("{}", r.parameters)},
+      {"held-out loss", fmt::format("{:.4f} over {} rows", r.held_out.loss, r.held_out.rows)}};
+  if (std::isfinite(r.held_out.log_likelihood)) {
+    facts.emplace_back("held-out log-likelihood",
+                       fmt::format("{:.4f} ± {:.4f} nats", r.held_out.log_likelihood, r.held_out.standard_error));
+  }
+  if (std::isfinite(r.floor)) facts.emplace_back("no model beats", fmt::format("{:.4f} nats", -r.floor));
+  if (r.result.skipped > 0) facts.emplace_back("steps left out", fmt::format("{} (not finite)", r.result.skipped));
+  facts.emplace_back("time", fmt::format("{:.1f} s", r.history.empty() ? r.result.seconds : r.history.back().seconds));
+  facts.emplace_back("seed", fmt::format("{}", r.seed));
+  report.facts(facts);
+  if (!r.history.empty()) {
+    report.heading("How it learned");
+    report.figure({.svg = learning_curve(r).svg()});
+    report.figure({.svg = rate_and_norm(r).svg()});
+  }
+  add_samples(report, r);
+  report.heading("Settings");
+  report.facts(r.settings);
+  report.heading("How to go on");
+  report.code(fmt::format("flowgrad sample --run {0} --n 1000 --output samples.npy\n"
+                          "flowgrad inspect {0}/weights.safetensors\n"
+                          "flowgrad train --run {0} --resume --steps {1}",
+                          r.run, 2 * r.result.steps_done));
+  report.write(r.run + "/report.html");
+}
+
+}  // namespace flowgrad::cli
