@@ -182,6 +182,11 @@ Tensor logical_not(const Tensor& x) {
 
 void copy_(const Tensor& x, const Tensor& source) {
   check_writable("copy_", x);
+  if (mode().recording && source.requires_grad()) {
+    throw GradError(fmt::format("copy_: the source of shape {} is on the tape and its gradient would be lost; "
+                                "use slice_scatter, where or scatter_add, or copy from source.detach()",
+                                source.shape().to_string()));
+  }
   if (x.shape() != source.shape()) {
     throw ShapeError(fmt::format("copy_: source of shape {} given for a tensor of shape {}",
                                  source.shape().to_string(), x.shape().to_string()));

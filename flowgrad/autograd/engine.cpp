@@ -139,15 +139,30 @@ class Pass {
       if (!v.needed) continue;
       Tensor* cotangents = &gradients_[v.first_gradient];
       if (v.node->is_leaf()) {
-        if (store_in_leaves && cotangents->defined()) store(*static_cast<Leaf*>(v.node.get()), *cotangents);
+        if (store_in_leaves && cotangents->defined()) {
+          pending_.push_back({Ref<Leaf>(static_cast<Leaf*>(v.node.get())), std::move(*cotangents)});
+        }
       } else {
         run_node(v, cotangents, store_in_leaves);
       }
       if (!v.is_target) drop(v);
     }
+    // Only now, when nothing can fail any more: an error leaves every stored gradient as it was.
+    for (Pending& p : pending_) {
+      std::lock_guard lock(p.leaf->mutex);
+      if (!p.leaf->grad.defined()) make_own(p);
+    }
+    for (Pending& p : pending_) store(p);
   }
 
  private:
+  /// A gradient on its way into a leaf.
+  struct Pending {
+    Ref<Leaf> leaf;
+    Tensor gradient;
+    bool owned = false;
+  };
+
   struct Visit {
     Ref<TapeNode> node;
     uint32_t first_gradient = 0;
@@ -163,7 +178,7 @@ class Pass {
     if (!any) return;
     if (store_in_leaves) {
       for (auto& [output, slot] : node->retained) {
-        if (cotangents[output].defined()) store(*slot, cotangents[output]);
+        if (cotangents[output].defined()) pending_.push_back({slot, cotangents[output]});
       }
     }
     if (!v.runs) return;
@@ -235,28 +250,50 @@ class Pass {
     }
   }
 
-  static void store(Leaf& leaf, const Tensor& g) {
+  /// Makes the buffer that the leaf will own, in the leaf's axis order.
+  static void make_own(Pending& p) {
+    p.owned = true;
+    const Leaf& leaf = *p.leaf;
+    const bool row_major = leaf.layout.is_contiguous();
+    // Take the buffer over where nobody else holds it.
+    if (row_major && p.gradient.is_contiguous() && p.gradient.is_sole_owner()) {
+      p.gradient = p.gradient.detach();
+      return;
+    }
+    Tensor own = Tensor::empty(leaf.layout.shape, leaf.dtype, leaf.device);
+    if (!row_major) {
+      const Layout like{leaf.layout.shape, leaf.layout.strides, 0};
+      if (is_dense(like)) own = own.with_layout(like);
+    }
+    kernels::backend(leaf.device).copy(p.gradient, own);
+    p.gradient = own;
+  }
+
+  /// Row-major in some order of the axes: every element once, without gaps.
+  static bool is_dense(const Layout& l) {
+    int64_t next = 1;
+    for (unsigned left = (1u << l.rank()) - 1; left;) {
+      int found = -1;
+      for (int i = 0; i < l.rank(); ++i) {
+        if ((left >> i & 1) && (l.shape[i] == 1 || l.strides[i] == next)) found = i;
+      }
+      if (found < 0) return false;
+      next *= l.shape[found];
+      left &= ~(1u << found);
+    }
+    return true;
+  }
+
+  static void store(Pending& p) {
+    Leaf& leaf = *p.leaf;
     std::lock_guard lock(leaf.mutex);
     if (leaf.grad.defined()) {
-      kernels::backend(leaf.device).add_into(g, leaf.grad);
+      kernels::backend(leaf.device).add_into(p.gradient, leaf.grad);
       leaf.grad.storage().mark_written("backward");
-      return;
+    } else {
+      if (!p.owned) make_own(p);
+      leaf.grad = std::move(p.gradient);
     }
-    const bool row_major = leaf.layout.is_contiguous();
-    // Take the buffer over where nobody else holds it (the pass and this call do).
-    if (row_major && g.is_contiguous() && g.is_sole_owner()) {
-      leaf.grad = g.detach();
-      return;
-    }
-    Tensor stored = Tensor::empty(leaf.layout.shape, leaf.dtype, leaf.device);
-    if (!row_major) {
-      const Layout own{leaf.layout.shape, leaf.layout.strides, 0};
-      const Extent e = extent_of(own);
-      // Keep the leaf's axis order where its elements are dense.
-      if (e.begin == 0 && e.end == stored.numel()) stored = stored.with_layout(own);
-    }
-    kernels::backend(leaf.device).copy(g, stored);
-    leaf.grad = stored;
   }
 
   GradOptions options_;
@@ -265,6 +302,7 @@ class Pass {
   std::vector<Visit> visits_;
   std::vector<std::pair<uint64_t, uint32_t>> order_;
   std::vector<Tensor> gradients_;
+  std::vector<Pending> pending_;
 };
 
 Tensor default_cotangent(const char* caller, const Tensor& output, size_t i) {
@@ -306,17 +344,22 @@ std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor
   Pass pass(options, "grad");
   pass.collect(outputs);
   pass.restrict_to(inputs);
+  const auto unused = [&](size_t i) {
+    return GradError(fmt::format("grad: the outputs do not depend on input {} of shape {}; allow_unused "
+                                 "gives an undefined tensor instead",
+                                 i, inputs[i].shape().to_string()));
+  };
+  // Before the pass frees anything.
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (!options.allow_unused && !pass.reached(inputs[i])) throw unused(i);
+  }
   start(pass, "grad", outputs, cotangents);
   pass.run(false);
   std::vector<Tensor> result;
   result.reserve(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {
     Tensor g = pass.reached(inputs[i]) ? pass.gradient_of(inputs[i]) : Tensor();
-    if (!g.defined() && !options.allow_unused) {
-      throw GradError(fmt::format("grad: the outputs do not depend on input {} of shape {}; allow_unused "
-                                  "gives an undefined tensor instead",
-                                  i, inputs[i].shape().to_string()));
-    }
+    if (!g.defined() && !options.allow_unused) throw unused(i);
     result.push_back(g);
   }
   return result;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "flowgrad/autograd/ops.h"
@@ -34,6 +35,13 @@ double dot(const Tensor& a, const Tensor& b) {
   double total = 0;
   for (size_t i = 0; i < u.size(); ++i) total += u[i] * v[i];
   return total;
+}
+
+bool same_values(const Tensor& a, const Tensor& b) {
+  const auto u = a.to_vector<double>();
+  const auto v = b.to_vector<double>();
+  return std::equal(u.begin(), u.end(), v.begin(), v.end(),
+                    [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); });
 }
 
 double projection(const MultiFunction& f, std::span<const Tensor> inputs, const Tensors& cotangents) {
@@ -85,6 +93,12 @@ class Check {
     const Tensors g = gradients(f, leaves, cotangents, false);
     if (projection(f, leaves, cotangents) != projection(f, leaves, cotangents)) {
       fail(order, "two evaluations of f differ: it is not deterministic");
+      return;
+    }
+    const Tensors again = gradients(f, leaves, cotangents, false);
+    for (size_t i = 0; i < g.size(); ++i) {
+      if (same_values(g[i], again[i])) continue;
+      fail(order, fmt::format("two evaluations of the gradient of input {} differ: it is not deterministic", i));
       return;
     }
     const Tensors x = floating(leaves);

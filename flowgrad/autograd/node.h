@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "flowgrad/core/inline_vector.h"
+#include "flowgrad/core/random.h"
 #include "flowgrad/core/tensor.h"
 
 namespace flowgrad {
@@ -21,6 +22,10 @@ class CheckpointFrame : public RefCounted {
   virtual void recompute() = 0;
 
   std::vector<Tensor> values;
+  /// Version of each value's storage when it was saved.
+  std::vector<uint64_t> versions;
+  /// State of the generator that each inner checkpoint named when it began.
+  std::vector<Generator> draws;
   bool filled = false;
 };
 

@@ -33,9 +33,11 @@ Saved keep(const Tensor& value, int32_t own_output) {
   CheckpointScope* scope = checkpoint_scope();
   if (scope && scope->refill) {
     scope->frame->values.push_back(own_output >= 0 ? value : value.detach());
+    scope->frame->versions.push_back(value.storage().version());
   } else if (scope) {
     s.frame = scope->frame;
     s.frame_index = scope->position++;
+    s.version = value.storage().version();
     s.own_output = own_output;
     if (own_output < 0 && value.requires_grad()) s.frame_edge = {value.node(), value.output_number()};
     return s;
@@ -129,7 +131,9 @@ Tensor Backward::saved(int i) const {
       throw GradError("checkpoint: the function did other work when it was run again for " + node_->label());
     }
     value = s.frame->values[s.frame_index];
-  } else if (value.storage().version() != s.version) {
+  }
+  // A value that the re-run provided has been written if it, or what it was computed from, was.
+  if (value.storage().version() != s.version || (s.frame && s.frame->versions[s.frame_index] != s.version)) {
     throw GradError(fmt::format("backward: {} saved {} {}; modified in place since by {}", node_->label(),
                                 value.shape().to_string(), name_of(value.dtype()),
                                 value.storage().last_writer()));

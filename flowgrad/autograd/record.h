@@ -54,6 +54,7 @@ struct CheckpointScope {
   Ref<CheckpointFrame> frame;
   bool refill = false;
   size_t position = 0;
+  size_t draws_position = 0;
 };
 CheckpointScope*& checkpoint_scope();
 

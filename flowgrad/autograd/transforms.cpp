@@ -132,6 +132,25 @@ ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, con
 
 namespace {
 
+/// Puts a generator back to a state, and back to its own at the end.
+class Replay {
+ public:
+  Replay(Generator* generator, const Generator& state) : generator_(generator) {
+    if (!generator_) return;
+    before_ = *generator_;
+    *generator_ = state;
+  }
+  ~Replay() {
+    if (generator_) *generator_ = before_;
+  }
+  Replay(const Replay&) = delete;
+  Replay& operator=(const Replay&) = delete;
+
+ private:
+  Generator* generator_;
+  Generator before_;
+};
+
 class RunAgain final : public CheckpointFrame {
  public:
   RunAgain(MultiFunction f, std::span<const Tensor> inputs, Generator* generator)
@@ -147,7 +166,12 @@ class RunAgain final : public CheckpointFrame {
       ~Restore() { checkpoint_scope() = previous; }
     } restore;
     checkpoint_scope() = &scope;
-    return f_(inputs_);
+    std::vector<Tensor> outputs = f_(inputs_);
+    if (!refill) {
+      n_saved_ = scope.position;
+      finished_ = true;
+    }
+    return outputs;
   }
 
   void recompute() override {
@@ -158,13 +182,17 @@ class RunAgain final : public CheckpointFrame {
       }
     }
     EnableGrad on;
-    Generator now;
-    if (generator_) {
-      now = *generator_;
-      *generator_ = draws_;
-    }
+    const Replay replay(generator_, draws_);
+    // An earlier attempt may have ended in an exception.
+    values.clear();
+    versions.clear();
     run(true);
-    if (generator_) *generator_ = now;
+    // A rule may ask before the first run has ended: f itself takes gradients.
+    if (finished_ && values.size() != n_saved_) {
+      throw GradError(fmt::format("checkpoint: the function kept {} values when it was run again, {} before; "
+                                  "it must do the same work every time",
+                                  values.size(), n_saved_));
+    }
     filled = true;
   }
 
@@ -174,13 +202,28 @@ class RunAgain final : public CheckpointFrame {
   std::vector<uint64_t> versions_;
   Generator* generator_;
   Generator draws_;
+  size_t n_saved_ = 0;
+  bool finished_ = false;
 };
 
 }  // namespace
 
 std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs, Generator* generator) {
-  // Inside another checkpoint the outer one already runs everything again.
-  if (!mode().recording || checkpoint_scope()) return f(inputs);
+  if (!mode().recording) return f(inputs);
+  if (CheckpointScope* outer = checkpoint_scope()) {
+    // The outer one already runs everything again; only the generator's state must be remembered.
+    if (!generator) return f(inputs);
+    std::vector<Generator>& draws = outer->frame->draws;
+    if (!outer->refill) draws.push_back(*generator);
+    if (outer->draws_position >= draws.size()) {
+      throw GradError("checkpoint: the function reached more inner checkpoints when it was run again");
+    }
+    const Generator state = draws[outer->draws_position++];
+    // In its state already: this is the first run, or the outer one put it there and goes on with it.
+    const bool in_state = generator->seed() == state.seed() && generator->stream() == state.stream();
+    const Replay replay(in_state ? nullptr : generator, state);
+    return f(inputs);
+  }
   return make_ref<RunAgain>(f, inputs, generator)->run(false);
 }
 
@@ -220,11 +263,16 @@ std::vector<Tensor> custom_vjp(const char* name, const MultiFunction& forward, c
     for (size_t i = 0; i < n_in; ++i) {
       Tensor g = gradients[i];
       if (!g.defined() || !r.needs(static_cast<int>(i))) continue;
-      if (once && mode().recording) {
+      if (once) {
         g = g.detach();
-        record(name, g, {in[i], cotangents[0]}, {}, [name](Backward&) {
-          throw GradError(fmt::format("{}: this operation can be differentiated once only", name));
-        });
+        // It depends on every input and cotangent, so that no way to a second derivative is silent.
+        std::vector<Tensor> sources = in;
+        sources.insert(sources.end(), cotangents.begin(), cotangents.end());
+        if (recording(std::span<const Tensor>(sources))) {
+          record(name, std::span(&g, 1), sources, {}, [name](Backward&) {
+            throw GradError(fmt::format("{}: this operation can be differentiated once only", name));
+          });
+        }
       }
       r.set(static_cast<int>(i), g);
     }
