@@ -55,6 +55,30 @@ void draw_points(SvgWriter& svg, const ScatterPanel& panel, const std::vector<st
   }
 }
 
+/// Widens one of two axes so that a unit is equally long on both in a box of this width / height.
+void equalize(Axis& x, Axis& y, double shape) {
+  const double half_y = 0.5 * std::max(y.hi() - y.lo(), (x.hi() - x.lo()) / shape);
+  const double half_x = half_y * shape;
+  const double mid_x = 0.5 * (x.lo() + x.hi());
+  const double mid_y = 0.5 * (y.lo() + y.hi());
+  x = Axis({.lo = mid_x - half_x, .hi = mid_x + half_x}, 0.0, 1.0, 0.0);
+  y = Axis({.lo = mid_y - half_y, .hi = mid_y + half_y}, 0.0, 1.0, 0.0);
+}
+
+/// Ticks for both of two equally scaled axes: those that stand side by side on the union of the
+/// two.
+std::vector<Tick> common_ticks(const Axis& x, const Axis& y, double pixels_per_unit) {
+  const double lo = std::min(x.lo(), y.lo());
+  const double hi = std::max(x.hi(), y.hi());
+  Axis both({.lo = lo, .hi = hi}, 0.0, 1.0, 0.0);
+  both.set_pixels(0.0, (hi - lo) * pixels_per_unit);
+  return both.ticks_across(kTickSize);
+}
+
+void keep_inside(std::vector<Tick>& ticks, const Axis& axis) {
+  std::erase_if(ticks, [&](const Tick& t) { return t.value < axis.lo() || t.value > axis.hi(); });
+}
+
 /// Groups of equal name share a colour in all panels and one entry of the legend.
 struct Colors {
   std::vector<LegendEntry> legend;
@@ -88,15 +112,28 @@ std::string Scatter::svg() const {
       }
     }
   }
-  const Axis x_axis(x, x_range.lo, x_range.hi, 0.04);
-  const Axis y_axis(y, y_range.lo, y_range.hi, 0.04);
+  Axis px(x, x_range.lo, x_range.hi, 0.04);
+  Axis py(y, y_range.lo, y_range.hi, 0.04);
   double plot_height = panel_size;
-  if (equal_aspect && x.scale == Scale::linear && y.scale == Scale::linear) {
-    const double aspect = (y_axis.hi() - y_axis.lo()) / (x_axis.hi() - x_axis.lo());
+  const bool equal = equal_aspect && x.scale == Scale::linear && y.scale == Scale::linear;
+  if (equal) {
+    const double aspect = (py.hi() - py.lo()) / (px.hi() - px.lo());
     plot_height = panel_size * std::clamp(aspect, 0.35, 2.0);
+    equalize(px, py, panel_size / plot_height);
   }
-  const int y_target = std::clamp(static_cast<int>(plot_height / 45.0), 2, 6);
-  const auto y_ticks = y_axis.ticks(y_target);
+  px.set_pixels(0.0, panel_size);
+  auto x_ticks = px.ticks_across(kTickSize);
+  auto y_ticks = py.ticks(std::clamp(static_cast<int>(plot_height / 45.0), 2, 6));
+  if (equal) {
+    std::vector<Tick> common_x = common_ticks(px, py, panel_size / (px.hi() - px.lo()));
+    std::vector<Tick> common_y = common_x;
+    keep_inside(common_x, px);
+    keep_inside(common_y, py);
+    if (common_x.size() > 1 && common_y.size() > 1) {  // not where the two ranges lie far apart
+      x_ticks = common_x;
+      y_ticks = common_y;
+    }
+  }
   const size_t count = std::max<size_t>(panels.size(), 1);
   PanelGrid grid = arrange({.count = count,
                             .columns = columns,
@@ -116,23 +153,10 @@ std::string Scatter::svg() const {
            {.size = kCaptionSize, .color = kText});
   for (size_t i = 0; i < count; ++i) {
     const Box box = grid.box(i);
-    Axis px = x_axis;
-    Axis py = y_axis;
-    if (equal_aspect && x.scale == Scale::linear && y.scale == Scale::linear) {
-      // One pixel measures the same on both axes; the slack is left around the middle.
-      const double scale =
-          std::min(box.width / (px.hi() - px.lo()), box.height / (py.hi() - py.lo()));
-      const double half_x = 0.5 * box.width / scale;
-      const double half_y = 0.5 * box.height / scale;
-      const double mid_x = 0.5 * (px.lo() + px.hi());
-      const double mid_y = 0.5 * (py.lo() + py.hi());
-      px = Axis({.lo = mid_x - half_x, .hi = mid_x + half_x}, 0.0, 1.0, 0.0);
-      py = Axis({.lo = mid_y - half_y, .hi = mid_y + half_y}, 0.0, 1.0, 0.0);
-    }
     px.set_pixels(box.left, box.right());
     py.set_pixels(box.bottom(), box.top);
-    draw_y_axis(svg, box, py, py.ticks(y_target), grid.in_first_column(i));
-    draw_x_axis(svg, box, px, px.ticks_across(kTickSize), grid.at_bottom(i, count));
+    draw_y_axis(svg, box, py, y_ticks, grid.in_first_column(i));
+    draw_x_axis(svg, box, px, x_ticks, grid.at_bottom(i, count));
     if (i >= panels.size()) {
       draw_empty(svg, box);
       break;

@@ -223,6 +223,22 @@ TEST_CASE("a scatter has one unit length on both axes", "[chart_test]") {
   CHECK(y[0] - y[2] == Catch::Approx(25.0).margin(0.11));
 }
 
+TEST_CASE("equally scaled axes share their ticks, or have their own where they lie far apart",
+          "[chart_test]") {
+  Scatter chart{.title = "t"};
+  chart.panels = {{.groups = {{.x = {-4, 4}, .y = {-4, 4}}}}};
+  const auto count = [&](const std::string& label) {
+    size_t n = 0;
+    for (const auto& t : all(read(chart.svg()), "text")) n += t.text == label ? 1 : 0;
+    return n;
+  };
+  CHECK(count("−2") == 2);
+  CHECK(count("4") == 2);
+  chart.panels[0].groups[0].x = {1000, 1008};
+  CHECK(count("1004") == 1);
+  CHECK(count("−2") == 1);
+}
+
 TEST_CASE("texts of panels and bars never touch or leave the picture", "[chart_test]") {
   for (size_t panels : {0u, 1u, 2u, 5u, 9u}) {
     Scatter scatter{.title = "Title", .subtitle = "Subtitle", .panel_size = 150.0};
