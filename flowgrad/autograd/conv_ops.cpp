@@ -45,8 +45,10 @@ int64_t places(const char* op, const Tensor& x, int axis, int64_t kernel, const 
 Tensor windows(const char* op, const Tensor& x, const Window& w) {
   const int64_t height = places(op, x, 2, w.height, w);
   const int64_t width = places(op, x, 3, w.width, w);
+  // Not a view of x where x shows elements more than once: each of them has a gradient of its own.
   const Tensor padded =
-      w.padding == 0 ? x : pad(x, {{0, 0}, {0, 0}, {w.padding, w.padding}, {w.padding, w.padding}});
+      w.padding == 0 ? contiguous(x)
+                     : pad(x, {{0, 0}, {0, 0}, {w.padding, w.padding}, {w.padding, w.padding}});
   const Strides& s = padded.strides();
   return as_strided(
       padded, {x.shape()[0], x.shape()[1], w.height, w.width, height, width},

@@ -52,14 +52,16 @@ Tensor arange(double start, double stop, double step, DType dtype) {
 
 Tensor linspace(double start, double stop, int64_t n, DType dtype) {
   if (n < 0) throw ValueError(fmt::format("linspace: n = {} given; at least 0 is accepted", n));
-  std::vector<double> v(static_cast<size_t>(n), start);
-  for (size_t i = 1; i < v.size(); ++i) {
+  const Tensor out = Tensor::empty({n}, DType::float64);
+  double* v = out.data<double>();
+  if (n > 0) v[0] = start;
+  for (int64_t i = 1; i < n; ++i) {
     // From the nearer end, so that both ends are exact.
     const double step = (stop - start) / static_cast<double>(n - 1);
-    const auto back = static_cast<double>(v.size() - 1 - i);
-    v[i] = 2 * i < v.size() ? start + step * static_cast<double>(i) : stop - step * back;
+    v[i] = 2 * i < n ? start + step * static_cast<double>(i)
+                     : stop - step * static_cast<double>(n - 1 - i);
   }
-  return Tensor::from(v, {n}, dtype);
+  return cast(out, dtype);
 }
 
 Tensor eye(int64_t n, DType dtype) {

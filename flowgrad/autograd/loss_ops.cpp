@@ -12,8 +12,8 @@ Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction) 
     throw ShapeError(fmt::format("mse_loss: input is {}, target is {}; equal shapes are accepted",
                                  input.shape().to_string(), target.shape().to_string()));
   }
+  check_promotion("mse_loss", input, "input", target, "target");
   const Tensor difference = input - target;
-  check_floating("mse_loss", difference, "input");
   const Tensor squares = square(difference);
   if (reduction == Reduction::none) return squares;
   return reduction == Reduction::sum ? sum(squares) : mean(squares);

@@ -259,6 +259,7 @@ Tensor outer(const Tensor& a, const Tensor& b) {
     throw ShapeError(fmt::format("outer: a is {}, b is {}; rank 1 is accepted",
                                  a.shape().to_string(), b.shape().to_string()));
   }
+  if (promote(a.dtype(), b.dtype()) == DType::bfloat16) check_promotion("outer", a, "a", b, "b");
   return unsqueeze(a, 1) * unsqueeze(b, 0);
 }
 
@@ -269,6 +270,7 @@ Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
                     "smaller rank is accepted",
                     n, a.shape().to_string(), b.shape().to_string()));
   }
+  check_promotion("tensordot", a, "a", b, "b");
   const int kept = a.rank() - static_cast<int>(n);
   Shape shape;
   int64_t rows = 1;
@@ -306,9 +308,9 @@ Tensor cdist(const Tensor& a, const Tensor& b) {
                     "accepted",
                     a.shape().to_string(), b.shape().to_string()));
   }
+  check_promotion("cdist", a, "a", b, "b");
   const DType dtype = promote(a.dtype(), b.dtype());
   const Tensor difference = unsqueeze(cast(a, dtype), -2) - unsqueeze(cast(b, dtype), -3);
-  check_floating("cdist", difference, "a");
   const Tensor squares = sum(square(difference), {-1});
   // The root is taken of 1 where the distance is 0, so that neither order of derivative sees 1 / 0.
   const Tensor zero = equal(squares, 0.0);

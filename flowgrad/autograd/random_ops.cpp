@@ -62,13 +62,14 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generat
 Tensor randperm(int64_t n, Generator& generator) {
   if (n < 0) throw ValueError(fmt::format("randperm: n = {} given; at least 0 is accepted", n));
   const uint64_t stream = generator.next_stream();
-  std::vector<int64_t> order(static_cast<size_t>(n));
-  std::iota(order.begin(), order.end(), int64_t{0});
+  const Tensor out = Tensor::empty({n}, DType::int64);
+  int64_t* order = out.data<int64_t>();
+  std::iota(order, order + n, int64_t{0});
   // Fisher and Yates; step i takes draw i of the stream.
-  for (size_t i = order.size(); i-- > 1;) {
+  for (auto i = static_cast<uint64_t>(n); i-- > 1;) {
     std::swap(order[i], order[integer_at(generator.seed(), stream, i, i + 1)]);
   }
-  return Tensor::from(order, {n});
+  return out;
 }
 
 Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype) {

@@ -48,6 +48,9 @@ ReducedAxes reduced_axes(const char* op, const Shape& shape, const Dims& axes, b
 
 /// DTypeError unless x, called `argument` in the message, is float32 or float64.
 void check_floating(const char* op, const Tensor& x, const char* argument = "x");
+/// DTypeError unless a and b, called so in the message, promote to float32 or float64.
+void check_promotion(const char* op, const Tensor& a, const char* name_a, const Tensor& b,
+                     const char* name_b);
 /// DTypeError unless x is float32, float64 or int64.
 void check_numeric(const char* op, const Tensor& x);
 /// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device.
