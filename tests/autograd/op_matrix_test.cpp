@@ -1,0 +1,30 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "autograd/op_checks.h"
+#include "catch.hpp"
+
+using namespace flowgrad;
+using namespace flowgrad::testing;
+
+TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test]") {
+  Tally tally;
+  const std::vector<Op>& table = op_table();
+  for (const Op& op : table) {
+    check_gradients(tally, op);
+    check_layouts(tally, op);
+    check_broadcasting(tally, op);
+    check_sizes(tally, op);
+    check_special_values(tally, op);
+    check_refusals(tally, op);
+    check_dtypes(tally, op);
+    check_threads(tally, op);
+  }
+  for (const std::string& failure : tally.failures()) FAIL_CHECK(failure);
+  fmt::print("{}op matrix: {} ops, {} instances, {} failures\n", tally.report(), table.size(), tally.instances(),
+             tally.failures().size());
+  std::fflush(stdout);
+  CHECK(table.size() >= 80);
+  CHECK(tally.instances() >= 6000);
+}
