@@ -75,10 +75,12 @@ Summary summarize(const Tensor& t) {
   return s;
 }
 
-/// Names from files may hold anything.
-std::string shown(const std::string& name) {
-  const std::string quoted = quote(name);
-  return quoted == '"' + name + '"' ? name : quoted;
+/// Names and texts from files may hold anything; what a terminal would obey is escaped.
+std::string shown(const std::string& text) {
+  const bool printable = is_utf8(text) && std::all_of(text.begin(), text.end(), [](char c) {
+    return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
+  });
+  return printable ? text : quote(text);
 }
 
 void print_tensors(const InspectArguments& a, const std::string& kind, const NamedTensors& tensors, const Json& facts) {

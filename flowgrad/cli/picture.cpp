@@ -51,16 +51,16 @@ plot::Image image_picture(const Tensor& rows, int columns) {
   return plot::image_grid(tiles, {.columns = columns, .scale = side < 64 ? 2 : 1});
 }
 
-void check_picture(const char* option, const std::string& path, const Tensor& rows) {
-  const bool plane = rows.rank() == 2 && rows.size(1) == 2;
-  if (!plane && !are_images(rows)) {
-    throw UsageError(fmt::format("{}: given for rows {}; points of 2 coordinates and square images can be drawn",
-                                 option, rows.shape().to_string()));
+void check_picture(const char* option, const std::string& path, int64_t width) {
+  if (width != 2 && side_of(width) == 0) {
+    throw UsageError(fmt::format("{}: given for rows of {} numbers; points of 2 coordinates and square images of at "
+                                 "least 16 pixels can be drawn",
+                                 option, width));
   }
-  const std::string wanted = plane ? ".svg" : ".png";
+  const std::string wanted = width == 2 ? ".svg" : ".png";
   if (std::filesystem::path(path).extension() != wanted) {
-    throw UsageError(fmt::format("{}: \"{}\" given; for rows {} a {} file is accepted", option, path,
-                                 rows.shape().to_string(), wanted));
+    throw UsageError(fmt::format("{}: \"{}\" given; for rows of {} numbers a {} file is accepted", option, path, width,
+                                 wanted));
   }
 }
 

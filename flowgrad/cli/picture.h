@@ -18,9 +18,9 @@ bool are_images(const Tensor& rows);
 /// at most 400 are drawn.
 plot::Image image_picture(const Tensor& rows, int columns = 0);
 
-/// The ending of picture that fits rows of this width: ".svg" for 2, ".png" for images. Raises UsageError
-/// naming `option` where there is none or `path` ends in another one.
-void check_picture(const char* option, const std::string& path, const Tensor& rows);
+/// Raises UsageError naming `option` unless rows of this width can be drawn and the path ends in what they
+/// are drawn as: .svg for 2, .png for images.
+void check_picture(const char* option, const std::string& path, int64_t width);
 /// Draws rows into a file.
 void write_picture(const std::string& path, const Tensor& rows, int columns = 0);
 

@@ -110,17 +110,30 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub, s
   return all;
 }
 
-std::string usage_message(const CLI::App* sub, const CLI::ParseError& e) {
-  const std::string help =
-      sub ? fmt::format(" (flowgrad {} --help lists the options)", sub->get_name()) : " (--help lists the commands)";
+/// The first option that the subcommand does not have; empty where all are known.
+std::string unknown_option(const CLI::App& sub, const std::vector<std::string>& args) {
+  for (size_t i = 0; i < args.size(); ++i) {
+    const std::string name = args[i].substr(0, args[i].find('='));
+    if (name.size() < 2 || name[0] != '-' || (name[1] >= '0' && name[1] <= '9')) continue;
+    const CLI::Option* option = sub.get_option_no_throw(name);
+    if (!option) return name;
+    if (option->get_items_expected_max() > 0 && name == args[i]) ++i;  // its value
+  }
+  return "";
+}
+
+std::string usage_message(const CLI::App& app, const CLI::App* sub, const std::vector<std::string>& args,
+                          const CLI::ParseError& e) {
+  if (!sub) return fmt::format("{} (--help lists the commands)", e.what());
+  const std::string help = fmt::format(" (flowgrad {} --help lists the options)", sub->get_name());
+  // A misspelt option explains more than the lack of the right one.
+  if (const std::string name = unknown_option(*sub, args); !name.empty()) {
+    return fmt::format("unknown option {}{}{}", name,
+                       name.starts_with("--") ? suggestion(name.substr(2), option_names(*sub), "--") : "", help);
+  }
   if (e.get_name() == "ExtrasError") {
-    const std::vector<std::string> left = sub ? sub->remaining() : std::vector<std::string>();
-    if (!left.empty()) {
-      const std::string word = left.front().substr(0, left.front().find('='));
-      if (!word.starts_with("-")) return fmt::format("unexpected argument {}{}", quote(word), help);
-      return fmt::format("unknown option {}{}{}", word,
-                         word.starts_with("--") ? suggestion(word.substr(2), option_names(*sub), "--") : "", help);
-    }
+    const std::vector<std::string> left = app.remaining(true);
+    if (!left.empty()) return fmt::format("unexpected argument {}{}", quote(left.front()), help);
   }
   const std::string text = e.what();
   if (e.get_name() == "ArgumentMismatch") {
@@ -152,12 +165,12 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
     args.insert(args.end(), own.begin(), own.end());
   }
   try {
-    std::reverse(args.begin(), args.end());  // as CLI11 takes them
-    app.parse(args);
+    std::vector<std::string> reversed(args.rbegin(), args.rend());  // as CLI11 takes them
+    app.parse(reversed);
     return 0;
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
-    return fail(2, usage_message(sub, e));
+    return fail(2, usage_message(app, sub, {args.begin() + 1, args.end()}, e));
   }
 }
 

@@ -21,8 +21,9 @@ struct SampleArguments {
   std::string condition, category, output, picture;
 };
 
-int64_t condition_width(const Model& model) {
-  for (const char* key : {"condition_dim", "state_dim"}) {
+/// The key that the model has, as a number; 0 where it has neither.
+int64_t width_of(const Model& model, const char* a, const char* b) {
+  for (const char* key : {a, b}) {
     const auto found = model.config().find(key);
     if (found != model.config().end()) return std::stoll(found->second);
   }
@@ -31,7 +32,7 @@ int64_t condition_width(const Model& model) {
 
 /// One-hot rows of a class, or of all classes one after another, n of each.
 Tensor class_condition(const Model& model, const std::string& text, int64_t n) {
-  const int64_t classes = condition_width(model);
+  const int64_t classes = width_of(model, "condition_dim", "state_dim");
   if (classes == 0) throw UsageError(fmt::format("--class: {} given; this model has no condition", quote(text)));
   int64_t only = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), only);
@@ -74,6 +75,7 @@ void run_sample(const SampleArguments& a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
+  if (!a.picture.empty()) check_picture("--picture", a.picture, width_of(*model, "dim", "action_dim"));
   model->module().train(false);
   NoGrad off;
   Tensor condition = load_array(a.condition, dtype_of(a.common));
@@ -83,7 +85,6 @@ void run_sample(const SampleArguments& a) {
   }
   if (!a.category.empty()) condition = class_condition(*model, a.category, a.options.n_samples);
   const Tensor rows = draw(*model, condition, a.options, generator);
-  if (!a.picture.empty()) check_picture("--picture", a.picture, rows);
   save_npy(a.output, rows);
   const int columns = a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;
   if (!a.picture.empty()) write_picture(a.picture, rows, columns);

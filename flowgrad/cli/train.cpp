@@ -105,15 +105,23 @@ std::string resume_config(const TrainArguments& a, const Model& model) {
   return json.dump();
 }
 
+/// Numbers and truth values as JSON's own.
+Json plain_json(const std::string& text) {
+  const Json value = Json::parse(text, nullptr, false);
+  return value.is_number() || value.is_boolean() ? value : Json(text);
+}
+
 void write_config(const TrainArguments& a, const Command& command, const Model& model) {
   std::error_code error;
   std::filesystem::create_directories(a.run, error);
   if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", a.run, error.message()));
   Json options = Json::object();
   for (const auto& [name, value] : command.values()) {
-    if (name != "model" && name != "run") options[name] = value;
+    if (name != "model" && name != "run") options[name] = plain_json(value);
   }
-  const Json root{{"model", model.name()}, {"set", model.config()}, {"train", options}};
+  Json keys = Json::object();
+  for (const auto& [key, value] : model.config()) keys[key] = plain_json(value);
+  const Json root{{"model", model.name()}, {"set", keys}, {"train", options}};
   write_file_atomic(a.run + "/config.json", root.dump(2) + "\n", "config");
 }
 
@@ -196,6 +204,7 @@ void report_interruption(const TrainArguments& a, const TrainResult& result) {
 
 void run_train(TrainArguments a, const Command& command) {
   if (a.resume && a.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
+  if (a.resume) check_run_folder(a);
   if (a.data.empty()) {
     throw UsageError("--data: none given; the name of a toy density (moons, 8gaussians, ...), fashion-mnist or a .npy "
                      "file is accepted");
@@ -205,7 +214,7 @@ void run_train(TrainArguments a, const Command& command) {
   auto [name, config] = describe_model(a.model);
   config_keys(name);
   if (a.run.empty()) a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
-  check_run_folder(a);
+  if (!a.resume) check_run_folder(a);
   apply(a.common);
   const auto data = open_data({a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
   fit_to_data(name, config, *data);
@@ -252,6 +261,7 @@ void run_train(TrainArguments a, const Command& command) {
 
   TrainReport r;
   r.model = name;
+  r.data_name = std::filesystem::path(a.data).filename().string();
   r.data = data->description();
   r.run = a.run;
   r.parameters = model->module().parameter_count();

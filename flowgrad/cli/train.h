@@ -49,7 +49,8 @@ HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed);
 /// What report.html tells.
 struct TrainReport {
   std::string model;
-  std::string data;
+  std::string data_name;
+  std::string data;  // in words
   std::string run;
   int64_t parameters = 0;
   uint64_t seed = 0;

@@ -68,9 +68,10 @@ void add_samples(plot::Report& report, const TrainReport& r) {
 }  // namespace
 
 void write_report(const TrainReport& r) {
-  plot::Report report(fmt::format("{} on {}", r.model, r.data), fmt::format("training run {}", r.run));
+  plot::Report report(fmt::format("{} on {}", r.model, r.data_name), fmt::format("training run {}", r.run));
   report.heading("Result");
   std::vector<std::pair<std::string, std::string>> facts = {
+      {"data", r.data},
       {"steps", fmt::format("{}", r.result.steps_done)},
       {"parameters", fmt::format("{}", r.parameters)},
       {"held-out loss", fmt::format("{:.4f} over {} rows", r.held_out.loss, r.held_out.rows)}};
@@ -89,13 +90,13 @@ void write_report(const TrainReport& r) {
     report.figure({.svg = rate_and_norm(r).svg()});
   }
   add_samples(report, r);
-  report.heading("Settings");
-  report.facts(r.settings);
   report.heading("How to go on");
   report.code(fmt::format("flowgrad sample --run {0} --n 1000 --output samples.npy\n"
                           "flowgrad inspect {0}/weights.safetensors\n"
                           "flowgrad train --run {0} --resume --steps {1}",
                           r.run, 2 * r.result.steps_done));
+  report.heading("Settings");
+  report.facts(r.settings);
   report.write(r.run + "/report.html");
 }
 

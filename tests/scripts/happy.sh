@@ -1,0 +1,101 @@
+# Every model through init, inspect, sample, eval, grad and a short training.
+. "$(dirname "$0")/common.inc"
+
+small() {
+  case $1 in
+    planar) echo "--set=n_flows=3" ;;
+    realnvp) echo "--set=n_flows=2 --set=hidden=8" ;;
+    cnf) echo "--set=hidden=8 --set=n_steps=3" ;;
+    flow_matching) echo "--set=time_dim=8 --set=hidden=16" ;;
+    diffusion) echo "--set=hidden=16 --set=n_timesteps=8" ;;
+  esac
+}
+# Values in [0, 1) for times: the density of fresh planar flows, exp(log_prob), would need arithmetic;
+# integers serve as well.
+int64 steps.npy 0 1 2 3 4 5 6 7
+int64 zeros.npy 0 0 0 0 0 0 0 0
+
+for model in planar realnvp cnf flow_matching diffusion; do
+  o=$(small $model)
+  ok init --model $model $o --output $model.safetensors
+  ok init --model $model $o --output again.safetensors
+  same $model.safetensors again.safetensors
+  ok init --model $model $o --seed 1 --output other.safetensors
+  differ $model.safetensors other.safetensors
+  ok init --model $model $o --dtype float64 --output double.safetensors
+  ok inspect $model.safetensors
+  says "present, all verified" out
+  ok inspect --json $model.safetensors
+  ok inspect --model $model $o
+  says "quantities:" out
+  ok inspect --weights $model.safetensors --json --model $model
+  ok inspect --model $model $o --graph --dot graph.dot
+  says "leaf" out
+  exists graph.dot
+  ok sample --weights $model.safetensors --n 8 --output x.npy --picture x.svg
+  exists x.svg
+  ok sample --weights double.safetensors --n 8 --output x1.npy --threads 3
+  same x.npy x1.npy # both hold the same float32 numbers, drawn in double or not
+  case $model in
+    planar | realnvp | cnf)
+      for q in forward inverse log_prob log_det loss; do
+        ok eval --weights $model.safetensors --quantity $q --input x.npy --output $q.npy
+        says "$q" out
+      done
+      ok grad --weights $model.safetensors --quantity log_prob --input x.npy --output lp.safetensors
+      ;;
+    flow_matching)
+      ok eval --weights $model.safetensors --quantity loss --input x.npy --output loss.npy --json
+      ok eval --weights $model.safetensors --quantity generate --noise x.npy --n-steps 4 --solver rk4 --output g.npy
+      ;;
+    diffusion)
+      ok eval --weights $model.safetensors --quantity noise_prediction --input x.npy --time steps.npy --output e.npy
+      ok eval --weights $model.safetensors --quantity loss --input x.npy --noise x.npy --time steps.npy --output l.npy
+      ok eval --weights $model.safetensors --quantity generate --n 3 --solver ddim --n-steps 4 --output g.npy
+      ;;
+  esac
+  ok grad --weights $model.safetensors --input x.npy --output g.safetensors
+  ok grad --weights $model.safetensors --input x.npy --output g3.safetensors --threads 3 --json
+  same g.safetensors g3.safetensors
+  ok inspect g.safetensors
+  ok train --model $model $o --data moons --steps 6 --batch-size 16 --ema 0.9 --run runs/$model --seed 5 --quiet
+  for f in config.json metrics.jsonl report.html weights.safetensors; do exists runs/$model/$f; done
+  ok sample --run runs/$model --n 8 --output a.npy
+  ok sample --weights runs/$model/weights.safetensors --n 8 --output b.npy
+  same a.npy b.npy # both the averaged weights
+  ok sample --run runs/$model --raw-weights --n 8 --output c.npy
+  differ a.npy c.npy
+  ok inspect runs/$model
+  says "optimizer." out
+done
+
+# The main program of a newcomer, with defaults.
+ok train --model planar --data 8gaussians --steps 3
+exists runs/planar-8gaussians/report.html
+says "seed 0" err
+says "step 3/3" err
+ok train --model planar --data 8gaussians --steps 3 --overwrite --json --quiet
+says '"status":"finished"' out
+[ ! -s err ] || fail "--quiet is not quiet"
+
+# Rows of a file, with and without conditions.
+ok sample --model planar --n 60 --seed 3 --output rows.npy
+ok train --model realnvp --set n_flows=2 --set hidden=8 --data rows.npy --condition rows.npy --batch-size 20 --steps 5 --run c
+ok sample --run c --condition rows.npy --output d.npy
+says "(60, 2)" out
+ok train --model flow_matching --set time_dim=8 --set hidden=8 --data rows.npy --condition rows.npy \
+  --condition-dropout 0.1 --batch-size 20 --steps 5 --run d
+ok sample --run d --class all --n 2 --guidance 2 --output d.npy
+says "(4, 2)" out
+ok sample --run d --class 1 --n 3 --output d.npy
+# float64 and the reference kernels.
+ok train --model planar --data rings --steps 3 --dtype float64 --backend reference --run e
+ok eval --run e --dtype float64 --quantity log_prob --input rows.npy --output f64.npy
+says "float64" out
+ok --help
+ok --version
+for c in train sample inspect eval grad init; do
+  ok $c --help
+  says "[0]" out
+done
+finish

@@ -1,0 +1,58 @@
+# A training that was paused and continued ends with the same bits as one that was not, at any number of threads.
+. "$(dirname "$0")/common.inc"
+
+go() { # <run> <options...>
+  run=$1
+  shift
+  ok train --model realnvp --set n_flows=2 --set hidden=16 --steps 20 --batch-size 32 --ema 0.9 --warm-up 3 \
+    --weight-decay 0.01 --accumulate 2 --run "$run" "$@"
+}
+ok sample --model planar --n 150 --seed 3 --output rows.npy
+for data in moons rows.npy; do
+  name=${data%.npy}
+  go whole-$name --data $data --threads 1
+  for threads in 1 3; do
+    go parts-$name-$threads --data $data --threads $threads --pause-at 10
+    ok train --run parts-$name-$threads --resume --threads $threads
+    says "continuing after step 10" err
+    same whole-$name/weights.safetensors parts-$name-$threads/weights.safetensors
+    ok sample --run whole-$name --raw-weights --n 50 --output a.npy
+    ok sample --run parts-$name-$threads --raw-weights --n 50 --output b.npy
+    same a.npy b.npy
+    # Times differ from run to run; everything else of a row does not.
+    sed 's/,"seconds".*//' whole-$name/metrics.jsonl >a
+    sed 's/,"seconds".*//' parts-$name-$threads/metrics.jsonl >b
+    same a b
+  done
+done
+# Other models draw random numbers in the loss.
+for model in "cnf --set hidden=8 --set n_steps=2" "flow_matching --set hidden=8 --set time_dim=8" \
+  "diffusion --set hidden=8 --set n_timesteps=5"; do
+  rm -rf a b
+  ok train --model $model --data circles --steps 8 --batch-size 16 --run a
+  ok train --model $model --data circles --steps 8 --batch-size 16 --run b --pause-at 3
+  ok train --run b --resume
+  same a/weights.safetensors b/weights.safetensors
+done
+# A constant rate does not know how long it is for, so fewer steps are as good as a pause.
+rm -rf a b
+ok train --model planar --data rings --schedule constant --steps 8 --run a
+ok train --model planar --data rings --schedule constant --steps 5 --run b
+ok train --run b --resume --steps 8
+same a/weights.safetensors b/weights.safetensors
+# What does not belong together is refused, and the run stays as it was.
+cp -r b before
+expect 3 "n_flows" train --run b --resume --set n_flows=3
+expect 3 "another configuration" train --run b --resume --batch-size 7
+expect 3 "holds a training run already" train --model planar --data rings --run b
+expect 3 "holds no checkpoint" train --run nothing --resume
+[ ! -e nothing ] || fail "a folder was made"
+for f in config.json metrics.jsonl weights.safetensors checkpoints/step-00000008.safetensors; do same b/$f before/$f; done
+# A flipped bit in the newest checkpoint: the one before it is used, and said so.
+newest=$(ls b/checkpoints/* | tail -n 1)
+printf '\377' | dd of="$newest" bs=1 seek=1000 conv=notrunc 2>/dev/null
+ok train --run b --resume --steps 9
+says "the checkpoint before it is used" err
+for f in b/checkpoints/*; do printf '\377\376' | dd of="$f" bs=1 seek=1000 conv=notrunc 2>/dev/null; done
+expect 3 "none of 2 files can be used" train --run b --resume --steps 10
+finish
