@@ -56,7 +56,7 @@ Schedule one_cycle_schedule(double max_lr, int64_t steps, double warm_fraction, 
   const double peak = warm_fraction * static_cast<double>(steps) - 1;
   const double last = static_cast<double>(steps) - 1;
   return [=](int64_t step) {
-    const double s = std::min(static_cast<double>(step), last);
+    const auto s = static_cast<double>(step);
     if (s <= peak) return anneal(max_lr / div, max_lr, peak > 0 ? s / peak : 1);
     return anneal(max_lr, max_lr / div / final_div, last > peak ? (s - peak) / (last - peak) : 1);
   };

@@ -97,7 +97,7 @@ TEST_CASE("pausing and resuming changes no bit", "[resume_test]") {
         Trainer trainer(parts(r), o);
         CHECK(trainer.resume() == pause);
         CHECK(trainer.run().status == TrainStatus::finished);
-        CHECK(traces(folder) == expected);
+        CHECK((traces(folder) == expected));
         CHECK(capture.messages.empty());
         CHECK(without_times(trainer.history()) ==
               without_times(read_metrics(folder + "/metrics.jsonl")));
@@ -131,7 +131,7 @@ TEST_CASE("a crash loses the steps since the checkpoint and nothing else", "[res
   Trainer trainer(parts(r), o);
   CHECK(trainer.resume() == 21);
   trainer.run();
-  CHECK(traces(folder) == expected);
+  CHECK((traces(folder) == expected));
 }
 
 TEST_CASE("a signal in the middle of accumulation takes effect after the step", "[resume_test]") {
@@ -160,7 +160,7 @@ TEST_CASE("a signal in the middle of accumulation takes effect after the step", 
   Trainer trainer(parts(r), o);
   CHECK(trainer.resume() == 14);
   trainer.run();
-  CHECK(traces(folder) == expected);
+  CHECK((traces(folder) == expected));
 }
 
 TEST_CASE("a damaged newest checkpoint costs one generation and a warning", "[resume_test]") {
@@ -180,7 +180,7 @@ TEST_CASE("a damaged newest checkpoint costs one generation and a warning", "[re
   CHECK_THAT(capture.messages[0], Contains(files[1]));
   CHECK_THAT(capture.messages[0], Contains("the checkpoint before it is used"));
   trainer.run();
-  CHECK(traces(folder) == expected);
+  CHECK((traces(folder) == expected));
   put(files[0], "x");
   put(files[1], "y");
   Trainer lost(parts(r), options(folder, &capture));
@@ -206,7 +206,7 @@ TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_
     const std::string before = all();
     Trainer trainer(p, o);
     const std::string message = error_of([&] { trainer.resume(); });
-    CHECK(all() == before);
+    CHECK((all() == before));
     CHECK(trainer.steps_done() == 0);
     return message;
   };
@@ -224,6 +224,28 @@ TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_
              Contains("\"state.other.values\" is missing"));
   CHECK_THAT(refusal([](P&, O&, Regression& r) { r.sampler = EpochSampler(60, 7, 3); }),
              Contains("state \"sampler\": EpochSampler: state is"));
+  // A state that was loaded before another one refused gets back what it had.
+  int64_t counted = 41;
+  const auto counter = integer_state(
+      "counter", [&] { return std::vector<int64_t>{counted}; },
+      [&](const std::vector<int64_t>& v) { counted = v.at(0); });
+  const std::string two = scratch / "two";
+  for (const bool first : {true, false}) {
+    Regression r;
+    TrainerParts p = parts(r);
+    p.states.insert(p.states.begin(), counter);
+    TrainerOptions o = options(two, &capture);
+    if (!first) {
+      counted = 1;
+      r.sampler = EpochSampler(60, 7, 3);
+    }
+    Trainer trainer(p, o);
+    if (first)
+      trainer.run();
+    else
+      CHECK_THAT(error_of([&] { trainer.resume(); }), Contains("state \"sampler\""));
+  }
+  CHECK(counted == 1);
   Sgd sgd({{{{"w", zeros({1}).requires_grad_()}}}});
   CHECK_THAT(refusal([&](P& p, O&, Regression&) { p.optimizer = &sgd; }), Contains("is missing"));
 }
@@ -244,7 +266,7 @@ TEST_CASE("resuming where there is nothing, or everything is done", "[resume_tes
   CHECK(result.status == TrainStatus::finished);
   CHECK(result.steps_done == kSteps);
   CHECK_THAT(result.checkpoint, Contains("step-00000024"));
-  CHECK(traces(o.run_folder) == expected);
+  CHECK((traces(o.run_folder) == expected));
   o.run_folder.clear();
   Trainer nowhere(parts(again), o);
   CHECK_THAT(error_of<ValueError>([&] { nowhere.resume(); }), Contains("without a run folder"));
