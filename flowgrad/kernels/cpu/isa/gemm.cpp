@@ -247,49 +247,64 @@ void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   }
 }
 
-/// The same sums, term for term, for A with unit row stride: a register holds W rows, and the lanes
-/// of narrow_rows become W passes over k.
-template <class T, int N>
-void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
+/// The same sums, term for term, for A with unit row stride: a register holds W rows, and each lane
+/// of narrow_rows has registers of its own. `rows` is U * W, or less where U is 1. A is walked in
+/// squares that stay in the first-level cache, since its columns are far apart.
+template <class T, int N, int U>
+void narrow_column_block(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded, std::int64_t i,
+                         int rows) {
   using V = vec<T>;
-  constexpr int W = kLanes<T>;
-  for (std::int64_t i = 0; i < g.m; i += W) {
-    const int rows = static_cast<int>(g.m - i < W ? g.m - i : W);
-    V total[W][N];
-    for (int lane = 0; lane < W; ++lane) {
-      unroll<N>([&](auto j) __attribute__((always_inline)) { total[lane][j] = V(0); });
-      for (std::int64_t k0 = 0; k0 < g.k; k0 += kNarrowDepth) {
-        const std::int64_t end = g.k - k0 < kNarrowDepth ? g.k : k0 + kNarrowDepth;
-        V acc[N];
-        unroll<N>([&](auto j) __attribute__((always_inline)) { acc[j] = V(0); });
-        for (std::int64_t k = k0 + lane; k < end; k += W) {
+  constexpr int W = kLanes<T>, Sums = N * U;
+  V total[W][Sums], acc[W][Sums];
+  for (auto& lane : total)
+    for (V& sum : lane) sum = V(0);
+  for (std::int64_t k0 = 0; k0 < g.k; k0 += kNarrowDepth) {
+    const std::int64_t end = g.k - k0 < kNarrowDepth ? g.k : k0 + kNarrowDepth;
+    for (auto& lane : acc)
+      for (V& sum : lane) sum = V(0);
+    for (std::int64_t square = k0; square < end; square += 4 * W) {
+      const std::int64_t square_end = end - square < 4 * W ? end : square + 4 * W;
+      for (int lane = 0; lane < W; ++lane) {
+        V sum[Sums];
+        unroll<Sums>([&](auto s) __attribute__((always_inline)) { sum[s] = acc[lane][s]; });
+        for (std::int64_t k = square + lane; k < square_end; k += W) {
           const T* a = g.a + i + k * g.a_col;
-          const V av = rows == W ? V::load(a) : V::load(a, rows);
-          unroll<N>([&](auto j) __attribute__((always_inline)) {
-            acc[j] = fma(av, V(bt[j * k_padded + k]), acc[j]);
+          V av[U];
+          unroll<U>([&](auto u) __attribute__((always_inline)) {
+            av[u] = U > 1 || rows == W ? V::load(a + u * W) : V::load(a, rows);
+          });
+          unroll<Sums>([&](auto s) __attribute__((always_inline)) {
+            sum[s] = fma(av[s % U], V(bt[s / U * k_padded + k]), sum[s]);
           });
         }
-        // Lanes of narrow_rows past the end of a short tail add zero products.
-        unroll<N>([&](auto j)
-                      __attribute__((always_inline)) { total[lane][j] = total[lane][j] + acc[j]; });
+        unroll<Sums>([&](auto s) __attribute__((always_inline)) { acc[lane][s] = sum[s]; });
       }
     }
-    for (int half = W / 2; half >= 1; half /= 2)
-      for (int lane = 0; lane < half; ++lane)
-        unroll<N>([&](auto j) __attribute__((always_inline)) {
-          total[lane][j] = total[lane][j] + total[lane + half][j];
-        });
-    for (int j = 0; j < N; ++j) {
-      T sums[W];
-      total[0][j].store(sums);
-      for (int r = 0; r < rows; ++r) {
-        T* c = g.c + (i + r) * g.ldc + j;
-        T value = sums[r];
-        if (g.bias != nullptr) value += g.bias[j];
-        *c = g.accumulate ? value + *c : value;
-      }
+    for (int lane = 0; lane < W; ++lane)
+      for (int s = 0; s < Sums; ++s) total[lane][s] = total[lane][s] + acc[lane][s];
+  }
+  for (int half = W / 2; half >= 1; half /= 2)
+    for (int lane = 0; lane < half; ++lane)
+      for (int s = 0; s < Sums; ++s) total[lane][s] = total[lane][s] + total[lane + half][s];
+  for (int j = 0; j < N; ++j) {
+    T sums[U * W];
+    for (int u = 0; u < U; ++u) total[0][j * U + u].store(sums + u * W);
+    for (int r = 0; r < rows; ++r) {
+      T* c = g.c + (i + r) * g.ldc + j;
+      T value = sums[r];
+      if (g.bias != nullptr) value += g.bias[j];
+      *c = g.accumulate ? value + *c : value;
     }
   }
+}
+template <class T, int N>
+void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
+  constexpr int W = kLanes<T>, U = N <= 2 ? 4 : N <= 4 ? 2 : 1;
+  std::int64_t i = 0;
+  if constexpr (U > 1)
+    for (; i + U * W <= g.m; i += U * W) narrow_column_block<T, N, U>(g, bt, k_padded, i, U * W);
+  for (; i < g.m; i += W)
+    narrow_column_block<T, N, 1>(g, bt, k_padded, i, g.m - i < W ? static_cast<int>(g.m - i) : W);
 }
 
 template <class T, int N = 1>
