@@ -30,9 +30,10 @@ CheckError errors_of(const Tensor& got, const Tensor& wanted) {
 
 void check_grid(const GridOptions& o) {
   if (o.points >= 2 && o.half_width > 0 && o.batch >= 1) return;
-  throw ValueError(fmt::format("grid: {} points, half-width {}, batch {} given; at least 2, above 0 and at least 1 are "
-                               "accepted",
-                               o.points, o.half_width, o.batch));
+  throw ValueError(fmt::format(
+      "grid: {} points, half-width {}, batch {} given; at least 2, above 0 and at least 1 are "
+      "accepted",
+      o.points, o.half_width, o.batch));
 }
 
 }  // namespace
@@ -61,9 +62,11 @@ Tensor row_jacobian(const std::function<Tensor(const Tensor&)>& f, const Tensor&
 }
 
 CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition) {
-  const Tensor jacobian = row_jacobian([&](const Tensor& at) { return flow.forward(at, condition).value; }, z);
+  const Tensor jacobian =
+      row_jacobian([&](const Tensor& at) { return flow.forward(at, condition).value; }, z);
   NoGrad off;
-  return errors_of(flow.forward(z, condition).log_det, slogdet(cast(jacobian, DType::float64)).second);
+  return errors_of(flow.forward(z, condition).log_det,
+                   slogdet(cast(jacobian, DType::float64)).second);
 }
 
 Tensor grid_points(const GridOptions& o, DType dtype) {
@@ -78,7 +81,8 @@ Tensor grid_points(const GridOptions& o, DType dtype) {
 Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
   check_grid(o);
   if (flow.dim() != 2) {
-    throw ValueError(fmt::format("grid_log_prob: a flow of dimension {} given; 2 is accepted", flow.dim()));
+    throw ValueError(
+        fmt::format("grid_log_prob: a flow of dimension {} given; 2 is accepted", flow.dim()));
   }
   NoGrad off;
   const Tensor points = grid_points(o, flow.parameters().front().second.dtype());
@@ -96,7 +100,8 @@ double density_integral(Flow& flow, const GridOptions& o) {
   double total = 0;
   for (size_t i = 0; i < n; ++i) {
     double row = 0;
-    for (size_t j = 0; j < n; ++j) row += std::exp(log_prob[i * n + j]) * (j == 0 || j + 1 == n ? 0.5 : 1);
+    for (size_t j = 0; j < n; ++j)
+      row += std::exp(log_prob[i * n + j]) * (j == 0 || j + 1 == n ? 0.5 : 1);
     total += row * (i == 0 || i + 1 == n ? 0.5 : 1);
   }
   return total * step * step;

@@ -2,9 +2,9 @@
 
 #include "flowgrad/models/flow.h"
 
-/// Measurements that a correct flow must pass whatever it has learned. All run off the tape and leave the
-/// flow as it was; one with a random log-determinant (a CNF by Hutchinson's estimate) is to be given with
-/// its exact trace.
+/// Measurements that a correct flow must pass whatever it has learned. All run off the tape and
+/// leave the flow as it was; one with a random log-determinant (a CNF by Hutchinson's estimate) is
+/// to be given with its exact trace.
 namespace flowgrad {
 
 /// Errors over all elements, as |got - wanted| / (1 + |wanted|).
@@ -18,8 +18,8 @@ struct CheckError {
 CheckError reconstruction_error(Flow& flow, const Tensor& x, const Tensor& condition = {});
 /// log_det of the forward map at z plus log_det of the inverse at forward(z), which must be 0.
 CheckError log_det_consistency(Flow& flow, const Tensor& z, const Tensor& condition = {});
-/// log_det of the forward map against log |det| of its Jacobian by automatic differentiation, for each
-/// row of z (N, D). Costs D backward passes.
+/// log_det of the forward map against log |det| of its Jacobian by automatic differentiation, for
+/// each row of z (N, D). Costs D backward passes.
 CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition = {});
 /// Jacobian of each row (N, D, D) of a map of rows: element (n, i, j) is d f(x)[n, i] / d x[n, j].
 Tensor row_jacobian(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
@@ -34,7 +34,8 @@ struct GridOptions {
 
 /// The points of the grid, row-major with the first coordinate slowest: (points^2, 2).
 Tensor grid_points(const GridOptions& options, DType dtype = DType::float32);
-/// log_prob at the grid's points, (points, points): a picture of a density. ValueError unless dim is 2.
+/// log_prob at the grid's points, (points, points): a picture of a density. ValueError unless dim
+/// is 2.
 Tensor grid_log_prob(Flow& flow, const GridOptions& options = {});
 /// Integral of the density by the trapezoidal rule on the grid, in float64; must be near 1.
 double density_integral(Flow& flow, const GridOptions& options = {});

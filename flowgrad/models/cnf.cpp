@@ -27,15 +27,21 @@ Tensor slope(const Tensor& h) { return 1.0 - square(h); }
 }  // namespace
 
 ODEFunc::ODEFunc(int64_t dim, int64_t hidden, Generator& generator, DType dtype)
-    : net_(add_module("net", std::make_unique<MLP>(std::vector<int64_t>{dim + 1, hidden, hidden, dim},
-                                                   flowgrad::tanh, generator, dtype))) {}
+    : net_(add_module("net",
+                      std::make_unique<MLP>(std::vector<int64_t>{dim + 1, hidden, hidden, dim},
+                                            flowgrad::tanh, generator, dtype))) {}
 
 ODEFunc::Weights ODEFunc::weights() const {
   const auto& layers = net_.linears();
   const Tensor& first = layers[0]->weight();
   const int64_t dim = first.size(1) - 1;
-  return {contiguous(slice(first, 1, 0, dim)), select(first, 1, dim),  layers[0]->bias(), layers[1]->weight(),
-          layers[1]->bias(),                   layers[2]->weight(), layers[2]->bias()};
+  return {contiguous(slice(first, 1, 0, dim)),
+          select(first, 1, dim),
+          layers[0]->bias(),
+          layers[1]->weight(),
+          layers[1]->bias(),
+          layers[2]->weight(),
+          layers[2]->bias()};
 }
 
 Tensor ODEFunc::velocity(double t, const Tensor& x) const {
@@ -44,17 +50,21 @@ Tensor ODEFunc::velocity(double t, const Tensor& x) const {
   return run(w, t, x).velocity;
 }
 
-ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator, DType dtype)
+ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options,
+                                                     Generator& generator, DType dtype)
     : options_(options),
-      ode_func_(add_module("ode_func", std::make_unique<ODEFunc>(options.dim, options.hidden, generator, dtype))),
-      probes_(generator.seed(), uint64_t{1} << 40) {}  // far from the streams that weights and data take
+      ode_func_(add_module(
+          "ode_func", std::make_unique<ODEFunc>(options.dim, options.hidden, generator, dtype))),
+      probes_(generator.seed(), uint64_t{1} << 40) {
+}  // far from the streams that weights and data take
 
 Tensor ContinuousNormalizingFlow::draw_probe(const Tensor& like) {
   return options_.probe == Probe::rademacher ? rademacher(like.shape(), probes_, like.dtype())
                                              : randn(like.shape(), probes_, like.dtype());
 }
 
-Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, double t1, const Tensor& given) {
+Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, double t1,
+                                                 const Tensor& given) {
   check_rows("ContinuousNormalizingFlow", y0, options_.dim);
   const ODEFunc::Weights w = ode_func_.weights();
   OdeField field;
@@ -67,14 +77,16 @@ Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, do
   } else {
     const Tensor probe = given.defined() ? given : draw_probe(y0);
     if (probe.shape() != y0.shape()) {
-      throw ShapeError(fmt::format("ContinuousNormalizingFlow: probe of shape {} given; {} is accepted",
-                                   probe.shape().to_string(), y0.shape().to_string()));
+      throw ShapeError(
+          fmt::format("ContinuousNormalizingFlow: probe of shape {} given; {} is accepted",
+                      probe.shape().to_string(), y0.shape().to_string()));
     }
     const Tensor left = matmul(probe, w.out);
     const Tensor right = linear(probe, w.x);
     field = [w, left, right](double t, const OdeState& y) {
       const Pass p = run(w, t, y[0]);
-      return OdeState{p.velocity, sum(matmul(left * slope(p.h2), w.middle) * (slope(p.h1) * right), {1})};
+      return OdeState{p.velocity,
+                      sum(matmul(left * slope(p.h2), w.middle) * (slope(p.h1) * right), {1})};
     };
   }
   OdeOptions solver = options_.solver;
@@ -98,7 +110,8 @@ Tensor ContinuousNormalizingFlow::sample(int64_t n, Generator& generator, const 
   NoGrad off;
   const ODEFunc::Weights w = ode_func_.weights();
   const Tensor z = randn({n, options_.dim}, generator, w.x.dtype());
-  return odeint([w](double t, const Tensor& x) { return run(w, t, x).velocity; }, z, 0, 1, options_.solver);
+  return odeint([w](double t, const Tensor& x) { return run(w, t, x).velocity; }, z, 0, 1,
+                options_.solver);
 }
 
 }  // namespace flowgrad

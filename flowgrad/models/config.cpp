@@ -32,7 +32,8 @@ std::string nearest_name(const std::string& word, const std::vector<std::string>
   return best;
 }
 
-ConfigReader::ConfigReader(std::string model, const std::vector<ConfigKey>& keys, const Config& given)
+ConfigReader::ConfigReader(std::string model, const std::vector<ConfigKey>& keys,
+                           const Config& given)
     : model_(std::move(model)) {
   std::vector<std::string> names;
   for (const ConfigKey& k : keys) {
@@ -51,7 +52,8 @@ ConfigReader::ConfigReader(std::string model, const std::vector<ConfigKey>& keys
 }
 
 void ConfigReader::refuse(const std::string& key, const std::string& accepted) const {
-  throw ValueError(fmt::format("model {}: {} = \"{}\" given; {} accepted", model_, key, values_.at(key), accepted));
+  throw ValueError(fmt::format("model {}: {} = \"{}\" given; {} accepted", model_, key,
+                               values_.at(key), accepted));
 }
 
 int64_t ConfigReader::integer(const std::string& key, int64_t least) const {
@@ -69,15 +71,19 @@ double ConfigReader::real(const std::string& key, double least) const {
   const std::string& s = values_.at(key);
   double value = 0;
   const auto [end, error] = std::from_chars(s.data(), s.data() + s.size(), value);
-  if (error != std::errc() || end != s.data() + s.size() || !std::isfinite(value) || value < least) {
+  if (error != std::errc() || end != s.data() + s.size() || !std::isfinite(value) ||
+      value < least) {
     refuse(key, fmt::format("a number of at least {} is", least));
   }
   return value;
 }
 
-bool ConfigReader::boolean(const std::string& key) const { return choice(key, {"false", "true"}) == 1; }
+bool ConfigReader::boolean(const std::string& key) const {
+  return choice(key, {"false", "true"}) == 1;
+}
 
-size_t ConfigReader::choice(const std::string& key, const std::vector<std::string>& accepted) const {
+size_t ConfigReader::choice(const std::string& key,
+                            const std::vector<std::string>& accepted) const {
   const auto found = std::find(accepted.begin(), accepted.end(), values_.at(key));
   if (found == accepted.end()) refuse(key, fmt::format("{} are", fmt::join(accepted, ", ")));
   return static_cast<size_t>(found - accepted.begin());

@@ -7,8 +7,8 @@
 
 namespace flowgrad {
 
-/// The keys of one model, checked and typed. Every getter raises ValueError naming the model, the key,
-/// the value given and what is accepted.
+/// The keys of one model, checked and typed. Every getter raises ValueError naming the model, the
+/// key, the value given and what is accepted.
 class ConfigReader {
  public:
   /// Fills in defaults; refuses unknown keys with the nearest known one.

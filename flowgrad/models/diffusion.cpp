@@ -35,7 +35,8 @@ std::vector<double> make_betas(const DiffusionOptions& o) {
 DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator, DType dtype)
     : options_(o), denoiser_(add_module("denoiser", std::make_unique<Sequential>())) {
   if (o.n_timesteps < 1) {
-    throw ValueError(fmt::format("DiffusionPolicy: n_timesteps = {} given; at least 1 is accepted", o.n_timesteps));
+    throw ValueError(fmt::format("DiffusionPolicy: n_timesteps = {} given; at least 1 is accepted",
+                                 o.n_timesteps));
   }
   beta_ = make_betas(o);
   std::vector<double> alphas, signal, noise_level;
@@ -74,8 +75,9 @@ void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t r
     return;
   }
   const std::string given = state.defined() ? state.shape().to_string() : "absent";
-  const std::string wanted = width == 0 ? "none is accepted by a model with state_dim = 0"
-                                        : fmt::format("({}, {}) or (1, {}) is accepted", rows, width, width);
+  const std::string wanted =
+      width == 0 ? "none is accepted by a model with state_dim = 0"
+                 : fmt::format("({}, {}) or (1, {}) is accepted", rows, width, width);
   throw ShapeError(fmt::format("{}: state {} given; {}", op, given, wanted));
 }
 
@@ -83,8 +85,8 @@ Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const
   check_input("noise_prediction", x);
   check_state("noise_prediction", state, x.size(0));
   if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({},) is accepted", name_of(t.dtype()),
-                                 t.shape().to_string(), x.size(0)));
+    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({},) is accepted",
+                                 name_of(t.dtype()), t.shape().to_string(), x.size(0)));
   }
   const Tensor time = unsqueeze(cast(t, x.dtype()) / static_cast<double>(options_.n_timesteps), 1);
   if (!state.defined()) return denoiser_(concat({x, time}, 1));
@@ -94,17 +96,20 @@ Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const
 Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const {
   check_input("q_sample", x0);
   if (noise.shape() != x0.shape()) {
-    throw ShapeError(fmt::format("q_sample: noise of shape {} given; {} is accepted", noise.shape().to_string(),
-                                 x0.shape().to_string()));
+    throw ShapeError(fmt::format("q_sample: noise of shape {} given; {} is accepted",
+                                 noise.shape().to_string(), x0.shape().to_string()));
   }
-  return unsqueeze(index_select(signal_, 0, t), 1) * x0 + unsqueeze(index_select(noise_level_, 0, t), 1) * noise;
+  return unsqueeze(index_select(signal_, 0, t), 1) * x0 +
+         unsqueeze(index_select(noise_level_, 0, t), 1) * noise;
 }
 
-Tensor DiffusionPolicy::loss(const Tensor& x0, const Tensor& state, Generator& generator, const Tensor& given_t,
-                             const Tensor& given_noise) {
+Tensor DiffusionPolicy::loss(const Tensor& x0, const Tensor& state, Generator& generator,
+                             const Tensor& given_t, const Tensor& given_noise) {
   check_input("loss", x0);
-  const Tensor t = given_t.defined() ? given_t : randint(0, options_.n_timesteps, {x0.size(0)}, generator);
-  const Tensor noise = given_noise.defined() ? given_noise : randn(x0.shape(), generator, x0.dtype());
+  const Tensor t =
+      given_t.defined() ? given_t : randint(0, options_.n_timesteps, {x0.size(0)}, generator);
+  const Tensor noise =
+      given_noise.defined() ? given_noise : randn(x0.shape(), generator, x0.dtype());
   return mse_loss(noise_prediction(q_sample(x0, t, noise), t, state), noise);
 }
 
@@ -116,7 +121,8 @@ struct DiffusionPolicy::Sampler {
     const Tensor x0 = (x - eps * std::sqrt(1 - bar)) * (1 / std::sqrt(bar));
     return clip > 0 ? clamp(x0, -clip, clip) : x0;
   }
-  /// Mean of q(x_before | x, x0), with beta = 1 - bar / before (Ho et al. 2020, equations 7 and 11).
+  /// Mean of q(x_before | x, x0), with beta = 1 - bar / before (Ho et al. 2020, equations 7 and
+  /// 11).
   Tensor ddpm_mean(const Tensor& x, const Tensor& eps, double beta, double clip) const {
     if (clip <= 0) return (x - eps * (beta / std::sqrt(1 - bar))) * (1 / std::sqrt(1 - beta));
     return predicted_x0(x, eps, clip) * (std::sqrt(before) * beta / (1 - bar)) +
@@ -128,22 +134,27 @@ struct DiffusionPolicy::Sampler {
     return eta * std::sqrt((1 - before) / (1 - bar)) * std::sqrt(1 - bar / before);
   }
   Tensor ddim_mean(const Tensor& x, const Tensor& eps, double sigma, double clip) const {
-    return predicted_x0(x, eps, clip) * std::sqrt(before) + eps * std::sqrt(std::max(0.0, 1 - before - sigma * sigma));
+    return predicted_x0(x, eps, clip) * std::sqrt(before) +
+           eps * std::sqrt(std::max(0.0, 1 - before - sigma * sigma));
   }
 };
 
 std::vector<int64_t> DiffusionPolicy::sampling_steps(const DiffusionSampling& s) const {
   const int64_t n = options_.n_timesteps;
   if (s.ddim_steps < 0 || s.ddim_steps > n) {
-    throw ValueError(fmt::format("generate: {} DDIM steps given; 1 to {} are accepted, or 0 for DDPM", s.ddim_steps, n));
+    throw ValueError(fmt::format(
+        "generate: {} DDIM steps given; 1 to {} are accepted, or 0 for DDPM", s.ddim_steps, n));
   }
-  if (!(s.eta >= 0 && s.eta <= 1)) throw ValueError(fmt::format("generate: eta = {} given; 0 to 1 is accepted", s.eta));
-  if (!(s.clip >= 0)) throw ValueError(fmt::format("generate: clip = {} given; at least 0 is accepted", s.clip));
+  if (!(s.eta >= 0 && s.eta <= 1))
+    throw ValueError(fmt::format("generate: eta = {} given; 0 to 1 is accepted", s.eta));
+  if (!(s.clip >= 0))
+    throw ValueError(fmt::format("generate: clip = {} given; at least 0 is accepted", s.clip));
   for (size_t i = 0; i < s.ddim_timesteps.size(); ++i) {
     const int64_t limit = i == 0 ? n : s.ddim_timesteps[i - 1];
     if (s.ddim_timesteps[i] >= 0 && s.ddim_timesteps[i] < limit) continue;
-    throw ValueError(fmt::format("generate: DDIM step {} given at position {}; falling steps from {} to 0 are accepted",
-                                 s.ddim_timesteps[i], i, n - 1));
+    throw ValueError(fmt::format(
+        "generate: DDIM step {} given at position {}; falling steps from {} to 0 are accepted",
+        s.ddim_timesteps[i], i, n - 1));
   }
   if (!s.ddim_timesteps.empty()) return s.ddim_timesteps;
   const int64_t strides = s.ddim_steps == 0 ? n : s.ddim_steps;
@@ -165,13 +176,15 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
   NoGrad off;
   const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
   const StepVariance variance = s.variance.value_or(options_.variance);
-  // The first layer reads x, state and time: the state's product is made once, the time's is one column.
+  // The first layer reads x, state and time: the state's product is made once, the time's is one
+  // column.
   const int64_t a = options_.action_dim;
   const Tensor& w = first_->weight();
   const Tensor w_x = contiguous(slice(w, 1, 0, a));
   const Tensor w_time = contiguous(select(w, 1, a + options_.state_dim));
-  const Tensor from_state =
-      state.defined() ? linear(state, contiguous(slice(w, 1, a, a + options_.state_dim))) : Tensor();
+  const Tensor from_state = state.defined()
+                                ? linear(state, contiguous(slice(w, 1, a, a + options_.state_dim)))
+                                : Tensor();
   Tensor x = noise;
   for (size_t i = 0; i < steps.size(); ++i) {
     const int64_t t = steps[i];
@@ -181,18 +194,21 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
     const Tensor eps = denoiser_.forward_from(1, in);
 
     const bool last = i + 1 == steps.size();
-    const Sampler step{alpha_bar_[static_cast<size_t>(t)], last ? 1 : alpha_bar_[static_cast<size_t>(steps[i + 1])]};
+    const Sampler step{alpha_bar_[static_cast<size_t>(t)],
+                       last ? 1 : alpha_bar_[static_cast<size_t>(steps[i + 1])]};
     const double beta = beta_[static_cast<size_t>(t)];
     double sigma = 0;
     if (ddim) {
       sigma = step.ddim_sigma(s.eta);
       x = step.ddim_mean(x, eps, sigma, s.clip);
     } else {
-      if (!last) sigma = std::sqrt(variance == StepVariance::beta ? beta : step.posterior_variance(beta));
+      if (!last)
+        sigma = std::sqrt(variance == StepVariance::beta ? beta : step.posterior_variance(beta));
       x = step.ddpm_mean(x, eps, beta, s.clip);
     }
     if (sigma == 0) continue;
-    const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, t) : randn(x.shape(), generator, x.dtype());
+    const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, t)
+                                               : randn(x.shape(), generator, x.dtype());
     x = x + unit * sigma;
   }
   return x;

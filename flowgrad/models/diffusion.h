@@ -7,8 +7,8 @@
 
 namespace flowgrad {
 
-/// linear: 1e-4 .. 0.02 whatever the number of steps (kept for teaching: it leaves alpha_bar = 0.364 after
-/// 100). squared_cosine: Nichol & Dhariwal 2021, betas at most 0.999.
+/// linear: 1e-4 .. 0.02 whatever the number of steps (kept for teaching: it leaves alpha_bar =
+/// 0.364 after 100). squared_cosine: Nichol & Dhariwal 2021, betas at most 0.999.
 enum class NoiseSchedule { linear, squared_cosine };
 /// Variance of a DDPM step: beta_t, or that of the posterior q(x_(t-1) | x_t, x_0).
 enum class StepVariance { beta, posterior };
@@ -23,8 +23,8 @@ struct DiffusionOptions {
 };
 
 struct DiffusionSampling {
-  /// DDIM (Song et al. 2021) with this many steps: the last of as many equal strides; 0 samples by DDPM
-  /// over all steps.
+  /// DDIM (Song et al. 2021) with this many steps: the last of as many equal strides; 0 samples by
+  /// DDPM over all steps.
   int64_t ddim_steps = 0;
   /// DDIM over these steps instead, falling.
   std::vector<int64_t> ddim_timesteps = {};
@@ -39,24 +39,26 @@ struct DiffusionSampling {
 };
 
 /// Diffusion policy baseline (Ho et al. 2020; Chi et al. 2023): denoiser
-/// Linear(A + state + 1, 256)-ReLU-ResidualBlock-ResidualBlock-Linear(A) on x, state, t / n_timesteps.
-/// Step t = 0 is nearly clean, n_timesteps - 1 noise. Keys denoiser.0.*, denoiser.{2,3}.block.{0,2}.*,
-/// denoiser.4.*; buffers betas, alphas, alphas_cumprod.
+/// Linear(A + state + 1, 256)-ReLU-ResidualBlock-ResidualBlock-Linear(A) on x, state, t /
+/// n_timesteps. Step t = 0 is nearly clean, n_timesteps - 1 noise. Keys denoiser.0.*,
+/// denoiser.{2,3}.block.{0,2}.*, denoiser.4.*; buffers betas, alphas, alphas_cumprod.
 class DiffusionPolicy final : public Module {
  public:
-  DiffusionPolicy(const DiffusionOptions& options, Generator& generator, DType dtype = DType::float32);
+  DiffusionPolicy(const DiffusionOptions& options, Generator& generator,
+                  DType dtype = DType::float32);
   const DiffusionOptions& options() const { return options_; }
   const Tensor& alphas_cumprod() const { return alphas_cumprod_; }
 
-  /// Predicted noise (N, A) for x (N, A), steps t (N) int64 and state (N, S); one state row serves a batch.
+  /// Predicted noise (N, A) for x (N, A), steps t (N) int64 and state (N, S); one state row serves
+  /// a batch.
   Tensor noise_prediction(const Tensor& x, const Tensor& t, const Tensor& state = {});
   /// x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise.
   Tensor q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const;
   /// Mean squared error of the predicted noise; t (N) int64 and noise are drawn where undefined.
   Tensor loss(const Tensor& x0, const Tensor& state, Generator& generator, const Tensor& t = {},
               const Tensor& noise = {});
-  /// From noise (N, A) at the last step to an action, off the tape; the generator gives the noise of the
-  /// steps. ValueError for bad steps, eta or clip.
+  /// From noise (N, A) at the last step to an action, off the tape; the generator gives the noise
+  /// of the steps. ValueError for bad steps, eta or clip.
   Tensor generate(const Tensor& noise, const Tensor& state, Generator& generator,
                   const DiffusionSampling& sampling = {});
 
@@ -68,8 +70,8 @@ class DiffusionPolicy final : public Module {
 
   DiffusionOptions options_;
   std::vector<double> beta_, alpha_bar_;  // the schedule in double
-  // sqrt(alpha_bar) and sqrt(1 - alpha_bar) from the double schedule: 1 - alpha_bar in float32 would lose
-  // half its digits.
+  // sqrt(alpha_bar) and sqrt(1 - alpha_bar) from the double schedule: 1 - alpha_bar in float32
+  // would lose half its digits.
   Tensor signal_, noise_level_;
   Tensor alphas_cumprod_;
   Sequential& denoiser_;

@@ -22,9 +22,10 @@ Tensor Flow::log_prob(const Tensor& x, const Tensor& condition) {
 
 Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
   if (condition.defined() && condition.size(0) != n) {
-    throw ShapeError(fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw "
-                                 "is accepted",
-                                 n, condition.shape().to_string()));
+    throw ShapeError(
+        fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw "
+                    "is accepted",
+                    n, condition.shape().to_string()));
   }
   NoGrad off;
   const DType dtype = parameters().front().second.dtype();
@@ -37,7 +38,8 @@ Transformed then(const Transformed& so_far, const Transformed& next) {
 
 void check_rows(const char* op, const Tensor& x, int64_t dim) {
   if (x.rank() == 2 && x.size(1) == dim) return;
-  throw ShapeError(fmt::format("{}: input of shape {} given; (N, {}) is accepted", op, x.shape().to_string(), dim));
+  throw ShapeError(fmt::format("{}: input of shape {} given; (N, {}) is accepted", op,
+                               x.shape().to_string(), dim));
 }
 
 void check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width) {
@@ -46,7 +48,8 @@ void check_condition(const char* op, const Tensor& condition, int64_t rows, int6
       condition.size(1) == width) {
     return;
   }
-  const std::string given = condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
+  const std::string given =
+      condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
   const std::string wanted = width == 0 ? "none is accepted by an unconditional model"
                                         : fmt::format("({}, {}) is accepted", rows, width);
   throw ShapeError(fmt::format("{}: condition {} given; {}", op, given, wanted));

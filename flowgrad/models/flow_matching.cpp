@@ -12,8 +12,8 @@
 namespace flowgrad {
 namespace {
 
-/// Rows of a function of time, for all times of a solve in one batch; beyond `kMost` times row by row, to
-/// bound the memory.
+/// Rows of a function of time, for all times of a solve in one batch; beyond `kMost` times row by
+/// row, to bound the memory.
 class TimeTable {
  public:
   TimeTable(std::vector<double> times, std::function<Tensor(const Tensor& t)> f, DType dtype)
@@ -25,7 +25,8 @@ class TimeTable {
   Tensor operator()(double t) const {
     if (rows_.empty()) return select(of({t}), 0, 0);
     // The nearest time: a compiler may round t0 + i h + c h differently in two places.
-    auto i = static_cast<size_t>(std::lower_bound(times_.begin(), times_.end(), t) - times_.begin());
+    auto i =
+        static_cast<size_t>(std::lower_bound(times_.begin(), times_.end(), t) - times_.begin());
     if (i == times_.size() || (i > 0 && t - times_[i - 1] < times_[i] - t)) --i;
     return rows_[i];
   }
@@ -43,8 +44,8 @@ class TimeTable {
 
 void check_draw(const char* name, const Tensor& t, const Shape& shape) {
   if (t.shape() == shape) return;
-  throw ShapeError(fmt::format("loss: {} of shape {} given; {} is accepted", name, t.shape().to_string(),
-                               shape.to_string()));
+  throw ShapeError(fmt::format("loss: {} of shape {} given; {} is accepted", name,
+                               t.shape().to_string(), shape.to_string()));
 }
 
 }  // namespace
@@ -60,7 +61,8 @@ FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, D
   time_embed_.add<Linear>(o.time_dim, 2 * o.time_dim, generator, dtype);
   time_embed_.add<Activation>(silu);
   time_embed_.add<Linear>(2 * o.time_dim, o.time_dim, generator, dtype);
-  first_ = &velocity_net_.add<Linear>(o.action_dim + o.condition_dim + o.time_dim, o.hidden, generator, dtype);
+  first_ = &velocity_net_.add<Linear>(o.action_dim + o.condition_dim + o.time_dim, o.hidden,
+                                      generator, dtype);
   velocity_net_.add<Activation>(silu);
   velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
   velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
@@ -69,8 +71,8 @@ FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, D
 
 void FlowMatching::check(const char* op, const Tensor& x, const Tensor& condition) const {
   if (x.rank() != 2 || x.size(1) != options_.action_dim) {
-    throw ShapeError(fmt::format("{}: x has shape {}; (N, {}) is accepted", op, x.shape().to_string(),
-                                 options_.action_dim));
+    throw ShapeError(fmt::format("{}: x has shape {}; (N, {}) is accepted", op,
+                                 x.shape().to_string(), options_.action_dim));
   }
   check_condition(op, condition, x.size(0), options_.condition_dim);
 }
@@ -78,10 +80,12 @@ void FlowMatching::check(const char* op, const Tensor& x, const Tensor& conditio
 Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& condition) {
   check("velocity", x, condition);
   if (t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("velocity: time has shape {}; ({},) is accepted", t.shape().to_string(), x.size(0)));
+    throw ShapeError(fmt::format("velocity: time has shape {}; ({},) is accepted",
+                                 t.shape().to_string(), x.size(0)));
   }
   const Tensor embedding = time_embed_(t);
-  return velocity_net_(condition.defined() ? concat({x, condition, embedding}, 1) : concat({x, embedding}, 1));
+  return velocity_net_(condition.defined() ? concat({x, condition, embedding}, 1)
+                                           : concat({x, embedding}, 1));
 }
 
 Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype) const {
@@ -89,8 +93,8 @@ Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype) co
   return options_.time_law == TimeLaw::uniform ? u : (1.0 - pow(u, 2.0 / 3)) * 0.999;
 }
 
-Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& generator, const Tensor& given_x0,
-                          const Tensor& given_t) {
+Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& generator,
+                          const Tensor& given_x0, const Tensor& given_t) {
   check("loss", x1, condition);
   const Tensor x0 = given_x0.defined() ? given_x0 : randn(x1.shape(), generator, x1.dtype());
   const Tensor t = given_t.defined() ? given_t : draw_times(x1.size(0), generator, x1.dtype());
@@ -101,26 +105,33 @@ Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& 
   return mse_loss(velocity(xt, t, condition), target);
 }
 
-Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given, const GenerateOptions& options) {
-  const bool one_for_all = given.defined() && given.rank() == 2 && given.size(0) == 1 && noise.rank() == 2;
+Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
+                              const GenerateOptions& options) {
+  const bool one_for_all =
+      given.defined() && given.rank() == 2 && given.size(0) == 1 && noise.rank() == 2;
   const Tensor condition = one_for_all ? expand(given, {noise.size(0), given.size(1)}) : given;
   check("generate", noise, condition);
   if (options.guidance != 1 && !condition.defined()) {
-    throw ValueError(fmt::format("generate: guidance = {} given to a model without condition; 1 is accepted",
-                                 options.guidance));
+    throw ValueError(
+        fmt::format("generate: guidance = {} given to a model without condition; 1 is accepted",
+                    options.guidance));
   }
   NoGrad off;
-  // The first layer reads x, condition and embedded time. Only x changes from one evaluation to the next by
-  // more than a time known beforehand, so the other columns are multiplied once.
+  // The first layer reads x, condition and embedded time. Only x changes from one evaluation to the
+  // next by more than a time known beforehand, so the other columns are multiplied once.
   const int64_t a = options_.action_dim;
   const int64_t c = options_.condition_dim;
-  const auto columns = [&](int64_t from, int64_t to) { return contiguous(slice(first_->weight(), 1, from, to)); };
+  const auto columns = [&](int64_t from, int64_t to) {
+    return contiguous(slice(first_->weight(), 1, from, to));
+  };
   const Tensor w_x = columns(0, a);
   const Tensor w_time = columns(a + c, a + c + options_.time_dim);
   const TimeTable rows(
       field_times(0, 1, options.solver),
-      [&](const Tensor& t) { return linear(time_embed_(t), w_time, first_->bias()); }, noise.dtype());
-  const Tensor from_condition = condition.defined() ? linear(condition, columns(a, a + c)) : Tensor();
+      [&](const Tensor& t) { return linear(time_embed_(t), w_time, first_->bias()); },
+      noise.dtype());
+  const Tensor from_condition =
+      condition.defined() ? linear(condition, columns(a, a + c)) : Tensor();
   const auto field = [&](double t, const Tensor& x) {
     const Tensor in = linear(x, w_x, rows(t));
     if (!condition.defined()) return velocity_net_.forward_from(1, in);

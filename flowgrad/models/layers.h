@@ -11,11 +11,12 @@ class Layer : public Module {
   Tensor operator()(const Tensor& x) { return forward(x); }
 };
 
-/// x W^T + b: (..., in) to (..., out). `weight` (out, in) and `bias` (out) uniform within 1/sqrt(in),
-/// PyTorch's default.
+/// x W^T + b: (..., in) to (..., out). `weight` (out, in) and `bias` (out) uniform within
+/// 1/sqrt(in), PyTorch's default.
 class Linear final : public Layer {
  public:
-  Linear(int64_t in, int64_t out, Generator& generator, DType dtype = DType::float32, bool bias = true);
+  Linear(int64_t in, int64_t out, Generator& generator, DType dtype = DType::float32,
+         bool bias = true);
   Tensor forward(const Tensor& x) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
@@ -44,12 +45,14 @@ class Sequential : public Layer {
  public:
   template <class L, class... Args>
   L& add(Args&&... args) {
-    L& layer = add_module(std::to_string(layers_.size()), std::make_unique<L>(std::forward<Args>(args)...));
+    L& layer = add_module(std::to_string(layers_.size()),
+                          std::make_unique<L>(std::forward<Args>(args)...));
     layers_.push_back(&layer);
     return layer;
   }
   Tensor forward(const Tensor& x) override { return forward_from(0, x); }
-  /// The layers from position `first` on, for a caller that has done the earlier ones in its own way.
+  /// The layers from position `first` on, for a caller that has done the earlier ones in its own
+  /// way.
   Tensor forward_from(size_t first, const Tensor& x);
 
  private:
@@ -80,9 +83,9 @@ class ResidualBlock final : public Layer {
   Sequential& block_;
 };
 
-/// Features of a time t (N): all sines, then all cosines, of t times `scale` times frequencies geometric
-/// from 1 to 1/10000 over width / 2 channels. Returns (N, width). ValueError for a width that is odd or
-/// below 4.
+/// Features of a time t (N): all sines, then all cosines, of t times `scale` times frequencies
+/// geometric from 1 to 1/10000 over width / 2 channels. Returns (N, width). ValueError for a width
+/// that is odd or below 4.
 Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale);
 void check_embedding_width(const char* op, int64_t width);
 

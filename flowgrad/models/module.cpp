@@ -35,7 +35,9 @@ NamedTensors Module::buffers() const {
 
 NamedTensors Module::state_dict() const {
   NamedTensors out;
-  collect("", [&](const std::string& name, const Item& item) { out.emplace_back(name, item.tensor.detach()); });
+  collect("", [&](const std::string& name, const Item& item) {
+    out.emplace_back(name, item.tensor.detach());
+  });
   return out;
 }
 
@@ -54,7 +56,9 @@ void Module::load_state_dict(const NamedTensors& state) {
     known.insert(name);
     const auto found = given.find(name);
     if (found == given.end()) {
-      if (item.trainable) throw IoError(fmt::format("load_state_dict: parameter \"{}\" {} is missing", name, item.tensor.shape().to_string()));
+      if (item.trainable)
+        throw IoError(fmt::format("load_state_dict: parameter \"{}\" {} is missing", name,
+                                  item.tensor.shape().to_string()));
       return;
     }
     const Tensor& value = found->second;
@@ -74,9 +78,10 @@ void Module::load_state_dict(const NamedTensors& state) {
     const auto want = item.tensor.to_vector<double>();
     for (size_t i = 0; i < have.size(); ++i) {
       if (!(std::abs(have[i] - want[i]) <= 1e-6 * (1 + std::abs(want[i])))) {
-        throw IoError(fmt::format("load_state_dict: buffer \"{}\" holds {} at element {}; this model's "
-                                  "configuration gives {}",
-                                  name, have[i], i, want[i]));
+        throw IoError(
+            fmt::format("load_state_dict: buffer \"{}\" holds {} at element {}; this model's "
+                        "configuration gives {}",
+                        name, have[i], i, want[i]));
       }
     }
   });

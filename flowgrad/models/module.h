@@ -27,9 +27,9 @@ class Module {
   NamedTensors state_dict() const;
   int64_t parameter_count() const;
 
-  /// Copies values by name. A missing or extra parameter, or a wrong shape, raises IoError naming it;
-  /// values are converted between float32 and float64. Buffers may be absent; a buffer that is present
-  /// must agree with this model's within 1e-6. Nothing is changed when anything is wrong.
+  /// Copies values by name. A missing or extra parameter, or a wrong shape, raises IoError naming
+  /// it; values are converted between float32 and float64. Buffers may be absent; a buffer that is
+  /// present must agree with this model's within 1e-6. Nothing is changed when anything is wrong.
   void load_state_dict(const NamedTensors& state);
 
   /// Training or evaluation (dropout and the like), for this module and everything below.
@@ -53,7 +53,8 @@ class Module {
     Tensor tensor;
     bool trainable;
   };
-  void collect(const std::string& prefix, const std::function<void(const std::string&, const Item&)>& f) const;
+  void collect(const std::string& prefix,
+               const std::function<void(const std::string&, const Item&)>& f) const;
 
   std::vector<Item> items_;
   std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;

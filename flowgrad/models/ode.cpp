@@ -10,8 +10,8 @@
 namespace flowgrad {
 namespace {
 
-/// An explicit Runge-Kutta method (Hairer, Norsett & Wanner 1993, II.1): stage i reads the earlier ones
-/// with weights a, at time c_i h.
+/// An explicit Runge-Kutta method (Hairer, Norsett & Wanner 1993, II.1): stage i reads the earlier
+/// ones with weights a, at time c_i h.
 struct Tableau {
   const char* name;
   std::vector<double> c;
@@ -24,15 +24,18 @@ const std::vector<Tableau>& tableaus() {
       {"euler", {0}, {{}}, {1}},
       {"midpoint", {0, 0.5}, {{}, {0.5}}, {0, 1}},
       {"heun", {0, 1}, {{}, {1}}, {0.5, 0.5}},
-      {"rk4", {0, 0.5, 0.5, 1}, {{}, {0.5}, {0, 0.5}, {0, 0, 1}}, {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6}},
+      {"rk4",
+       {0, 0.5, 0.5, 1},
+       {{}, {0.5}, {0, 0.5}, {0, 0, 1}},
+       {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6}},
   };
   return all;
 }
 
-/// y + h sum_i w_i k_i for the first `n` tensors. Slopes of equal weight are added before they are scaled:
-/// fewer operations.
-OdeState advanced(const OdeState& y, const std::vector<OdeState>& k, const std::vector<double>& weights, double h,
-                  size_t n) {
+/// y + h sum_i w_i k_i for the first `n` tensors. Slopes of equal weight are added before they are
+/// scaled: fewer operations.
+OdeState advanced(const OdeState& y, const std::vector<OdeState>& k,
+                  const std::vector<double>& weights, double h, size_t n) {
   OdeState out = y;
   for (size_t i = 0; i < weights.size(); ++i) {
     const auto same = std::find(weights.begin(), weights.end(), weights[i]);
@@ -48,12 +51,14 @@ OdeState advanced(const OdeState& y, const std::vector<OdeState>& k, const std::
   return out;
 }
 
-OdeState one_step(const OdeField& field, const Tableau& t, double time, double h, const OdeState& y, size_t integrals) {
+OdeState one_step(const OdeField& field, const Tableau& t, double time, double h, const OdeState& y,
+                  size_t integrals) {
   std::vector<OdeState> k;
   for (size_t i = 0; i < t.c.size(); ++i) {
     k.push_back(field(time + t.c[i] * h, advanced(y, k, t.a[i], h, y.size() - integrals)));
     if (k.back().size() != y.size()) {
-      throw ShapeError(fmt::format("odeint: the field returned {} tensors for a state of {}", k.back().size(), y.size()));
+      throw ShapeError(fmt::format("odeint: the field returned {} tensors for a state of {}",
+                                   k.back().size(), y.size()));
     }
   }
   return advanced(y, k, t.b, h, y.size());
@@ -67,7 +72,8 @@ const Tableau& tableau(const OdeOptions& options) {
                                  fmt::join(fixed_step_solvers(), ", ")));
   }
   if (options.n_steps < 1) {
-    throw ValueError(fmt::format("odeint: n_steps = {} given; at least 1 is accepted", options.n_steps));
+    throw ValueError(
+        fmt::format("odeint: n_steps = {} given; at least 1 is accepted", options.n_steps));
   }
   return *found;
 }
@@ -83,10 +89,12 @@ const std::vector<std::string>& fixed_step_solvers() {
   return names;
 }
 
-OdeState odeint(const OdeField& field, OdeState y, double t0, double t1, const OdeOptions& options) {
+OdeState odeint(const OdeField& field, OdeState y, double t0, double t1,
+                const OdeOptions& options) {
   const Tableau& method = tableau(options);
   if (options.integrals < 0 || options.integrals > static_cast<int64_t>(y.size())) {
-    throw ValueError(fmt::format("odeint: integrals = {} given for a state of {}", options.integrals, y.size()));
+    throw ValueError(
+        fmt::format("odeint: integrals = {} given for a state of {}", options.integrals, y.size()));
   }
   const auto integrals = static_cast<size_t>(options.integrals);
   if (t0 == t1) return y;
@@ -106,10 +114,10 @@ OdeState odeint(const OdeField& field, OdeState y, double t0, double t1, const O
   return y;
 }
 
-Tensor odeint(const std::function<Tensor(double, const Tensor&)>& field, const Tensor& y0, double t0, double t1,
-              const OdeOptions& options) {
-  return odeint([field](double t, const OdeState& y) { return OdeState{field(t, y[0])}; }, OdeState{y0}, t0, t1,
-                options)[0];
+Tensor odeint(const std::function<Tensor(double, const Tensor&)>& field, const Tensor& y0,
+              double t0, double t1, const OdeOptions& options) {
+  return odeint([field](double t, const OdeState& y) { return OdeState{field(t, y[0])}; },
+                OdeState{y0}, t0, t1, options)[0];
 }
 
 std::vector<double> field_times(double t0, double t1, const OdeOptions& options) {

@@ -19,8 +19,8 @@ struct OdeOptions {
   int64_t n_steps = 20;
   /// Keep only the state at each step for the backward pass and run the step again there.
   bool checkpoint_steps = false;
-  /// How many of the last tensors of the state are mere integrals, which the field does not read: it is
-  /// then given their values at the start of the step.
+  /// How many of the last tensors of the state are mere integrals, which the field does not read:
+  /// it is then given their values at the start of the step.
   int64_t integrals = 0;
 };
 
@@ -29,11 +29,12 @@ const std::vector<std::string>& fixed_step_solvers();
 
 /// State at t1 from y0 at t0 by n_steps equal steps, in either time direction (t1 < t0 integrates
 /// backwards; t1 = t0 returns y0). Differentiable through the steps in y0 and in whatever the field
-/// captures; with checkpoint_steps the field runs again in the backward pass, so what it captures by
-/// reference must still live then. ValueError for an unknown solver or n_steps < 1.
-OdeState odeint(const OdeField& field, OdeState y0, double t0, double t1, const OdeOptions& options = {});
-Tensor odeint(const std::function<Tensor(double t, const Tensor& y)>& field, const Tensor& y0, double t0,
-              double t1, const OdeOptions& options = {});
+/// captures; with checkpoint_steps the field runs again in the backward pass, so what it captures
+/// by reference must still live then. ValueError for an unknown solver or n_steps < 1.
+OdeState odeint(const OdeField& field, OdeState y0, double t0, double t1,
+                const OdeOptions& options = {});
+Tensor odeint(const std::function<Tensor(double t, const Tensor& y)>& field, const Tensor& y0,
+              double t0, double t1, const OdeOptions& options = {});
 
 /// Every time at which odeint evaluates the field, in that order: what depends on time alone can be
 /// prepared in one batch.

@@ -34,12 +34,14 @@ Constrained constrain(std::span<const PlanarFlow* const> layers) {
   return {unbind(u_hat), unbind(sum(w * u_hat, {1}))};
 }
 
-Transformed layer_forward(const PlanarFlow& layer, const Tensor& u, const Tensor& k, const Tensor& z) {
+Transformed layer_forward(const PlanarFlow& layer, const Tensor& u, const Tensor& k,
+                          const Tensor& z) {
   const Tensor h = tanh(matmul(z, layer.weight()) + layer.bias());
   return {z + unsqueeze(h, 1) * u, log1p((1.0 - square(h)) * k)};
 }
 
-Transformed layer_inverse(const PlanarFlow& layer, const Tensor& u, const Tensor& k, const Tensor& x) {
+Transformed layer_inverse(const PlanarFlow& layer, const Tensor& u, const Tensor& k,
+                          const Tensor& x) {
   const Tensor h = tanh(planar_root(matmul(x, layer.weight()) + layer.bias(), k));
   return {x - unsqueeze(h, 1) * u, -log1p((1.0 - square(h)) * k)};
 }
@@ -50,7 +52,8 @@ double root_of(double c, double k) {
   for (int step = 0; step < 60; ++step) {
     const double h = std::tanh(s);
     const double residual = s + k * h - c;
-    const double rounding = std::numeric_limits<double>::epsilon() * (std::abs(s) + std::abs(k * h) + std::abs(c));
+    const double rounding =
+        std::numeric_limits<double>::epsilon() * (std::abs(s) + std::abs(k * h) + std::abs(c));
     if (std::abs(residual) <= rounding) break;
     const double slope = 1 + k * (1 - h * h);
     if (!(slope > 0)) break;
@@ -62,7 +65,8 @@ double root_of(double c, double k) {
 }  // namespace
 
 PlanarFlow::PlanarFlow(int64_t dim, Generator& generator, DType dtype) : dim_(dim) {
-  if (dim < 1) throw ValueError(fmt::format("PlanarFlow: dim = {} given; at least 1 is accepted", dim));
+  if (dim < 1)
+    throw ValueError(fmt::format("PlanarFlow: dim = {} given; at least 1 is accepted", dim));
   const double w = std::sqrt(2.0 / static_cast<double>(dim));
   const double u = std::sqrt(2.0);
   weight_ = add_parameter("weight", rand({dim}, generator, dtype, -w, w));
@@ -86,7 +90,8 @@ Transformed PlanarFlow::inverse(const Tensor& x, const Tensor& condition) {
 
 Tensor planar_root(const Tensor& c, const Tensor& k) {
   if (k.numel() != 1) {
-    throw ShapeError("planar_root: k has shape " + k.shape().to_string() + "; one element is accepted");
+    throw ShapeError("planar_root: k has shape " + k.shape().to_string() +
+                     "; one element is accepted");
   }
   const auto solve = [](std::span<const Tensor> in) {
     const double factor = in[1].item();
@@ -94,9 +99,10 @@ Tensor planar_root(const Tensor& c, const Tensor& k) {
     for (double& r : roots) r = root_of(r, factor);
     return std::vector<Tensor>{Tensor::from(roots, in[0].shape(), in[0].dtype())};
   };
-  // ds/dc = 1 / (1 + k h') and ds/dk = -h / (1 + k h') with h = tanh(s): functions of the root itself, so
-  // differentiating them again gives every order.
-  const auto rule = [](std::span<const Tensor> cotangents, std::span<const Tensor> in, std::span<const Tensor> out) {
+  // ds/dc = 1 / (1 + k h') and ds/dk = -h / (1 + k h') with h = tanh(s): functions of the root
+  // itself, so differentiating them again gives every order.
+  const auto rule = [](std::span<const Tensor> cotangents, std::span<const Tensor> in,
+                       std::span<const Tensor> out) {
     const Tensor h = tanh(out[0]);
     const Tensor d = cotangents[0] / ((1.0 - square(h)) * in[1] + 1.0);
     return std::vector<Tensor>{d, reshape(-sum(d * h), in[1].shape())};
@@ -104,10 +110,14 @@ Tensor planar_root(const Tensor& c, const Tensor& k) {
   return custom_vjp("planar_root", solve, rule, std::array<Tensor, 2>{c, k})[0];
 }
 
-NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& generator, DType dtype) : dim_(dim) {
-  if (n_flows < 1) throw ValueError(fmt::format("NormalizingFlow: n_flows = {} given; at least 1 is accepted", n_flows));
+NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& generator, DType dtype)
+    : dim_(dim) {
+  if (n_flows < 1)
+    throw ValueError(
+        fmt::format("NormalizingFlow: n_flows = {} given; at least 1 is accepted", n_flows));
   for (int64_t i = 0; i < n_flows; ++i) {
-    flows_.push_back(&add_module("flows." + std::to_string(i), std::make_unique<PlanarFlow>(dim, generator, dtype)));
+    flows_.push_back(&add_module("flows." + std::to_string(i),
+                                 std::make_unique<PlanarFlow>(dim, generator, dtype)));
   }
 }
 

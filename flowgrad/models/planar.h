@@ -7,8 +7,8 @@
 namespace flowgrad {
 
 /// One planar layer (Rezende & Mohamed 2015): x = z + u_hat tanh(w.z + b), with
-/// u_hat = u + (softplus(w.u) - 1 - w.u) w / |w|^2, which keeps w.u_hat > -1 and the map invertible.
-/// Parameters: weight w (D), bias b (1), scale u (D).
+/// u_hat = u + (softplus(w.u) - 1 - w.u) w / |w|^2, which keeps w.u_hat > -1 and the map
+/// invertible. Parameters: weight w (D), bias b (1), scale u (D).
 class PlanarFlow final : public Flow {
  public:
   PlanarFlow(int64_t dim, Generator& generator, DType dtype = DType::float32);
@@ -39,10 +39,10 @@ class NormalizingFlow final : public Flow {
   std::vector<const PlanarFlow*> flows_;
 };
 
-/// The root s of s + k tanh(s) = c for each element of c, with k > -1 of one element. From s = 0 for
-/// k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only, so no bracket is
-/// needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype. Differentiable to
-/// any order in c and k by the implicit equation.
+/// The root s of s + k tanh(s) = c for each element of c, with k > -1 of one element. From s = 0
+/// for k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only, so no
+/// bracket is needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype.
+/// Differentiable to any order in c and k by the implicit equation.
 Tensor planar_root(const Tensor& c, const Tensor& k);
 
 }  // namespace flowgrad

@@ -25,7 +25,8 @@ std::unique_ptr<MLP> coupling_net(const RealNVPOptions& o, Generator& generator,
 
 }  // namespace
 
-CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Generator& generator, DType dtype)
+CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Generator& generator,
+                             DType dtype)
     : options_(options),
       mask_(add_buffer("mask", even_mask(options.dim, keep_even, dtype))),
       active_(even_mask(options.dim, !keep_even, dtype)),
@@ -41,7 +42,8 @@ CouplingLayer::Affine CouplingLayer::affine(const Tensor& x, const Tensor& condi
   const Tensor raw = scale_net_(in);
   const double c = options_.log_scale_bound;
   const Tensor& active = sign > 0 ? scale_factor_ : minus_scale_factor_;
-  return {mul_zero(active, c > 0 ? tanh(raw * (1 / c)) : raw), mul_zero(active_, translate_net_(in))};
+  return {mul_zero(active, c > 0 ? tanh(raw * (1 / c)) : raw),
+          mul_zero(active_, translate_net_(in))};
 }
 
 Transformed CouplingLayer::forward(const Tensor& z, const Tensor& condition) {
@@ -84,26 +86,32 @@ Transformed Permutation::inverse(const Tensor& x, const Tensor&) {
   return {index_select(x, 1, back_), zeros({x.size(0)}, x.dtype())};
 }
 
-RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtype) : options_(options) {
+RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtype)
+    : options_(options) {
   if (options.dim < 2) {
-    throw ValueError(fmt::format("RealNVP: dim = {} given; at least 2 is accepted, because a coupling moves some "
-                                 "axes by a function of the others",
-                                 options.dim));
+    throw ValueError(fmt::format(
+        "RealNVP: dim = {} given; at least 2 is accepted, because a coupling moves some "
+        "axes by a function of the others",
+        options.dim));
   }
-  if (options.n_flows < 1 || options.hidden < 1 || options.condition_dim < 0 || !(options.log_scale_bound >= 0)) {
-    throw ValueError(fmt::format("RealNVP: n_flows = {}, hidden = {}, condition_dim = {}, log_scale_bound = {} given; "
-                                 "at least 1, 1, 0 and 0 are accepted",
-                                 options.n_flows, options.hidden, options.condition_dim, options.log_scale_bound));
+  if (options.n_flows < 1 || options.hidden < 1 || options.condition_dim < 0 ||
+      !(options.log_scale_bound >= 0)) {
+    throw ValueError(fmt::format(
+        "RealNVP: n_flows = {}, hidden = {}, condition_dim = {}, log_scale_bound = {} given; "
+        "at least 1, 1, 0 and 0 are accepted",
+        options.n_flows, options.hidden, options.condition_dim, options.log_scale_bound));
   }
   for (int64_t i = 0; i < options.n_flows; ++i) {
     const std::string number = std::to_string(i);
     if (options.actnorm) {
-      steps_.push_back(&add_module("actnorms." + number, std::make_unique<ActNorm>(options.dim, dtype)));
+      steps_.push_back(
+          &add_module("actnorms." + number, std::make_unique<ActNorm>(options.dim, dtype)));
     }
-    steps_.push_back(
-        &add_module("flows." + number, std::make_unique<CouplingLayer>(options, i % 2 == 0, generator, dtype)));
+    steps_.push_back(&add_module(
+        "flows." + number, std::make_unique<CouplingLayer>(options, i % 2 == 0, generator, dtype)));
     if (options.permute) {
-      steps_.push_back(&add_module("permutations." + number, std::make_unique<Permutation>(options.dim, i)));
+      steps_.push_back(
+          &add_module("permutations." + number, std::make_unique<Permutation>(options.dim, i)));
     }
   }
 }
@@ -120,7 +128,8 @@ Transformed RealNVP::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("RealNVP", x, options_.dim);
   check_condition("RealNVP", condition, x.size(0), options_.condition_dim);
   Transformed out{x, {}};
-  for (size_t i = steps_.size(); i-- > 0;) out = then(out, steps_[i]->inverse(out.value, condition));
+  for (size_t i = steps_.size(); i-- > 0;)
+    out = then(out, steps_[i]->inverse(out.value, condition));
   return out;
 }
 

@@ -16,7 +16,8 @@ struct RealNVPOptions {
   int64_t condition_dim = 0;
   /// A fixed random permutation of the axes after every coupling.
   bool permute = false;
-  /// A trained shift and scale of every axis before each coupling (Glow's ActNorm, without data-dependent start).
+  /// A trained shift and scale of every axis before each coupling (Glow's ActNorm, without
+  /// data-dependent start).
   bool actnorm = false;
 };
 

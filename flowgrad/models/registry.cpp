@@ -18,17 +18,20 @@ namespace {
 
 const Tensor& need(const Model& m, const std::string& quantity, const char* name, const Tensor& t) {
   if (t.defined()) return t;
-  throw ValueError(fmt::format("model {}: quantity \"{}\" needs an array for {}", m.name(), quantity, name));
+  throw ValueError(
+      fmt::format("model {}: quantity \"{}\" needs an array for {}", m.name(), quantity, name));
 }
 
 DType dtype_of(Model& m) { return m.module().parameters().front().second.dtype(); }
 
-void refuse_option(const Model& m, const char* option, const std::string& given, const char* accepted) {
+void refuse_option(const Model& m, const char* option, const std::string& given,
+                   const char* accepted) {
   throw ValueError(fmt::format("model {}: {} {} given; {}", m.name(), option, given, accepted));
 }
 
 void refuse_guidance(const Model& m, const QuantityOptions& o) {
-  if (o.guidance != 1) refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
+  if (o.guidance != 1)
+    refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
 }
 
 /// planar, realnvp, cnf.
@@ -56,11 +59,18 @@ class DensityModel : public Model {
     return q == "log_prob" ? log_prob : -mean(log_prob);
   }
   virtual void prepare(const QuantityOptions& o, Generator&) {
-    if (o.n_steps != 0) refuse_option(*this, "n_steps", fmt::format("{}", o.n_steps), "0 is accepted, it has no solver");
-    if (!o.solver.empty()) refuse_option(*this, "solver", o.solver, "none is accepted, it has no solver");
+    if (o.n_steps != 0)
+      refuse_option(*this, "n_steps", fmt::format("{}", o.n_steps),
+                    "0 is accepted, it has no solver");
+    if (!o.solver.empty())
+      refuse_option(*this, "solver", o.solver, "none is accepted, it has no solver");
   }
-  virtual Transformed forward(const Tensor& z, const QuantityInputs& in) { return flow_->forward(z, in.condition); }
-  virtual Transformed inverse(const Tensor& x, const QuantityInputs& in) { return flow_->inverse(x, in.condition); }
+  virtual Transformed forward(const Tensor& z, const QuantityInputs& in) {
+    return flow_->forward(z, in.condition);
+  }
+  virtual Transformed inverse(const Tensor& x, const QuantityInputs& in) {
+    return flow_->inverse(x, in.condition);
+  }
   Flow& flow() { return *flow_; }
 
  private:
@@ -69,7 +79,8 @@ class DensityModel : public Model {
       NoGrad off;
       return forward(in.noise, in).value;
     }
-    return flow_->sample(in.condition.defined() ? in.condition.size(0) : o.n_samples, generator, in.condition);
+    return flow_->sample(in.condition.defined() ? in.condition.size(0) : o.n_samples, generator,
+                         in.condition);
   }
 
   std::unique_ptr<Flow> flow_;
@@ -87,7 +98,8 @@ class CnfModel final : public DensityModel {
     if (!o.solver.empty()) solver.solver = o.solver;
     cnf().set_solver(solver);
     // One stream of the caller's generator seeds the probes, so that a seed fixes the whole result.
-    cnf().probe_generator().set_state(generator.seed(), (generator.next_stream() << 20) | (uint64_t{1} << 62));
+    cnf().probe_generator().set_state(generator.seed(),
+                                      (generator.next_stream() << 20) | (uint64_t{1} << 62));
   }
   Transformed forward(const Tensor& z, const QuantityInputs& in) override {
     check_condition("cnf", in.condition, z.size(0), 0);
@@ -110,23 +122,28 @@ int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
 
 class FlowMatchingModel final : public Model {
  public:
-  FlowMatchingModel(const ConfigReader& config, const FlowMatchingOptions& options, Generator& generator, DType dtype)
+  FlowMatchingModel(const ConfigReader& config, const FlowMatchingOptions& options,
+                    Generator& generator, DType dtype)
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
-  std::vector<std::string> quantities() const override { return {"velocity", "loss", "generate", "sample"}; }
+  std::vector<std::string> quantities() const override {
+    return {"velocity", "loss", "generate", "sample"};
+  }
 
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
     if (q == "velocity") {
-      return net_.velocity(need(*this, q, "input", in.input), need(*this, q, "time", in.time), in.condition);
+      return net_.velocity(need(*this, q, "input", in.input), need(*this, q, "time", in.time),
+                           in.condition);
     }
     if (q == "loss") {
-      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise, in.time);
+      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise,
+                       in.time);
     }
     const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(in, o), net_.options().action_dim}, generator,
-                                                    dtype_of(*this));
+                                            : randn({rows_of(in, o), net_.options().action_dim},
+                                                    generator, dtype_of(*this));
     GenerateOptions options;
     options.guidance = o.guidance;
     if (o.n_steps > 0) options.solver.n_steps = o.n_steps;
@@ -140,19 +157,24 @@ class FlowMatchingModel final : public Model {
 
 class DiffusionModel final : public Model {
  public:
-  DiffusionModel(const ConfigReader& config, const DiffusionOptions& options, Generator& generator, DType dtype)
+  DiffusionModel(const ConfigReader& config, const DiffusionOptions& options, Generator& generator,
+                 DType dtype)
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
-  std::vector<std::string> quantities() const override { return {"noise_prediction", "loss", "generate", "sample"}; }
+  std::vector<std::string> quantities() const override {
+    return {"noise_prediction", "loss", "generate", "sample"};
+  }
 
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
     if (q == "noise_prediction") {
-      return net_.noise_prediction(need(*this, q, "input", in.input), need(*this, q, "time", in.time), in.condition);
+      return net_.noise_prediction(need(*this, q, "input", in.input),
+                                   need(*this, q, "time", in.time), in.condition);
     }
     if (q == "loss") {
-      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.time, in.noise);
+      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.time,
+                       in.noise);
     }
     refuse_guidance(*this, o);
     DiffusionSampling sampling;
@@ -160,14 +182,16 @@ class DiffusionModel final : public Model {
     if (o.solver == "ddim") {
       sampling.ddim_steps = o.n_steps > 0 ? o.n_steps : net_.options().n_timesteps;
     } else if (!o.solver.empty() && o.solver != "ddpm") {
-      throw ValueError(fmt::format("model {}: solver \"{}\" given; ddpm and ddim are accepted", name(), o.solver));
+      throw ValueError(fmt::format("model {}: solver \"{}\" given; ddpm and ddim are accepted",
+                                   name(), o.solver));
     } else if (o.n_steps > 0 && o.n_steps != net_.options().n_timesteps) {
-      throw ValueError(fmt::format("model {}: {} steps given; ddpm takes all {}, solver ddim takes fewer", name(),
-                                   o.n_steps, net_.options().n_timesteps));
+      throw ValueError(
+          fmt::format("model {}: {} steps given; ddpm takes all {}, solver ddim takes fewer",
+                      name(), o.n_steps, net_.options().n_timesteps));
     }
     const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(in, o), net_.options().action_dim}, generator,
-                                                    dtype_of(*this));
+                                            : randn({rows_of(in, o), net_.options().action_dim},
+                                                    generator, dtype_of(*this));
     return net_.generate(noise, in.condition, generator, sampling);
   }
 
@@ -197,7 +221,8 @@ std::unique_ptr<Model> make_cnf(const ConfigReader& c, Generator& g, DType dtype
   o.dim = c.integer("dim", 1);
   o.hidden = c.integer("hidden", 1);
   o.trace = c.choice("trace", {"hutchinson", "exact"}) == 0 ? Trace::hutchinson : Trace::exact;
-  o.probe = c.choice("probe", {"rademacher", "gaussian"}) == 0 ? Probe::rademacher : Probe::gaussian;
+  o.probe =
+      c.choice("probe", {"rademacher", "gaussian"}) == 0 ? Probe::rademacher : Probe::gaussian;
   o.solver.solver = fixed_step_solvers()[c.choice("solver", fixed_step_solvers())];
   o.solver.n_steps = c.integer("n_steps", 1);
   return std::make_unique<CnfModel>(c, std::make_unique<ContinuousNormalizingFlow>(o, g, dtype));
@@ -220,9 +245,11 @@ std::unique_ptr<Model> make_diffusion(const ConfigReader& c, Generator& g, DType
   o.action_dim = c.integer("action_dim", 1);
   o.n_timesteps = c.integer("n_timesteps", 1);
   o.hidden = c.integer("hidden", 1);
-  o.schedule = c.choice("schedule", {"squared_cosine", "linear"}) == 0 ? NoiseSchedule::squared_cosine
-                                                                       : NoiseSchedule::linear;
-  o.variance = c.choice("variance", {"beta", "posterior"}) == 0 ? StepVariance::beta : StepVariance::posterior;
+  o.schedule = c.choice("schedule", {"squared_cosine", "linear"}) == 0
+                   ? NoiseSchedule::squared_cosine
+                   : NoiseSchedule::linear;
+  o.variance = c.choice("variance", {"beta", "posterior"}) == 0 ? StepVariance::beta
+                                                                : StepVariance::posterior;
   return std::make_unique<DiffusionModel>(c, o, g, dtype);
 }
 
@@ -293,8 +320,8 @@ std::vector<std::string> model_names() {
   return out;
 }
 
-Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given, const QuantityOptions& options,
-                       Generator& generator) {
+Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
+                       const QuantityOptions& options, Generator& generator) {
   const auto have = quantities();
   if (std::find(have.begin(), have.end(), quantity) == have.end()) {
     const std::string near = nearest_name(quantity, have);
@@ -303,16 +330,18 @@ Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
                                  fmt::join(have, ", ")));
   }
   if (options.n_samples < 1) {
-    throw ValueError(fmt::format("model {}: {} samples asked for; at least 1 is accepted", name_, options.n_samples));
+    throw ValueError(fmt::format("model {}: {} samples asked for; at least 1 is accepted", name_,
+                                 options.n_samples));
   }
   if (options.n_steps < 0) {
-    throw ValueError(fmt::format("model {}: n_steps = {} given; at least 1 is accepted, or 0 for the model's own", name_,
-                                 options.n_steps));
+    throw ValueError(fmt::format(
+        "model {}: n_steps = {} given; at least 1 is accepted, or 0 for the model's own", name_,
+        options.n_steps));
   }
   QuantityInputs inputs = given;
   const DType dtype = dtype_of(*this);
-  for (Tensor* t : {&inputs.input, &inputs.time, &inputs.condition, &inputs.noise, &inputs.probe_noise,
-                    &inputs.step_noise}) {
+  for (Tensor* t : {&inputs.input, &inputs.time, &inputs.condition, &inputs.noise,
+                    &inputs.probe_noise, &inputs.step_noise}) {
     if (t->defined() && is_floating(t->dtype()) && t->dtype() != dtype) *t = cast(*t, dtype);
   }
   return compute(quantity, inputs, options, generator);
@@ -320,7 +349,8 @@ Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
 
 std::vector<ConfigKey> config_keys(const std::string& model) { return entry(model).keys; }
 
-std::unique_ptr<Model> make_model(const std::string& name, const Config& given, Generator& generator, DType dtype) {
+std::unique_ptr<Model> make_model(const std::string& name, const Config& given,
+                                  Generator& generator, DType dtype) {
   const Entry& e = entry(name);
   return e.make(ConfigReader(name, e.keys, given), generator, dtype);
 }

@@ -7,8 +7,8 @@
 
 #include "flowgrad/models/module.h"
 
-/// Every model behind one door: made by name and keys, asked for quantities by name. This is what the
-/// command line, the interchange with other frameworks and the tests of all models use.
+/// Every model behind one door: made by name and keys, asked for quantities by name. This is what
+/// the command line, the interchange with other frameworks and the tests of all models use.
 namespace flowgrad {
 
 using Config = std::map<std::string, std::string>;
@@ -19,8 +19,9 @@ struct ConfigKey {
   std::string description;
 };
 
-/// Arrays that a quantity may read; undefined where not given. Draws that are given are used as they
-/// are, so a stochastic quantity becomes a function. Floating arrays are converted to the model's dtype.
+/// Arrays that a quantity may read; undefined where not given. Draws that are given are used as
+/// they are, so a stochastic quantity becomes a function. Floating arrays are converted to the
+/// model's dtype.
 struct QuantityInputs {
   Tensor input = {};
   Tensor time = {};
@@ -55,17 +56,19 @@ class Model {
   virtual std::vector<std::string> quantities() const = 0;
   /// Raises ValueError for a quantity that the model lacks (naming those it has), a missing input
   /// (naming it) or a bad option; ShapeError for arrays that do not fit.
-  Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs, const QuantityOptions& options,
-                  Generator& generator);
-  /// The training loss as a scalar on the tape: the matching loss, or minus the mean log-likelihood.
+  Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,
+                  const QuantityOptions& options, Generator& generator);
+  /// The training loss as a scalar on the tape: the matching loss, or minus the mean
+  /// log-likelihood.
   Tensor loss(const QuantityInputs& inputs, Generator& generator) {
     return evaluate("loss", inputs, {}, generator);
   }
 
  protected:
-  /// `quantity` is one of quantities(), n_samples is at least 1 and floating inputs have the model's dtype.
-  virtual Tensor compute(const std::string& quantity, const QuantityInputs& inputs, const QuantityOptions& options,
-                         Generator& generator) = 0;
+  /// `quantity` is one of quantities(), n_samples is at least 1 and floating inputs have the
+  /// model's dtype.
+  virtual Tensor compute(const std::string& quantity, const QuantityInputs& inputs,
+                         const QuantityOptions& options, Generator& generator) = 0;
 
  private:
   std::string name_;
@@ -76,9 +79,9 @@ class Model {
 std::vector<std::string> model_names();
 /// Keys of a model with their defaults; ValueError for an unknown name.
 std::vector<ConfigKey> config_keys(const std::string& model);
-/// A model with fresh weights. ValueError for an unknown name or key (with the nearest known one), or a
-/// value out of range (naming key, value and what is accepted).
-std::unique_ptr<Model> make_model(const std::string& name, const Config& given, Generator& generator,
-                                  DType dtype = DType::float32);
+/// A model with fresh weights. ValueError for an unknown name or key (with the nearest known one),
+/// or a value out of range (naming key, value and what is accepted).
+std::unique_ptr<Model> make_model(const std::string& name, const Config& given,
+                                  Generator& generator, DType dtype = DType::float32);
 
 }  // namespace flowgrad

@@ -16,7 +16,9 @@ class Affine final : public Flow {
  public:
   explicit Affine(int64_t dim) : dim_(dim) { add_parameter("unused", zeros({1}, DType::float64)); }
   int64_t dim() const override { return dim_; }
-  Transformed forward(const Tensor& z, const Tensor&) override { return {z * 2.0 + 1.0, log_det(z, forward_log_det)}; }
+  Transformed forward(const Tensor& z, const Tensor&) override {
+    return {z * 2.0 + 1.0, log_det(z, forward_log_det)};
+  }
   Transformed inverse(const Tensor& x, const Tensor&) override {
     return {(x - shift) / 2.0, log_det(x, inverse_log_det)};
   }
@@ -40,7 +42,8 @@ TEST_CASE("a right flow passes and broken ones are caught", "[checks_test]") {
   CHECK(reconstruction_error(right, x).max < 1e-15);
   CHECK(log_det_consistency(right, x).max < 1e-15);
   CHECK(log_det_error(right, x).max < 1e-14);
-  CHECK(density_integral(right, {.half_width = 20, .points = 401}) == Catch::Approx(1).epsilon(1e-9));
+  CHECK(density_integral(right, {.half_width = 20, .points = 401}) ==
+        Catch::Approx(1).epsilon(1e-9));
 
   Affine shifted(2);
   shifted.shift = 1.001;
@@ -49,7 +52,8 @@ TEST_CASE("a right flow passes and broken ones are caught", "[checks_test]") {
   Affine one_sided(2);
   one_sided.inverse_log_det = -std::log(2.01);
   CHECK(log_det_consistency(one_sided, x).max > 1e-3);
-  CHECK(density_integral(one_sided, {.half_width = 20, .points = 401}) == Catch::Approx(4 / 4.0401).epsilon(1e-6));
+  CHECK(density_integral(one_sided, {.half_width = 20, .points = 401}) ==
+        Catch::Approx(4 / 4.0401).epsilon(1e-6));
   Affine both_sides(2);
   both_sides.forward_log_det = std::log(2.01);
   both_sides.inverse_log_det = -std::log(2.01);
@@ -65,7 +69,8 @@ TEST_CASE("the Jacobian of each row", "[checks_test]") {
   const Tensor x = randn({4, 3}, generator, DType::float64);
   const Tensor a = randn({3, 3}, generator, DType::float64);
   NoGrad off;
-  const Tensor j = row_jacobian([&](const Tensor& at) { return matmul(square(at), transpose(a)); }, x);
+  const Tensor j =
+      row_jacobian([&](const Tensor& at) { return matmul(square(at), transpose(a)); }, x);
   CHECK(distance(j, unsqueeze(x, 1) * 2.0 * a) < 1e-15);
 }
 
@@ -78,12 +83,14 @@ TEST_CASE("grids and the density's integral", "[checks_test]") {
   const GridOptions grid{.half_width = 8, .points = 161, .batch = 1000};
   CHECK(density_integral(fresh, grid) == Catch::Approx(1).epsilon(1e-6));
   flowgrad::testing::shake(fresh, 2, 0.3);
-  CHECK(density_integral(fresh, {.half_width = 12, .points = 601}) == Catch::Approx(1).epsilon(1e-3));
+  CHECK(density_integral(fresh, {.half_width = 12, .points = 601}) ==
+        Catch::Approx(1).epsilon(1e-3));
   const Tensor points = grid_points({.half_width = 1, .points = 3}, DType::float64);
   CHECK(points.to_vector<double>() ==
         std::vector<double>{-1, -1, -1, 0, -1, 1, 0, -1, 0, 0, 0, 1, 1, -1, 1, 0, 1, 1});
   CHECK(grid_log_prob(fresh, {.points = 5}).shape() == Shape{5, 5});
   CHECK(contains(raised<ValueError>([&] { grid_points({.points = 1}); }), {"1 points"}));
   Affine three(3);
-  CHECK(contains(raised<ValueError>([&] { grid_log_prob(three); }), {"dimension 3", "2 is accepted"}));
+  CHECK(contains(raised<ValueError>([&] { grid_log_prob(three); }),
+                 {"dimension 3", "2 is accepted"}));
 }

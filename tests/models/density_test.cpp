@@ -43,8 +43,8 @@ std::unique_ptr<Flow> make(const std::string& kind, int64_t dim, DType dtype) {
   return flow;
 }
 
-/// Derivatives of a loss along a random direction of all parameters, first and second, by the tape and by
-/// the 4-point central difference of the order below.
+/// Derivatives of a loss along a random direction of all parameters, first and second, by the tape
+/// and by the 4-point central difference of the order below.
 struct Directional {
   double first, first_numeric, second, second_numeric;
 };
@@ -59,7 +59,8 @@ Directional directional(Flow& flow, const std::function<Tensor()>& loss) {
   }
   const auto along = [&](bool graph) {
     const Tensor value = loss();
-    const auto g = grad(std::span(&value, 1), leaves, {}, {.create_graph = graph, .allow_unused = true});
+    const auto g =
+        grad(std::span(&value, 1), leaves, {}, {.create_graph = graph, .allow_unused = true});
     Tensor total = scalar(0, DType::float64);
     for (size_t i = 0; i < g.size(); ++i) {
       if (g[i].defined()) total = total + sum(g[i] * direction[i]);
@@ -124,14 +125,16 @@ TEST_CASE("a row's result does not depend on its batch", "[density_test]") {
   const Tensor x = randn({37, 3}, generator);
   const auto all = flow->log_prob(x).to_vector<float>();
   for (const int64_t i : {0, 5, 36}) {
-    CHECK(flow->log_prob(slice(x, 0, i, i + 1)).to_vector<float>()[0] == all[static_cast<size_t>(i)]);
+    CHECK(flow->log_prob(slice(x, 0, i, i + 1)).to_vector<float>()[0] ==
+          all[static_cast<size_t>(i)]);
   }
 }
 
 TEST_CASE("log_prob is differentiable twice in parameters and data", "[density_test]") {
   const std::string kind = GENERATE("planar", "realnvp", "cnf");
   const auto flow = make(kind, 2, DType::float64);
-  if (kind == "cnf") dynamic_cast<ContinuousNormalizingFlow&>(*flow).set_solver({.solver = "rk4", .n_steps = 2});
+  if (kind == "cnf")
+    dynamic_cast<ContinuousNormalizingFlow&>(*flow).set_solver({.solver = "rk4", .n_steps = 2});
   Generator generator(5);
   const Tensor x = randn({3, 2}, generator, DType::float64);
   const Directional d = directional(*flow, [&] { return mean(flow->log_prob(x)); });
@@ -139,7 +142,8 @@ TEST_CASE("log_prob is differentiable twice in parameters and data", "[density_t
   CHECK(d.first == Catch::Approx(d.first_numeric).epsilon(1e-7));
   CHECK(d.second == Catch::Approx(d.second_numeric).epsilon(1e-7));
   CHECK(std::abs(d.second) > 1e-3);
-  const auto result = gradcheck([&](const Tensor& at) { return flow->log_prob(at); }, x, {.order = 2});
+  const auto result =
+      gradcheck([&](const Tensor& at) { return flow->log_prob(at); }, x, {.order = 2});
   INFO(result.message);
   CHECK(result.passed);
 }
@@ -159,7 +163,8 @@ TEST_CASE("the forward map is differentiable twice in its parameters", "[density
 
 TEST_CASE("roots of the planar inverse", "[density_test]") {
   std::vector<double> targets;
-  for (double c : {-700.0, -30.0, -2.0, -0.3, -1e-9, 0.0, 1e-9, 0.1, 1.0, 29.9, 700.0}) targets.push_back(c);
+  for (double c : {-700.0, -30.0, -2.0, -0.3, -1e-9, 0.0, 1e-9, 0.1, 1.0, 29.9, 700.0})
+    targets.push_back(c);
   const Tensor c = Tensor::from(targets, {static_cast<int64_t>(targets.size())});
   for (const double k : {-0.999999, -0.99, -0.5, 0.0, 0.3, 4.0, 30.0, 300.0}) {
     INFO("k = " << k);
@@ -167,18 +172,21 @@ TEST_CASE("roots of the planar inverse", "[density_test]") {
     CHECK(distance(s + tanh(s) * k, c) < 1e-15);
     for (size_t i = 0; i < targets.size(); ++i) {
       const double h = s.at({static_cast<int64_t>(i)});
-      CHECK(std::abs(h + k * std::tanh(h) - targets[i]) <= 1e-15 * (std::abs(targets[i]) + std::abs(k) + std::abs(h)));
+      CHECK(std::abs(h + k * std::tanh(h) - targets[i]) <=
+            1e-15 * (std::abs(targets[i]) + std::abs(k) + std::abs(h)));
     }
   }
   for (const double k : {-0.9, -0.2, 0.7, 5.0}) {
     const std::vector<Tensor> in{Tensor::from(std::vector<double>{-1.5, -0.2, 0.4, 2.0}, {4}),
                                  scalar(k, DType::float64)};
     const auto result = gradcheck(
-        [](std::span<const Tensor> t) { return std::vector<Tensor>{planar_root(t[0], t[1])}; }, in, {.order = 3});
+        [](std::span<const Tensor> t) { return std::vector<Tensor>{planar_root(t[0], t[1])}; }, in,
+        {.order = 3});
     INFO("k = " << k << ": " << result.message);
     CHECK(result.passed);
   }
-  CHECK(flowgrad::testing::contains(raised<ShapeError>([&] { planar_root(c, c); }), {"planar_root", "one element"}));
+  CHECK(flowgrad::testing::contains(raised<ShapeError>([&] { planar_root(c, c); }),
+                                    {"planar_root", "one element"}));
 }
 
 TEST_CASE("a planar layer is invertible whatever its parameters", "[density_test]") {
@@ -195,7 +203,8 @@ TEST_CASE("a planar layer is invertible whatever its parameters", "[density_test
     set({1, 0.5}, {lean, lean * 0.5});
     const Tensor log_det = flow.forward(x).log_det;
     for (double v : log_det.to_vector<double>()) CHECK(std::isfinite(v));
-    // At w.u = -37.5 the layer is singular to 1e-16 around one line: what is lost there cannot come back.
+    // At w.u = -37.5 the layer is singular to 1e-16 around one line: what is lost there cannot come
+    // back.
     CHECK(reconstruction_error(flow, x).max < (lean == -30 ? 1e-4 : 1e-12));
   }
   set({0, 0}, {1, 2});
@@ -210,8 +219,11 @@ TEST_CASE("the Jacobian of a coupling has exact zeros", "[density_test]") {
   shake(layer, 4, 0.7);
   const Tensor x = randn({3, 5}, generator, DType::float64);
   for (const bool inverse : {false, true}) {
-    const Tensor j =
-        row_jacobian([&](const Tensor& at) { return inverse ? layer.inverse(at).value : layer.forward(at).value; }, x);
+    const Tensor j = row_jacobian(
+        [&](const Tensor& at) {
+          return inverse ? layer.inverse(at).value : layer.forward(at).value;
+        },
+        x);
     for (int64_t n = 0; n < 3; ++n) {
       for (int64_t row = 0; row < 5; ++row) {
         for (int64_t column = 0; column < 5; ++column) {
@@ -269,13 +281,24 @@ TEST_CASE("flows refuse arrays that do not fit", "[density_test]") {
   NormalizingFlow planar(3, 2, generator);
   const Tensor x = randn({4, 3}, generator);
   using flowgrad::testing::contains;
-  CHECK(contains(raised<ShapeError>([&] { planar.forward(randn({4, 2}, generator)); }), {"(4, 2)", "(N, 3)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   planar.forward(randn({4, 2}, generator));
+                 }),
+                 {"(4, 2)", "(N, 3)"}));
   CHECK(contains(raised<ShapeError>([&] { planar.inverse(randn({3}, generator)); }), {"(N, 3)"}));
-  CHECK(contains(raised<ShapeError>([&] { planar.forward(x, x); }), {"condition", "none is accepted"}));
+  CHECK(contains(raised<ShapeError>([&] { planar.forward(x, x); }),
+                 {"condition", "none is accepted"}));
   CHECK(contains(raised<ShapeError>([&] { conditional.forward(x); }), {"absent", "(4, 2)"}));
-  CHECK(contains(raised<ShapeError>([&] { conditional.log_prob(x, randn({3, 2}, generator)); }), {"(3, 2)", "(4, 2)"}));
-  CHECK(contains(raised<ShapeError>([&] { conditional.sample(3, generator, randn({4, 2}, generator)); }), {"(4, 2)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   conditional.log_prob(x, randn({3, 2}, generator));
+                 }),
+                 {"(3, 2)", "(4, 2)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   conditional.sample(3, generator, randn({4, 2}, generator));
+                 }),
+                 {"(4, 2)"}));
   CHECK(conditional.sample(4, generator, randn({4, 2}, generator)).shape() == Shape{4, 3});
   o.dim = 1;
-  CHECK(contains(raised<ValueError>([&] { RealNVP(o, generator); }), {"dim = 1", "at least 2", "because"}));
+  CHECK(contains(raised<ValueError>([&] { RealNVP(o, generator); }),
+                 {"dim = 1", "at least 2", "because"}));
 }

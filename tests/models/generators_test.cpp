@@ -45,7 +45,8 @@ TEST_CASE("generation with guidance follows its formula", "[generators_test]") {
       const Tensor without = net.velocity(x, time, none);
       return without + (net.velocity(x, time, condition) - without) * w;
     };
-    CHECK(distance(net.generate(noise, condition, {solver, w}), odeint(field, noise, 0, 1, solver)) < 1e-12);
+    CHECK(distance(net.generate(noise, condition, {solver, w}),
+                   odeint(field, noise, 0, 1, solver)) < 1e-12);
   }
 }
 
@@ -55,14 +56,19 @@ TEST_CASE("one condition serves all rows, and guidance needs one", "[generators_
   const Tensor noise = randn({4, 2}, generator);
   const Tensor one = randn({1, 3}, generator);
   CHECK(distance(net.generate(noise, one), net.generate(noise, expand(one, {4, 3}))) == 0);
-  CHECK(contains(raised<ShapeError>([&] { net.generate(noise, randn({3, 3}, generator)); }), {"(3, 3)", "(4, 3)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   net.generate(noise, randn({3, 3}, generator));
+                 }),
+                 {"(3, 3)", "(4, 3)"}));
   CHECK(contains(raised<ShapeError>([&] { net.generate(noise); }), {"absent"}));
   FlowMatchingOptions o = conditional();
   o.condition_dim = 0;
   FlowMatching plain(o, generator);
-  CHECK(contains(raised<ValueError>([&] { plain.generate(noise, {}, {.guidance = 2}); }), {"guidance = 2"}));
+  CHECK(contains(raised<ValueError>([&] { plain.generate(noise, {}, {.guidance = 2}); }),
+                 {"guidance = 2"}));
   o.time_dim = 7;
-  CHECK(contains(raised<ValueError>([&] { FlowMatching(o, generator); }), {"width 7", "even numbers from 4"}));
+  CHECK(contains(raised<ValueError>([&] { FlowMatching(o, generator); }),
+                 {"width 7", "even numbers from 4"}));
 }
 
 TEST_CASE("the losses take draws or make their own", "[generators_test]") {
@@ -78,8 +84,10 @@ TEST_CASE("the losses take draws or make their own", "[generators_test]") {
   const Tensor x0 = randn(x.shape(), again);
   const Tensor t = net.draw_times(64, again);
   CHECK(net.loss(x, c, other, x0, t).item() == drawn);
-  CHECK(contains(raised<ShapeError>([&] { net.loss(x, c, a, slice(x0, 0, 0, 1)); }), {"noise", "(1, 2)", "(64, 2)"}));
-  CHECK(contains(raised<ShapeError>([&] { net.loss(x, c, a, x0, unsqueeze(t, 1)); }), {"time", "(64, 1)", "(64,)"}));
+  CHECK(contains(raised<ShapeError>([&] { net.loss(x, c, a, slice(x0, 0, 0, 1)); }),
+                 {"noise", "(1, 2)", "(64, 2)"}));
+  CHECK(contains(raised<ShapeError>([&] { net.loss(x, c, a, x0, unsqueeze(t, 1)); }),
+                 {"time", "(64, 1)", "(64,)"}));
 }
 
 TEST_CASE("laws of the training time", "[generators_test]") {
@@ -125,7 +133,8 @@ TEST_CASE("flow matching learns a Gaussian", "[generators_test]") {
     backward(net.loss(randn({256, 1}, generator) * 0.5 + 2.0, {}, generator));
     optimizer.step();
   }
-  const Tensor x = net.generate(randn({4000, 1}, generator), {}, {.solver = {.solver = "rk4", .n_steps = 20}});
+  const Tensor x =
+      net.generate(randn({4000, 1}, generator), {}, {.solver = {.solver = "rk4", .n_steps = 20}});
   CHECK(mean(x).item() == Catch::Approx(2).margin(0.05));
   CHECK(flowgrad::std(x).item() == Catch::Approx(0.5).margin(0.04));
 }
@@ -144,7 +153,8 @@ TEST_CASE("noise schedules", "[generators_test]") {
   const Tensor x = randn({3, 2}, generator, DType::float64);
   const Tensor t = Tensor::from(std::vector<int64_t>{0, 50, 99}, {3});
   const Tensor noisy = cosine.q_sample(x, t, zeros_like(x));
-  CHECK(noisy.at({1, 0}) == Catch::Approx(x.at({1, 0}) * std::sqrt(cosine.alphas_cumprod().at({50}))));
+  CHECK(noisy.at({1, 0}) ==
+        Catch::Approx(x.at({1, 0}) * std::sqrt(cosine.alphas_cumprod().at({50}))));
 }
 
 TEST_CASE("samplers of the diffusion policy", "[generators_test]") {
@@ -169,9 +179,14 @@ TEST_CASE("samplers of the diffusion policy", "[generators_test]") {
   CHECK(contains(refused({.ddim_timesteps = {3, 3}}), {"DDIM step 3", "position 1"}));
   CHECK(contains(refused({.ddim_steps = 5, .eta = 2}), {"eta = 2"}));
   CHECK(contains(refused({.clip = -1}), {"clip = -1"}));
-  CHECK(contains(raised<ShapeError>([&] { net.generate(noise, {}, a); }), {"absent", "(4, 3) or (1, 3)"}));
-  CHECK(contains(raised<ShapeError>([&] { net.generate(noise, randn({2, 3}, generator), a); }), {"(2, 3)"}));
-  CHECK(contains(raised<ShapeError>([&] { net.noise_prediction(noise, zeros({4}), state); }), {"int64"}));
+  CHECK(contains(raised<ShapeError>([&] { net.generate(noise, {}, a); }),
+                 {"absent", "(4, 3) or (1, 3)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   net.generate(noise, randn({2, 3}, generator), a);
+                 }),
+                 {"(2, 3)"}));
+  CHECK(contains(raised<ShapeError>([&] { net.noise_prediction(noise, zeros({4}), state); }),
+                 {"int64"}));
   CHECK(contains(raised<ValueError>([&] {
                    net.loss(noise, state, a, Tensor::from(std::vector<int64_t>{0, 1, 2, 12}, {4}));
                  }),

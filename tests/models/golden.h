@@ -17,7 +17,8 @@ namespace flowgrad::testing {
 class Golden {
  public:
   explicit Golden(const std::string& name)
-      : file_(load_safetensors(std::string(FLOWGRAD_TEST_DATA) + "/golden/models/" + name + ".safetensors")),
+      : file_(load_safetensors(std::string(FLOWGRAD_TEST_DATA) + "/golden/models/" + name +
+                               ".safetensors")),
         config(nlohmann::json::parse(file_.metadata.at("config"))),
         dtype(file_.metadata.at("dtype") == "float64" ? DType::float64 : DType::float32),
         tolerance(std::stod(file_.metadata.at("tolerance"))) {}
@@ -44,18 +45,23 @@ class Golden {
   /// The configuration as the registry takes it.
   Config settings() const {
     Config out;
-    for (const auto& [key, value] : config.items()) out[key] = value.is_string() ? value.get<std::string>() : value.dump();
+    for (const auto& [key, value] : config.items())
+      out[key] = value.is_string() ? value.get<std::string>() : value.dump();
     return out;
   }
 
   void check(const std::string& name, const Tensor& got) const { check(name, got, tolerance); }
-  void check_gradient(const std::string& name, const Tensor& got) const { check(name, got, tolerance * 10); }
-  /// Gradients of `objective` for every parameter against grad tensors of this prefix. A parameter that
-  /// PyTorch gives no gradient has zeros in the file.
-  void check_gradients(const std::string& prefix, const Tensor& objective, const NamedTensors& parameters) const {
+  void check_gradient(const std::string& name, const Tensor& got) const {
+    check(name, got, tolerance * 10);
+  }
+  /// Gradients of `objective` for every parameter against grad tensors of this prefix. A parameter
+  /// that PyTorch gives no gradient has zeros in the file.
+  void check_gradients(const std::string& prefix, const Tensor& objective,
+                       const NamedTensors& parameters) const {
     std::vector<Tensor> leaves;
     for (const auto& [name, p] : parameters) leaves.push_back(p);
-    const auto g = grad(std::span(&objective, 1), leaves, {}, {.retain_graph = true, .allow_unused = true});
+    const auto g =
+        grad(std::span(&objective, 1), leaves, {}, {.retain_graph = true, .allow_unused = true});
     CHECK(names(prefix).size() == leaves.size());
     for (size_t i = 0; i < leaves.size(); ++i) {
       check_gradient(prefix + parameters[i].first, g[i].defined() ? g[i] : zeros_like(leaves[i]));

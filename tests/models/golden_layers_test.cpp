@@ -12,21 +12,24 @@ namespace {
 std::unique_ptr<Layer> make_layer(const Golden& g) {
   Generator generator(0);
   if (g.model() == "linear") {
-    return std::make_unique<Linear>(g.config["in_features"], g.config["out_features"], generator, g.dtype,
-                                    g.config["bias"].get<bool>());
+    return std::make_unique<Linear>(g.config["in_features"], g.config["out_features"], generator,
+                                    g.dtype, g.config["bias"].get<bool>());
   }
-  if (g.model() == "residual_block") return std::make_unique<ResidualBlock>(g.config["dim"], generator, g.dtype);
+  if (g.model() == "residual_block")
+    return std::make_unique<ResidualBlock>(g.config["dim"], generator, g.dtype);
   const std::string activation = g.config["activation"];
   return std::make_unique<MLP>(g.config["widths"].get<std::vector<int64_t>>(),
-                               activation == "relu" ? relu : activation == "tanh" ? flowgrad::tanh : silu, generator,
-                               g.dtype);
+                               activation == "relu"   ? relu
+                               : activation == "tanh" ? flowgrad::tanh
+                                                      : silu,
+                               generator, g.dtype);
 }
 
 }  // namespace
 
 TEST_CASE("layers agree with PyTorch", "[golden_layers_test]") {
-  for (const auto& name : both({"linear_5_3", "linear_1_2_nobias", "mlp_relu", "mlp_tanh", "mlp_silu",
-                                "residual_block_7", "residual_block_16"})) {
+  for (const auto& name : both({"linear_5_3", "linear_1_2_nobias", "mlp_relu", "mlp_tanh",
+                                "mlp_silu", "residual_block_7", "residual_block_16"})) {
     INFO(name);
     const Golden g(name);
     const auto layer = make_layer(g);
@@ -41,7 +44,8 @@ TEST_CASE("layers agree with PyTorch", "[golden_layers_test]") {
 }
 
 TEST_CASE("time embeddings agree with PyTorch", "[golden_layers_test]") {
-  for (const auto& name : both({"time_embedding_8", "time_embedding_8_scaled", "time_embedding_128"})) {
+  for (const auto& name :
+       both({"time_embedding_8", "time_embedding_8_scaled", "time_embedding_128"})) {
     INFO(name);
     const Golden g(name);
     const Tensor t = g["time"].requires_grad_();
@@ -62,7 +66,9 @@ TEST_CASE("fixed-step solvers agree with PyTorch, plain and checkpointed", "[gol
       for (const bool reverse : {false, true}) {
         const std::string id = solver + (reverse ? "_reverse" : "");
         const Tensor y0 = g["input"].detach().requires_grad_();
-        const auto field = [w, b](double t, const Tensor& y) { return tanh(matmul(y, transpose(w)) + b * t); };
+        const auto field = [w, b](double t, const Tensor& y) {
+          return tanh(matmul(y, transpose(w)) + b * t);
+        };
         const OdeOptions options{
             .solver = solver, .n_steps = g.config["n_steps"], .checkpoint_steps = checkpointed};
         const Tensor y = odeint(field, y0, reverse ? 1 : 0, reverse ? 0 : 1, options);

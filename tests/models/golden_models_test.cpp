@@ -26,16 +26,18 @@ QuantityInputs inputs_of(const Golden& g) {
 
 TEST_CASE("density models agree with PyTorch", "[golden_models_test]") {
   for (const auto& name :
-       both({"planar_d2", "planar_d3", "planar_d7", "realnvp_d2", "realnvp_d3_unbounded", "realnvp_d7_conditional",
-             "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint", "cnf_exact_d3_euler", "cnf_hutchinson_d3",
-             "cnf_hutchinson_d2_gaussian"})) {
+       both({"planar_d2", "planar_d3", "planar_d7", "realnvp_d2", "realnvp_d3_unbounded",
+             "realnvp_d7_conditional", "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint",
+             "cnf_exact_d3_euler", "cnf_hutchinson_d3", "cnf_hutchinson_d2_gaussian"})) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
     Generator generator(0);
     QuantityInputs in = inputs_of(g);
     in.input.requires_grad_();
-    const auto value = [&](const char* quantity) { return model->evaluate(quantity, in, {}, generator); };
+    const auto value = [&](const char* quantity) {
+      return model->evaluate(quantity, in, {}, generator);
+    };
     g.check("forward", value("forward"));
     g.check("log_det", value("log_det"));
     g.check("inverse", value("inverse"));
@@ -74,13 +76,15 @@ TEST_CASE("single layers of the discrete flows agree with PyTorch", "[golden_mod
     const Tensor log_prob = flow->log_prob(x);
     g.check("log_prob", log_prob);
     g.check_gradients("grad.", -mean(log_prob), flow->parameters());
-    g.check_gradients("grad_forward.", mean(sum(square(y.value), {1}) * 0.5 - y.log_det), flow->parameters());
+    g.check_gradients("grad_forward.", mean(sum(square(y.value), {1}) * 0.5 - y.log_det),
+                      flow->parameters());
     g.check_gradient("grad_input", grad(mean(log_prob), x));
   }
 }
 
 TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test]") {
-  for (const auto& name : both({"flow_matching_a2", "flow_matching_a7_conditional", "flow_matching_a3_scale1"})) {
+  for (const auto& name :
+       both({"flow_matching_a2", "flow_matching_a7_conditional", "flow_matching_a3_scale1"})) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);

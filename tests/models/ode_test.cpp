@@ -16,7 +16,8 @@ namespace {
 
 /// y' = A(t) y with A(s), A(t) not commuting and not symmetric.
 Tensor rotating(double t, const Tensor& y) {
-  const Tensor a = Tensor::from(V{0.3 * t, 1 + t, std::sin(3 * t), -2, -0.5, t * t, 0.7, -t, 0.2}, {3, 3});
+  const Tensor a =
+      Tensor::from(V{0.3 * t, 1 + t, std::sin(3 * t), -2, -0.5, t * t, 0.7, -t, 0.2}, {3, 3});
   return matmul(y, transpose(a));
 }
 
@@ -46,8 +47,9 @@ TEST_CASE("solvers have their orders in both directions", "[ode_test]") {
     const double t1 = 1 - t0;
     const Tensor exact = odeint(rotating, y0, t0, t1, {.solver = "rk4", .n_steps = 4096});
     const auto slope = [&](const char* solver) {
-      return order_of([&](int64_t n) { return odeint(rotating, y0, t0, t1, {.solver = solver, .n_steps = n}); }, exact,
-                      32);
+      return order_of(
+          [&](int64_t n) { return odeint(rotating, y0, t0, t1, {.solver = solver, .n_steps = n}); },
+          exact, 32);
     };
     CHECK(std::abs(slope("euler") - 1) < 0.1);
     CHECK(std::abs(slope("midpoint") - 2) < 0.15);
@@ -59,10 +61,12 @@ TEST_CASE("solvers have their orders in both directions", "[ode_test]") {
 TEST_CASE("the edges of odeint", "[ode_test]") {
   const Tensor y0 = Tensor::from(V{1, 2, 3}, {1, 3});
   CHECK(odeint(rotating, y0, 0.4, 0.4, {.solver = "rk4", .n_steps = 3}).same_as(y0));
-  CHECK(contains(raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "dopri5", .n_steps = 3}); }),
-                 {"dopri5", "euler, midpoint, heun, rk4"}));
-  CHECK(contains(raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "rk4", .n_steps = 0}); }),
-                 {"n_steps = 0", "at least 1"}));
+  CHECK(contains(
+      raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "dopri5", .n_steps = 3}); }),
+      {"dopri5", "euler, midpoint, heun, rk4"}));
+  CHECK(contains(
+      raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "rk4", .n_steps = 0}); }),
+      {"n_steps = 0", "at least 1"}));
   CHECK(contains(raised<ShapeError>([&] {
                    odeint([](double, const OdeState&) { return OdeState{}; }, OdeState{y0}, 0, 1);
                  }),
@@ -78,9 +82,11 @@ TEST_CASE("the edges of odeint", "[ode_test]") {
 TEST_CASE("states of several tensors, and integrals", "[ode_test]") {
   // Position and velocity of an oscillator, and the integral of position over time.
   const OdeField oscillator = [](double, const OdeState& y) { return OdeState{y[1], -y[0], y[0]}; };
-  const OdeState start{ones({2}, DType::float64), zeros({2}, DType::float64), zeros({2}, DType::float64)};
+  const OdeState start{ones({2}, DType::float64), zeros({2}, DType::float64),
+                       zeros({2}, DType::float64)};
   for (const int64_t integrals : {0, 1}) {
-    const OdeState end = odeint(oscillator, start, 0, 2, {.solver = "rk4", .n_steps = 200, .integrals = integrals});
+    const OdeState end =
+        odeint(oscillator, start, 0, 2, {.solver = "rk4", .n_steps = 200, .integrals = integrals});
     CHECK(end[0].at({0}) == Catch::Approx(std::cos(2.0)).epsilon(1e-9));
     CHECK(end[1].at({0}) == Catch::Approx(-std::sin(2.0)).epsilon(1e-9));
     CHECK(end[2].at({1}) == Catch::Approx(std::sin(2.0)).epsilon(1e-9));
@@ -97,7 +103,8 @@ TEST_CASE("checkpointed steps give the same gradients", "[ode_test]") {
     {
       // The field is gone when the backward pass runs it again.
       const auto field = [w](double t, const Tensor& y) { return tanh(matmul(y, w) + t); };
-      loss = sum(square(odeint(field, y0, 0, 1, {.solver = "rk4", .n_steps = 5, .checkpoint_steps = on})));
+      loss = sum(
+          square(odeint(field, y0, 0, 1, {.solver = "rk4", .n_steps = 5, .checkpoint_steps = on})));
     }
     const Tensor slope = sum(square(grad(loss, w, {.create_graph = true})));
     gradients.push_back({grad(loss, y0, {.retain_graph = true}), grad(slope, w)});
@@ -179,7 +186,9 @@ TEST_CASE("probes are one a solve, and a seed fixes them", "[ode_test]") {
   const Tensor first = a->forward(x).log_det;
   CHECK(distance(b->forward(x).log_det, first) == 0);
   CHECK(distance(a->forward(x).log_det, first) > 0);
-  CHECK(contains(raised<ShapeError>([&] { a->integrate(x, 0, 1, randn({1, 3}, generator, DType::float64)); }),
+  CHECK(contains(raised<ShapeError>([&] {
+                   a->integrate(x, 0, 1, randn({1, 3}, generator, DType::float64));
+                 }),
                  {"probe", "(1, 3)", "(4, 3)"}));
   CHECK(a->sample(7, generator).shape() == Shape{7, 3});
 }

@@ -33,11 +33,13 @@ struct Sample {
 };
 const std::vector<Sample> kSmall = {
     {"planar", {{"n_flows", "3"}}},
-    {"realnvp", {{"n_flows", "3"}, {"hidden", "8"}, {"actnorm", "true"}, {"permute", "true"}, {"dim", "3"}}},
+    {"realnvp",
+     {{"n_flows", "3"}, {"hidden", "8"}, {"actnorm", "true"}, {"permute", "true"}, {"dim", "3"}}},
     {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"condition_dim", "3"}}},
     {"cnf", {{"hidden", "8"}, {"n_steps", "3"}}},
     {"cnf", {{"hidden", "8"}, {"n_steps", "3"}, {"trace", "exact"}}},
-    {"flow_matching", {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"time_law", "beta"}}},
+    {"flow_matching",
+     {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"time_law", "beta"}}},
     {"diffusion", {{"hidden", "8"}, {"state_dim", "3"}, {"n_timesteps", "7"}}},
 };
 
@@ -60,8 +62,12 @@ TEST_CASE("parameter counts", "[registry_test]") {
   CHECK(make("realnvp")->module().parameter_count() == 1073184);
   CHECK(make("cnf")->module().parameter_count() == 4546);
   CHECK(make("planar")->module().parameter_count() == 50);
-  CHECK(make("flow_matching", {{"condition_dim", "256"}, {"action_dim", "7"}})->module().parameter_count() == 1320839);
-  CHECK(make("diffusion", {{"state_dim", "256"}, {"action_dim", "7"}})->module().parameter_count() == 332807);
+  CHECK(make("flow_matching", {{"condition_dim", "256"}, {"action_dim", "7"}})
+            ->module()
+            .parameter_count() == 1320839);
+  CHECK(
+      make("diffusion", {{"state_dim", "256"}, {"action_dim", "7"}})->module().parameter_count() ==
+      332807);
 }
 
 TEST_CASE("names in the state dict", "[registry_test]") {
@@ -69,28 +75,33 @@ TEST_CASE("names in the state dict", "[registry_test]") {
   CHECK(names_of(make("planar", {{"n_flows", "1"}})->module().state_dict()) ==
         N{"flows.0.weight", "flows.0.bias", "flows.0.scale"});
   CHECK(names_of(make("realnvp", {{"n_flows", "1"}, {"hidden", "2"}})->module().state_dict()) ==
-        N{"flows.0.mask", "flows.0.scale_net.0.weight", "flows.0.scale_net.0.bias", "flows.0.scale_net.2.weight",
-          "flows.0.scale_net.2.bias", "flows.0.scale_net.4.weight", "flows.0.scale_net.4.bias",
-          "flows.0.translate_net.0.weight", "flows.0.translate_net.0.bias", "flows.0.translate_net.2.weight",
-          "flows.0.translate_net.2.bias", "flows.0.translate_net.4.weight", "flows.0.translate_net.4.bias"});
+        N{"flows.0.mask", "flows.0.scale_net.0.weight", "flows.0.scale_net.0.bias",
+          "flows.0.scale_net.2.weight", "flows.0.scale_net.2.bias", "flows.0.scale_net.4.weight",
+          "flows.0.scale_net.4.bias", "flows.0.translate_net.0.weight",
+          "flows.0.translate_net.0.bias", "flows.0.translate_net.2.weight",
+          "flows.0.translate_net.2.bias", "flows.0.translate_net.4.weight",
+          "flows.0.translate_net.4.bias"});
   CHECK(names_of(make("cnf")->module().state_dict()) ==
-        N{"ode_func.net.0.weight", "ode_func.net.0.bias", "ode_func.net.2.weight", "ode_func.net.2.bias",
-          "ode_func.net.4.weight", "ode_func.net.4.bias"});
+        N{"ode_func.net.0.weight", "ode_func.net.0.bias", "ode_func.net.2.weight",
+          "ode_func.net.2.bias", "ode_func.net.4.weight", "ode_func.net.4.bias"});
   CHECK(names_of(make("flow_matching")->module().state_dict()) ==
         N{"time_embed.1.weight", "time_embed.1.bias", "time_embed.3.weight", "time_embed.3.bias",
           "velocity_net.0.weight", "velocity_net.0.bias", "velocity_net.2.block.0.weight",
-          "velocity_net.2.block.0.bias", "velocity_net.2.block.2.weight", "velocity_net.2.block.2.bias",
-          "velocity_net.3.block.0.weight", "velocity_net.3.block.0.bias", "velocity_net.3.block.2.weight",
+          "velocity_net.2.block.0.bias", "velocity_net.2.block.2.weight",
+          "velocity_net.2.block.2.bias", "velocity_net.3.block.0.weight",
+          "velocity_net.3.block.0.bias", "velocity_net.3.block.2.weight",
           "velocity_net.3.block.2.bias", "velocity_net.4.weight", "velocity_net.4.bias"});
   CHECK(names_of(make("diffusion")->module().state_dict()) ==
-        N{"betas", "alphas", "alphas_cumprod", "denoiser.0.weight", "denoiser.0.bias", "denoiser.2.block.0.weight",
-          "denoiser.2.block.0.bias", "denoiser.2.block.2.weight", "denoiser.2.block.2.bias",
-          "denoiser.3.block.0.weight", "denoiser.3.block.0.bias", "denoiser.3.block.2.weight",
-          "denoiser.3.block.2.bias", "denoiser.4.weight", "denoiser.4.bias"});
+        N{"betas", "alphas", "alphas_cumprod", "denoiser.0.weight", "denoiser.0.bias",
+          "denoiser.2.block.0.weight", "denoiser.2.block.0.bias", "denoiser.2.block.2.weight",
+          "denoiser.2.block.2.bias", "denoiser.3.block.0.weight", "denoiser.3.block.0.bias",
+          "denoiser.3.block.2.weight", "denoiser.3.block.2.bias", "denoiser.4.weight",
+          "denoiser.4.bias"});
 }
 
 TEST_CASE("defaults as documented", "[registry_test]") {
-  CHECK(model_names() == std::vector<std::string>{"planar", "realnvp", "cnf", "flow_matching", "diffusion"});
+  CHECK(model_names() ==
+        std::vector<std::string>{"planar", "realnvp", "cnf", "flow_matching", "diffusion"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
     CHECK(model->name() == name);
@@ -110,24 +121,31 @@ TEST_CASE("bad names, keys and values are refused", "[registry_test]") {
   const auto refused = [](const std::string& name, const Config& config) {
     return raised<ValueError>([&] { make(name, config); });
   };
-  CHECK(contains(refused("realnpv", {}), {"unknown model \"realnpv\"", "did you mean \"realnvp\"", "planar"}));
+  CHECK(contains(refused("realnpv", {}),
+                 {"unknown model \"realnpv\"", "did you mean \"realnvp\"", "planar"}));
   CHECK(contains(refused("zzzzzzzz", {}), {"unknown model", "accepted are planar"}));
   CHECK(contains(raised<ValueError>([] { config_keys("cnff"); }), {"did you mean \"cnf\""}));
-  CHECK(contains(refused("realnvp", {{"hiden", "3"}}), {"model realnvp", "\"hiden\"", "did you mean \"hidden\"", "n_flows"}));
+  CHECK(contains(refused("realnvp", {{"hiden", "3"}}),
+                 {"model realnvp", "\"hiden\"", "did you mean \"hidden\"", "n_flows"}));
   CHECK(contains(refused("realnvp", {{"dim", "1"}}), {"dim = 1", "at least 2", "because"}));
-  CHECK(contains(refused("cnf", {{"solver", "dopri5"}}), {"solver", "dopri5", "euler, midpoint, heun, rk4"}));
+  CHECK(contains(refused("cnf", {{"solver", "dopri5"}}),
+                 {"solver", "dopri5", "euler, midpoint, heun, rk4"}));
   CHECK(contains(refused("cnf", {{"probe", "sobol"}}), {"probe", "sobol", "rademacher, gaussian"}));
   CHECK(contains(refused("realnvp", {{"permute", "yes"}}), {"permute", "yes", "false, true"}));
   for (const std::string bad : {"2.5", "two", "", "0", "-1", "99999999999", "1e3", " 2", "2 "}) {
     INFO(bad);
-    CHECK(contains(refused("planar", {{"n_flows", bad}}), {"model planar", "n_flows", bad, "integer from 1"}));
+    CHECK(contains(refused("planar", {{"n_flows", bad}}),
+                   {"model planar", "n_flows", bad, "integer from 1"}));
   }
   for (const std::string bad : {"nan", "inf", "-0.5", "x", ""}) {
     INFO(bad);
-    CHECK(contains(refused("realnvp", {{"log_scale_bound", bad}}), {"log_scale_bound", bad, "at least 0"}));
+    CHECK(contains(refused("realnvp", {{"log_scale_bound", bad}}),
+                   {"log_scale_bound", bad, "at least 0"}));
   }
   CHECK(contains(refused("flow_matching", {{"time_dim", "9"}}), {"9", "even numbers from 4"}));
-  CHECK(make("realnvp", {{"log_scale_bound", "2.5"}, {"hidden", "4"}})->config().at("log_scale_bound") == "2.5");
+  CHECK(make("realnvp", {{"log_scale_bound", "2.5"}, {"hidden", "4"}})
+            ->config()
+            .at("log_scale_bound") == "2.5");
 }
 
 TEST_CASE("the nearest name by edit distance", "[registry_test]") {
@@ -144,24 +162,41 @@ TEST_CASE("quantities that cannot be computed are refused", "[registry_test]") {
   const auto matching = make("flow_matching", {{"hidden", "4"}});
   const auto diffusion = make("diffusion", {{"hidden", "4"}});
   const Tensor x = randn({3, 2}, generator);
-  const auto refused = [&](Model& m, const std::string& q, const QuantityInputs& in, const QuantityOptions& o = {}) {
+  const auto refused = [&](Model& m, const std::string& q, const QuantityInputs& in,
+                           const QuantityOptions& o = {}) {
     return raised<ValueError>([&] { m.evaluate(q, in, o, generator); });
   };
-  CHECK(contains(refused(*realnvp, "log_porb", {.input = x}), {"log_porb", "did you mean \"log_prob\"", "forward"}));
+  CHECK(contains(refused(*realnvp, "log_porb", {.input = x}),
+                 {"log_porb", "did you mean \"log_prob\"", "forward"}));
   CHECK(contains(refused(*realnvp, "log_prob", {}), {"log_prob", "input"}));
   CHECK(contains(refused(*matching, "velocity", {.input = x}), {"velocity", "time"}));
   CHECK(contains(refused(*realnvp, "sample", {}, {.n_samples = 0}), {"0 samples", "at least 1"}));
   CHECK(contains(refused(*realnvp, "sample", {}, {.n_steps = 5}), {"n_steps", "no solver"}));
   CHECK(contains(refused(*realnvp, "sample", {}, {.guidance = 2}), {"guidance 2"}));
   CHECK(contains(refused(*matching, "generate", {}, {.n_steps = -1}), {"n_steps = -1"}));
-  CHECK(contains(refused(*matching, "generate", {}, {.solver = "dopri"}), {"dopri", "euler, midpoint"}));
-  CHECK(contains(refused(*diffusion, "generate", {}, {.solver = "euler"}), {"euler", "ddpm and ddim"}));
+  CHECK(contains(refused(*matching, "generate", {}, {.solver = "dopri"}),
+                 {"dopri", "euler, midpoint"}));
+  CHECK(contains(refused(*diffusion, "generate", {}, {.solver = "euler"}),
+                 {"euler", "ddpm and ddim"}));
   CHECK(contains(refused(*diffusion, "generate", {}, {.n_steps = 5}), {"5 steps", "100", "ddim"}));
-  CHECK(contains(raised<ShapeError>([&] { realnvp->evaluate("forward", {.input = ones({3, 3})}, {}, generator); }),
+  CHECK(contains(raised<ShapeError>([&] {
+                   realnvp->evaluate("forward", {.input = ones({3, 3})}, {}, generator);
+                 }),
                  {"(3, 3)", "(N, 2)"}));
 }
 
-TEST_CASE("sampling takes its rows from n, noise or condition, and its numbers from the seed", "[registry_test]") {
+TEST_CASE("a solver asked for holds for that call only", "[registry_test]") {
+  const auto cnf = make("cnf", {{"hidden", "8"}, {"trace", "exact"}, {"n_steps", "4"}});
+  Generator generator(0);
+  const QuantityInputs in{.input = randn({3, 2}, generator)};
+  const Tensor own = cnf->evaluate("forward", in, {}, generator);
+  CHECK(distance(cnf->evaluate("forward", in, {.n_steps = 1}, generator), own) > 0);
+  CHECK(distance(cnf->evaluate("forward", in, {.solver = "euler"}, generator), own) > 0);
+  CHECK(distance(cnf->evaluate("forward", in, {}, generator), own) == 0);
+}
+
+TEST_CASE("sampling takes its rows from n, noise or condition, and its numbers from the seed",
+          "[registry_test]") {
   for (const Sample& s : kSmall) {
     INFO(s.name);
     const auto model = make(s.name, s.config);
@@ -199,7 +234,8 @@ TEST_CASE("every parameter gets a finite gradient from one loss", "[registry_tes
   }
 }
 
-TEST_CASE("weights depend on the seed, travel through a file, and change dtype", "[registry_test]") {
+TEST_CASE("weights depend on the seed, travel through a file, and change dtype",
+          "[registry_test]") {
   const auto path = std::filesystem::temp_directory_path() / "flowgrad_registry_test.safetensors";
   for (const Sample& s : kSmall) {
     INFO(s.name);
@@ -221,15 +257,18 @@ TEST_CASE("weights depend on the seed, travel through a file, and change dtype",
     save_safetensors(path.string(), state);
     b->module().load_state_dict(load_safetensors(path.string()).tensors);
     // The draws of a Hutchinson probe or of noise differ between dtypes only by rounding.
-    if (s.name == "planar" || s.name == "realnvp") CHECK(value(*b) == Catch::Approx(value(*a)).epsilon(1e-4));
-    for (size_t i = 0; i < state.size(); ++i) CHECK(distance(b->module().state_dict()[i].second, state[i].second) < 1e-7);
+    if (s.name == "planar" || s.name == "realnvp")
+      CHECK(value(*b) == Catch::Approx(value(*a)).epsilon(1e-4));
+    for (size_t i = 0; i < state.size(); ++i)
+      CHECK(distance(b->module().state_dict()[i].second, state[i].second) < 1e-7);
   }
   std::filesystem::remove(path);
 }
 
 TEST_CASE("state dicts that do not fit are refused and change nothing", "[registry_test]") {
   const auto model = make("realnvp", {{"hidden", "4"}, {"n_flows", "2"}});
-  const NamedTensors good = make("realnvp", {{"hidden", "4"}, {"n_flows", "2"}}, 5)->module().state_dict();
+  const NamedTensors good =
+      make("realnvp", {{"hidden", "4"}, {"n_flows", "2"}}, 5)->module().state_dict();
   const std::string first = "flows.0.scale_net.0.weight";
   const Tensor before = clone(model->module().parameters()[0].second.detach());
   const auto refused = [&](const std::function<void(NamedTensors&)>& damage) {
@@ -239,11 +278,18 @@ TEST_CASE("state dicts that do not fit are refused and change nothing", "[regist
     CHECK(distance(model->module().parameters()[0].second, before) == 0);
     return message;
   };
-  CHECK(contains(refused([&](NamedTensors& s) { s.erase(s.begin() + 1); }), {first, "missing", "(4, 2)"}));
-  CHECK(contains(refused([](NamedTensors& s) { s.emplace_back("extra.weight", ones({3})); }), {"extra.weight", "(3,)"}));
-  CHECK(contains(refused([](NamedTensors& s) { s.back().second = ones({5}); }), {"flows.1.translate_net.4.bias", "(5,)", "(2,)"}));
-  CHECK(contains(refused([](NamedTensors& s) { s.back().second = ones({2}, DType::int64); }), {"int64", "float32"}));
-  CHECK(contains(refused([](NamedTensors& s) { s.front().second = tensor({0, 1}); }), {"flows.0.mask", "element 0"}));
+  CHECK(contains(refused([&](NamedTensors& s) { s.erase(s.begin() + 1); }),
+                 {first, "missing", "(4, 2)"}));
+  CHECK(contains(refused([](NamedTensors& s) { s.emplace_back("extra.weight", ones({3})); }),
+                 {"extra.weight", "(3,)"}));
+  CHECK(contains(refused([](NamedTensors& s) { s.back().second = ones({5}); }),
+                 {"flows.1.translate_net.4.bias", "(5,)", "(2,)"}));
+  CHECK(contains(refused([](NamedTensors& s) { s.back().second = ones({2}, DType::int64); }),
+                 {"int64", "float32"}));
+  CHECK(contains(refused([](NamedTensors& s) {
+                   s.front().second = tensor({0, 1});
+                 }),
+                 {"flows.0.mask", "element 0"}));
   NamedTensors bare;
   for (const auto& item : good) {
     if (item.first.find("mask") == std::string::npos) bare.push_back(item);
