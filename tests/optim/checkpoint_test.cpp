@@ -148,6 +148,13 @@ TEST_CASE("files that are no checkpoints are refused", "[checkpoint_test]") {
       Contains("step -3"));
   save_safetensors(path, {{"w", w}});
   CHECK_THAT(error_of([&] { load_checkpoint(path); }), Contains("not the state of a training"));
+  // As another tool would write it: the right content, but nothing that a flipped bit contradicts.
+  const std::string header =
+      R"({"__metadata__":{"flowgrad.checkpoint":"{\"format\":1,\"step\":3,\"config\":\"\",)"
+      R"(\"integers\":{}}"},"trainer.values":{"dtype":"F64","shape":[1],"data_offsets":[0,8]}})";
+  put(path, io_test::little_endian(header.size(), 8) + header + std::string(8, '\0'));
+  CHECK(load_safetensors(path).tensors.size() == 1);
+  CHECK_THAT(error_of([&] { load_checkpoint(path); }), Contains("checksum"));
   CHECK_THAT(error_of([&] { load_checkpoint(scratch / "absent"); }), Contains("No such file"));
 }
 

@@ -170,6 +170,7 @@ TEST_CASE("a step that is not finite is skipped and counted", "[trainer_test]") 
   CHECK(result.steps_done == 12);
   CHECK(result.skipped == 1);
   CHECK((before == after));
+  CHECK(ema->state_dict().at(0).second.item() == 11);
   CHECK(std::isfinite(result.loss));
   REQUIRE(capture.messages.size() == 1);
   CHECK_THAT(capture.messages[0], Contains("step 6: "));
