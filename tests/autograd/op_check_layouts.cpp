@@ -6,14 +6,15 @@
 #include "autograd/op_checks.h"
 #include "kernels/strided.h"
 
-// Layouts, broadcasting, sizes, special values and threads. Every check runs on the fast backend, the
-// sizes and special values on the reference backend too.
+// Layouts, broadcasting, sizes, special values and threads. Every check runs on the fast backend,
+// the sizes and special values on the reference backend too.
 namespace flowgrad::testing {
 namespace {
 
 const Shape kMain = {3, 4};
 
-std::string unlike(const Op& op, const MultiFunction& f, const Tensors& in, const Tensors& plain, bool strided_cotangents) {
+std::string unlike(const Op& op, const MultiFunction& f, const Tensors& in, const Tensors& plain,
+                   bool strided_cotangents) {
   const bool g = op.differentiable;
   const Outcome got = evaluate(f, in, {.gradients = g, .strided_cotangents = strided_cotangents});
   const Outcome want = evaluate(f, plain, {.gradients = g});
@@ -23,11 +24,10 @@ std::string unlike(const Op& op, const MultiFunction& f, const Tensors& in, cons
 }
 
 /// The first slice of t repeated along axis 0 without copying.
-Tensor repeated(const Tensor& t) {
-  return expand(slice(t, 0, 0, 1), t.shape());
-}
+Tensor repeated(const Tensor& t) { return expand(slice(t, 0, 0, 1), t.shape()); }
 
-void check_unmodified(Tally& tally, const Op& op, DType dtype, const Case& c, const std::string& label) {
+void check_unmodified(Tally& tally, const Op& op, DType dtype, const Case& c,
+                      const std::string& label) {
   tally.instance("k inputs unmodified", op, dtype, label, [&]() -> std::string {
     const Tensors in = make_inputs(c, dtype, seed_of(op));
     const uint32_t before = digest(in);
@@ -98,7 +98,8 @@ void check_layouts(Tally& tally, const Op& op) {
       for (size_t i = 0; i < plain.size(); ++i) {
         const Fill fill = c.args[i].fill;
         const bool matrix = fill == Fill::spd || fill == Fill::square || fill == Fill::triangular;
-        const bool can = plain[i].rank() > (matrix ? 2 : 0) && plain[i].shape()[0] > 1 && fill != Fill::index;
+        const bool can =
+            plain[i].rank() > (matrix ? 2 : 0) && plain[i].shape()[0] > 1 && fill != Fill::index;
         any = any || can;
         in.push_back(can ? repeated(plain[i]) : plain[i]);
         copies.push_back(clone(in.back()));
@@ -106,7 +107,8 @@ void check_layouts(Tally& tally, const Op& op) {
       if (!any) {
         tally.not_applicable("e repeated rows", op, "no argument with rows of values");
       } else {
-        tally.instance("e repeated rows", op, dtype, label, [&] { return unlike(op, c.f, in, copies, false); });
+        tally.instance("e repeated rows", op, dtype, label,
+                       [&] { return unlike(op, c.f, in, copies, false); });
       }
     }
   }
@@ -123,51 +125,51 @@ void check_broadcasting(Tally& tally, const Op& op) {
   for (DType dtype : kDTypes) {
     for (const Shape& a : shapes) {
       for (const Shape& b : shapes) {
-        if (op.name == "linear_scan" && a.empty() && b.empty()) {
-          // Rank 0 is one step of the recurrence.
-        }
-        tally.instance("f broadcasting", op, dtype, a.to_string() + " with " + b.to_string(), [&]() -> std::string {
-          Case c = op.at(kMain);
-          c.args[at_a].shape = a;
-          c.args[at_b].shape = b;
-          for (size_t i = 0; i < c.args.size(); ++i) {
-            if (i != at_a && i != at_b) c.args[i].shape = {};
-          }
-          const Tensors in = make_inputs(c, dtype, seed_of(op));
-          const Shape shape = broadcast_shapes("test", a, b);
-          Tensors full_size = in;
-          full_size[at_a] = clone(expand(in[at_a], shape));
-          full_size[at_b] = clone(expand(in[at_b], shape));
-          const Outcome got = evaluate(c.f, in, {.gradients = op.differentiable});
-          Outcome want = evaluate(c.f, full_size, {.gradients = op.differentiable});
-          size_t k = 0;
-          for (size_t i = 0; i < in.size(); ++i) {
-            if (!is_real(in[i]) || k >= want.grads.size()) continue;
-            if (want.grads[k].defined()) want.grads[k] = sum_to(want.grads[k], in[i].shape());
-            ++k;
-          }
-          return difference(got, want, value_tolerance(dtype, 24), gradient_tolerance(dtype, 24));
-        });
+        tally.instance("f broadcasting", op, dtype, a.to_string() + " with " + b.to_string(),
+                       [&]() -> std::string {
+                         Case c = op.at(kMain);
+                         c.args[at_a].shape = a;
+                         c.args[at_b].shape = b;
+                         for (size_t i = 0; i < c.args.size(); ++i) {
+                           if (i != at_a && i != at_b) c.args[i].shape = {};
+                         }
+                         const Tensors in = make_inputs(c, dtype, seed_of(op));
+                         const Shape shape = broadcast_shapes("test", a, b);
+                         Tensors full_size = in;
+                         full_size[at_a] = clone(expand(in[at_a], shape));
+                         full_size[at_b] = clone(expand(in[at_b], shape));
+                         const Outcome got = evaluate(c.f, in, {.gradients = op.differentiable});
+                         Outcome want = evaluate(c.f, full_size, {.gradients = op.differentiable});
+                         size_t k = 0;
+                         for (size_t i = 0; i < in.size(); ++i) {
+                           if (!is_real(in[i]) || k >= want.grads.size()) continue;
+                           if (want.grads[k].defined())
+                             want.grads[k] = sum_to(want.grads[k], in[i].shape());
+                           ++k;
+                         }
+                         return difference(got, want, value_tolerance(dtype, 24),
+                                           gradient_tolerance(dtype, 24));
+                       });
       }
     }
   }
 }
 
 void check_sizes(Tally& tally, const Op& op) {
-  const int64_t lengths[] = {1,  2,  3,  7,   8,   9,   15,  16,  17,  31,   32,   33,  63,
+  const int64_t lengths[] = {1,  2,  3,   7,   8,   9,   15,  16,  17,   31,   32,   33,   63,
                              64, 65, 127, 128, 129, 255, 256, 257, 1023, 1024, 1025, 65537};
-  const auto both = [&](const char* check, DType dtype, const Shape& s) {
-    const Case c = op.at(s);
+  const auto compare = [&](const char* check, DType dtype, const Case& c, const std::string& label,
+                           bool empty) {
     if (!c.f) {
       tally.not_applicable(check, op, c.why_not);
       return;
     }
-    tally.instance(check, op, dtype, s.to_string(), [&]() -> std::string {
+    tally.instance(check, op, dtype, label, [&]() -> std::string {
       const Tensors in = make_inputs(c, dtype, seed_of(op) + 1);
-      const bool empty = numel(s) == 0;
       const EvaluateOptions options{.gradients = op.differentiable, .catches = empty};
       const Outcome fast = evaluate(c.f, in, options);
-      if (!fast.error.empty() && (op.empty_message.empty() || fast.error.find(op.empty_message) == std::string::npos)) {
+      if (!fast.error.empty() &&
+          (op.empty_message.empty() || fast.error.find(op.empty_message) == std::string::npos)) {
         return "raised " + fast.error;
       }
       OnReference on;
@@ -176,11 +178,18 @@ void check_sizes(Tally& tally, const Op& op) {
       return difference(fast, plain, value_tolerance(dtype, n), gradient_tolerance(dtype, n));
     });
   };
+  const auto both = [&](const char* check, DType dtype, const Shape& s) {
+    compare(check, dtype, op.at(s), s.to_string(), numel(s) == 0);
+  };
   for (DType dtype : kDTypes) {
+    for (size_t k = 0; k < op.more.size(); ++k) {
+      compare("n sizes, both backends", dtype, op.more[k], fmt::format("case {}", k + 1), false);
+    }
     for (int64_t n : lengths) {
       if (n > op.max_size) {
-        tally.not_applicable("n sizes, both backends", op,
-                             fmt::format("the work grows faster than the size; up to {} run", op.max_size));
+        tally.not_applicable(
+            "n sizes, both backends", op,
+            fmt::format("the work grows faster than the size; up to {} run", op.max_size));
       } else {
         both("n sizes, both backends", dtype, {n});
       }
@@ -195,36 +204,41 @@ void check_special_values(Tally& tally, const Op& op) {
   const double infinity = std::numeric_limits<double>::infinity();
   const Case c = op.at(op.name == "cross_entropy" ? Shape{3} : kMain);
   bool real = false;
-  for (const Tensor& t : c.f ? make_inputs(c, DType::float64, 1) : Tensors{}) real = real || is_real(t);
+  for (const Tensor& t : c.f ? make_inputs(c, DType::float64, 1) : Tensors{})
+    real = real || is_real(t);
   if (!real) {
     tally.not_applicable("l special values", op, "no floating argument");
     return;
   }
   for (DType dtype : kDTypes) {
     for (double special : {std::nan(""), infinity, -infinity, -0.0}) {
-      tally.instance("l special values", op, dtype, fmt::format("{}", special), [&]() -> std::string {
-        Tensors in = make_inputs(c, dtype, seed_of(op));
-        for (Tensor& t : in) {
-          if (!is_real(t) || t.numel() == 0) continue;
-          std::vector<double> v = t.to_vector<double>();
-          v[0] = special;
-          t = Tensor::from(v, t.shape(), dtype);
-          break;
-        }
-        const EvaluateOptions options{.gradients = op.differentiable, .catches = true};
-        const Outcome fast = evaluate(c.f, in, options);
-        OnReference on;
-        const Outcome plain = evaluate(c.f, in, options);
-        const std::string wrong = difference(fast, plain, value_tolerance(dtype, 12), gradient_tolerance(dtype, 12));
-        if (!wrong.empty() || !std::isnan(special) || !op.nan_stops.empty() || !fast.error.empty()) return wrong;
-        for (const Tensor& y : fast.out) {
-          if (!is_real(y)) continue;
-          for (double v : y.to_vector<double>()) {
-            if (std::isnan(v)) return {};
-          }
-        }
-        return "a NaN in an argument reaches no output";
-      });
+      tally.instance(
+          "l special values", op, dtype, fmt::format("{}", special), [&]() -> std::string {
+            Tensors in = make_inputs(c, dtype, seed_of(op));
+            for (Tensor& t : in) {
+              if (!is_real(t) || t.numel() == 0) continue;
+              std::vector<double> v = t.to_vector<double>();
+              v[0] = special;
+              t = Tensor::from(v, t.shape(), dtype);
+              break;
+            }
+            const EvaluateOptions options{.gradients = op.differentiable, .catches = true};
+            const Outcome fast = evaluate(c.f, in, options);
+            OnReference on;
+            const Outcome plain = evaluate(c.f, in, options);
+            const std::string wrong =
+                difference(fast, plain, value_tolerance(dtype, 12), gradient_tolerance(dtype, 12));
+            if (!wrong.empty() || !std::isnan(special) || !op.nan_stops.empty() ||
+                !fast.error.empty())
+              return wrong;
+            for (const Tensor& y : fast.out) {
+              if (!is_real(y)) continue;
+              for (double v : y.to_vector<double>()) {
+                if (std::isnan(v)) return {};
+              }
+            }
+            return "a NaN in an argument reaches no output";
+          });
     }
   }
 }

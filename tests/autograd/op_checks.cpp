@@ -26,7 +26,8 @@ void Tally::instance(const char* check, const Op& op, DType dtype, const std::st
   count.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (wrong.empty()) return;
   count.failures += 1;
-  failures_.push_back(fmt::format("{} [{}] {} {}: {}", op.name, check, name_of(dtype), input, wrong));
+  failures_.push_back(
+      fmt::format("{} [{}] {} {}: {}", op.name, check, name_of(dtype), input, wrong));
 }
 
 void Tally::not_applicable(const char* check, const Op&, const std::string& reason) {
@@ -44,12 +45,13 @@ std::string Tally::report() const {
   std::string out = fmt::format("{:<34}{:>10}{:>10}{:>16}{:>9}\n", "check", "instances", "failures",
                                 "not applicable", "seconds");
   for (const auto& [check, c] : counts_) {
-    out += fmt::format("{:<34}{:>10}{:>10}{:>16}{:>9.1f}\n", check, c.instances, c.failures, c.not_applicable,
-                       c.seconds);
+    out += fmt::format("{:<34}{:>10}{:>10}{:>16}{:>9.1f}\n", check, c.instances, c.failures,
+                       c.not_applicable, c.seconds);
   }
   out += "not applicable, and why:\n";
   for (const auto& [check, reasons] : reasons_) {
-    for (const auto& [reason, n] : reasons) out += fmt::format("  {:<32}{:>6}  {}\n", check, n, reason);
+    for (const auto& [reason, n] : reasons)
+      out += fmt::format("  {:<32}{:>6}  {}\n", check, n, reason);
   }
   return out;
 }
@@ -98,13 +100,16 @@ Outcome evaluate(const MultiFunction& f, const Tensors& in, const EvaluateOption
 }
 
 std::string difference(const Tensors& got, const Tensors& want, double tolerance) {
-  if (got.size() != want.size()) return fmt::format("{} tensors instead of {}", got.size(), want.size());
+  if (got.size() != want.size())
+    return fmt::format("{} tensors instead of {}", got.size(), want.size());
   for (size_t k = 0; k < got.size(); ++k) {
-    if (got[k].defined() != want[k].defined()) return fmt::format("tensor {} is undefined in one of the two", k);
+    if (got[k].defined() != want[k].defined())
+      return fmt::format("tensor {} is undefined in one of the two", k);
     if (!got[k].defined()) continue;
     if (got[k].dtype() != want[k].dtype() || got[k].shape() != want[k].shape()) {
       return fmt::format("tensor {} is {} {} instead of {} {}", k, name_of(got[k].dtype()),
-                         got[k].shape().to_string(), name_of(want[k].dtype()), want[k].shape().to_string());
+                         got[k].shape().to_string(), name_of(want[k].dtype()),
+                         want[k].shape().to_string());
     }
     const auto a = got[k].to_vector<double>();
     const auto b = want[k].to_vector<double>();
@@ -115,15 +120,17 @@ std::string difference(const Tensors& got, const Tensors& want, double tolerance
     for (size_t i = 0; i < a.size(); ++i) {
       if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
       if (std::abs(a[i] - b[i]) <= tolerance * scale) continue;
-      return fmt::format("tensor {} element {} is {:.17g} instead of {:.17g} (tolerance {:.3g})", k, i, a[i], b[i],
-                         tolerance * scale);
+      return fmt::format("tensor {} element {} is {:.17g} instead of {:.17g} (tolerance {:.3g})", k,
+                         i, a[i], b[i], tolerance * scale);
     }
   }
   return {};
 }
 
-std::string difference(const Outcome& got, const Outcome& want, double tolerance, double gradient_tolerance) {
-  if (got.error != want.error) return fmt::format("error \"{}\" instead of \"{}\"", got.error, want.error);
+std::string difference(const Outcome& got, const Outcome& want, double tolerance,
+                       double gradient_tolerance) {
+  if (got.error != want.error)
+    return fmt::format("error \"{}\" instead of \"{}\"", got.error, want.error);
   std::string wrong = difference(got.out, want.out, tolerance);
   if (!wrong.empty()) return "values: " + wrong;
   wrong = difference(got.grads, want.grads, gradient_tolerance);
@@ -131,7 +138,8 @@ std::string difference(const Outcome& got, const Outcome& want, double tolerance
 }
 
 double value_tolerance(DType dtype, int64_t n) {
-  return (dtype == DType::float64 ? 1e-12 : 1e-6) * std::sqrt(static_cast<double>(std::max<int64_t>(n, 1)));
+  return (dtype == DType::float64 ? 1e-12 : 1e-6) *
+         std::sqrt(static_cast<double>(std::max<int64_t>(n, 1)));
 }
 double gradient_tolerance(DType dtype, int64_t n) {
   return dtype == DType::float64 ? 10 * value_tolerance(dtype, n) : 1e-4;

@@ -34,8 +34,8 @@ class Tally {
   std::vector<std::string> failures_;
 };
 
-/// Outputs, and gradients of the floating inputs for fixed cotangents (undefined where an input is not
-/// used); or the message of the error.
+/// Outputs, and gradients of the floating inputs for fixed cotangents (undefined where an input is
+/// not used); or the message of the error.
 struct Outcome {
   Tensors out;
   Tensors grads;
@@ -53,10 +53,11 @@ Outcome evaluate(const MultiFunction& f, const Tensors& in, const EvaluateOption
 /// The cotangents that evaluate() uses.
 Tensors cotangents_for(const Tensors& out, bool strided);
 
-/// Empty, or where two lists differ: dtype, shape, place of a NaN or an infinity, or a number by more
-/// than tolerance max(1, largest magnitude).
+/// Empty, or where two lists differ: dtype, shape, place of a NaN or an infinity, or a number by
+/// more than tolerance max(1, largest magnitude).
 std::string difference(const Tensors& got, const Tensors& want, double tolerance);
-std::string difference(const Outcome& got, const Outcome& want, double tolerance, double gradient_tolerance);
+std::string difference(const Outcome& got, const Outcome& want, double tolerance,
+                       double gradient_tolerance);
 
 /// Tolerances of reliability for n elements that meet in one result.
 double value_tolerance(DType dtype, int64_t n);
@@ -77,15 +78,15 @@ class OnReference {
 
 inline constexpr DType kDTypes[] = {DType::float32, DType::float64};
 
-// The checks of the matrix, lettered as in the list of docs: each adds instances to the tally.
-void check_golden(Tally& tally);                        // a, l
-void check_gradients(Tally& tally, const Op& op);       // b, c
-void check_layouts(Tally& tally, const Op& op);         // d, e, k
-void check_broadcasting(Tally& tally, const Op& op);    // f
-void check_sizes(Tally& tally, const Op& op);           // g, h, n, and both backends
-void check_special_values(Tally& tally, const Op& op);  // l
-void check_refusals(Tally& tally, const Op& op);        // i
-void check_dtypes(Tally& tally, const Op& op);          // j
-void check_threads(Tally& tally, const Op& op);         // m
+// The checks of the matrix, with their letters; each adds instances to the tally.
+void check_golden(Tally& tally);                                      // a, l
+void check_gradients(Tally& tally, const Op& op, uint64_t seed = 0);  // b, c
+void check_layouts(Tally& tally, const Op& op);                       // d, e, k
+void check_broadcasting(Tally& tally, const Op& op);                  // f
+void check_sizes(Tally& tally, const Op& op);                         // g, h, n, and both backends
+void check_special_values(Tally& tally, const Op& op);                // l
+void check_refusals(Tally& tally, const Op& op);                      // i
+void check_dtypes(Tally& tally, const Op& op);                        // j
+void check_threads(Tally& tally, const Op& op);                       // m
 
 }  // namespace flowgrad::testing

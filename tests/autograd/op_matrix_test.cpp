@@ -10,6 +10,7 @@ using namespace flowgrad::testing;
 
 TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test]") {
   Tally tally;
+  check_golden(tally);
   const std::vector<Op>& table = op_table();
   for (const Op& op : table) {
     check_gradients(tally, op);
@@ -22,9 +23,19 @@ TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test]"
     check_threads(tally, op);
   }
   for (const std::string& failure : tally.failures()) FAIL_CHECK(failure);
-  fmt::print("{}op matrix: {} ops, {} instances, {} failures\n", tally.report(), table.size(), tally.instances(),
-             tally.failures().size());
+  fmt::print("{}op matrix: {} ops, {} instances, {} failures\n", tally.report(), table.size(),
+             tally.instances(), tally.failures().size());
   std::fflush(stdout);
   CHECK(table.size() >= 80);
   CHECK(tally.instances() >= 6000);
+}
+
+TEST_CASE("Derivatives hold at many random inputs", "[op_matrix_test][nightly]") {
+  Tally tally;
+  for (const Op& op : op_table()) {
+    for (uint64_t seed = 1; seed <= 50; ++seed) check_gradients(tally, op, 77 * seed);
+  }
+  for (const std::string& failure : tally.failures()) FAIL_CHECK(failure);
+  fmt::print("{}", tally.report());
+  std::fflush(stdout);
 }

@@ -11,7 +11,8 @@ using Unary = Tensor (*)(const Tensor&);
 
 Op unary(const char* name, MultiFunction f, double low, double high) {
   Op op{name, [f, low, high](const Shape& s) { return Case{{{s, low, high}}, f, {}}; }};
-  op.refuses("dtype bfloat16 given", {{{3}, low, high}}, [f](In x) { return f(Tensors{cast(x[0], DType::bfloat16)}); });
+  op.refuses("dtype bfloat16 given", {{{3}, low, high}},
+             [f](In x) { return f(Tensors{cast(x[0], DType::bfloat16)}); });
   op.refuses_usual();
   return op;
 }
@@ -71,8 +72,9 @@ void add_elementwise_rows(std::vector<Op>& t) {
   t.push_back(unary("clamp", FN(clamp(x[0], -0.5, 1)), -2, 2)
                   .dtypes("float32 float32 refused")
                   .refuses("clamp: bounds low = 2 and high = 1", {{{3}}}, FN(clamp(x[0], 2, 1))));
-  t.push_back(unary("hardtanh", FN(hardtanh(x[0], -1, 0.5)), -2, 2)
-                  .refuses("hardtanh: bounds low = 2 and high = 1", {{{3}}}, FN(hardtanh(x[0], 2, 1))));
+  t.push_back(
+      unary("hardtanh", FN(hardtanh(x[0], -1, 0.5)), -2, 2)
+          .refuses("hardtanh: bounds low = 2 and high = 1", {{{3}}}, FN(hardtanh(x[0], 2, 1))));
   t.push_back(predicate("isfinite", isfinite));
   t.push_back(predicate("isnan", isnan));
 
@@ -97,25 +99,27 @@ void add_elementwise_rows(std::vector<Op>& t) {
                   .also({{{2, 3}, 0.5, 2}}, FN(2.5 / x[0]))
                   .also({{{2, 3}}, {{3}, 0.5, 2}}, FN(x[0] / x[1])));
 
-  t.push_back(Op{"logical_not", AT({flags(s)}, logical_not(x[0]))}
-                  .constant()
-                  .dtypes("refused bool refused")
-                  .mixes("refused")
-                  .hides_nan("the arguments are bool")
-                  .refuses("logical_not: a is float64; bool is accepted", {{{3}}}, FN(logical_not(x[0])))
-                  .refuses("logical_not: a is int64; bool", {index_to({3}, 2)}, FN(logical_not(x[0])))
-                  .refuses("only floating", {flags({3})}, FN(logical_not(x[0]).requires_grad_())));
-  t.push_back(Op{"cast", AT({Arg{s}}, cast(x[0], x[0].dtype()))}
-                  .smooth()
-                  .aliases()
-                  .dtypes("int64 bool bfloat16")
-                  .also({{{2, 3}}}, FN(cast(cast(x[0], DType::float64), x[0].dtype())))
-                  .refuses("only floating", {{{3}}}, FN(cast(x[0], DType::int64).requires_grad_()))
-                  .refuses("only floating", {{{3}}}, FN(cast(x[0], DType::boolean).requires_grad_()))
-                  .refuses("does not depend on anything", {{{3}}}, [](In x) {
-                    const Tensor leaf = x[0].detach().requires_grad_();
-                    return list(grad(sum(cast(leaf, DType::int64)), leaf));
-                  }));
+  t.push_back(
+      Op{"logical_not", AT({flags(s)}, logical_not(x[0]))}
+          .constant()
+          .dtypes("refused bool refused")
+          .mixes("refused")
+          .hides_nan("the arguments are bool")
+          .refuses("logical_not: a is float64; bool is accepted", {{{3}}}, FN(logical_not(x[0])))
+          .refuses("logical_not: a is int64; bool", {index_to({3}, 2)}, FN(logical_not(x[0])))
+          .refuses("only floating", {flags({3})}, FN(logical_not(x[0]).requires_grad_())));
+  t.push_back(
+      Op{"cast", AT({Arg{s}}, cast(x[0], x[0].dtype()))}
+          .smooth()
+          .aliases()
+          .dtypes("int64 bool bfloat16")
+          .also({{{2, 3}}}, FN(cast(cast(x[0], DType::float64), x[0].dtype())))
+          .refuses("only floating", {{{3}}}, FN(cast(x[0], DType::int64).requires_grad_()))
+          .refuses("only floating", {{{3}}}, FN(cast(x[0], DType::boolean).requires_grad_()))
+          .refuses("does not depend on anything", {{{3}}}, [](In x) {
+            const Tensor leaf = x[0].detach().requires_grad_();
+            return list(grad(sum(cast(leaf, DType::int64)), leaf));
+          }));
 }
 
 }  // namespace flowgrad::testing

@@ -32,16 +32,19 @@ std::vector<double> numbers(const Arg& arg, Dice& dice) {
     case Fill::spd:  // m m^T / n + 1
       return matrices(arg.shape, dice, [](Matrix m, int64_t n, int64_t i, int64_t j) {
         double total = i == j ? 1 : 0;
-        for (int64_t k = 0; k < n; ++k) total += entry(m, n, i, k) * entry(m, n, j, k) / static_cast<double>(n);
+        for (int64_t k = 0; k < n; ++k)
+          total += entry(m, n, i, k) * entry(m, n, j, k) / static_cast<double>(n);
         return total;
       });
     case Fill::square:  // far from singular, and rows must be swapped
       return matrices(arg.shape, dice, [](Matrix m, int64_t n, int64_t i, int64_t j) {
-        return 0.8 * entry(m, n, i, j) / std::sqrt(static_cast<double>(n)) + (j == (i + 1) % n ? 2 : 0);
+        return 0.8 * entry(m, n, i, j) / std::sqrt(static_cast<double>(n)) +
+               (j == (i + 1) % n ? 2 : 0);
       });
     case Fill::triangular:  // both triangles filled, diagonal away from 0
       return matrices(arg.shape, dice, [](Matrix m, int64_t n, int64_t i, int64_t j) {
-        return i == j ? 1.5 + 0.5 * entry(m, n, i, j) : entry(m, n, i, j) / std::sqrt(static_cast<double>(n));
+        return i == j ? 1.5 + 0.5 * entry(m, n, i, j)
+                      : entry(m, n, i, j) / std::sqrt(static_cast<double>(n));
       });
     default: break;
   }
@@ -98,7 +101,9 @@ Op& Op::refuses_usual() {
     Anomaly on;
     Tensors leaves;
     for (const Tensor& t : x) {
-      leaves.push_back(t.dtype() == DType::float64 ? full(t.shape(), std::nan(""), t.dtype()).requires_grad_() : t);
+      leaves.push_back(t.dtype() == DType::float64
+                           ? full(t.shape(), std::nan(""), t.dtype()).requires_grad_()
+                           : t);
     }
     return g({3, 4}).f(leaves);
   });

@@ -9,15 +9,15 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/transforms.h"
 
-/// The op table: one row for every public function of ops.h that computes. All generic checks, golden
-/// comparisons and mutants read it.
+/// The op table: one row for every public function of ops.h that computes. All generic checks,
+/// golden comparisons and mutants read it.
 namespace flowgrad::testing {
 
 using Tensors = std::vector<Tensor>;
 using In = std::span<const Tensor>;
 
-/// How an argument's values are chosen. `grid` keeps 0.1 away from every multiple of 0.5, where kinks
-/// and steps lie.
+/// How an argument's values are chosen. `grid` keeps 0.1 away from every multiple of 0.5, where
+/// kinks and steps lie.
 enum class Fill { grid, index, boolean, spd, square, triangular };
 
 struct Arg {
@@ -27,7 +27,8 @@ struct Arg {
   Fill fill = Fill::grid;
 };
 
-/// A function on arguments of given shapes. `why_not` says why there is none for the shape asked for.
+/// A function on arguments of given shapes. `why_not` says why there is none for the shape asked
+/// for.
 struct Case {
   std::vector<Arg> args;
   MultiFunction f;
@@ -39,7 +40,6 @@ struct Refusal {
   std::string message;
   std::vector<Arg> args;
   MultiFunction f;
-  DType dtype = DType::float64;
 };
 
 struct Op {
@@ -82,8 +82,8 @@ struct Op {
     more.push_back({std::move(args), std::move(f), {}});
     return *this;
   }
-  Op& refuses(const char* message, std::vector<Arg> args, MultiFunction f, DType dtype = DType::float64) {
-    refusals.push_back({message, std::move(args), std::move(f), dtype});
+  Op& refuses(const char* message, std::vector<Arg> args, MultiFunction f) {
+    refusals.push_back({message, std::move(args), std::move(f)});
     return *this;
   }
   /// Values and argument lists that every differentiable operation of one tensor refuses.

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+
+#include <nlohmann/json.hpp>
+
+#include "autograd/op_table.h"
+
+/// How the pinned cases of golden/ops.safetensors are computed here: PyTorch's parameters and
+/// names.
+namespace flowgrad::testing {
+
+struct Pinned {
+  /// The row of the op table that the case belongs to.
+  std::string row;
+  std::function<Tensors(const nlohmann::json& p, In x)> f;
+};
+/// By the first part of a case's name.
+const std::map<std::string, Pinned>& pinned_functions();
+
+}  // namespace flowgrad::testing
