@@ -80,16 +80,22 @@ function(flowgrad_umbrella)
   target_link_libraries(flowgrad INTERFACE ${targets})
 endfunction()
 
+# All of the command but main.cpp is a library, so that tests can call it in process.
 function(flowgrad_command)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/flowgrad/cli/*.cpp")
   if(NOT sources)
     return()
   endif()
-  add_executable(flowgrad_cli ${sources})
+  list(FILTER sources EXCLUDE REGEX "/cli/main\\.cpp$")
+  add_library(flowgrad_command STATIC ${sources})
+  flowgrad_compile_rules(flowgrad_command)
+  target_compile_definitions(flowgrad_command PRIVATE FLOWGRAD_VERSION="${PROJECT_VERSION}")
+  target_link_libraries(flowgrad_command PUBLIC flowgrad::flowgrad
+                                         PRIVATE CLI11::CLI11 fmt::fmt ZLIB::ZLIB
+                                                 nlohmann_json::nlohmann_json)
+  add_executable(flowgrad_cli "${PROJECT_SOURCE_DIR}/flowgrad/cli/main.cpp")
   flowgrad_compile_rules(flowgrad_cli)
-  target_compile_definitions(flowgrad_cli PRIVATE FLOWGRAD_VERSION="${PROJECT_VERSION}")
-  target_link_libraries(flowgrad_cli PRIVATE flowgrad::flowgrad CLI11::CLI11 fmt::fmt ZLIB::ZLIB
-                                             nlohmann_json::nlohmann_json)
+  target_link_libraries(flowgrad_cli PRIVATE flowgrad_command)
   set_target_properties(flowgrad_cli PROPERTIES OUTPUT_NAME flowgrad
                                                 RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 endfunction()

@@ -65,7 +65,7 @@ void apply(const CommonOptions& o) {
   if (o.device == "cuda") Device::cuda();
   if (o.threads > 0) kernels::set_num_threads(o.threads);
   if (o.backend == "reference") kernels::set_cpu_backend(kernels::CpuBackend::reference);
-  if (!o.quiet) fmt::print(stderr, "seed {}\n", o.seed);
+  if (!o.quiet) tell(fmt::format("seed {}", o.seed));
 }
 
 DType dtype_of(const CommonOptions& o) { return o.dtype == "float64" ? DType::float64 : DType::float32; }

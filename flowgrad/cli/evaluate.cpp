@@ -47,7 +47,7 @@ QuantityInputs load_inputs(const QuantityArguments& a) {
 void warn_if_not_finite(const char* what, const Tensor& t) {
   NoGrad off;
   if (!is_floating(t.dtype()) || t.numel() == 0 || all(isfinite(t)).item() != 0) return;
-  fmt::print(stderr, "flowgrad: warning: {} holds values that are not finite\n", what);
+  tell(fmt::format("flowgrad: warning: {} holds values that are not finite", what));
 }
 
 void run_eval(const QuantityArguments& a) {

@@ -65,6 +65,8 @@ CLI::Validator one_of(std::vector<std::string> accepted) {
 
 }  // namespace
 
+void tell(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
+
 std::string listing(const std::vector<std::string>& words) {
   if (words.size() < 2) return fmt::format("{}", fmt::join(words, ""));
   return fmt::format("{} and {}", fmt::join(words.begin(), words.end() - 1, ", "), words.back());

@@ -84,6 +84,9 @@ class Command {
   std::function<std::string()> config_extra_;
 };
 
+/// Writes a line to stderr. Nobody reading it is no failure.
+void tell(const std::string& line);
+
 /// "a, b and c".
 std::string listing(const std::vector<std::string>& words);
 

@@ -53,7 +53,7 @@ class HelpFormatter final : public CLI::Formatter {
 int fail(int code, const std::string& message) {
   std::string line = message;
   std::replace(line.begin(), line.end(), '\n', ' ');
-  fmt::print(stderr, "flowgrad: {}\n", line);
+  tell(fmt::format("flowgrad: {}", line));
   return code;
 }
 
@@ -131,7 +131,7 @@ std::string usage_message(const CLI::App& app, const CLI::App* sub, const std::v
     return fmt::format("unknown option {}{}{}", name,
                        name.starts_with("--") ? suggestion(name.substr(2), option_names(*sub), "--") : "", help);
   }
-  if (e.get_name() == "ExtrasError") {
+  if (dynamic_cast<const CLI::ExtrasError*>(&e)) {  // its name is that of the subcommand
     const std::vector<std::string> left = app.remaining(true);
     if (!left.empty()) return fmt::format("unexpected argument {}{}", quote(left.front()), help);
   }
@@ -202,6 +202,8 @@ int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app
   open_standard_descriptors();
   // A reader that went away (`flowgrad inspect x | head`) shows as EPIPE below.
   std::signal(SIGPIPE, SIG_IGN);
+  // A limit on file sizes shows as an error of write().
+  std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app("flowgrad: tensors, automatic differentiation and flow models", "flowgrad");
   app.formatter(std::make_shared<HelpFormatter>());
   app.set_help_flag("--help", "Print this help and exit");

@@ -198,8 +198,8 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
 }
 
 void report_interruption(const TrainArguments& a, const TrainResult& result) {
-  fmt::print(stderr, "flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} --resume continues\n",
-             result.steps_done, a.steps, a.run);
+  tell(fmt::format("flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} --resume continues",
+                   result.steps_done, a.steps, a.run));
 }
 
 void run_train(TrainArguments a, const Command& command) {
@@ -255,7 +255,7 @@ void run_train(TrainArguments a, const Command& command) {
   Trainer trainer(std::move(parts), options);
   if (a.resume) {
     const int64_t step = trainer.resume();
-    if (!a.common.quiet) fmt::print(stderr, "continuing after step {}\n", step);
+    if (!a.common.quiet) tell(fmt::format("continuing after step {}", step));
   }
   write_config(a, command, *model);
 
@@ -275,7 +275,7 @@ void run_train(TrainArguments a, const Command& command) {
       throw ExitCode{128 + r.result.signal};
     case TrainStatus::diverged: throw Error(fmt::format("training diverged: {}", r.result.reason));
     case TrainStatus::paused:
-      if (!a.common.quiet) fmt::print(stderr, "paused; flowgrad train --run {} --resume continues\n", a.run);
+      if (!a.common.quiet) tell(fmt::format("paused; flowgrad train --run {} --resume continues", a.run));
       break;
     case TrainStatus::finished:
     case TrainStatus::early_stopped: break;

@@ -10,10 +10,7 @@ small() {
     diffusion) echo "--set=hidden=16 --set=n_timesteps=8" ;;
   esac
 }
-# Values in [0, 1) for times: the density of fresh planar flows, exp(log_prob), would need arithmetic;
-# integers serve as well.
 int64 steps.npy 0 1 2 3 4 5 6 7
-int64 zeros.npy 0 0 0 0 0 0 0 0
 
 for model in planar realnvp cnf flow_matching diffusion; do
   o=$(small $model)
@@ -34,8 +31,11 @@ for model in planar realnvp cnf flow_matching diffusion; do
   exists graph.dot
   ok sample --weights $model.safetensors --n 8 --output x.npy --picture x.svg
   exists x.svg
-  ok sample --weights double.safetensors --n 8 --output x1.npy --threads 3
-  same x.npy x1.npy # both hold the same float32 numbers, drawn in double or not
+  ok sample --weights $model.safetensors --n 8 --output x1.npy --threads 3
+  same x.npy x1.npy
+  ok sample --weights double.safetensors --n 8 --output x2.npy --dtype float64
+  ok inspect x2.npy
+  says "float64" out
   case $model in
     planar | realnvp | cnf)
       for q in forward inverse log_prob log_det loss; do
