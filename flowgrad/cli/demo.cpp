@@ -21,23 +21,28 @@ namespace {
 void prepare_run_folder(const DemoSettings& settings) {
   std::error_code error;
   std::filesystem::create_directories(settings.run, error);
-  if (error) throw IoError(fmt::format("--run: {}: cannot make this folder: {}", settings.run, error.message()));
+  if (error)
+    throw IoError(
+        fmt::format("--run: {}: cannot make this folder: {}", settings.run, error.message()));
   remove_stale_temporaries(settings.run);
-  write_file_atomic(settings.run + "/config.json",
-                    nlohmann::json({{"command", "demo"},
-                                    {"seed", settings.seed},
-                                    {"quick", settings.quick},
-                                    {"threads", settings.threads}})
-                            .dump(2) +
-                        "\n");
+  write_file_atomic(settings.run + "/config.json", nlohmann::json({{"command", "demo"},
+                                                                   {"seed", settings.seed},
+                                                                   {"quick", settings.quick},
+                                                                   {"threads", settings.threads}})
+                                                           .dump(2) +
+                                                       "\n");
   // A page of an earlier run must not stand there as the result of this one.
   std::filesystem::remove(settings.run + "/report.html", error);
 }
 
-nlohmann::json summary(const DemoSettings& settings, const DemoResults& r, const std::vector<plot::Check>& checks) {
+nlohmann::json summary(const DemoSettings& settings, const DemoResults& r,
+                       const std::vector<plot::Check>& checks) {
   nlohmann::json rows = nlohmann::json::array();
   for (const plot::Check& c : checks) {
-    rows.push_back({{"name", c.name}, {"measured", c.measured}, {"demanded", c.demanded()}, {"passed", c.passed()}});
+    rows.push_back({{"name", c.name},
+                    {"measured", c.measured},
+                    {"demanded", c.demanded()},
+                    {"passed", c.passed()}});
   }
   const DensityResult& d = r.density;
   const GarmentsResult& g = r.garments;
@@ -46,7 +51,11 @@ nlohmann::json summary(const DemoSettings& settings, const DemoResults& r, const
           {"quick", settings.quick},
           {"threads", settings.threads},
           {"seconds", r.seconds},
-          {"moons", {{"nll", d.nll}, {"standard_error", d.standard_error}, {"floor", d.floor}, {"seconds", d.training.seconds}}},
+          {"moons",
+           {{"nll", d.nll},
+            {"standard_error", d.standard_error},
+            {"floor", d.floor},
+            {"seconds", d.training.seconds}}},
           {"garments",
            {{"agreement", g.agreement},
             {"classifier_accuracy", g.accuracy},
@@ -56,20 +65,25 @@ nlohmann::json summary(const DemoSettings& settings, const DemoResults& r, const
           {"checks", rows}};
 }
 
-std::string summary_text(const DemoSettings& settings, const DemoResults& r, const std::vector<plot::Check>& checks) {
+std::string summary_text(const DemoSettings& settings, const DemoResults& r,
+                         const std::vector<plot::Check>& checks) {
   const DensityResult& d = r.density;
   const GarmentsResult& g = r.garments;
   std::string out = fmt::format(
       "two moons       -log p {:.3f} +- {:.3f} nats on {} fresh points; the floor is {:.3f}\n"
       "Fashion-MNIST   a classifier sees the intended class in {:.1f} % of {} generated garments\n"
       "                (and is right on {:.1f} % of the real ones)\n",
-      d.nll, d.standard_error, d.test_points, d.floor, 100 * g.agreement, g.images.size(0), 100 * g.accuracy);
-  const auto passed = std::count_if(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
+      d.nll, d.standard_error, d.test_points, d.floor, 100 * g.agreement, g.images.size(0),
+      100 * g.accuracy);
+  const auto passed =
+      std::count_if(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
   out += fmt::format("checks          {} of {} passed\n", passed, checks.size());
   for (const plot::Check& c : checks) {
-    if (!c.passed()) out += fmt::format("  FAILED  {}: {:.4g}, demanded {}\n", c.name, c.measured, c.demanded());
+    if (!c.passed())
+      out += fmt::format("  FAILED  {}: {:.4g}, demanded {}\n", c.name, c.measured, c.demanded());
   }
-  return out + fmt::format("report          {}/report.html  ({:.0f} s, seed {})\n", settings.run, r.seconds, settings.seed);
+  return out + fmt::format("report          {}/report.html  ({:.0f} s, seed {})\n", settings.run,
+                           r.seconds, settings.seed);
 }
 
 void run_demo(DemoSettings& settings, bool json) {
@@ -87,7 +101,8 @@ void run_demo(DemoSettings& settings, bool json) {
   const std::string record = summary(settings, results, checks).dump(2) + "\n";
   write_file_atomic(settings.run + "/summary.json", record);
   if (!settings.quiet) fmt::print(stderr, "\n");
-  const bool passed = std::all_of(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
+  const bool passed =
+      std::all_of(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
   try {
     print_result(json ? record : summary_text(settings, results, checks));
   } catch (const ExitCode&) {
@@ -101,7 +116,8 @@ void run_demo(DemoSettings& settings, bool json) {
 std::string demo_next_steps(const std::string& run) {
   return fmt::format(
       "flowgrad=build/release/bin/flowgrad\n"
-      "$flowgrad sample --weights {0}/moons.safetensors --n 1000 --output points.npy --picture points.svg\n"
+      "$flowgrad sample --weights {0}/moons.safetensors --n 1000 --output points.npy --picture "
+      "points.svg\n"
       "$flowgrad inspect {0}/garments.safetensors\n"
       "$flowgrad train --model realnvp --data pinwheel --run runs/pinwheel",
       run);
@@ -113,13 +129,17 @@ void add_demo(CLI::App& app) {
     CommonOptions common;
   };
   auto a = std::make_shared<Arguments>();
-  Command c(app, "demo", "Train on two moons and on Fashion-MNIST, check and draw what was learned");
+  Command c(app, "demo",
+            "Train on two moons and on Fashion-MNIST, check and draw what was learned");
   c.group("Demo");
-  c.text("--run", a->settings.run, "Folder for report.html, the pictures, weights and metrics; files are replaced",
-         "FOLDER");
-  c.text("--data-folder", a->settings.data_folder,
-         "Folder of Fashion-MNIST's four idx files; empty = that of the package dataset-fashion-mnist", "FOLDER");
-  c.flag("--quick", a->settings.quick, "Small networks, few steps and weaker demands: a check in passing");
+  c.text("--run", a->settings.run,
+         "Folder for report.html, the pictures, weights and metrics; files are replaced", "FOLDER");
+  c.text(
+      "--data-folder", a->settings.data_folder,
+      "Folder of Fashion-MNIST's four idx files; empty = that of the package dataset-fashion-mnist",
+      "FOLDER");
+  c.flag("--quick", a->settings.quick,
+         "Small networks, few steps and weaker demands: a check in passing");
   c.group("Computation");
   c.seed("--seed", a->common.seed, "Seed of all random draws; printed on stderr");
   c.integer("--threads", a->common.threads, "Threads; 0 = one per core", 0, 1024);

@@ -10,7 +10,8 @@
 #include "flowgrad/plot/report.h"
 #include "flowgrad/tasks/fashion_mnist.h"
 
-/// The parts of `flowgrad demo`: each trains something, measures it and returns what the report shows.
+/// The parts of `flowgrad demo`: each trains something, measures it and returns what the report
+/// shows.
 namespace flowgrad::cli {
 
 struct DemoSettings {
@@ -26,7 +27,7 @@ struct DemoSettings {
 struct DemoBudget {
   int64_t density_hidden = 128;
   int64_t density_batch = 512;
-  int64_t density_steps = 1500;
+  int64_t density_steps = 2000;
   double density_rate = 2e-3;
   int64_t test_points = 100000;
 
@@ -34,13 +35,15 @@ struct DemoBudget {
   int64_t path_steps = 1500;
 
   int64_t classifier_steps = 1200;
-  int64_t garment_hidden = 768;
+  int64_t garment_components = 200;
+  int64_t garment_hidden = 512;
   int64_t garment_batch = 256;
-  int64_t garment_steps = 1800;
-  double garment_rate = 1e-3;
-  double garment_ema = 0.995;
-  double guidance = 2;
-  int64_t solver_steps = 25;
+  int64_t garment_steps = 4500;
+  double garment_rate = 2e-3;
+  double garment_ema = 0.998;
+  double garment_time_scale = 100;
+  double guidance = 1.5;
+  int64_t solver_steps = 50;
   int64_t garments_per_class = 100;
 
   /// Demanded of the result.
@@ -52,9 +55,16 @@ struct DemoBudget {
   static DemoBudget quick();
 };
 
-/// A generator of its own for every purpose, so that a longer training of one part leaves the others as
-/// they were.
-enum class DemoStream : uint64_t { density = 1, density_test, path, classifier, garments, generate };
+/// A generator of its own for every purpose, so that a longer training of one part leaves the
+/// others as they were.
+enum class DemoStream : uint64_t {
+  density = 1,
+  density_test,
+  path,
+  classifier,
+  garments,
+  generate
+};
 Generator demo_generator(const DemoSettings& settings, DemoStream stream);
 
 /// What one training was and how it went.
@@ -71,10 +81,11 @@ struct DemoTraining {
   std::vector<MetricsRow> rows;
 };
 
-/// Trains the module with AdamW, a short warm-up and a cosine to zero; the averaged weights, if any, end up
-/// in the module. Raises ExitCode where a signal ended it, Error where it diverged.
-void run_training(DemoTraining& training, Module& module, Generator& generator, const LossFunction& loss,
-                  const std::function<double()>& validate, const DemoSettings& settings);
+/// Trains the module with AdamW, a short warm-up and a cosine to zero; the averaged weights, if
+/// any, end up in the module. Raises ExitCode where a signal ended it, Error where it diverged.
+void run_training(DemoTraining& training, Module& module, Generator& generator,
+                  const LossFunction& loss, const std::function<double()>& validate,
+                  const DemoSettings& settings);
 
 /// RealNVP on two moons by likelihood.
 struct DensityResult {
@@ -101,8 +112,23 @@ struct PathResult {
 };
 PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget);
 
+/// The principal components of a set of images: an image is close to mean + basis coefficients.
+struct PrincipalComponents {
+  Tensor mean;       ///< (784)
+  Tensor basis;      ///< (784, k), columns orthonormal, from the largest variance down
+  double share = 0;  ///< of the variance of all pixels
+
+  Tensor encode(const Tensor& images) const;
+  Tensor decode(const Tensor& coefficients) const;
+};
+/// Components of the set's first `rows` images by orthogonal iteration (Golub & Van Loan
+/// 2013, 8.2.4), enough of it for coefficients that are nearly uncorrelated.
+PrincipalComponents principal_components(const ImageSet& set, int64_t rows, int64_t k,
+                                         Generator& generator);
+
 /// Class-conditional flow matching on Fashion-MNIST, judged by a classifier of real images.
 struct GarmentsResult {
+  PrincipalComponents components;
   DemoTraining classifier_training;
   double accuracy = 0;  ///< of the classifier on the real test images
   DemoTraining training;
@@ -113,11 +139,12 @@ struct GarmentsResult {
   double variety = 0;                     ///< pixel deviations within a class, generated over real
   double generate_seconds = 0;
   std::vector<double> times;
-  std::vector<Tensor> path;  ///< one (10, 784) for each time: a garment of each class
+  std::vector<Tensor> path;  ///< images, one (10, 784) for each time: a garment of each class
   std::unique_ptr<Model> model;
   std::unique_ptr<Module> classifier;
 };
-GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& budget, const FashionMnist& data);
+GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& budget,
+                             const FashionMnist& data);
 
 struct DemoResults {
   DensityResult density;
@@ -133,7 +160,7 @@ std::vector<plot::Check> demo_checks(const DemoResults& results, const DemoBudge
 std::string demo_next_steps(const std::string& run);
 
 /// Writes report.html, the pictures, metrics.jsonl and the weights into the run folder.
-void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, const DemoResults& results,
-                       const FashionMnist& data);
+void write_demo_report(const DemoSettings& settings, const DemoBudget& budget,
+                       const DemoResults& results, const FashionMnist& data);
 
 }  // namespace flowgrad::cli

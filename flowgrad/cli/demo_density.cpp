@@ -24,7 +24,8 @@ Mean mean_nll(Flow& flow, const Tensor& x) {
   NoGrad off;
   std::vector<double> values;
   for (int64_t at = 0; at < x.size(0); at += 10000) {
-    const auto part = flow.log_prob(slice(x, 0, at, std::min<int64_t>(at + 10000, x.size(0)))).to_vector<double>();
+    const auto part = flow.log_prob(slice(x, 0, at, std::min<int64_t>(at + 10000, x.size(0))))
+                          .to_vector<double>();
     values.insert(values.end(), part.begin(), part.end());
   }
   const auto n = static_cast<double>(values.size());
@@ -48,7 +49,8 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   const Tensor validation = toy::sample(kSet, 10000, test_generator);
 
   r.training.name = "moons";
-  r.training.title = fmt::format("1/4  RealNVP on two moons by likelihood (floor {:.3f} nats)", r.floor);
+  r.training.title =
+      fmt::format("1/4  RealNVP on two moons by likelihood (floor {:.3f} nats)", r.floor);
   r.training.batch = budget.density_batch;
   r.training.steps = budget.density_steps;
   r.training.learning_rate = budget.density_rate;
@@ -56,7 +58,9 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   r.training.validate_every = std::max<int64_t>(1, budget.density_steps / 20);
   run_training(
       r.training, flow, generator,
-      [&](int64_t, int64_t) { return -mean(flow.log_prob(toy::sample(kSet, budget.density_batch, generator))); },
+      [&](int64_t, int64_t) {
+        return -mean(flow.log_prob(toy::sample(kSet, budget.density_batch, generator)));
+      },
       [&] { return mean_nll(flow, validation).mean; }, settings);
 
   // Judged in double, so that the checks see the mathematics and not the rounding.
@@ -87,9 +91,10 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
 PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   PathResult r;
   Generator generator = demo_generator(settings, DemoStream::path);
-  r.model = make_model("flow_matching",
-                       {{"action_dim", "2"}, {"time_dim", "32"}, {"hidden", std::to_string(budget.path_hidden)}},
-                       generator);
+  r.model = make_model(
+      "flow_matching",
+      {{"action_dim", "2"}, {"time_dim", "32"}, {"hidden", std::to_string(budget.path_hidden)}},
+      generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
   constexpr int64_t kBatch = 512;
   r.training.name = "moons_path";
@@ -100,15 +105,18 @@ PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   r.training.ema_decay = 0.99;
   run_training(
       r.training, model, generator,
-      [&](int64_t, int64_t) { return model.loss(toy::sample(kSet, kBatch, generator), {}, generator); }, {}, settings);
+      [&](int64_t, int64_t) {
+        return model.loss(toy::sample(kSet, kBatch, generator), {}, generator);
+      },
+      {}, settings);
 
   NoGrad off;
   r.times = {0, 0.2, 0.4, 0.6, 0.8, 1};
   r.points.push_back(randn({2000, 2}, generator));
   for (size_t i = 1; i < r.times.size(); ++i) {
-    r.points.push_back(odeint(
-        [&](double t, const Tensor& x) { return model.velocity(x, full({x.size(0)}, t)); }, r.points.back(),
-        r.times[i - 1], r.times[i], {.solver = "midpoint", .n_steps = 10}));
+    r.points.push_back(
+        odeint([&](double t, const Tensor& x) { return model.velocity(x, full({x.size(0)}, t)); },
+               r.points.back(), r.times[i - 1], r.times[i], {.solver = "midpoint", .n_steps = 10}));
   }
   return r;
 }

@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include <chrono>
 #include <numeric>
 
@@ -12,7 +14,8 @@ namespace {
 constexpr int64_t kClasses = FashionMnist::kClasses;
 
 /// Share of the images whose most likely class is their label, for each class.
-std::vector<double> agreement_by_class(MLP& classifier, const Tensor& images, const Tensor& labels) {
+std::vector<double> agreement_by_class(MLP& classifier, const Tensor& images,
+                                       const Tensor& labels) {
   NoGrad off;
   std::vector<double> right(kClasses), all(kClasses);
   const auto wanted = labels.to_vector<int64_t>();
@@ -39,7 +42,8 @@ double deviation_within_classes(const Tensor& images, const Tensor& labels) {
     for (size_t i = 0; i < label.size(); ++i) {
       if (label[i] == c) rows.push_back(static_cast<int64_t>(i));
     }
-    const Tensor of_class = index_select(images, 0, Tensor::from(rows, {static_cast<int64_t>(rows.size())}));
+    const Tensor of_class =
+        index_select(images, 0, Tensor::from(rows, {static_cast<int64_t>(rows.size())}));
     total += mean(std(of_class, {0})).item();
   }
   return total / static_cast<double>(kClasses);
@@ -52,10 +56,11 @@ Tensor classes_in_turn(int64_t n) {
   return Tensor::from(out, {static_cast<int64_t>(out.size())});
 }
 
-std::unique_ptr<MLP> train_classifier(GarmentsResult& r, const DemoSettings& settings, const DemoBudget& budget,
-                                      const FashionMnist& data) {
+std::unique_ptr<MLP> train_classifier(GarmentsResult& r, const DemoSettings& settings,
+                                      const DemoBudget& budget, const FashionMnist& data) {
   Generator generator = demo_generator(settings, DemoStream::classifier);
-  auto net = std::make_unique<MLP>(std::vector<int64_t>{ImageSet::kPixels, 256, kClasses}, relu, generator);
+  auto net = std::make_unique<MLP>(std::vector<int64_t>{ImageSet::kPixels, 256, kClasses}, relu,
+                                   generator);
   constexpr int64_t kBatch = 256;
   Batcher batches(data.train, kBatch, settings.seed);
   r.classifier_training.name = "classifier";
@@ -73,14 +78,18 @@ std::unique_ptr<MLP> train_classifier(GarmentsResult& r, const DemoSettings& set
   return net;
 }
 
-void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudget& budget, const FashionMnist& data) {
+void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudget& budget,
+                const FashionMnist& data) {
   Generator generator = demo_generator(settings, DemoStream::garments);
   r.model = make_model("flow_matching",
                        {{"condition_dim", std::to_string(kClasses)},
-                        {"action_dim", std::to_string(ImageSet::kPixels)},
+                        {"action_dim", std::to_string(budget.garment_components)},
+                        {"time_scale", fmt::format("{}", budget.garment_time_scale)},
                         {"hidden", std::to_string(budget.garment_hidden)}},
                        generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
+  constexpr int64_t kRows = 20000;
+  r.components = principal_components(data.train, kRows, budget.garment_components, generator);
   Batcher batches(data.train, budget.garment_batch, settings.seed + 1);
   r.training.name = "garments";
   r.training.title = "4/4  class-conditional flow matching on Fashion-MNIST";
@@ -93,14 +102,14 @@ void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudge
       [&](int64_t, int64_t) {
         const ImageBatch batch = batches.next();
         const Tensor condition = drop_condition(one_hot(batch.labels, kClasses), 0.1, generator);
-        return model.loss(batch.images, condition, generator);
+        return model.loss(r.components.encode(batch.images), condition, generator);
       },
       {}, settings);
 }
 
-/// One garment of each class on its way, at the given times.
-std::vector<Tensor> garment_path(FlowMatching& model, const Tensor& noise, const std::vector<double>& times,
-                                 const DemoBudget& budget) {
+/// Coefficients of one garment of each class on their way, at the given times.
+std::vector<Tensor> garment_path(FlowMatching& model, const Tensor& noise,
+                                 const std::vector<double>& times, const DemoBudget& budget) {
   NoGrad off;
   const Tensor condition = one_hot(classes_in_turn(1), kClasses);
   const Tensor none = zeros_like(condition);
@@ -111,14 +120,16 @@ std::vector<Tensor> garment_path(FlowMatching& model, const Tensor& noise, const
   };
   std::vector<Tensor> out{noise};
   for (size_t i = 1; i < times.size(); ++i) {
-    out.push_back(odeint(field, out.back(), times[i - 1], times[i], {.solver = "euler", .n_steps = 5}));
+    out.push_back(
+        odeint(field, out.back(), times[i - 1], times[i], {.solver = "euler", .n_steps = 5}));
   }
   return out;
 }
 
 }  // namespace
 
-GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& budget, const FashionMnist& data) {
+GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& budget,
+                             const FashionMnist& data) {
   GarmentsResult r;
   auto classifier = train_classifier(r, settings, budget, data);
   std::vector<int64_t> every(static_cast<size_t>(data.test.size()));
@@ -137,15 +148,20 @@ GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& bud
   GenerateOptions options;
   options.solver = {.solver = "euler", .n_steps = budget.solver_steps};
   options.guidance = budget.guidance;
-  r.images = clamp(model.generate(randn({labels.size(0), ImageSet::kPixels}, generator),
-                                  one_hot(labels, kClasses), options),
-                   -1, 1);
-  r.generate_seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const int64_t k = budget.garment_components;
+  const Tensor coefficients =
+      model.generate(randn({labels.size(0), k}, generator), one_hot(labels, kClasses), options);
+  r.images = clamp(r.components.decode(coefficients), -1, 1);
+  r.generate_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   r.agreement_by_class = agreement_by_class(*classifier, r.images, labels);
   r.agreement = average(r.agreement_by_class);
-  r.variety = deviation_within_classes(r.images, labels) / deviation_within_classes(real, real_labels);
+  r.variety =
+      deviation_within_classes(r.images, labels) / deviation_within_classes(real, real_labels);
   for (int i = 0; i <= 10; ++i) r.times.push_back(i / 10.0);
-  r.path = garment_path(model, randn({kClasses, ImageSet::kPixels}, generator), r.times, budget);
+  for (const Tensor& at : garment_path(model, randn({kClasses, k}, generator), r.times, budget)) {
+    r.path.push_back(r.components.decode(at));
+  }
   r.classifier = std::move(classifier);
   return r;
 }

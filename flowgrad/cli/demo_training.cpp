@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/demo.h"
 
@@ -9,17 +11,21 @@ DemoBudget DemoBudget::quick() {
   DemoBudget b;
   b.density_hidden = 64;
   b.density_steps = 400;
+  b.density_rate = 5e-3;
   b.test_points = 20000;
   b.path_hidden = 64;
   b.path_steps = 300;
   b.classifier_steps = 300;
+  b.garment_components = 64;
   b.garment_hidden = 256;
   b.garment_batch = 128;
-  b.garment_steps = 300;
-  b.garment_ema = 0.98;
-  b.largest_gap = 0.2;
-  b.least_agreement = 0.5;
-  b.least_accuracy = 0.75;
+  b.garment_steps = 800;
+  b.garment_rate = 3e-3;
+  b.garment_ema = 0.99;
+  b.solver_steps = 25;
+  b.largest_gap = 0.15;
+  b.least_agreement = 0.7;
+  b.least_accuracy = 0.8;
   return b;
 }
 
@@ -50,10 +56,12 @@ void run_training(DemoTraining& t, Module& module, Generator& generator, const L
   Trainer trainer(std::move(parts), options);
   const TrainResult result = trainer.run();
   if (result.status == TrainStatus::interrupted) {
-    if (!settings.quiet) fmt::print(stderr, "interrupted after step {} of {}\n", result.steps_done, t.steps);
+    if (!settings.quiet)
+      fmt::print(stderr, "interrupted after step {} of {}\n", result.steps_done, t.steps);
     throw ExitCode{128 + result.signal};
   }
-  if (result.status == TrainStatus::diverged) throw Error(fmt::format("demo: {}: {}", t.name, result.reason));
+  if (result.status == TrainStatus::diverged)
+    throw Error(fmt::format("demo: {}: {}", t.name, result.reason));
   t.rows = trainer.history();
   t.seconds = result.seconds;
   if (trainer.ema()) trainer.ema()->swap();
