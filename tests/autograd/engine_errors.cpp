@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "autograd/conformance.h"
 #include "flowgrad/autograd/record.h"
 
@@ -108,6 +110,25 @@ TEST_CASE("a leaf made after an operation is not stored before that operation fa
   CHECK_FALSE(a.grad().defined());
   CHECK_FALSE(b.grad().defined());
   CHECK_FALSE(kept.grad().defined());
+}
+
+TEST_CASE("stored gradients share memory with nothing", "[engine_errors]") {
+  const Tensor a = fill({4}).requires_grad_();
+  const Tensor b = fill({4}, 1).requires_grad_();
+  const Tensor cotangent = fill({4}, 2);
+  const Tensor h = a + b;
+  retain_grad(h);
+  backward(h, cotangent);
+  std::vector<double*> buffers{cotangent.data<double>(), a.grad().data<double>(), b.grad().data<double>(),
+                               h.grad().data<double>()};
+  std::sort(buffers.begin(), buffers.end());
+  CHECK(std::unique(buffers.begin(), buffers.end()) == buffers.end());
+  backward(a * 3, cotangent);
+  CHECK(differs(a.grad(), 4 * fill({4}, 2)) == "");
+  for (const Tensor& t : {b.grad(), h.grad(), cotangent}) CHECK(differs(t, fill({4}, 2), 0) == "");
+  // Asking again for what is kept already does not forget it.
+  retain_grad(h);
+  CHECK(differs(h.grad(), cotangent, 0) == "");
 }
 
 TEST_CASE("outputs and cotangents that do not fit", "[engine_errors]") {
