@@ -210,7 +210,7 @@ FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
   if constexpr (sizeof x.v == 16 && std::is_same_v<T, float>) return {_mm_sqrt_ps(x.v)};
   if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>) return {_mm_sqrt_pd(x.v)};
 #endif
-  for (int i = 0; i < N; ++i) x.v[i] = static_cast<T>(__builtin_sqrt(x.v[i]));
+  for (int i = 0; i < N; ++i) x.v[i] = static_cast<T>(__builtin_sqrt(static_cast<double>(x.v[i])));
   return x;
 }
 
@@ -235,7 +235,7 @@ FG_INLINE vec<T, N> round_mode(vec<T, N> x) {
   if constexpr (sizeof x.v == 16 && std::is_same_v<T, double>) return {_mm_round_pd(x.v, Mode | 8)};
 #endif
   for (int i = 0; i < N; ++i) {
-    const double d = x.v[i];
+    const double d = static_cast<double>(x.v[i]);
     x.v[i] = static_cast<T>(Mode == 0   ? __builtin_nearbyint(d)
                             : Mode == 1 ? __builtin_floor(d)
                                         : __builtin_ceil(d));
@@ -258,11 +258,11 @@ FG_INLINE vec<T, N> ceil(vec<T, N> x) {
 /// NaN in either operand gives NaN.
 template <class T, int N>
 FG_INLINE vec<T, N> max(vec<T, N> a, vec<T, N> b) {
-  return {(a.v > b.v) | (a.v != a.v) ? a.v : b.v};
+  return {((a.v > b.v) | (a.v != a.v)) ? a.v : b.v};
 }
 template <class T, int N>
 FG_INLINE vec<T, N> min(vec<T, N> a, vec<T, N> b) {
-  return {(a.v < b.v) | (a.v != a.v) ? a.v : b.v};
+  return {((a.v < b.v) | (a.v != a.v)) ? a.v : b.v};
 }
 
 /// -1, 0 or 1; NaN stays NaN.
