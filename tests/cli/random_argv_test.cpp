@@ -61,7 +61,7 @@ const std::vector<std::string> kWords = {
     "cnf", "flow_matching", "diffusion", "--set", "dim=2", "dim=0", "hidden=4", "n_flows=2", "n_steps=1", "=", "a=b",
     "--config", "c.toml", "missing.toml", "--weights", "w.safetensors", "--run", "--quantity", "log_prob", "forward",
     "loss", "--input", "x.npy", "--output", "y.npy", "y.safetensors", "--time", "--n", "3", "-1", "1e9", "0", "nan",
-    "--seed", "7", "--dtype", "float64", "float16", "--threads", "2", "--device", "cpu", "cuda", "--backend",
+    "--seed", "7", "--dtype", "float64", "float16", "--threads", "2", "--device", "cpu", "--device=cuda", "--backend",
     "reference", "--json", "--quiet", "--quiet=false", "--print-config", "--picture", "y.svg", "--graph", "--dot",
     "g.dot", "--data", "rows.csv", "--steps", "--resume", "--", "-", "-n", "", " ", "\xff\xfe", "%s%n", "--set=dim=3",
     "--model=planar", "--output=y.npy", "--=", "---", "--n=2", "a b", "\"", "\n", "--class", "all", "--guidance",
@@ -76,8 +76,8 @@ std::string text_of(const char* file) {
 
 }  // namespace
 
-TEST_CASE("random command lines end in order", "[random_argv_test]") {
-  std::mt19937 random(12345);
+static void try_lines(int count, unsigned seed) {
+  std::mt19937 random(seed);
   std::string problem;
   int codes[4] = {};
   {
@@ -85,12 +85,13 @@ TEST_CASE("random command lines end in order", "[random_argv_test]") {
     std::ofstream("c.toml") << "model = planar\nn_flows = 2\nn = 3\n";
     std::ofstream("w.safetensors") << "no tensors";
     std::ofstream("x.npy") << "no array";
-    for (int i = 0; i < 10000 && problem.empty(); ++i) {
+    for (int i = 0; i < count && problem.empty(); ++i) {
       std::vector<std::string> words = {"flowgrad"};
       // Half of the lines start as sensible ones do.
       if (random() % 2) words.push_back(kWords[random() % 6]);
       if (random() % 2) words.insert(words.end(), {"--model", kWords[10 + random() % 5]});
       if (random() % 2) words.insert(words.end(), {"--output", random() % 2 ? "y.npy" : "y.safetensors"});
+      if (random() % 8 == 0) words.push_back("--device=cuda");
       for (size_t n = random() % 6; n > 0; --n) words.push_back(kWords[random() % kWords.size()]);
       std::vector<const char*> argv;
       std::string line;
@@ -121,8 +122,12 @@ TEST_CASE("random command lines end in order", "[random_argv_test]") {
   INFO(problem);
   CHECK(problem.empty());
   // The words are such that everything happens.
-  CHECK(codes[0] > 100);
+  CHECK(codes[0] > count / 100);
   CHECK(codes[1] > 0);
-  CHECK(codes[2] > 1000);
-  CHECK(codes[3] > 100);
+  CHECK(codes[2] > count / 10);
+  CHECK(codes[3] > count / 100);
 }
+
+TEST_CASE("random command lines end in order", "[random_argv_test]") { try_lines(1500, 12345); }
+
+TEST_CASE("100,000 random command lines end in order", "[random_argv_test][nightly]") { try_lines(100000, 54321); }
