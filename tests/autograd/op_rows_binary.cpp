@@ -77,7 +77,9 @@ void add_binary_rows(std::vector<Op>& t) {
   t.push_back(binary("maximum", maximum).dtypes(whole));
   t.push_back(binary("minimum", minimum).dtypes(whole));
   t.push_back(binary("atan2", atan2, {0.5, 2, -2, 2}).smooth());
-  t.push_back(binary("remainder", remainder, {1, 4, 0.5, 1}).dtypes(whole));
+  t.push_back(binary("remainder", remainder, {-4, 4, 4.5, 8})
+                  .dtypes(whole)
+                  .also({{{2, 3}, 7, 8}, {{2, 3}, 3, 3.5}}, FN(remainder(x[0], x[1]))));
   t.push_back(binary("logaddexp", logaddexp).smooth());
 
   t.push_back(comparison("equal", equal, equal));

@@ -26,7 +26,26 @@ double entry(const std::vector<double>& m, int64_t n, int64_t i, int64_t j) {
   return m[static_cast<size_t>(i * n + j)];
 }
 
-std::vector<double> numbers(const Arg& arg, Dice& dice) {
+/// Numbers in [0.1, 0.4), no two closer than a difference's stencil reaches where there are at most
+/// 100; arguments with different `slot` do not meet either.
+std::vector<double> spaced(size_t n, Dice& dice, size_t slot) {
+  std::vector<double> v(n);
+  std::vector<int64_t> left(100);
+  for (size_t i = 0; i < left.size(); ++i) left[i] = static_cast<int64_t>(i);
+  for (double& x : v) {
+    if (v.size() > 100) {
+      x = dice.real(0.1, 0.4);
+      continue;
+    }
+    const auto at = dice.roll(0, static_cast<int64_t>(left.size()) - 1);
+    x = 0.1 + 0.001 * static_cast<double>(3 * left[static_cast<size_t>(at)] +
+                                          static_cast<int64_t>(slot % 3));
+    left.erase(left.begin() + at);
+  }
+  return v;
+}
+
+std::vector<double> numbers(const Arg& arg, Dice& dice, size_t slot) {
   using Matrix = const std::vector<double>&;
   switch (arg.fill) {
     case Fill::spd:  // m m^T / n + 1
@@ -49,9 +68,10 @@ std::vector<double> numbers(const Arg& arg, Dice& dice) {
     default: break;
   }
   std::vector<double> v(static_cast<size_t>(numel(arg.shape)));
+  if (arg.fill == Fill::grid) v = spaced(v.size(), dice, slot);
   for (double& x : v) {
     if (arg.fill == Fill::grid) {
-      x = 0.5 * std::floor(2 * dice.real(arg.low, arg.high)) + dice.real(0.1, 0.4);
+      x += 0.5 * std::floor(2 * dice.real(arg.low, arg.high));
     } else {
       x = std::floor(dice.real(arg.low, arg.fill == Fill::boolean ? 2 : arg.high));
     }
@@ -67,16 +87,22 @@ uint64_t seed_of(const Op& op) {
   return h;
 }
 
-Tensor make_input(const Arg& arg, DType dtype, uint64_t seed) {
+namespace {
+
+Tensor made(const Arg& arg, DType dtype, uint64_t seed, size_t slot) {
   Dice dice(seed);
   if (arg.fill == Fill::index) dtype = DType::int64;
   if (arg.fill == Fill::boolean) dtype = DType::boolean;
-  return Tensor::from(numbers(arg, dice), arg.shape, dtype);
+  return Tensor::from(numbers(arg, dice, slot), arg.shape, dtype);
 }
+
+}  // namespace
+
+Tensor make_input(const Arg& arg, DType dtype, uint64_t seed) { return made(arg, dtype, seed, 0); }
 
 Tensors make_inputs(const Case& c, DType dtype, uint64_t seed) {
   Tensors out;
-  for (const Arg& a : c.args) out.push_back(make_input(a, dtype, seed + 1000 * out.size()));
+  for (const Arg& a : c.args) out.push_back(made(a, dtype, seed + 1000 * out.size(), out.size()));
   return out;
 }
 
