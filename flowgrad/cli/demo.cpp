@@ -19,6 +19,7 @@ namespace {
 
 /// Makes the run folder and writes into it, before anything is computed.
 void prepare_run_folder(const DemoSettings& settings) {
+  if (settings.run.empty()) throw UsageError("--run: nothing given; a folder is accepted");
   std::error_code error;
   std::filesystem::create_directories(settings.run, error);
   if (error)
@@ -88,7 +89,7 @@ std::string summary_text(const DemoSettings& settings, const DemoResults& r,
 
 void run_demo(DemoSettings& settings, bool json) {
   const auto start = std::chrono::steady_clock::now();
-  const FashionMnist data = FashionMnist::load(settings.data_folder);
+  const FashionMnist data = FashionMnist::load(settings.data_folder);  // first, as it may be missing
   prepare_run_folder(settings);
   const DemoBudget budget = settings.quick ? DemoBudget::quick() : DemoBudget();
   DemoResults results;

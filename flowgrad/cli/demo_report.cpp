@@ -56,25 +56,40 @@ std::string density_curve(const DensityResult& d) {
       .svg();
 }
 
-/// Density on the shown part of the grid, every second value; the grid's first axis is x.
-std::string density_map(const DensityResult& d) {
+/// The learned density where the pictures look; row 0 lies at the lower end of y.
+struct DensityArray {
+  int64_t rows = 0;
+  int64_t columns = 0;
+  std::vector<double> values;
+};
+
+/// Every `stride`-th value of the grid, whose first axis is x.
+DensityArray shown_density(const DensityResult& d, size_t stride) {
   const auto log_p = d.grid.to_vector<double>();
   const auto n = static_cast<size_t>(d.grid.size(0));
   const auto index = [&](double at) {
     return static_cast<size_t>(std::lround((at + 8) / 16 * static_cast<double>(n - 1)));
   };
-  HeatMap map{.panel_size = 240, .x = kX, .y = kY, .value = {.lo = 0}};
-  HeatPanel panel{.title = "learned density"};
-  for (size_t j = index(*kY.lo); j <= index(*kY.hi); j += 2) {
-    ++map.rows;
-    map.columns = 0;
-    for (size_t i = index(*kX.lo); i <= index(*kX.hi); i += 2) {
-      ++map.columns;
-      panel.values.push_back(std::exp(log_p[i * n + j]));
+  DensityArray out;
+  for (size_t j = index(*kY.lo); j <= index(*kY.hi); j += stride, ++out.rows) {
+    out.columns = 0;
+    for (size_t i = index(*kX.lo); i <= index(*kX.hi); i += stride, ++out.columns) {
+      out.values.push_back(std::exp(log_p[i * n + j]));
     }
   }
-  map.panels = {std::move(panel)};
-  return map.svg();
+  return out;
+}
+
+std::string density_map(const DensityResult& d) {
+  DensityArray array = shown_density(d, 2);
+  return HeatMap{.panel_size = 240,
+                 .rows = array.rows,
+                 .columns = array.columns,
+                 .x = kX,
+                 .y = kY,
+                 .value = {.lo = 0},
+                 .panels = {{.title = "learned density", .values = std::move(array.values)}}}
+      .svg();
 }
 
 std::string density_points(const DensityResult& d) {
@@ -293,6 +308,9 @@ void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, c
       {{.svg = drawing("moons_density.svg", density_map(d)), .caption = "exp(log p) on a grid"},
        {.svg = drawing("moons_points.svg", density_points(d)),
         .caption = "4,000 points of the data and as many drawn from the model"}});
+
+  const DensityArray array = shown_density(d, 1);
+  picture("moons.png", heat_image(array.values, array.rows, array.columns));
 
   report.heading("From noise to data");
   report.paragraph(
