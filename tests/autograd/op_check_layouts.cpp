@@ -71,7 +71,9 @@ void check_layouts(Tally& tally, const Op& op) {
       const Case& c = cases[k];
       const std::string label = fmt::format("case {}", k);
       if (!c.f) {
-        tally.not_applicable("d strides", op, c.why_not);
+        for (const char* check : {"d strides", "e repeated rows", "k inputs unmodified"}) {
+          tally.not_applicable(check, op, c.why_not);
+        }
         continue;
       }
       check_unmodified(tally, op, dtype, c, label);
@@ -88,7 +90,9 @@ void check_layouts(Tally& tally, const Op& op) {
           return unlike(op, c.f, in, plain, seed == 2);
         });
       }
-      if (op.differentiable) {
+      if (!op.differentiable) {
+        tally.not_applicable("d strides", op, "no cotangents: the results have no derivative");
+      } else {
         tally.instance("d strides", op, dtype, label + " strided cotangents",
                        [&] { return unlike(op, c.f, plain, plain, true); });
       }

@@ -191,7 +191,10 @@ void check_dtypes(Tally& tally, const Op& op) {
   const Tensors plain = make_inputs(c, DType::float64, seed_of(op));
   const bool all_fixed = real_ones(plain).empty();
   for (DType dtype : kDTypes) {
-    if (all_fixed) break;
+    if (all_fixed) {
+      tally.not_applicable("j dtypes", op, "no floating argument to keep the dtype of");
+      continue;
+    }
     tally.instance("j dtypes", op, dtype, "kept", [&]() -> std::string {
       for (const Tensor& y : c.f(make_inputs(c, dtype, seed_of(op)))) {
         if (is_real(y) && y.dtype() != dtype)
@@ -217,8 +220,8 @@ void check_dtypes(Tally& tally, const Op& op) {
       return got == want ? "" : got + " instead of " + want;
     });
   }
-  if (op.mixed == "one tensor") {
-    tally.not_applicable("j mixed dtypes", op, "one tensor argument");
+  if (op.mixed == "one tensor" || real_ones(plain).size() < 2) {
+    tally.not_applicable("j mixed dtypes", op, "fewer than two floating arguments");
     return;
   }
   tally.instance("j mixed dtypes", op, DType::float32, "beside float64", [&]() -> std::string {
@@ -229,7 +232,7 @@ void check_dtypes(Tally& tally, const Op& op) {
       break;
     }
     const std::string got = name_or_refused(in);
-    return got == op.mixed || real_ones(in).size() < 2 ? "" : got + " instead of " + op.mixed;
+    return got == op.mixed ? "" : got + " instead of " + op.mixed;
   });
 }
 

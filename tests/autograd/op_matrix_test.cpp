@@ -36,6 +36,7 @@ TEST_CASE("Derivatives hold at many random inputs", "[op_matrix_test][nightly]")
     for (uint64_t seed = 1; seed <= 50; ++seed) check_gradients(tally, op, 77 * seed);
   }
   for (const std::string& failure : tally.failures()) FAIL_CHECK(failure);
+  CHECK(tally.failures().empty());
   fmt::print("{}", tally.report());
   std::fflush(stdout);
 }
