@@ -46,7 +46,9 @@ inline Tensor values(std::vector<double> v) {
 }
 inline Tensor number(double v) { return scalar(v, DType::float64); }
 /// The same, asking for gradients.
-inline Tensor leaf(std::vector<double> v, const Shape& shape) { return values(std::move(v), shape).requires_grad_(); }
+inline Tensor leaf(std::vector<double> v, const Shape& shape) {
+  return values(std::move(v), shape).requires_grad_();
+}
 inline Tensor leaf(std::vector<double> v) { return values(std::move(v)).requires_grad_(); }
 inline Tensor leaf(double v) { return number(v).requires_grad_(); }
 inline Tensor indices(std::vector<int64_t> v) {
@@ -72,8 +74,10 @@ inline double weigh(const Tensor& t) {
   return total;
 }
 
-/// "" where got is want to rtol (relative to max(1, |want|) when near), NaN and infinity in their places.
-inline std::string differs(const std::vector<double>& got, const std::vector<double>& want, double rtol = 1e-12) {
+/// "" where got is want to rtol (relative to max(1, |want|) when near), NaN and infinity in their
+/// places.
+inline std::string differs(const std::vector<double>& got, const std::vector<double>& want,
+                           double rtol = 1e-12) {
   std::ostringstream out;
   out.precision(17);
   if (got.size() != want.size()) {
@@ -90,7 +94,8 @@ inline std::string differs(const std::vector<double>& got, const std::vector<dou
   }
   return {};
 }
-inline std::string differs(const Tensor& got, const std::vector<double>& want, double rtol = 1e-12) {
+inline std::string differs(const Tensor& got, const std::vector<double>& want,
+                           double rtol = 1e-12) {
   return got.defined() ? differs(got.to_vector<double>(), want, rtol) : "undefined";
 }
 inline std::string differs(const Tensor& got, const Tensor& want, double rtol = 1e-12) {
@@ -99,7 +104,8 @@ inline std::string differs(const Tensor& got, const Tensor& want, double rtol = 
 }
 /// Every element is v.
 inline std::string not_all(const Tensor& got, double v) {
-  return got.defined() ? differs(got, std::vector<double>(static_cast<size_t>(got.numel()), v)) : "undefined";
+  return got.defined() ? differs(got, std::vector<double>(static_cast<size_t>(got.numel()), v))
+                       : "undefined";
 }
 
 /// "" where the call raises E with `words` in its message.
@@ -141,7 +147,8 @@ inline Tensor hessian_row_sums(const Function& f, const Tensor& at) {
 }
 
 /// Gradients with a cotangent.
-inline std::vector<Tensor> grads(const Tensor& y, std::vector<Tensor> inputs, const Tensor& cotangent = {}) {
+inline std::vector<Tensor> grads(const Tensor& y, std::vector<Tensor> inputs,
+                                 const Tensor& cotangent = {}) {
   return grad(std::span(&y, 1), inputs, std::span(&cotangent, cotangent.defined() ? 1 : 0));
 }
 
@@ -151,7 +158,9 @@ struct Pinned {
   std::vector<Pinned> items;
   bool is_list = false;
 
-  double number() const { return word == "nan" ? std::nan("") : std::strtod(word.c_str(), nullptr); }
+  double number() const {
+    return word == "nan" ? std::nan("") : std::strtod(word.c_str(), nullptr);
+  }
   void flatten(std::vector<double>& out) const {
     if (!is_list) out.push_back(number());
     for (const Pinned& p : items) p.flatten(out);
@@ -173,12 +182,14 @@ inline Pinned read_pinned(std::istream& in) {
   Pinned p;
   in >> std::ws;
   if (in.peek() != '[') {
-    while (in.peek() != EOF && in.peek() != ']' && !std::isspace(in.peek())) p.word += static_cast<char>(in.get());
+    while (in.peek() != EOF && in.peek() != ']' && !std::isspace(in.peek()))
+      p.word += static_cast<char>(in.get());
     return p;
   }
   in.get();
   p.is_list = true;
-  for (in >> std::ws; in.peek() != ']' && in.peek() != EOF; in >> std::ws) p.items.push_back(read_pinned(in));
+  for (in >> std::ws; in.peek() != ']' && in.peek() != EOF; in >> std::ws)
+    p.items.push_back(read_pinned(in));
   in.get();
   return p;
 }

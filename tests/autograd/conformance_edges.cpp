@@ -59,7 +59,8 @@ TEST_CASE("C51 (x - y)^x where the base is zero", "[conformance_edges][conforman
   CHECK(differs(g[1], {-1}) == "");
 }
 
-TEST_CASE("C52 ties share over all elements, the first wins along an axis", "[conformance_edges][conformance_total]") {
+TEST_CASE("C52 ties share over all elements, the first wins along an axis",
+          "[conformance_edges][conformance_total]") {
   const Case c("C52");
   const Tensor x = leaf({1, 0, 1, 0, 1, 0});
   const double third = 1.0 / 3;
@@ -74,7 +75,8 @@ TEST_CASE("C52 ties share over all elements, the first wins along an axis", "[co
 TEST_CASE("C53 ties of a minimum over two axes", "[conformance_edges][conformance_total]") {
   const Case c("C53");
   const Tensor x = leaf({1, 0, 0, 1, -1, -1, 1, 0}, {2, 2, 2});
-  CHECK(differs(grads(min(x, {0, 2}), {x}, values({3, 7}))[0], {0, 0, 3.5, 0, 1.5, 1.5, 0, 3.5}) == "");
+  CHECK(differs(grads(min(x, {0, 2}), {x}, values({3, 7}))[0], {0, 0, 3.5, 0, 1.5, 1.5, 0, 3.5}) ==
+        "");
 }
 
 TEST_CASE("C54 ties between two operands", "[conformance_edges][conformance_total]") {
@@ -102,7 +104,8 @@ TEST_CASE("C56 elu with alpha 2", "[conformance_edges][conformance_total]") {
                 {.7357588823428847, 2, .2706705664732254, 1}) == "");
 }
 
-TEST_CASE("C57 roots and norms at zero: a zero cotangent wins", "[conformance_edges][conformance_total]") {
+TEST_CASE("C57 roots and norms at zero: a zero cotangent wins",
+          "[conformance_edges][conformance_total]") {
   const Case c("C57");
   const Tensor n = leaf({0, 0, 0});
   CHECK(differs(grad(norm(n), n), {0, 0, 0}) == "");
@@ -134,7 +137,8 @@ TEST_CASE("C59 logaddexp at infinities", "[conformance_edges][conformance_total]
   }
 }
 
-TEST_CASE("C60 logsumexp and softmax of infinities, and a masked row", "[conformance_edges][conformance_total]") {
+TEST_CASE("C60 logsumexp and softmax of infinities, and a masked row",
+          "[conformance_edges][conformance_total]") {
   const Case c("C60");
   const Tensor x = leaf({-kInf, 1});
   CHECK(differs(logsumexp(x), {1}) == "");
@@ -172,9 +176,14 @@ TEST_CASE("C62 logcumsumexp of large numbers", "[conformance_edges][conformance_
 
 TEST_CASE("C63 activations far out", "[conformance_edges][conformance_total]") {
   const Case c("C63");
-  const std::map<std::string, Tensor (*)(const Tensor&)> functions{
-      {"sigmoid", sigmoid}, {"softplus", softplus}, {"logsigmoid", logsigmoid}, {"silu", silu},
-      {"gelu", gelu},       {"tanh", tanh},         {"mish", mish},             {"erf", erf}};
+  const std::map<std::string, Tensor (*)(const Tensor&)> functions{{"sigmoid", sigmoid},
+                                                                   {"softplus", softplus},
+                                                                   {"logsigmoid", logsigmoid},
+                                                                   {"silu", silu},
+                                                                   {"gelu", gelu},
+                                                                   {"tanh", tanh},
+                                                                   {"mish", mish},
+                                                                   {"erf", erf}};
   int seen = 0;
   for (const PinnedLine& row : pinned("C63")) {
     if (!row.count("name")) continue;
@@ -183,7 +192,8 @@ TEST_CASE("C63 activations far out", "[conformance_edges][conformance_total]") {
     const auto at = row.at("at").numbers();
     CHECK(differs(f(values(at)), row.at("value").numbers()) == "");
     CHECK(differs(slopes(f, at), row.at("slope").numbers()) == "");
-    for (double s : slopes([f](const Tensor& x) { return grad(f(x), x, {.create_graph = true}); }, at)) {
+    for (double s :
+         slopes([f](const Tensor& x) { return grad(f(x), x, {.create_graph = true}); }, at)) {
       CHECK(std::isfinite(s));
     }
     ++seen;
@@ -211,8 +221,10 @@ TEST_CASE("C65 cumulative products with zeros", "[conformance_edges][conformance
     const bool weighted = row.count("weights") != 0;
     const Tensor w = weighted ? values(row.at("weights").numbers()) : ones_like(at);
     const auto f = [&](const Tensor& x) { return sum(cumprod(x, 0) * w); };
-    CHECK(differs(value_and_grad(f, at).derivative, row.at(weighted ? "dx_weighted" : "dx").numbers()) == "");
-    if (!weighted) CHECK(differs(hessian_row_sums(f, at), row.at("second_row_sums").numbers()) == "");
+    CHECK(differs(value_and_grad(f, at).derivative,
+                  row.at(weighted ? "dx_weighted" : "dx").numbers()) == "");
+    if (!weighted)
+      CHECK(differs(hessian_row_sums(f, at), row.at("second_row_sums").numbers()) == "");
   }
 }
 

@@ -4,7 +4,8 @@
 namespace flowgrad::conformance {
 namespace {
 
-TEST_CASE("C24 retain_grad is idempotent and accumulates", "[conformance_engine][conformance_total]") {
+TEST_CASE("C24 retain_grad is idempotent and accumulates",
+          "[conformance_engine][conformance_total]") {
   const Case c("C24");
   const Tensor x = leaf({.1, .2, .3}, {1, 3});
   const Tensor h = x * 3;
@@ -20,7 +21,8 @@ TEST_CASE("C24 retain_grad is idempotent and accumulates", "[conformance_engine]
   CHECK(differs(x.grad(), {1.8, 3.6, 5.4}) == "");
 }
 
-TEST_CASE("C25 hooks are called once a pass, and may replace the gradient", "[conformance_engine][conformance_total]") {
+TEST_CASE("C25 hooks are called once a pass, and may replace the gradient",
+          "[conformance_engine][conformance_total]") {
   const Case c("C25");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const Tensor y = full({5, 5}, 4, DType::float64).requires_grad_();
@@ -64,7 +66,8 @@ TEST_CASE("C26 one output of many", "[conformance_engine][conformance_total]") {
   CHECK(differs(grad(unbind(v)[2], v), {0, 0, 1, 0, 0}) == "");
 }
 
-TEST_CASE("C27 freed values, retained values, nothing to free", "[conformance_engine][conformance_total]") {
+TEST_CASE("C27 freed values, retained values, nothing to free",
+          "[conformance_engine][conformance_total]") {
   const Case c("C27");
   const Tensor x = leaf({1, 2, 3});
   const Tensor y = sum(x * x);
@@ -123,7 +126,8 @@ TEST_CASE("C29 a leaf written after it was saved", "[conformance_engine][conform
   CHECK_FALSE(y.grad().defined());
 }
 
-TEST_CASE("C30 a saved operand written is an error, another is not", "[conformance_engine][conformance_total]") {
+TEST_CASE("C30 a saved operand written is an error, another is not",
+          "[conformance_engine][conformance_total]") {
   const Case c("C30");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const Tensor y = full({5, 5}, 4, DType::float64).requires_grad_();
@@ -135,7 +139,11 @@ TEST_CASE("C30 a saved operand written is an error, another is not", "[conforman
   backward(q, ones64({5, 5}), true);
   CHECK(not_all(x.grad(), 4) == "");
   CHECK(not_all(y.grad(), 2) == "");
-  CHECK(not_raised<GradError>([&] { backward(w, ones64({5, 5})); }, "modified in place since by fill_") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              backward(w, ones64({5, 5}));
+            },
+            "modified in place since by fill_") == "");
   CHECK(not_raised<GradError>([&] { backward(w, ones64({5, 5})); }, "mul #") == "");
   CHECK(not_all(x.grad(), 4) == "");
 }
@@ -148,7 +156,8 @@ TEST_CASE("C31 a detached branch counts for nothing", "[conformance_engine][conf
   CHECK(differs(grad(y, x), {1}) == "");
   // There is no detaching in place: the one way to it is refused.
   const Tensor rows = fill({2, 2}).requires_grad_() * 1;
-  CHECK(not_raised<GradError>([&] { select(rows, 0, 0).requires_grad_(false); }, "use detach()") == "");
+  CHECK(not_raised<GradError>([&] { select(rows, 0, 0).requires_grad_(false); }, "use detach()") ==
+        "");
 }
 
 TEST_CASE("C32 orders through a stopped gradient", "[conformance_engine][conformance_total]") {
@@ -157,9 +166,12 @@ TEST_CASE("C32 orders through a stopped gradient", "[conformance_engine][conform
   CHECK(differs(derivatives(f, 3.14, 2), {0.9999974634566875, 0.0015926508965689952}) == "");
 }
 
-TEST_CASE("C33 writing through views becomes slice_scatter", "[conformance_engine][conformance_total]") {
+TEST_CASE("C33 writing through views becomes slice_scatter",
+          "[conformance_engine][conformance_total]") {
   const Case c("C33");
-  const auto doubled_row = [](const Tensor& x) { return slice_scatter(x, slice(x, 0, 0, 1) * 2, 0, 0, 1); };
+  const auto doubled_row = [](const Tensor& x) {
+    return slice_scatter(x, slice(x, 0, 0, 1) * 2, 0, 0, 1);
+  };
   const auto doubled_element = [](const Tensor& x) {
     const Tensor row = slice(x, 0, 0, 1);
     return slice_scatter(x, slice_scatter(row, slice(row, 1, 1, 2) * 2, 1, 1, 2), 0, 0, 1);
@@ -173,19 +185,29 @@ TEST_CASE("C33 writing through views becomes slice_scatter", "[conformance_engin
   CHECK(differs(grad(sum(doubled_element(tall)), tall), values({1, 2, 1, 1, 1, 1}, {3, 2})) == "");
   // The in-place form is refused, on the base and on its views.
   const Tensor x = base * 1;
-  CHECK(not_raised<GradError>([&] { copy_(slice(x, 0, 0, 1), values({1, 2}, {1, 2})); }, "slice_scatter") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              copy_(slice(x, 0, 0, 1), values({1, 2}, {1, 2}));
+            },
+            "slice_scatter") == "");
 }
 
-TEST_CASE("C34 writes into leaves and into one output of many are refused", "[conformance_engine][conformance_total]") {
+TEST_CASE("C34 writes into leaves and into one output of many are refused",
+          "[conformance_engine][conformance_total]") {
   const Case c("C34");
   const Tensor x = fill({2, 3}).requires_grad_();
   CHECK(not_raised<GradError>([&] { fill_(x, 5); }, "fill_: the tensor of shape (2, 3)") == "");
-  CHECK(not_raised<GradError>([&] { copy_(x, fill({2, 3}, 1)); }, "copy_: the tensor of shape (2, 3)") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              copy_(x, fill({2, 3}, 1));
+            },
+            "copy_: the tensor of shape (2, 3)") == "");
   CHECK(not_raised<GradError>([&] { fill_(unbind(x * 1)[0], 2); }, "on the tape") == "");
   CHECK(differs(x, fill({2, 3})) == "");
 }
 
-TEST_CASE("C35 assignment to elements becomes scatter and where", "[conformance_engine][conformance_total]") {
+TEST_CASE("C35 assignment to elements becomes scatter and where",
+          "[conformance_engine][conformance_total]") {
   const Case c("C35");
   const auto rows = pinned("C35");
   const auto check = [&](size_t i, const Shape& shape, const Shape& part, auto&& put) {
@@ -197,7 +219,8 @@ TEST_CASE("C35 assignment to elements becomes scatter and where", "[conformance_
       if (tracked) CHECK(not_all(grad(y, value), 1) == "");
     }
   };
-  check(0, {5, 5}, {1, 5}, [](const Tensor& y, const Tensor& v) { return slice_scatter(y, v, 0, 1, 2); });
+  check(0, {5, 5}, {1, 5},
+        [](const Tensor& y, const Tensor& v) { return slice_scatter(y, v, 0, 1, 2); });
   check(1, {1}, {1}, [](const Tensor& y, const Tensor& v) { return slice_scatter(y, v, 0, 0, 1); });
   // y[[0, 4, 2]] = v: where the index points, v; else y.
   const auto put_flat = [](const Tensor& index) {
@@ -226,11 +249,13 @@ TEST_CASE("C36 rows assigned from tracked tensors", "[conformance_engine][confor
   CHECK(not_all(g[0], 1) == "");
   CHECK(not_all(g[1], 2) == "");
   // A write from a tracked tensor would lose its gradient: refused, and nothing is written.
-  CHECK(not_raised<GradError>([&] { copy_(select(x, 0, 0), y); }, "its gradient would be lost") == "");
+  CHECK(not_raised<GradError>([&] { copy_(select(x, 0, 0), y); }, "its gradient would be lost") ==
+        "");
   CHECK(differs(x, fill({5, 5}, 2)) == "");
 }
 
-TEST_CASE("C37 a deep chain (a thousand here; a million in engine_scale)", "[conformance_engine][conformance_total]") {
+TEST_CASE("C37 a deep chain (a thousand here; a million in engine_scale)",
+          "[conformance_engine][conformance_total]") {
   const Case c("C37");
   const Tensor x = leaf(1);
   Tensor y = clone(x);
@@ -243,7 +268,8 @@ TEST_CASE("C37 a deep chain (a thousand here; a million in engine_scale)", "[con
 Tensor broken(const Tensor& x, const std::string& kind) {
   return custom_vjp(
       "broken", [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * 2}; },
-      [kind](std::span<const Tensor> g, std::span<const Tensor>, std::span<const Tensor>) -> std::vector<Tensor> {
+      [kind](std::span<const Tensor> g, std::span<const Tensor>,
+             std::span<const Tensor>) -> std::vector<Tensor> {
         if (kind == "raise") throw std::runtime_error("Simulate error on backward pass");
         if (kind == "count") return {};
         if (kind == "dtype") return {Tensor::from(std::vector<int64_t>(25, 1), {5, 5})};
@@ -252,18 +278,22 @@ Tensor broken(const Tensor& x, const std::string& kind) {
       std::span(&x, 1))[0];
 }
 
-TEST_CASE("C38 anomaly mode names the operation and the place", "[conformance_engine][conformance_total]") {
+TEST_CASE("C38 anomaly mode names the operation and the place",
+          "[conformance_engine][conformance_total]") {
   const Case c("C38");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const Anomaly on;
-  CHECK(not_raised<GradError>([&] { backward(sum(broken(x, "nan"))); }, "the gradient that broken #") == "");
-  CHECK(not_raised<GradError>([&] { backward(sum(broken(x, "nan"))); }, "gave its input 0 has nan at element 0") == "");
+  CHECK(not_raised<GradError>([&] { backward(sum(broken(x, "nan"))); },
+                              "the gradient that broken #") == "");
+  CHECK(not_raised<GradError>([&] { backward(sum(broken(x, "nan"))); },
+                              "gave its input 0 has nan at element 0") == "");
   CHECK(not_raised<GradError>([&] { sqrt(x - 2); }, "the value of sqrt #") == "");
   CHECK(not_raised<GradError>([&] { sqrt(x - 2); }, "(output 0) has") == "");
   CHECK_FALSE(x.grad().defined());
 }
 
-TEST_CASE("C39 errors of a rule, and gradients of a wrong shape", "[conformance_engine][conformance_total]") {
+TEST_CASE("C39 errors of a rule, and gradients of a wrong shape",
+          "[conformance_engine][conformance_total]") {
   const Case c("C39");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const auto run = [&](const char* kind) { return [&x, kind] { backward(sum(broken(x, kind))); }; };
@@ -271,11 +301,13 @@ TEST_CASE("C39 errors of a rule, and gradients of a wrong shape", "[conformance_
   CHECK(not_raised<GradError>(run("shape"), "expected shape (5, 5) float64") == "");
   CHECK(not_raised<GradError>(run("shape"), "broken #") == "");
   CHECK(not_raised<GradError>(run("dtype"), "int64; expected shape (5, 5) float64") == "");
-  CHECK(not_raised<GradError>(run("count"), "broken: the rule returned 0 gradients for 1 inputs") == "");
+  CHECK(not_raised<GradError>(run("count"), "broken: the rule returned 0 gradients for 1 inputs") ==
+        "");
   CHECK_FALSE(x.grad().defined());
 }
 
-TEST_CASE("C40 comparisons, positions and integers have no gradient", "[conformance_engine][conformance_total]") {
+TEST_CASE("C40 comparisons, positions and integers have no gradient",
+          "[conformance_engine][conformance_total]") {
   const Case c("C40");
   const Tensor x = leaf({-1, 2, 3});
   CHECK_FALSE(greater(x, 0).requires_grad());
@@ -292,11 +324,13 @@ TEST_CASE("C40 comparisons, positions and integers have no gradient", "[conforma
   CHECK(differs(grad(sum(floor(x) * x), x), {-1, 2, 3}) == "");
 }
 
-TEST_CASE("C41 a rule for one order refuses the second by every way", "[conformance_engine][conformance_total]") {
+TEST_CASE("C41 a rule for one order refuses the second by every way",
+          "[conformance_engine][conformance_total]") {
   const Case c("C41");
   const Function once = [](const Tensor& x) {
     return sum(custom_vjp(
-        "once_square", [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * in[0]}; },
+        "once_square",
+        [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * in[0]}; },
         [](std::span<const Tensor> g, std::span<const Tensor> in, std::span<const Tensor>) {
           return std::vector<Tensor>{g[0] * in[0] * 2};
         },
@@ -306,8 +340,10 @@ TEST_CASE("C41 a rule for one order refuses the second by every way", "[conforma
   CHECK(differs(value_and_grad(once, at).derivative, {6, 8}) == "");
   const std::string words = "once_square: this operation can be differentiated once only";
   const Tensor x = leaf({3, 4});
-  CHECK(not_raised<GradError>([&] { grad(sum(grad(once(x), x, {.create_graph = true})), x); }, words) == "");
-  CHECK(not_raised<GradError>([&] { backward(sum(grad(once(x), x, {.create_graph = true}))); }, words) == "");
+  CHECK(not_raised<GradError>([&] { grad(sum(grad(once(x), x, {.create_graph = true})), x); },
+                              words) == "");
+  CHECK(not_raised<GradError>([&] { backward(sum(grad(once(x), x, {.create_graph = true}))); },
+                              words) == "");
   CHECK(not_raised<GradError>([&] { hessian(once, at); }, words) == "");
   CHECK(not_raised<GradError>([&] { hvp(once, at, at); }, words) == "");
   CHECK(not_raised<GradError>([&] { jvp(once, at, at); }, words) == "");

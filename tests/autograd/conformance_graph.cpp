@@ -6,7 +6,8 @@ namespace {
 
 const std::vector<double> kFirst{0.1, -0.2, 0.3, 0.4, -0.5};
 
-TEST_CASE("C01 the expression of micrograd's sanity check", "[conformance_graph][conformance_total]") {
+TEST_CASE("C01 the expression of micrograd's sanity check",
+          "[conformance_graph][conformance_total]") {
   const Case c("C01");
   const Tensor x = leaf(-4);
   const Tensor z = 2 * x + 2 + x;
@@ -48,7 +49,7 @@ TEST_CASE("C04 four orders of sin(sin x + sin x)", "[conformance_graph][conforma
   const Case c("C04");
   const auto f = [](const Tensor& x) { return sin(sin(x) + sin(x)); };
   CHECK(differs(derivatives(f, 0.7, 4), {0.4262065991457747, -2.606262451288969, 4.255055252163501,
-                                          14.863635035426968}) == "");
+                                         14.863635035426968}) == "");
 }
 
 TEST_CASE("C05 six orders of the reciprocal", "[conformance_graph][conformance_total]") {
@@ -78,7 +79,8 @@ TEST_CASE("C07 identity and constant functions", "[conformance_graph][conformanc
   CHECK(differs(grad(x, x), {1}) == "");
 }
 
-TEST_CASE("C08 a cotangent used in two places is not overwritten", "[conformance_graph][conformance_total]") {
+TEST_CASE("C08 a cotangent used in two places is not overwritten",
+          "[conformance_graph][conformance_total]") {
   const Case pass("C08");
   const Tensor a = leaf(kFirst);
   const Tensor b = a + 1;
@@ -113,7 +115,8 @@ TEST_CASE("C10 one cotangent shared by three chains", "[conformance_graph][confo
   CHECK(not_all(cotangent, 1) == "");
 }
 
-TEST_CASE("C11 a gradient inside a gradient, through an enclosing variable", "[conformance_graph][conformance_total]") {
+TEST_CASE("C11 a gradient inside a gradient, through an enclosing variable",
+          "[conformance_graph][conformance_total]") {
   const Case c("C11");
   const Tensor x = leaf(2);
   const auto inner = [&](const Tensor& y) { return x * y; };
@@ -122,7 +125,8 @@ TEST_CASE("C11 a gradient inside a gradient, through an enclosing variable", "[c
   CHECK(differs(grad(y, x), {4}) == "");
 }
 
-TEST_CASE("C12 a captured tensor equal to the argument is not the argument", "[conformance_graph][conformance_total]") {
+TEST_CASE("C12 a captured tensor equal to the argument is not the argument",
+          "[conformance_graph][conformance_total]") {
   const Case c("C12");
   for (const Tensor& a : {number(5), leaf(5)}) {
     const Function both = [&](const Tensor&) { return a + a; };
@@ -135,7 +139,8 @@ TEST_CASE("C12 a captured tensor equal to the argument is not the argument", "[c
   }
 }
 
-TEST_CASE("C13 several roots add; a root given twice counts twice", "[conformance_graph][conformance_total]") {
+TEST_CASE("C13 several roots add; a root given twice counts twice",
+          "[conformance_graph][conformance_total]") {
   const Case pass("C13");
   const auto rows = pinned("C13");
   std::vector<Tensor> in;
@@ -165,7 +170,8 @@ TEST_CASE("C14 roots of which one depends on the other", "[conformance_graph][co
   CHECK(differs(grad(roots, std::span(&x, 1), cotangents)[0], {5, 100}) == "");
 }
 
-TEST_CASE("C15 gradients of non-leaves that are outputs of one node", "[conformance_graph][conformance_total]") {
+TEST_CASE("C15 gradients of non-leaves that are outputs of one node",
+          "[conformance_graph][conformance_total]") {
   const Case c("C15");
   const Tensor x = fill({4, 2}).requires_grad_();
   const Tensor cotangent = fill({2, 2}, 1);
@@ -190,7 +196,8 @@ TEST_CASE("C16 a loss differentiated in shards", "[conformance_graph][conformanc
     }
     std::vector<Tensor> shards;
     for (size_t i = 0; i < 10; i += 2) {
-      for (const Tensor& g : grad(loss, {v[i], v[i + 1]}, {.retain_graph = true})) shards.push_back(g);
+      for (const Tensor& g : grad(loss, {v[i], v[i + 1]}, {.retain_graph = true}))
+        shards.push_back(g);
     }
     backward(v, shards);
     const auto want = row.at("leaf_grads").numbers();
@@ -210,7 +217,8 @@ TEST_CASE("C17 an input that the output does not reach", "[conformance_graph][co
   CHECK(not_raised<GradError>([&] { grad(out, {x, y}); }, "allow_unused") == "");
 }
 
-TEST_CASE("C18 gradients accumulate in the leaf's own buffer", "[conformance_graph][conformance_total]") {
+TEST_CASE("C18 gradients accumulate in the leaf's own buffer",
+          "[conformance_graph][conformance_total]") {
   const Case c("C18");
   const Tensor x = fill({5, 5}).requires_grad_();
   const Tensor y = x + 2;
@@ -227,7 +235,8 @@ TEST_CASE("C18 gradients accumulate in the leaf's own buffer", "[conformance_gra
   CHECK_FALSE(x.grad().requires_grad());
 }
 
-TEST_CASE("C19 a Hessian times a vector by two gradients", "[conformance_graph][conformance_total]") {
+TEST_CASE("C19 a Hessian times a vector by two gradients",
+          "[conformance_graph][conformance_total]") {
   const Case c("C19");
   const Tensor x = fill({2, 2}).requires_grad_();
   const Tensor y = fill({2, 2}, 1).requires_grad_();
@@ -258,7 +267,8 @@ TEST_CASE("C21 a Jacobian, and by vjp and jvp", "[conformance_graph][conformance
   }
 }
 
-TEST_CASE("C22 a Hessian with an input that does not matter", "[conformance_graph][conformance_total]") {
+TEST_CASE("C22 a Hessian with an input that does not matter",
+          "[conformance_graph][conformance_total]") {
   const Case c("C22");
   const auto f = [](const Tensor& x) { return 3 * sum(exp(slice(x, 0, 0, 3))); };
   const Tensor at = values({.1, .2, .3, .4});
@@ -269,7 +279,8 @@ TEST_CASE("C22 a Hessian with an input that does not matter", "[conformance_grap
   }
 }
 
-TEST_CASE("C23 a Jacobian of a Jacobian, differentiated", "[conformance_graph][conformance_total]") {
+TEST_CASE("C23 a Jacobian of a Jacobian, differentiated",
+          "[conformance_graph][conformance_total]") {
   const Case c("C23");
   const PinnedLine row = pinned("C23")[0];
   const Function f = [](const Tensor& x) { return sin(outer(x, x)) + cos(sum(x * x)); };
@@ -282,7 +293,8 @@ TEST_CASE("C23 a Jacobian of a Jacobian, differentiated", "[conformance_graph][c
   CHECK(differs(first(x), row.at("jacobian").numbers()) == "");
   CHECK(differs(second(x), row.at("second").numbers()) == "");
   CHECK(differs(grad(sum(sin(first(x))), x), row.at("grad_sum_sin_jacobian").numbers()) == "");
-  CHECK(differs(grad(sum(sin(second(x))), x), row.at("grad_sum_sin_second").numbers(), 1e-11) == "");
+  CHECK(differs(grad(sum(sin(second(x))), x), row.at("grad_sum_sin_second").numbers(), 1e-11) ==
+        "");
 }
 
 }  // namespace

@@ -13,11 +13,12 @@ Tensor ramp(const Shape& shape, double start, double step) {
   return Tensor::from(v, shape);
 }
 
-TEST_CASE("C70 eight binary operations over all pairs of four shapes", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C70 eight binary operations over all pairs of four shapes",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C70");
   const std::map<std::string, Tensor (*)(const Tensor&, const Tensor&)> ops{
-      {"add", add},   {"sub", sub}, {"mul", mul},     {"div", div}, {"remainder", remainder},
-      {"pow", pow},   {"atan2", atan2}, {"maximum", maximum}};
+      {"add", add}, {"sub", sub},     {"mul", mul},        {"div", div}, {"remainder", remainder},
+      {"pow", pow}, {"atan2", atan2}, {"maximum", maximum}};
   int seen = 0;
   for (const PinnedLine& row : pinned("C70")) {
     const Tensor a = ramp(row.at("a").dims(), 1.35, .37).requires_grad_();
@@ -33,7 +34,8 @@ TEST_CASE("C70 eight binary operations over all pairs of four shapes", "[conform
   CHECK(seen == 128);
 }
 
-TEST_CASE("C71 gradients of broadcasting and of a matrix product", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C71 gradients of broadcasting and of a matrix product",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C71");
   const Tensor a = fill({3, 1}).requires_grad_();
   const Tensor b = fill({1, 4}, 1).requires_grad_();
@@ -56,16 +58,20 @@ TEST_CASE("C72 repeated indices add up", "[conformance_shapes][conformance_total
   const Tensor pairs = index_select(reshape(x, {16}), 0, indices({4, 9, 1, 1}));
   CHECK(differs(grad(sum(pairs), x), pinned("C72")[1].at("pairs").numbers()) == "");
   const Tensor table = fill({3, 2}).requires_grad_();
-  CHECK(differs(grad(sum(embedding(table, indices({0, 2, 2}), 0)), table), {0, 0, 0, 0, 2, 2}) == "");
+  CHECK(differs(grad(sum(embedding(table, indices({0, 2, 2}), 0)), table), {0, 0, 0, 0, 2, 2}) ==
+        "");
   const Tensor single = cast(fill({3, 2}), DType::float32).requires_grad_();
   const Tensor many = Tensor::from(std::vector<int64_t>(65536, 2), {65536});
   CHECK(differs(grad(sum(embedding(single, many)), single), {0, 0, 0, 0, 65536, 65536}, 0) == "");
 }
 
-TEST_CASE("C73 sort, running extremes and the largest, to second order", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C73 sort, running extremes and the largest, to second order",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C73");
   const auto rows = pinned("C73");
-  const auto cubes = [](const Function& f) { return [f](const Tensor& x) { return sum(pow(f(x), 3)) / 3; }; };
+  const auto cubes = [](const Function& f) {
+    return [f](const Tensor& x) { return sum(pow(f(x), 3)) / 3; };
+  };
   const Tensor at = values({3, 1, 2, 5, 4});
   const Tensor w = values({10, 20, 30, 40, 50});
   const Tensor x = leaf({3, 1, 2, 5, 4});
@@ -109,7 +115,8 @@ TEST_CASE("C75 overlapping strides", "[conformance_shapes][conformance_total]") 
     if (row.count("dv")) continue;
     const Tensor x = ones64({11}).requires_grad_();
     const Dims shape = row.at("shape").dims();
-    const Tensor y = as_strided(x, shape, row.at("strides").dims(), static_cast<int64_t>(row.at("offset").number()));
+    const Tensor y = as_strided(x, shape, row.at("strides").dims(),
+                                static_cast<int64_t>(row.at("offset").number()));
     const Tensor cotangent = shape[0] == 5 ? ones64({5, 5}) : ramp({3, 3}, 0, 1);
     CHECK(differs(grads(y, {x}, cotangent)[0], row.at("dx").numbers()) == "");
   }
@@ -119,7 +126,8 @@ TEST_CASE("C75 overlapping strides", "[conformance_shapes][conformance_total]") 
 
 using Many = std::vector<Tensor>;
 
-/// Contracts the named axes: PyTorch's tensordot with lists, by moving them to where ours takes them.
+/// Contracts the named axes: PyTorch's tensordot with lists, by moving them to where ours takes
+/// them.
 Tensor dot_axes(const Tensor& a, const Tensor& b, const Pinned& axes) {
   if (!axes.is_list) return tensordot(a, b, static_cast<int64_t>(axes.number()));
   const auto normal = [](const Pinned& list, const Tensor& t) {
@@ -148,7 +156,9 @@ Many shape_case(const PinnedLine& row, const Many& in, std::string& name) {
     if (row.count(key)) name = key;
     return row.count(key) != 0;
   };
-  const auto whole = [&](const std::string& key) { return static_cast<int64_t>(row.at(key).number()); };
+  const auto whole = [&](const std::string& key) {
+    return static_cast<int64_t>(row.at(key).number());
+  };
   if (has("einsum")) return {einsum(row.at(name).word, in)};
   if (has("tensordot")) return {dot_axes(in[0], in[1], row.at(name))};
   if (has("permute")) return {permute(in[0], row.at(name).dims())};
@@ -172,13 +182,15 @@ Many shape_case(const PinnedLine& row, const Many& in, std::string& name) {
   return {};
 }
 
-TEST_CASE("C76 einsum, tensordot and the operations of shape, systematically", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C76 einsum, tensordot and the operations of shape, systematically",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C76");
   std::map<std::string, int> seen;
   for (const PinnedLine& row : pinned("C76")) {
     if (row.count("split_dx")) continue;
     Many in;
-    for (const Pinned& shape : row.at("in").items) in.push_back(fill(shape.dims(), static_cast<int64_t>(in.size())).requires_grad_());
+    for (const Pinned& shape : row.at("in").items)
+      in.push_back(fill(shape.dims(), static_cast<int64_t>(in.size())).requires_grad_());
     std::string name;
     const Many out = shape_case(row, in, name);
     ++seen[name];
@@ -206,7 +218,8 @@ TEST_CASE("C76 einsum, tensordot and the operations of shape, systematically", "
   CHECK(differs(grad(sum(p[0] * p[1] + p[2]), x), {2, 3, 0, 1, 1, 1}) == "");
 }
 
-TEST_CASE("C77 the gradient has the leaf's dtype and axis order", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C77 the gradient has the leaf's dtype and axis order",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C77");
   const Tensor x = tensor({1.5, 2.5}).requires_grad_();
   const Tensor g = grad(sum(cast(x, DType::float64) * 3), x);
@@ -225,7 +238,8 @@ TEST_CASE("C77 the gradient has the leaf's dtype and axis order", "[conformance_
   CHECK(differs(shared.grad(), 2 * shared.detach() * ramp({3, 3}, 1, 1)) == "");
 }
 
-/// Value, gradients with the cotangent fill(9), gradients of sum_k <g_k, fill(5 + k)>, against the pinned.
+/// Value, gradients with the cotangent fill(9), gradients of sum_k <g_k, fill(5 + k)>, against the
+/// pinned.
 void check_orders(const PinnedLine& row, const MultiFunction& f, const Many& inputs, double rtol) {
   Many in;
   for (const Tensor& t : inputs) in.push_back(t.detach().requires_grad_());
@@ -246,15 +260,18 @@ void check_orders(const PinnedLine& row, const MultiFunction& f, const Many& inp
   }
 }
 
-TEST_CASE("C78 softmax's Jacobian; layer norm, attention, cross-entropy", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C78 softmax's Jacobian; layer norm, attention, cross-entropy",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C78");
   const auto rows = pinned("C78");
   const Tensor j = jacobian([](const Tensor& x) { return softmax(x); }, values({1, 2, 3}));
   CHECK(differs(j, rows[0].at("softmax_jacobian").numbers()) == "");
-  CHECK(differs(select(j, 0, 0), {.08192506906499322, -.02203304452017429, -.059892024544818914}) == "");
+  CHECK(differs(select(j, 0, 0), {.08192506906499322, -.02203304452017429, -.059892024544818914}) ==
+        "");
   const double rtol = 2e-12;
   const Many norm_in{fill({2, 3}), fill({3}, 1), fill({3}, 2)};
-  check_orders(rows[1], [](auto in) { return Many{layer_norm(in[0], {3}, in[1], in[2])}; }, norm_in, rtol);
+  check_orders(
+      rows[1], [](auto in) { return Many{layer_norm(in[0], {3}, in[1], in[2])}; }, norm_in, rtol);
   const auto composed_norm = [](std::span<const Tensor> in) {
     const Tensor centred = in[0] - mean(in[0], {1}, true);
     return Many{centred / sqrt(mean(centred * centred, {1}, true) + 1e-5) * in[1] + in[2]};
@@ -265,7 +282,8 @@ TEST_CASE("C78 softmax's Jacobian; layer norm, attention, cross-entropy", "[conf
   };
   check_orders(rows[2], attention, {fill({2, 2}), fill({3, 2}, 1), fill({3, 2}, 2)}, rtol);
   const Tensor labels = indices({2, 0});
-  check_orders(rows[3], [&](auto in) { return Many{cross_entropy(in[0], labels)}; }, {fill({2, 3})}, rtol);
+  check_orders(
+      rows[3], [&](auto in) { return Many{cross_entropy(in[0], labels)}; }, {fill({2, 3})}, rtol);
   const auto composed_loss = [&](std::span<const Tensor> in) {
     return Many{mean(logsumexp(in[0], {1}) - sum(in[0] * one_hot(labels, 3, DType::float64), {1}))};
   };
@@ -279,10 +297,12 @@ TEST_CASE("C79 a gradient penalty", "[conformance_shapes][conformance_total]") {
   const Tensor gx = grad(sum(tanh(matmul(w, x))), x, {.create_graph = true});
   const Tensor y = square(norm(gx) - 1);
   CHECK(differs(y, {26.473809794393453}) == "");
-  CHECK(differs(grad(y, w), {5.62537630474038, 8.616866054873968, -14.23578847631983, 16.106641233258262}) == "");
+  CHECK(differs(grad(y, w), {5.62537630474038, 8.616866054873968, -14.23578847631983,
+                             16.106641233258262}) == "");
 }
 
-TEST_CASE("C80 divergence, exact and by all four probes", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C80 divergence, exact and by all four probes",
+          "[conformance_shapes][conformance_total]") {
   const Case c("C80");
   const Function f = [](const Tensor& x) {
     const Tensor a = select(x, 1, 0);

@@ -23,7 +23,8 @@ Tensor fifty_sines(const Tensor& x, int block) {
   return y;
 }
 
-TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the bytes", "[conformance_system][conformance_total]") {
+TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the bytes",
+          "[conformance_system][conformance_total]") {
   const Case c("C42");
   const PinnedLine row = pinned("C42")[0];
   const Tensor x = fill({8}).requires_grad_();
@@ -38,7 +39,8 @@ TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the byt
   const Tensor wide = fill({1000}).requires_grad_();
   const auto masked = [&](bool kept) {
     generator.set_state(7, 0);
-    const Tensor y = kept ? drop(drop(wide)) : checkpoint(drop, checkpoint(drop, wide, &generator), &generator);
+    const Tensor y =
+        kept ? drop(drop(wide)) : checkpoint(drop, checkpoint(drop, wide, &generator), &generator);
     generator.next_stream();  // something else draws before the backward pass
     const uint64_t stream = generator.stream();
     const Tensor g = grad(sum(y * y), wide);
@@ -59,19 +61,26 @@ TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the byt
   CHECK(2 * less < whole);
 }
 
-/// x^2 whose rule multiplies the gradient by first, whose own derivative is multiplied by second, and
-/// which adds noise.
+/// x^2 whose rule multiplies the gradient by first, whose own derivative is multiplied by second,
+/// and which adds noise.
 Function wrong_square(double first, double second, double noise) {
   return [=](const Tensor& x) {
-    const MultiFunction value = [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * in[0]}; };
-    const VjpRule rule = [=](std::span<const Tensor> g, std::span<const Tensor> in, std::span<const Tensor>) {
-      const MultiFunction same = [](std::span<const Tensor> v) { return std::vector<Tensor>{v[0] * 1}; };
-      const VjpRule scaled = [=](std::span<const Tensor> h, std::span<const Tensor>, std::span<const Tensor>) {
+    const MultiFunction value = [](std::span<const Tensor> in) {
+      return std::vector<Tensor>{in[0] * in[0]};
+    };
+    const VjpRule rule = [=](std::span<const Tensor> g, std::span<const Tensor> in,
+                             std::span<const Tensor>) {
+      const MultiFunction same = [](std::span<const Tensor> v) {
+        return std::vector<Tensor>{v[0] * 1};
+      };
+      const VjpRule scaled = [=](std::span<const Tensor> h, std::span<const Tensor>,
+                                 std::span<const Tensor>) {
         return std::vector<Tensor>{h[0] * second};
       };
       static int calls = 0;
       const double jitter = noise * (calls++ % 2);
-      return std::vector<Tensor>{g[0] * custom_vjp("same", same, scaled, in.first(1))[0] * (2 * first) + jitter};
+      return std::vector<Tensor>{
+          g[0] * custom_vjp("same", same, scaled, in.first(1))[0] * (2 * first) + jitter};
     };
     return custom_vjp("wrong_square", value, rule, std::span(&x, 1))[0];
   };
@@ -92,11 +101,13 @@ TEST_CASE("C43 the checker rejects small errors", "[conformance_system][conforma
   CHECK_FALSE(jitter.passed);
   CHECK(jitter.message.find("not deterministic") != std::string::npos);
   Generator generator(1);
-  const auto random = gradcheck([&](const Tensor& x) { return x + 1e-6 * randn({3}, generator, DType::float64); }, at);
+  const auto random = gradcheck(
+      [&](const Tensor& x) { return x + 1e-6 * randn({3}, generator, DType::float64); }, at);
   CHECK(random.message.find("not deterministic") != std::string::npos);
 }
 
-TEST_CASE("C44 a saved output or a retained gradient makes no cycle", "[conformance_system][conformance_total]") {
+TEST_CASE("C44 a saved output or a retained gradient makes no cycle",
+          "[conformance_system][conformance_total]") {
   const Case c("C44");
   const Tensor x = fill({1000}).requires_grad_();
   const int64_t before = memory_stats().live_bytes;
@@ -115,7 +126,8 @@ TEST_CASE("C44 a saved output or a retained gradient makes no cycle", "[conforma
   CHECK(memory_stats().live_bytes == before);
 }
 
-TEST_CASE("C45 ten threads, private leaves and one shared leaf", "[conformance_system][conformance_total]") {
+TEST_CASE("C45 ten threads, private leaves and one shared leaf",
+          "[conformance_system][conformance_total]") {
   const Case c("C45");
   const auto loss = [](const Tensor& x) { return sum((x + 3) * (x + 4) * .5); };
   const Tensor shared = ones64({5, 5}).requires_grad_();
@@ -146,13 +158,19 @@ Tree unflat(const Tensor& v, const Tree& like) {
   for (const auto& [name, t] : like) sizes.push_back(t.numel());
   const auto parts = split(v, sizes);
   Tree out;
-  for (size_t i = 0; i < like.size(); ++i) out.emplace_back(like[i].first, reshape(parts[i], like[i].second.shape()));
+  for (size_t i = 0; i < like.size(); ++i)
+    out.emplace_back(like[i].first, reshape(parts[i], like[i].second.shape()));
   return out;
 }
 
-TEST_CASE("C46 named tensors flatten and come back; inner products", "[conformance_system][conformance_total]") {
+TEST_CASE("C46 named tensors flatten and come back; inner products",
+          "[conformance_system][conformance_total]") {
   const Case c("C46");
-  Tree tree{{"a", number(1)}, {"b", fill({2, 3})}, {"c.0", fill({1, 4}, 1)}, {"c.1.x", number(2)}, {"c.1.y", fill({4, 2}, 2)}};
+  Tree tree{{"a", number(1)},
+            {"b", fill({2, 3})},
+            {"c.0", fill({1, 4}, 1)},
+            {"c.1.x", number(2)},
+            {"c.1.y", fill({4, 2}, 2)}};
   for (const bool with_empty : {false, true}) {
     if (with_empty) tree.insert(tree.begin() + 2, {"nothing", zeros({0, 3}, DType::float64)});
     const Tensor v = flat(tree);
@@ -179,10 +197,12 @@ TEST_CASE("C46 named tensors flatten and come back; inner products", "[conforman
   CHECK(differs({weigh(flat({{"a", a}, {"b", b}}))}, {7.5}) == "");
   CHECK(differs(a + (b + d), (a + b) + d, 0) == "");
   CHECK(differs(1.5 * (a + b), 1.5 * a + 1.5 * b, 0) == "");
-  CHECK(differs(matmul(eye(5, DType::float64), eye(5, DType::float64)), eye(5, DType::float64), 0) == "");
+  CHECK(differs(matmul(eye(5, DType::float64), eye(5, DType::float64)), eye(5, DType::float64),
+                0) == "");
 }
 
-TEST_CASE("C47 picking elements one by one grows linearly", "[conformance_system][conformance_total]") {
+TEST_CASE("C47 picking elements one by one grows linearly",
+          "[conformance_system][conformance_total]") {
   const Case c("C47");
   // Counted, not timed: nodes of the graph and blocks of memory asked for by both passes.
   const auto cost = [](int64_t n, bool at_once) {
@@ -190,7 +210,8 @@ TEST_CASE("C47 picking elements one by one grows linearly", "[conformance_system
     const int64_t before = memory_stats().allocations;
     const auto parts = at_once ? unbind(x) : std::vector<Tensor>();
     Tensor total = number(0);
-    for (int64_t i = 0; i < n; ++i) total = total + (at_once ? parts[static_cast<size_t>(i)] : select(x, 0, i));
+    for (int64_t i = 0; i < n; ++i)
+      total = total + (at_once ? parts[static_cast<size_t>(i)] : select(x, 0, i));
     const auto nodes = static_cast<int64_t>(graph_of(total).size());
     CHECK(not_all(grad(total, x), 1) == "");
     return std::pair(nodes, memory_stats().allocations - before);

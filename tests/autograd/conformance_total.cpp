@@ -2,8 +2,8 @@
 
 #include "autograd/conformance.h"
 
-/// Every conformance case carries the tag [conformance_total] too, so the ctest entry of this file runs
-/// all of them; this case, linked last, counts those that came to their end.
+/// Every conformance case carries the tag [conformance_total] too, so the ctest entry of this file
+/// runs all of them; this case, linked last, counts those that came to their end.
 namespace flowgrad::conformance {
 namespace {
 

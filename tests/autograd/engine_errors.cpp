@@ -65,7 +65,8 @@ TEST_CASE("an exception at every place of twenty graphs touches no gradient", "[
     const int n = trap.size();
     backward(out);
     for (size_t k = 0; k < leaves.size(); ++k) {
-      if (!leaves[k].defined()) leaves[k] = fill({3, 3}).requires_grad_();  // of no use in this graph
+      if (!leaves[k].defined())
+        leaves[k] = fill({3, 3}).requires_grad_();  // of no use in this graph
       if (!leaves[k].grad().defined()) leaves[k].set_grad(zeros({3, 3}, DType::float64));
     }
     std::vector<Tensor> want;
@@ -78,7 +79,8 @@ TEST_CASE("an exception at every place of twenty graphs touches no gradient", "[
         }
         trap.reset(at);
         const Tensor y = trapped_graph(kind, trap, leaves);
-        CHECK(not_raised<Planned>([&] { backward(y); }, "planned at tap " + std::to_string(at)) == "");
+        CHECK(not_raised<Planned>([&] { backward(y); }, "planned at tap " + std::to_string(at)) ==
+              "");
         bool untouched = true;
         for (const Tensor& l : leaves) {
           untouched = untouched && (stored ? not_all(l.grad(), 5).empty() : !l.grad().defined());
@@ -90,7 +92,10 @@ TEST_CASE("an exception at every place of twenty graphs touches no gradient", "[
         trap.reset(-1);
         backward(trapped_graph(kind, trap, leaves));
         bool right = true;
-        for (size_t i = 0; i < leaves.size(); ++i) right = right && (leaves[i].grad().defined() ? differs(leaves[i].grad(), want[i], 0) : not_all(want[i], 0)).empty();
+        for (size_t i = 0; i < leaves.size(); ++i)
+          right = right && (leaves[i].grad().defined() ? differs(leaves[i].grad(), want[i], 0)
+                                                       : not_all(want[i], 0))
+                               .empty();
         CHECK(right);
         ++places;
       }
@@ -99,7 +104,8 @@ TEST_CASE("an exception at every place of twenty graphs touches no gradient", "[
   CHECK(places >= 200);
 }
 
-TEST_CASE("a leaf made after an operation is not stored before that operation failed", "[engine_errors]") {
+TEST_CASE("a leaf made after an operation is not stored before that operation failed",
+          "[engine_errors]") {
   const Tensor a = fill({4}).requires_grad_();
   const Tensor early = tap(a * a, [](const Tensor&) -> Tensor { throw Planned("early"); });
   const Tensor b = fill({4}, 1).requires_grad_();
@@ -119,8 +125,8 @@ TEST_CASE("stored gradients share memory with nothing", "[engine_errors]") {
   const Tensor h = a + b;
   retain_grad(h);
   backward(h, cotangent);
-  std::vector<double*> buffers{cotangent.data<double>(), a.grad().data<double>(), b.grad().data<double>(),
-                               h.grad().data<double>()};
+  std::vector<double*> buffers{cotangent.data<double>(), a.grad().data<double>(),
+                               b.grad().data<double>(), h.grad().data<double>()};
   std::sort(buffers.begin(), buffers.end());
   CHECK(std::unique(buffers.begin(), buffers.end()) == buffers.end());
   backward(a * 3, cotangent);
@@ -134,19 +140,42 @@ TEST_CASE("stored gradients share memory with nothing", "[engine_errors]") {
 TEST_CASE("outputs and cotangents that do not fit", "[engine_errors]") {
   const Tensor x = fill({2, 3}).requires_grad_();
   const Tensor y = x * x;
-  CHECK(not_raised<GradError>([&] { backward(fill({2})); }, "backward: output 0 does not depend on anything") == "");
-  CHECK(not_raised<GradError>([&] { backward(y); }, "has shape (2, 3); a cotangent of that shape must be given") == "");
-  CHECK(not_raised<GradError>([&] { backward(y, fill({3, 2})); }, "the cotangent given of shape (3, 2) float64; expected shape (2, 3) float64") == "");
+  CHECK(not_raised<GradError>([&] { backward(fill({2})); },
+                              "backward: output 0 does not depend on anything") == "");
+  CHECK(not_raised<GradError>([&] { backward(y); },
+                              "has shape (2, 3); a cotangent of that shape must be given") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              backward(y, fill({3, 2}));
+            },
+            "the cotangent given of shape (3, 2) float64; expected shape (2, 3) float64") == "");
   CHECK(not_raised<GradError>([&] { backward(y, fill({3})); }, "expected shape (2, 3)") == "");
-  CHECK(not_raised<GradError>([&] { backward(y, Tensor::from(std::vector<int64_t>(6, 1), {2, 3})); }, "int64; expected shape (2, 3) float64") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              backward(y, Tensor::from(std::vector<int64_t>(6, 1), {2, 3}));
+            },
+            "int64; expected shape (2, 3) float64") == "");
   const std::vector<Tensor> outputs{y, y};
   const std::vector<Tensor> one{fill({2, 3})};
-  CHECK(not_raised<GradError>([&] { backward(outputs, one); }, "1 cotangents given for 2 outputs") == "");
-  CHECK(not_raised<GradError>([&] { grad(sum(y), fill({2, 3})); }, "input 0 of shape (2, 3) does not require gradients") == "");
+  CHECK(not_raised<GradError>([&] { backward(outputs, one); },
+                              "1 cotangents given for 2 outputs") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              grad(sum(y), fill({2, 3}));
+            },
+            "input 0 of shape (2, 3) does not require gradients") == "");
   CHECK(not_raised<GradError>([&] { retain_grad(fill({2})); }, "retain_grad: ") == "");
   CHECK(not_raised<GradError>([&] { y.requires_grad_(); }, "use detach() first") == "");
-  CHECK(not_raised<GradError>([&] { x.set_grad(fill({3, 2})); }, "gradient (3, 2) float64 given for a tensor (2, 3) float64") == "");
-  CHECK(not_raised<GradError>([&] { y.set_grad(fill({2, 3})); }, "does not require gradients") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              x.set_grad(fill({3, 2}));
+            },
+            "gradient (3, 2) float64 given for a tensor (2, 3) float64") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              y.set_grad(fill({2, 3}));
+            },
+            "does not require gradients") == "");
   // None of this has spent the graph.
   backward(y, fill({2, 3}));
   CHECK(differs(x.grad(), 2 * fill({2, 3}) * fill({2, 3})) == "");
@@ -156,7 +185,11 @@ TEST_CASE("an unused input is found before anything is freed", "[engine_errors]"
   const Tensor x = leaf({1, 2});
   const Tensor stranger = leaf({1, 2});
   const Tensor y = sum(x * x);
-  CHECK(not_raised<GradError>([&] { grad(y, {x, stranger}); }, "do not depend on input 1 of shape (2,)") == "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              grad(y, {x, stranger});
+            },
+            "do not depend on input 1 of shape (2,)") == "");
   CHECK(differs(grad(y, x), {2, 4}) == "");
 }
 
@@ -184,12 +217,16 @@ TEST_CASE("versions: who saved, what, and who wrote", "[engine_errors]") {
     CHECK(not_raised<GradError>([&] { backward(y); }, words) == "");
   };
   Tensor y = sum(sin(x));
-  written(y, [&] { fill_(x, 2); }, " saved (3,) float64; modified in place since by fill_");
-  written(y, [&] { fill_(x, 2); }, "backward: sin #");
+  written(
+      y, [&] { fill_(x, 2); }, " saved (3,) float64; modified in place since by fill_");
+  written(
+      y, [&] { fill_(x, 2); }, "backward: sin #");
   const Tensor out = tanh(x);
   y = sum(out);
-  written(y, [&] { copy_(out, x); }, "backward: tanh #");
-  // A write before the operation is nobody's business, and neither is one to a value that is not saved.
+  written(
+      y, [&] { copy_(out, x); }, "backward: tanh #");
+  // A write before the operation is nobody's business, and neither is one to a value that is not
+  // saved.
   fill_(x.detach(), 1);
   const Tensor sums = x + 1;
   y = sum(sums);
@@ -201,17 +238,21 @@ TEST_CASE("versions: who saved, what, and who wrote", "[engine_errors]") {
   const Tensor z = leaf({1, 1, 1});
   const Tensor product = sum(z * g);
   backward(sum(x * 3));
-  CHECK(not_raised<GradError>([&] { backward(product); }, "modified in place since by backward") == "");
+  CHECK(not_raised<GradError>([&] { backward(product); }, "modified in place since by backward") ==
+        "");
 }
 
-TEST_CASE("anomaly: operation, output, place; forward and backward; NaN or any non-finite", "[engine_errors]") {
+TEST_CASE("anomaly: operation, output, place; forward and backward; NaN or any non-finite",
+          "[engine_errors]") {
   const Tensor x = leaf({0, -1, 4});
   {
     const Anomaly on;
     CHECK(not_raised<GradError>([&] { log(x); }, "the value of log #") == "");
     CHECK(not_raised<GradError>([&] { log(x); }, "(output 0) has") == "");
     CHECK(not_raised<GradError>([&] { log(x); }, "at element 1 of shape (3,)") == "");
-    const MultiFunction two_values = [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * 1, sqrt(in[0])}; };
+    const MultiFunction two_values = [](std::span<const Tensor> in) {
+      return std::vector<Tensor>{in[0] * 1, sqrt(in[0])};
+    };
     const VjpRule first = [](auto g, auto, auto) { return std::vector<Tensor>{g[0]}; };
     const auto pair = [&] { custom_vjp("pair", two_values, first, std::span(&x, 1)); };
     CHECK(not_raised<GradError>(pair, "the value of pair #") == "");
@@ -223,10 +264,16 @@ TEST_CASE("anomaly: operation, output, place; forward and backward; NaN or any n
     CHECK(not_raised<GradError>([&] { backward(sum(root)); }, "the gradient that square #") == "");
     const Tensor poisoned = tap(x * 2, [](const Tensor& g) { return g * std::nan(""); });
     CHECK(not_raised<GradError>([&] { backward(sum(poisoned)); }, "the gradient that tap #") == "");
-    const MultiFunction product = [](std::span<const Tensor> in) { return std::vector<Tensor>{in[0] * in[1]}; };
-    const VjpRule poison = [](auto g, auto, auto) { return std::vector<Tensor>{g[0], g[0] * std::nan("")}; };
-    const Tensor second_input = custom_vjp("two", product, poison, std::vector<Tensor>{x, leaf({1, 1, 1})})[0];
-    CHECK(not_raised<GradError>([&] { backward(sum(second_input)); }, "gave its input 1 has") == "");
+    const MultiFunction product = [](std::span<const Tensor> in) {
+      return std::vector<Tensor>{in[0] * in[1]};
+    };
+    const VjpRule poison = [](auto g, auto, auto) {
+      return std::vector<Tensor>{g[0], g[0] * std::nan("")};
+    };
+    const Tensor second_input =
+        custom_vjp("two", product, poison, std::vector<Tensor>{x, leaf({1, 1, 1})})[0];
+    CHECK(not_raised<GradError>([&] { backward(sum(second_input)); }, "gave its input 1 has") ==
+          "");
   }
   {
     const Anomaly on(AnomalyCheck::non_finite);

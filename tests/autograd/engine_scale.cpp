@@ -43,7 +43,8 @@ Tensor chain(const Tensor& x, int64_t n) {
   return y;
 }
 
-TEST_CASE("a million nodes forward, backward and released on a stack of 256 kB", "[engine_scale][slow]") {
+TEST_CASE("a million nodes forward, backward and released on a stack of 256 kB",
+          "[engine_scale][slow]") {
   const int64_t before = memory_stats().live_bytes;
   double slope_of_chain = 0;
   double other = 0;
@@ -134,7 +135,8 @@ TEST_CASE("an input in the middle stops the pass there", "[engine_scale]") {
   CHECK(below == 0);
 }
 
-TEST_CASE("ten threads on graphs of their own, ten on one leaf, one of them failing", "[engine_scale]") {
+TEST_CASE("ten threads on graphs of their own, ten on one leaf, one of them failing",
+          "[engine_scale]") {
   constexpr int kRounds = 20;
   const Tensor shared = fill({8, 8}).requires_grad_();
   std::vector<Tensor> own;
@@ -153,7 +155,9 @@ TEST_CASE("ten threads on graphs of their own, ten on one leaf, one of them fail
             backward(loss(own[at]));
           } else {
             backward(sum(shared * (i - 9)));
-            const Tensor bad = tap(sum(shared * 100), [](const Tensor&) -> Tensor { throw std::runtime_error("planned"); });
+            const Tensor bad = tap(sum(shared * 100), [](const Tensor&) -> Tensor {
+              throw std::runtime_error("planned");
+            });
             try {
               backward(bad);
             } catch (const std::runtime_error&) {

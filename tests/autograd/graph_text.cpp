@@ -43,7 +43,8 @@ TEST_CASE("the text and the drawing of a small expression", "[graph_text]") {
   text += line(1, "tanh             (2, 3)           float64            48  #@0");
   text += line(2, "mul              (2, 3)           float64            24  #@1 constant");
   text += line(3, "sum              ()               float64             0  #@2");
-  text += "saved for the backward pass: 72 bytes (a storage kept by several nodes counts for each)\n";
+  text +=
+      "saved for the backward pass: 72 bytes (a storage kept by several nodes counts for each)\n";
   CHECK(graph_text(y) == text);
 }
 
@@ -64,7 +65,8 @@ TEST_CASE("the nodes of a graph: order, inputs, bytes", "[graph_text]") {
   // After a pass nothing is kept; inside a checkpoint nothing ever is.
   grads(y, {x}, ones64({2}));
   for (const GraphNode& n : graph_of(y)) CHECK(n.saved_bytes == 0);
-  for (const GraphNode& n : graph_of(checkpoint([](const Tensor& t) { return exp(sin(t)); }, x))) CHECK(n.saved_bytes == 0);
+  for (const GraphNode& n : graph_of(checkpoint([](const Tensor& t) { return exp(sin(t)); }, x)))
+    CHECK(n.saved_bytes == 0);
 }
 
 TEST_CASE("the graph of a gradient, and of no graph", "[graph_text]") {
@@ -75,7 +77,8 @@ TEST_CASE("the graph of a gradient, and of no graph", "[graph_text]") {
   CHECK(cosine);
   CHECK(graph_of(x).size() == 1);
   CHECK(graph_of(x.detach()).empty());
-  CHECK(graph_dot(x.detach()) == "digraph tape {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n}\n");
+  CHECK(graph_dot(x.detach()) ==
+        "digraph tape {\n  rankdir=LR;\n  node [shape=box, fontname=\"sans-serif\"];\n}\n");
   CHECK(graph_text(x.detach()).find("saved for the backward pass: 0 bytes") != std::string::npos);
 }
 

@@ -24,7 +24,8 @@ TEST_CASE("gradients of captured parameters have the same bits", "[transforms_ch
   for (size_t i = 0; i < 3; ++i) CHECK(differs(kept[i], plain[i], 0) == "");
   // An input that asks for nothing: the parameters still get theirs.
   const Tensor constant = fill({3, 4});
-  CHECK(differs(grad(sum(checkpoint(f, constant)), layer.w), grad(sum(f(constant)), layer.w), 0) == "");
+  CHECK(differs(grad(sum(checkpoint(f, constant)), layer.w), grad(sum(f(constant)), layer.w), 0) ==
+        "");
   // backward() into the leaves.
   backward(sum(checkpoint(f, x)));
   const Tensor stored = clone(layer.w.grad());
@@ -35,8 +36,12 @@ TEST_CASE("gradients of captured parameters have the same bits", "[transforms_ch
 
 TEST_CASE("several inputs and outputs, some unused", "[transforms_checkpoint]") {
   const Many in{fill({2, 3}).requires_grad_(), fill({2, 3}, 1).requires_grad_(), fill({2, 3}, 2)};
-  const MultiFunction f = [](std::span<const Tensor> v) { return Many{v[0] * v[1], exp(v[1] * v[2]), v[0] + 1}; };
-  const auto run = [&](const Many& y) { return grad(sum(y[0] * y[2]) + sum(y[1]), {in[0], in[1]}); };
+  const MultiFunction f = [](std::span<const Tensor> v) {
+    return Many{v[0] * v[1], exp(v[1] * v[2]), v[0] + 1};
+  };
+  const auto run = [&](const Many& y) {
+    return grad(sum(y[0] * y[2]) + sum(y[1]), {in[0], in[1]});
+  };
   const auto plain = run(f(in));
   const auto kept = run(checkpoint(f, in));
   for (size_t i = 0; i < 2; ++i) CHECK(differs(kept[i], plain[i], 0) == "");
@@ -44,7 +49,8 @@ TEST_CASE("several inputs and outputs, some unused", "[transforms_checkpoint]") 
   CHECK(differs(grad(sum(only[1]), in[1]), grad(sum(f(in)[1]), in[1]), 0) == "");
 }
 
-TEST_CASE("higher orders, twice over one graph, and as an intermediate", "[transforms_checkpoint]") {
+TEST_CASE("higher orders, twice over one graph, and as an intermediate",
+          "[transforms_checkpoint]") {
   const Function f = [](const Tensor& t) { return sin(t) * exp(t) / (t * t + 1); };
   const auto orders = [&](const Function& g, int n) { return derivatives(g, .7, n); };
   const Function kept = [&](const Tensor& t) { return checkpoint(f, t); };
@@ -67,7 +73,9 @@ TEST_CASE("higher orders, twice over one graph, and as an intermediate", "[trans
 
 TEST_CASE("a transform inside, and inside a transform", "[transforms_checkpoint]") {
   const Function energy = [](const Tensor& t) { return sum(pow(t, 3) + sin(t)); };
-  const Function force = [&](const Tensor& t) { return value_and_grad(energy, t, true).derivative; };
+  const Function force = [&](const Tensor& t) {
+    return value_and_grad(energy, t, true).derivative;
+  };
   const Tensor x = leaf({.3, -.6});
   CHECK(differs(grad(sum(checkpoint(force, x)), x), grad(sum(force(x)), x)) == "");
   const Function kept = [&](const Tensor& t) { return checkpoint(energy, t); };
@@ -76,13 +84,20 @@ TEST_CASE("a transform inside, and inside a transform", "[transforms_checkpoint]
   CHECK(differs(jvp(kept, at, at).derivative, jvp(energy, at, at).derivative) == "");
 }
 
-TEST_CASE("dropout is replayed, and the generator goes on where it was", "[transforms_checkpoint]") {
+TEST_CASE("dropout is replayed, and the generator goes on where it was",
+          "[transforms_checkpoint]") {
   const Tensor x = fill({50}).requires_grad_();
   const auto run = [&](bool keep) {
     Generator g(5), other(6);
-    const Function noisy = [&](const Tensor& t) { return dropout(sin(t), .5, g) + t * rand({50}, g, DType::float64); };
-    const Function inner = [&](const Tensor& t) { return keep ? checkpoint(noisy, t, &g) : noisy(t); };
-    const Function outer = [&](const Tensor& t) { return inner(inner(t) + 1) * rand({50}, other, DType::float64); };
+    const Function noisy = [&](const Tensor& t) {
+      return dropout(sin(t), .5, g) + t * rand({50}, g, DType::float64);
+    };
+    const Function inner = [&](const Tensor& t) {
+      return keep ? checkpoint(noisy, t, &g) : noisy(t);
+    };
+    const Function outer = [&](const Tensor& t) {
+      return inner(inner(t) + 1) * rand({50}, other, DType::float64);
+    };
     // The inner checkpoints name g, the outer one only the other generator.
     const Tensor y = keep ? checkpoint(outer, x, &other) : outer(x);
     rand({3}, g);
@@ -94,7 +109,8 @@ TEST_CASE("dropout is replayed, and the generator goes on where it was", "[trans
   CHECK(differs(run(true), run(false), 0) == "");
 }
 
-TEST_CASE("less than half the bytes, and no more than before afterwards", "[transforms_checkpoint]") {
+TEST_CASE("less than half the bytes, and no more than before afterwards",
+          "[transforms_checkpoint]") {
   const Tensor x = full({20000}, .5, DType::float64).requires_grad_();
   const auto peak = [&](int block) {
     const int64_t before = memory_stats().live_bytes;
@@ -119,7 +135,8 @@ TEST_CASE("less than half the bytes, and no more than before afterwards", "[tran
   CHECK(2 * peak(10) < plain);
 }
 
-TEST_CASE("nothing is recorded, nothing is kept, nothing is called twice", "[transforms_checkpoint]") {
+TEST_CASE("nothing is recorded, nothing is kept, nothing is called twice",
+          "[transforms_checkpoint]") {
   int calls = 0;
   const Function f = [&](const Tensor& t) {
     ++calls;
@@ -144,17 +161,21 @@ TEST_CASE("what has changed since is an error, not a wrong number", "[transforms
   const Function f = [&](const Tensor& t) { return layer(t); };
   Tensor y = sum(checkpoint(f, x));
   fill_(x.detach(), 1);
-  CHECK(not_raised<GradError>([&] { backward(y); }, "checkpoint: input 0 of shape (3, 4) was modified in place since by fill_") == "");
+  CHECK(not_raised<GradError>(
+            [&] { backward(y); },
+            "checkpoint: input 0 of shape (3, 4) was modified in place since by fill_") == "");
   // A captured parameter.
   y = sum(checkpoint(f, x));
   fill_(layer.w.detach(), 1);
-  CHECK(not_raised<GradError>([&] { backward(y); }, "saved (4, 4) float64; modified in place since by fill_") == "");
+  CHECK(not_raised<GradError>([&] { backward(y); },
+                              "saved (4, 4) float64; modified in place since by fill_") == "");
   CHECK_FALSE(layer.b.grad().defined());
   // Other work the second time.
   int calls = 0;
   const Function moody = [&](const Tensor& t) { return ++calls == 1 ? sin(sin(t)) : sin(t); };
   y = sum(checkpoint(moody, x));
-  CHECK(not_raised<GradError>([&] { backward(y); }, "kept 1 values when it was run again, 2 before") == "");
+  CHECK(not_raised<GradError>([&] { backward(y); },
+                              "kept 1 values when it was run again, 2 before") == "");
 }
 
 TEST_CASE("an exception in the second run leaves everything as it was", "[transforms_checkpoint]") {
@@ -169,7 +190,8 @@ TEST_CASE("an exception in the second run leaves everything as it was", "[transf
   };
   const Tensor y = sum(checkpoint(f, x, &g));
   const uint64_t stream = g.stream();
-  CHECK(not_raised<std::runtime_error>([&] { grad(y, x, {.retain_graph = true}); }, "planned") == "");
+  CHECK(not_raised<std::runtime_error>([&] { grad(y, x, {.retain_graph = true}); }, "planned") ==
+        "");
   CHECK(g.stream() == stream);
   CHECK(checkpoint_scope() == nullptr);
   CHECK(mode().recording);

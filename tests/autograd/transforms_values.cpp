@@ -27,7 +27,8 @@ TEST_CASE("vjp, jvp and value_and_grad", "[transforms_values]") {
   const auto g = value_and_grad([&](const Tensor& x) { return sum(f(x)); }, at);
   CHECK(differs(g.value, {5 + std::sin(.5)}) == "");
   CHECK(differs(g.derivative, {.5 + 4, 2 + std::cos(.5)}) == "");
-  for (const Tensor& t : {v.value, v.derivative, u.value, u.derivative, g.value, g.derivative}) CHECK_FALSE(t.requires_grad());
+  for (const Tensor& t : {v.value, v.derivative, u.value, u.derivative, g.value, g.derivative})
+    CHECK_FALSE(t.requires_grad());
 }
 
 TEST_CASE("hessian, hvp and their derivatives", "[transforms_values]") {
@@ -60,24 +61,47 @@ TEST_CASE("jacobian of shapes, of constants, of nothing", "[transforms_values]")
   const Tensor j = jacobian(f, values({1, 2}));
   CHECK(j.shape() == Shape{2, 2, 2});
   CHECK(differs(j, {2, 0, 2, 1, 2, 1, 0, 4}) == "");
-  CHECK(differs(jacobian([](const Tensor&) { return ones64({3}); }, values({1, 2})), zeros({3, 2}, DType::float64)) == "");
-  CHECK(jacobian([](const Tensor& x) { return slice(x, 0, 0, 0); }, values({1, 2})).shape() == Shape{0, 2});
+  CHECK(differs(jacobian([](const Tensor&) { return ones64({3}); }, values({1, 2})),
+                zeros({3, 2}, DType::float64)) == "");
+  CHECK(jacobian([](const Tensor& x) { return slice(x, 0, 0, 0); }, values({1, 2})).shape() ==
+        Shape{0, 2});
   CHECK(differs(jacobian([](const Tensor& x) { return sum(x); }, number(2)), number(1)) == "");
-  CHECK(differs(jvp([](const Tensor&) { return ones64({3}); }, values({1, 2}), values({1, 1})).derivative, {0, 0, 0}) == "");
-  CHECK(differs(vjp([](const Tensor& x) { return x; }, values({1, 2}), values({3, 4})).derivative, {3, 4}) == "");
+  CHECK(
+      differs(
+          jvp([](const Tensor&) { return ones64({3}); }, values({1, 2}), values({1, 1})).derivative,
+          {0, 0, 0}) == "");
+  CHECK(differs(vjp([](const Tensor& x) { return x; }, values({1, 2}), values({3, 4})).derivative,
+                {3, 4}) == "");
 }
 
 TEST_CASE("transforms refuse what does not fit", "[transforms_values]") {
   const Function f = [](const Tensor& x) { return x * 2; };
   const Tensor x = fill({2, 3});
-  CHECK(not_raised<ShapeError>([&] { vjp(f, x, fill({3, 2})); }, "vjp: the cotangent v is (3, 2) float64; it must be like f(x), (2, 3) float64") == "");
-  CHECK(not_raised<ShapeError>([&] { jvp(f, x, fill({2})); }, "jvp: the direction u is (2,) float64; it must be like x, (2, 3) float64") == "");
+  CHECK(not_raised<ShapeError>(
+            [&] {
+              vjp(f, x, fill({3, 2}));
+            },
+            "vjp: the cotangent v is (3, 2) float64; it must be like f(x), (2, 3) float64") == "");
+  CHECK(not_raised<ShapeError>(
+            [&] { jvp(f, x, fill({2})); },
+            "jvp: the direction u is (2,) float64; it must be like x, (2, 3) float64") == "");
   CHECK(not_raised<ShapeError>([&] { hvp(f, x, fill({2})); }, "hvp: v is (2,)") == "");
-  CHECK(not_raised<ShapeError>([&] { value_and_grad(f, x); }, "value_and_grad: f returned shape (2, 3); a single element is accepted") == "");
+  CHECK(not_raised<ShapeError>(
+            [&] { value_and_grad(f, x); },
+            "value_and_grad: f returned shape (2, 3); a single element is accepted") == "");
   CHECK(not_raised<ShapeError>([&] { hessian(f, x); }, "a single element is accepted") == "");
-  CHECK(not_raised<ShapeError>([&] { divergence(f, fill({3})); }, "both must be the same (N, D)") == "");
-  CHECK(not_raised<ShapeError>([&] { hutchinson_divergence(f, x, fill({3, 2})); }, "the probe is (3, 2)") == "");
-  CHECK(not_raised<DTypeError>([&] { jacobian(f, indices({1, 2})); }, "jacobian: x is int64") == "");
+  CHECK(not_raised<ShapeError>([&] { divergence(f, fill({3})); }, "both must be the same (N, D)") ==
+        "");
+  CHECK(not_raised<ShapeError>(
+            [&] {
+              hutchinson_divergence(f, x, fill({3, 2}));
+            },
+            "the probe is (3, 2)") == "");
+  CHECK(not_raised<DTypeError>(
+            [&] {
+              jacobian(f, indices({1, 2}));
+            },
+            "jacobian: x is int64") == "");
 }
 
 TEST_CASE("divergence of rows, exact and estimated", "[transforms_values]") {
@@ -104,17 +128,23 @@ TEST_CASE("divergence of rows, exact and estimated", "[transforms_values]") {
   double total = 0;
   for (int bits = 0; bits < 8; ++bits) {
     const auto sign_of = [bits](int i) { return bits >> i & 1 ? 1.0 : -1.0; };
-    total += hutchinson_divergence(f, values({1, 2, 3}, {1, 3}), values({sign_of(0), sign_of(1), sign_of(2)}, {1, 3})).derivative.item();
+    total += hutchinson_divergence(f, values({1, 2, 3}, {1, 3}),
+                                   values({sign_of(0), sign_of(1), sign_of(2)}, {1, 3}))
+                 .derivative.item();
   }
   CHECK(differs({total / 8}, {17}) == "");
 }
 
 TEST_CASE("an own rule: values, every order, parts left out", "[transforms_values]") {
-  const MultiFunction value = [](std::span<const Tensor> in) { return Many{exp(in[0]) * in[1], in[1] * 3}; };
+  const MultiFunction value = [](std::span<const Tensor> in) {
+    return Many{exp(in[0]) * in[1], in[1] * 3};
+  };
   const VjpRule rule = [](auto g, auto in, auto out) {
     return Many{g[0] * out[0], g[0] * exp(in[0]) + g[1] * 3};
   };
-  const MultiFunction own = [&](std::span<const Tensor> in) { return custom_vjp("own", value, rule, in); };
+  const MultiFunction own = [&](std::span<const Tensor> in) {
+    return custom_vjp("own", value, rule, in);
+  };
   const Many at{values({.2, -.4}), values({1.5, 2})};
   const auto checked = gradcheck(own, at, {.order = 3});
   INFO(checked.message);
@@ -139,7 +169,8 @@ TEST_CASE("an own rule: values, every order, parts left out", "[transforms_value
   // The identity: a new tensor, not the input's own place on the tape.
   const VjpRule tripled = [](auto g2, auto, auto) { return Many{g2[0] * 3}; };
   const MultiFunction same = [](std::span<const Tensor> v) { return Many{v[0]}; };
-  CHECK(differs(grad(sum(custom_vjp("same", same, tripled, std::span(in.data(), 1))[0]), in[0]), {3, 3}) == "");
+  CHECK(differs(grad(sum(custom_vjp("same", same, tripled, std::span(in.data(), 1))[0]), in[0]),
+                {3, 3}) == "");
 }
 
 TEST_CASE("an own rule for one order: every way to the second is refused", "[transforms_values]") {
@@ -157,7 +188,8 @@ TEST_CASE("an own rule for one order: every way to the second is refused", "[tra
     CHECK(not_raised<GradError>([&] { grad(sum(g[0]), t, {.retain_graph = true}); }, words) == "");
   }
   // Without a graph of the gradient nothing stands in the way.
-  CHECK(differs(grad(sum(custom_vjp("once_product", value, rule, in, true)[0]), in[0]), {3, 4}) == "");
+  CHECK(differs(grad(sum(custom_vjp("once_product", value, rule, in, true)[0]), in[0]), {3, 4}) ==
+        "");
 }
 
 TEST_CASE("taps see, replace and refuse gradients", "[transforms_values]") {
@@ -169,11 +201,18 @@ TEST_CASE("taps see, replace and refuse gradients", "[transforms_values]") {
   };
   CHECK(differs(grad(sum(tap(x * 3, watch) * values({5, 7})), x), {15, 21}) == "");
   CHECK(differs(seen, {5, 7}) == "");
-  CHECK(differs(grad(sum(tap(x, [](const Tensor& g) { return clamp(g * 10, -1, 15); })), x), {10, 10}) == "");
-  CHECK(not_raised<GradError>([&] { grad(sum(tap(x, [](const Tensor&) { return number(2); })), x); }, "expected shape (2,)") == "");
-  CHECK(not_raised<GradError>([&] { grad(sum(tap(x, [](const Tensor&) { return ones64({3}); })), x); }, "tap #") == "");
+  CHECK(differs(grad(sum(tap(x, [](const Tensor& g) { return clamp(g * 10, -1, 15); })), x),
+                {10, 10}) == "");
+  CHECK(
+      not_raised<GradError>([&] { grad(sum(tap(x, [](const Tensor&) { return number(2); })), x); },
+                            "expected shape (2,)") == "");
+  CHECK(not_raised<GradError>(
+            [&] { grad(sum(tap(x, [](const Tensor&) { return ones64({3}); })), x); }, "tap #") ==
+        "");
   // With a graph of the gradient, what the hook does is differentiated too.
-  const auto cubic = [](const Tensor& t) { return sum(tap(t * t, [](const Tensor& g) { return g * g; }) * t.detach()); };
+  const auto cubic = [](const Tensor& t) {
+    return sum(tap(t * t, [](const Tensor& g) { return g * g; }) * t.detach());
+  };
   const Tensor g = grad(cubic(x), x, {.create_graph = true});
   CHECK(differs(g, {2, 16}) == "");  // 2x (c)^2 with c = x off the tape
   CHECK(differs(grad(sum(g), x), {2, 8}) == "");
