@@ -29,8 +29,10 @@ void add_common(Command& c, CommonOptions& o) {
   c.seed("--seed", o.seed, "Seed of all random draws; printed on stderr");
   c.choice("--dtype", o.dtype, "Arithmetic: float32 or float64", {"float32", "float64"});
   c.choice("--device", o.device, "cpu or cuda", {"cpu", "cuda"});
-  c.choice("--backend", o.backend, "CPU kernels: fast, or reference (plain loops)", {"fast", "reference"});
-  c.integer("--threads", o.threads, "Threads; 0 = one per core. Results do not depend on it", 0, 1024);
+  c.choice("--backend", o.backend, "CPU kernels: fast, or reference (plain loops)",
+           {"fast", "reference"});
+  c.integer("--threads", o.threads, "Threads; 0 = one per core. Results do not depend on it", 0,
+            1024);
   c.group("Output");
   c.flag("--json", o.json, "Print the result as one JSON object").transient();
   c.flag("--quiet", o.quiet, "No progress and no seed line on stderr").transient();
@@ -39,15 +41,18 @@ void add_common(Command& c, CommonOptions& o) {
 void add_model(Command& c, ModelOptions& o, Weights weights) {
   c.group("Model");
   c.text("--model", o.model, fmt::format("Model: {}", listing(model_names())).c_str(), "NAME");
-  c.list("--set", o.settings, "A key of the model; may be repeated (flowgrad inspect --model NAME lists them)",
+  c.list("--set", o.settings,
+         "A key of the model; may be repeated (flowgrad inspect --model NAME lists them)",
          "KEY=VALUE");
   c.file("--config", o.config_file,
          "Options and keys of the model, as lines name = value or JSON; the command line wins")
       .transient();
   if (weights != Weights::none) {
     c.file(weights == Weights::use ? "--weights,--run" : "--weights", o.weights,
-           "Weights (.safetensors), a checkpoint, or the folder of a training run; empty = fresh ones from the seed");
-    c.flag("--raw-weights", o.raw_weights, "From a training run, the last weights in place of the averaged ones");
+           "Weights (.safetensors), a checkpoint, or the folder of a training run; empty = fresh "
+           "ones from the seed");
+    c.flag("--raw-weights", o.raw_weights,
+           "From a training run, the last weights in place of the averaged ones");
   }
   c.config_extra([&o] {
     const Config config = config_of(o);
@@ -68,7 +73,9 @@ void apply(const CommonOptions& o) {
   if (!o.quiet) tell(fmt::format("seed {}", o.seed));
 }
 
-DType dtype_of(const CommonOptions& o) { return o.dtype == "float64" ? DType::float64 : DType::float32; }
+DType dtype_of(const CommonOptions& o) {
+  return o.dtype == "float64" ? DType::float64 : DType::float32;
+}
 
 namespace {
 
@@ -79,19 +86,23 @@ bool is_folder(const std::string& path) {
   return std::filesystem::is_directory(path, ignored);
 }
 
-/// Name and configuration of the model as a file of this project keeps them; empty for foreign files.
+/// Name and configuration of the model as a file of this project keeps them; empty for foreign
+/// files.
 std::pair<std::string, Config> stored_model(const std::string& path) {
   std::string text;
   if (is_folder(path)) {
     const auto checkpoint = CheckpointStore::newest(path);
-    if (!checkpoint) throw IoError(fmt::format("--weights: {}: the folder holds no checkpoint of a training run", path));
+    if (!checkpoint)
+      throw IoError(
+          fmt::format("--weights: {}: the folder holds no checkpoint of a training run", path));
     text = checkpoint->config;
   } else {
     const auto metadata = load_safetensors(path).metadata;
     if (metadata.contains("flowgrad.checkpoint")) {
       text = load_checkpoint(path).config;
     } else if (metadata.contains("model") && metadata.contains("config")) {
-      text = fmt::format("{{\"model\":{},\"set\":{}}}", json_string(metadata.at("model")), metadata.at("config"));
+      text = fmt::format("{{\"model\":{},\"set\":{}}}", json_string(metadata.at("model")),
+                         metadata.at("config"));
     }
   }
   const Json json = Json::parse(text, nullptr, false);
@@ -127,11 +138,13 @@ std::pair<std::string, Config> describe_model(const ModelOptions& o) {
     if (name.empty()) name = stored_name;
     if (name == stored_name) config.insert(stored_config.begin(), stored_config.end());
   }
-  if (name.empty()) throw UsageError(fmt::format("--model: none given; {} are accepted", listing(model_names())));
+  if (name.empty())
+    throw UsageError(fmt::format("--model: none given; {} are accepted", listing(model_names())));
   return {name, config};
 }
 
-std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& common, Generator& generator) {
+std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& common,
+                                  Generator& generator) {
   const auto [name, config] = describe_model(o);
   auto model = make_model(name, config, generator, dtype_of(common));
   if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights);
@@ -144,7 +157,8 @@ void load_weights(Model& model, const std::string& path, bool raw) {
     tensors = checkpoint_weights(path, !raw);
   } else {
     SafetensorsFile file = load_safetensors(path);
-    tensors = file.metadata.contains("flowgrad.checkpoint") ? checkpoint_weights(path, !raw) : std::move(file.tensors);
+    tensors = file.metadata.contains("flowgrad.checkpoint") ? checkpoint_weights(path, !raw)
+                                                            : std::move(file.tensors);
   }
   try {
     model.module().load_state_dict(tensors);
@@ -167,11 +181,12 @@ Tensor load_array(const std::string& path, DType dtype) {
   return is_floating(t.dtype()) ? cast(t, dtype) : t;
 }
 
-void check_output(const char* option, const std::string& path, const std::vector<std::string>& endings) {
+void check_output(const char* option, const std::string& path,
+                  const std::vector<std::string>& endings) {
   const std::filesystem::path where(path);
   if (std::find(endings.begin(), endings.end(), where.extension()) == endings.end()) {
-    throw UsageError(fmt::format("{}: {} given; a file name that ends in {} is accepted", option, quote(path),
-                                 fmt::join(endings, " or ")));
+    throw UsageError(fmt::format("{}: {} given; a file name that ends in {} is accepted", option,
+                                 quote(path), fmt::join(endings, " or ")));
   }
   const std::string folder = where.has_parent_path() ? where.parent_path().string() : ".";
   struct stat info {};
@@ -179,12 +194,14 @@ void check_output(const char* option, const std::string& path, const std::vector
     throw IoError(fmt::format("{}: {}: its folder cannot be used: {}", option, path,
                               std::generic_category().message(errno)));
   }
-  if (!S_ISDIR(info.st_mode)) throw IoError(fmt::format("{}: {}: {} is not a folder", option, path, folder));
+  if (!S_ISDIR(info.st_mode))
+    throw IoError(fmt::format("{}: {}: {} is not a folder", option, path, folder));
   if (::access(folder.c_str(), W_OK | X_OK) != 0) {
     throw IoError(fmt::format("{}: {}: its folder cannot be written to: {}", option, path,
                               std::generic_category().message(errno)));
   }
-  if (is_folder(path)) throw IoError(fmt::format("{}: {}: is a folder; a file is accepted", option, path));
+  if (is_folder(path))
+    throw IoError(fmt::format("{}: {}: is a folder; a file is accepted", option, path));
 }
 
 void print_result(const std::string& text) {
@@ -194,8 +211,12 @@ void print_result(const std::string& text) {
   throw Error(fmt::format("stdout: cannot be written: {}", std::generic_category().message(error)));
 }
 
-std::string json_string(const std::string& text) { return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace); }
+std::string json_string(const std::string& text) {
+  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+}
 
-std::string json_number(double value) { return std::isfinite(value) ? fmt::format("{}", value) : "null"; }
+std::string json_number(double value) {
+  return std::isfinite(value) ? fmt::format("{}", value) : "null";
+}
 
 }  // namespace flowgrad::cli

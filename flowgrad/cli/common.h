@@ -48,13 +48,15 @@ DType dtype_of(const CommonOptions& options);
 
 /// The keys of --set. Raises UsageError for a setting that is not key=value.
 Config config_of(const ModelOptions& options);
-/// Name and keys, completed by what the file of --weights says about its model. Raises UsageError where
-/// nothing names a model, IoError for an unreadable file.
+/// Name and keys, completed by what the file of --weights says about its model. Raises UsageError
+/// where nothing names a model, IoError for an unreadable file.
 std::pair<std::string, Config> describe_model(const ModelOptions& options);
 /// The model with its weights: those of --weights, or fresh ones drawn from the generator.
-std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common, Generator& generator);
-/// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a checkpoint, or of
-/// a run folder's newest checkpoint. Raises IoError naming the file and the first entry that does not fit.
+std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common,
+                                  Generator& generator);
+/// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a
+/// checkpoint, or of a run folder's newest checkpoint. Raises IoError naming the file and the first
+/// entry that does not fit.
 void load_weights(Model& model, const std::string& path, bool raw = false);
 /// Metadata of a weights file: model name and configuration.
 std::map<std::string, std::string> weights_metadata(const Model& model);
@@ -63,9 +65,10 @@ std::string model_json(const std::string& name, const Config& config);
 
 /// Reads a .npy array and converts floating arrays to the dtype; undefined for an empty path.
 Tensor load_array(const std::string& path, DType dtype);
-/// Raises IoError when a file could not be written there, before anything is computed. An empty path and
-/// one without the given ending (such as ".npy") raise UsageError naming the option.
-void check_output(const char* option, const std::string& path, const std::vector<std::string>& endings);
+/// Raises IoError when a file could not be written there, before anything is computed. An empty
+/// path and one without the given ending (such as ".npy") raise UsageError naming the option.
+void check_output(const char* option, const std::string& path,
+                  const std::vector<std::string>& endings);
 
 /// Writes a result to stdout. A reader that went away ends the command quietly.
 void print_result(const std::string& text);

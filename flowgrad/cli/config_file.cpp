@@ -27,7 +27,8 @@ std::string_view trimmed(std::string_view s) {
 
 bool is_name(std::string_view s) {
   return !s.empty() && std::all_of(s.begin(), s.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
   });
 }
 
@@ -42,7 +43,8 @@ bool is_number(std::string_view s) {
 }
 
 void refuse_line(const std::string& place, std::string_view line) {
-  refuse(place, fmt::format("{} given; name = value, [section] or a comment is accepted", quote(line)));
+  refuse(place,
+         fmt::format("{} given; name = value, [section] or a comment is accepted", quote(line)));
 }
 
 /// The text after `=`: a string in quotes, or a word, and then nothing but a comment.
@@ -54,23 +56,28 @@ std::string parse_value(std::string_view text, const std::string& place) {
     for (; i < text.size() && text[i] != '"'; ++i) {
       if (text[i] == '\\') {
         if (i + 1 >= text.size() || (text[i + 1] != '"' && text[i + 1] != '\\')) {
-          refuse(place, fmt::format("{} given; \\\" and \\\\ are the escapes accepted", quote(text)));
+          refuse(place,
+                 fmt::format("{} given; \\\" and \\\\ are the escapes accepted", quote(text)));
         }
         ++i;
       }
       value += text[i];
     }
-    if (i >= text.size()) refuse(place, fmt::format("{} given; the string has no end", quote(text)));
+    if (i >= text.size())
+      refuse(place, fmt::format("{} given; the string has no end", quote(text)));
     rest = trimmed(text.substr(i + 1));
   } else {
     const size_t end = std::min(text.find_first_of(" \t#"), text.size());
     value = text.substr(0, end);
     rest = trimmed(text.substr(end));
     if (value.find_first_of("\"'[]{},=") != std::string::npos || value.empty()) {
-      refuse(place, fmt::format("value {} given; a number, a word or a string in double quotes is accepted", quote(text)));
+      refuse(place, fmt::format(
+                        "value {} given; a number, a word or a string in double quotes is accepted",
+                        quote(text)));
     }
   }
-  if (!rest.empty() && rest.front() != '#') refuse(place, fmt::format("{} after the value is not accepted", quote(rest)));
+  if (!rest.empty() && rest.front() != '#')
+    refuse(place, fmt::format("{} after the value is not accepted", quote(rest)));
   return value;
 }
 
@@ -86,7 +93,8 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
     if (line.empty() || line.front() == '#') continue;
     if (line.front() == '[') {
       const size_t close = line.find(']');
-      const std::string_view rest = close == std::string_view::npos ? line : trimmed(line.substr(close + 1));
+      const std::string_view rest =
+          close == std::string_view::npos ? line : trimmed(line.substr(close + 1));
       if (close == std::string_view::npos || !is_name(line.substr(1, close - 1)) ||
           (!rest.empty() && rest.front() != '#')) {
         refuse_line(place, line);
@@ -97,7 +105,8 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
     const size_t equals = line.find('=');
     const std::string_view key = trimmed(line.substr(0, std::min(equals, line.size())));
     if (equals == std::string_view::npos || !is_name(key)) refuse_line(place, line);
-    out.push_back({section, std::string(key), parse_value(trimmed(line.substr(equals + 1)), place), place});
+    out.push_back(
+        {section, std::string(key), parse_value(trimmed(line.substr(equals + 1)), place), place});
   }
   return out;
 }
@@ -105,7 +114,8 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
 std::string json_value(const Json& value, const std::string& key, const std::string& path) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number() || value.is_boolean()) return value.dump();
-  refuse(path, fmt::format("\"{}\" is {}; a string, a number, true or false is accepted", key, value.type_name()));
+  refuse(path, fmt::format("\"{}\" is {}; a string, a number, true or false is accepted", key,
+                           value.type_name()));
 }
 
 std::vector<ConfigEntry> parse_json(const std::string& text, const std::string& path) {
@@ -118,7 +128,8 @@ std::vector<ConfigEntry> parse_json(const std::string& text, const std::string& 
   std::vector<ConfigEntry> out;
   for (const auto& [key, value] : root.items()) {
     if (value.is_object()) {
-      for (const auto& [inner, v] : value.items()) out.push_back({key, inner, json_value(v, inner, path), path});
+      for (const auto& [inner, v] : value.items())
+        out.push_back({key, inner, json_value(v, inner, path), path});
     } else {
       out.push_back({"", key, json_value(value, key, path), path});
     }
@@ -147,7 +158,8 @@ std::vector<ConfigEntry> parse_config(const std::string& text, const std::string
   std::vector<ConfigEntry> out = json ? parse_json(text, path) : parse_lines(text, path);
   std::set<std::pair<std::string, std::string>> seen;
   for (const ConfigEntry& e : out) {
-    if (!seen.emplace(e.section, e.key).second) refuse(e.place, fmt::format("key \"{}\" is given twice", e.key));
+    if (!seen.emplace(e.section, e.key).second)
+      refuse(e.place, fmt::format("key \"{}\" is given twice", e.key));
   }
   return out;
 }
@@ -167,7 +179,8 @@ std::string config_value(const std::string& value) {
   return out + '"';
 }
 
-std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entries, const std::string& command,
+std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entries,
+                                          const std::string& command,
                                           const std::vector<std::string>& options,
                                           const std::vector<std::string>& commands) {
   const std::set<std::string> model_keys = all_model_keys();
@@ -184,8 +197,9 @@ std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entrie
       out.push_back(fmt::format("--set={}={}", e.key, e.value));
     } else if (!e.section.empty() && e.section != command) {
       if (!known(commands, e.section)) {
-        refuse(e.place, fmt::format("unknown section \"{}\"{}; set and the names of commands are accepted", e.section,
-                                    suggestion(e.section, commands)));
+        refuse(e.place,
+               fmt::format("unknown section \"{}\"{}; set and the names of commands are accepted",
+                           e.section, suggestion(e.section, commands)));
       }
     } else if (known(accepted, e.key)) {
       out.push_back(fmt::format("--{}={}", e.key, e.value));
@@ -193,9 +207,12 @@ std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entrie
       out.push_back(fmt::format("--set={}={}", e.key, e.value));
     } else {
       std::vector<std::string> candidates = accepted;
-      if (e.section.empty()) candidates.insert(candidates.end(), model_keys.begin(), model_keys.end());
-      refuse(e.place, fmt::format("unknown key {}{}; options of \"flowgrad {}\" and keys of its model are accepted",
-                                  quote(e.key), suggestion(e.key, candidates), command));
+      if (e.section.empty())
+        candidates.insert(candidates.end(), model_keys.begin(), model_keys.end());
+      refuse(e.place,
+             fmt::format(
+                 "unknown key {}{}; options of \"flowgrad {}\" and keys of its model are accepted",
+                 quote(e.key), suggestion(e.key, candidates), command));
     }
   }
   return out;

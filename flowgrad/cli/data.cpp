@@ -25,7 +25,8 @@ constexpr const char* kGarments = "fashion-mnist";
 
 class ToyData final : public TrainingData {
  public:
-  explicit ToyData(const DataOptions& o) : options_(o), draws_(generator_of(o.seed, Stream::data)) {}
+  explicit ToyData(const DataOptions& o)
+      : options_(o), draws_(generator_of(o.seed, Stream::data)) {}
   int64_t dim() const override { return 2; }
   QuantityInputs next() override {
     return {.input = toy::sample(options_.data, options_.batch_size, draws_, options_.dtype)};
@@ -37,10 +38,14 @@ class ToyData final : public TrainingData {
   StateProvider state() override {
     return integer_state(
         "data", [this] { return std::vector<int64_t>{static_cast<int64_t>(draws_.stream())}; },
-        [this](const std::vector<int64_t>& v) { draws_.set_state(options_.seed, static_cast<uint64_t>(v.at(0))); });
+        [this](const std::vector<int64_t>& v) {
+          draws_.set_state(options_.seed, static_cast<uint64_t>(v.at(0)));
+        });
   }
   double floor() const override { return toy::entropy_floor(options_.data); }
-  std::string description() const override { return fmt::format("{}, fresh draws for every step", options_.data); }
+  std::string description() const override {
+    return fmt::format("{}, fresh draws for every step", options_.data);
+  }
 
  private:
   DataOptions options_;
@@ -49,21 +54,28 @@ class ToyData final : public TrainingData {
 
 StateProvider sampler_state(EpochSampler& sampler) {
   return integer_state(
-      "data", [&] { return std::vector<int64_t>{sampler.state().epoch, sampler.state().position}; },
-      [&](const std::vector<int64_t>& v) { sampler.set_state({v.at(0), v.at(1)}); });
+      "data",
+      [&] {
+        return std::vector<int64_t>{sampler.state().epoch, sampler.state().position};
+      },
+      [&](const std::vector<int64_t>& v) {
+        sampler.set_state({v.at(0), v.at(1)});
+      });
 }
 
 void check_batch(int64_t batch_size, int64_t rows) {
   if (batch_size <= rows) return;
-  throw UsageError(fmt::format("--batch-size: {} given; the data has {} rows to train on, 1 to {} are accepted",
-                               batch_size, rows, rows));
+  throw UsageError(
+      fmt::format("--batch-size: {} given; the data has {} rows to train on, 1 to {} are accepted",
+                  batch_size, rows, rows));
 }
 
 class GarmentData final : public TrainingData {
  public:
   explicit GarmentData(const DataOptions& o)
       : set_(FashionMnist::load(o.folder)),
-        sampler_((check_batch(o.batch_size, set_.train.size()), set_.train.size()), o.batch_size, o.seed) {}
+        sampler_((check_batch(o.batch_size, set_.train.size()), set_.train.size()), o.batch_size,
+                 o.seed) {}
   int64_t dim() const override { return ImageSet::kPixels; }
   int64_t condition_dim() const override { return FashionMnist::kClasses; }
   QuantityInputs next() override { return batch(set_.train, sampler_.next()); }
@@ -79,7 +91,8 @@ class GarmentData final : public TrainingData {
 
  private:
   static QuantityInputs batch(const ImageSet& set, const std::vector<int64_t>& rows) {
-    return {.input = set.images(rows), .condition = one_hot(set.labels(rows), FashionMnist::kClasses)};
+    return {.input = set.images(rows),
+            .condition = one_hot(set.labels(rows), FashionMnist::kClasses)};
   }
   FashionMnist set_;
   EpochSampler sampler_;
@@ -89,12 +102,15 @@ class GarmentData final : public TrainingData {
 class FileData final : public TrainingData {
  public:
   explicit FileData(const DataOptions& o)
-      : path_(o.data), rows_(load_rows("--data", o.data, o.dtype)), order_(split(o.seed)), sampler_(1, 1, 0) {
+      : path_(o.data),
+        rows_(load_rows("--data", o.data, o.dtype)),
+        order_(split(o.seed)),
+        sampler_(1, 1, 0) {
     if (!o.condition.empty()) {
       condition_ = load_rows("--condition", o.condition, o.dtype);
       if (condition_.size(0) != rows_.size(0)) {
-        throw IoError(fmt::format("--condition: {}: {} rows; the {} of {} need as many", o.condition,
-                                  condition_.size(0), rows_.size(0), path_));
+        throw IoError(fmt::format("--condition: {}: {} rows; the {} of {} need as many",
+                                  o.condition, condition_.size(0), rows_.size(0), path_));
       }
     }
     check_batch(o.batch_size, train_rows());
@@ -107,22 +123,27 @@ class FileData final : public TrainingData {
     for (int64_t& r : rows) r = order_[static_cast<size_t>(r)];
     return take(rows);
   }
-  QuantityInputs held_out() const override { return take({order_.begin() + train_rows(), order_.end()}); }
+  QuantityInputs held_out() const override {
+    return take({order_.begin() + train_rows(), order_.end()});
+  }
   StateProvider state() override { return sampler_state(sampler_); }
   std::string description() const override {
-    return fmt::format("{}: {} rows, {} of them held out", path_, rows_.size(0), rows_.size(0) - train_rows());
+    return fmt::format("{}: {} rows, {} of them held out", path_, rows_.size(0),
+                       rows_.size(0) - train_rows());
   }
 
  private:
   static Tensor load_rows(const char* option, const std::string& path, DType dtype) {
     const Tensor t = load_npy(path);
     if (t.rank() != 2 || !is_floating(t.dtype()) || t.size(1) < 1 || t.size(0) < 2) {
-      throw IoError(fmt::format("{}: {}: {} {} given; rows (N, D) of float32 or float64 are accepted, at least 2 of them",
-                                option, path, name_of(t.dtype()), t.shape().to_string()));
+      throw IoError(fmt::format(
+          "{}: {}: {} {} given; rows (N, D) of float32 or float64 are accepted, at least 2 of them",
+          option, path, name_of(t.dtype()), t.shape().to_string()));
     }
     NoGrad off;
     if (all(isfinite(t)).item() == 0) {
-      throw IoError(fmt::format("{}: {}: holds values that are not finite; training needs finite ones", option, path));
+      throw IoError(fmt::format(
+          "{}: {}: holds values that are not finite; training needs finite ones", option, path));
     }
     return cast(t, dtype);
   }
@@ -151,17 +172,21 @@ class FileData final : public TrainingData {
 
 double TrainingData::floor() const { return std::numeric_limits<double>::quiet_NaN(); }
 
-Generator generator_of(uint64_t seed, Stream stream) { return Generator(seed, static_cast<uint64_t>(stream) << 32); }
+Generator generator_of(uint64_t seed, Stream stream) {
+  return Generator(seed, static_cast<uint64_t>(stream) << 32);
+}
 
 std::unique_ptr<TrainingData> open_data(const DataOptions& o) {
   std::vector<std::string> names = toy::names();
   const bool toy = std::find(names.begin(), names.end(), o.data) != names.end();
   const bool file = std::filesystem::path(o.data).extension() == ".npy";
   if (!o.condition.empty() && !file) {
-    throw UsageError(fmt::format("--condition: given with --data {}; it belongs to a .npy file", o.data));
+    throw UsageError(
+        fmt::format("--condition: given with --data {}; it belongs to a .npy file", o.data));
   }
   if (!o.folder.empty() && o.data != kGarments) {
-    throw UsageError(fmt::format("--data-folder: given with --data {}; it belongs to {}", o.data, kGarments));
+    throw UsageError(
+        fmt::format("--data-folder: given with --data {}; it belongs to {}", o.data, kGarments));
   }
   if (toy) return std::make_unique<ToyData>(o);
   if (o.data == kGarments) return std::make_unique<GarmentData>(o);
@@ -169,7 +194,8 @@ std::unique_ptr<TrainingData> open_data(const DataOptions& o) {
   names.emplace_back(kGarments);
   const std::string near = nearest_name(o.data, names);
   throw UsageError(fmt::format("--data: {} given{}; {} and .npy files are accepted", quote(o.data),
-                               near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), fmt::join(names, ", ")));
+                               near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),
+                               fmt::join(names, ", ")));
 }
 
 }  // namespace flowgrad::cli

@@ -40,8 +40,9 @@ class TrainingData {
   virtual std::string description() const = 0;
 };
 
-/// Raises UsageError for an unknown name or a batch larger than the data, IoError for a file that cannot be
-/// used: not (N, D), fewer than two rows, values that are not finite, another number of conditions.
+/// Raises UsageError for an unknown name or a batch larger than the data, IoError for a file that
+/// cannot be used: not (N, D), fewer than two rows, values that are not finite, another number of
+/// conditions.
 std::unique_ptr<TrainingData> open_data(const DataOptions& options);
 
 /// Random draws of a run, each purpose with streams of its own.

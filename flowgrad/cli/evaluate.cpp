@@ -25,23 +25,28 @@ struct QuantityArguments {
 void add_arrays(Command& c, QuantityArguments& a) {
   c.group("Arrays");
   c.file("--input", a.input, "Rows (N, D), .npy of float32 or float64; for loss the data x1");
-  c.file("--time", a.time, "Flow times (N) from 0 = noise to 1 = data, or int64 diffusion steps (N), .npy");
-  c.file("--condition", a.condition, "Condition or state, rows (N, C), .npy; one row serves a whole batch");
+  c.file("--time", a.time,
+         "Flow times (N) from 0 = noise to 1 = data, or int64 diffusion steps (N), .npy");
+  c.file("--condition", a.condition,
+         "Condition or state, rows (N, C), .npy; one row serves a whole batch");
   c.file("--noise", a.noise, "The noise to use in place of a draw, (N, D), .npy");
   c.file("--probe-noise", a.probe_noise, "The trace probe of cnf in place of a draw, (N, D), .npy");
 }
 
 void add_solver(Command& c, QuantityOptions& o) {
   c.group("Solver");
-  c.integer("--n-steps", o.n_steps, "Steps of the solver or sampler; 0 = the model's own", 0, 1000000);
-  c.text("--solver", o.solver, "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
+  c.integer("--n-steps", o.n_steps, "Steps of the solver or sampler; 0 = the model's own", 0,
+            1000000);
+  c.text("--solver", o.solver,
+         "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
          "NAME");
 }
 
 QuantityInputs load_inputs(const QuantityArguments& a) {
   const DType dtype = dtype_of(a.common);
-  return {load_array(a.input, dtype), load_array(a.time, dtype),        load_array(a.condition, dtype),
-          load_array(a.noise, dtype), load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)};
+  return {load_array(a.input, dtype),       load_array(a.time, dtype),
+          load_array(a.condition, dtype),   load_array(a.noise, dtype),
+          load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)};
 }
 
 void warn_if_not_finite(const char* what, const Tensor& t) {
@@ -61,11 +66,13 @@ void run_eval(const QuantityArguments& a) {
   warn_if_not_finite(a.quantity.c_str(), y);
   save_npy(a.output, y.detach());
   if (a.common.json) {
-    print_result(fmt::format("{{\"quantity\": {}, \"output\": {}, \"shape\": [{}], \"dtype\": \"{}\"}}\n",
-                             json_string(a.quantity), json_string(a.output),
-                             fmt::join(y.shape().begin(), y.shape().end(), ", "), name_of(y.dtype())));
+    print_result(
+        fmt::format("{{\"quantity\": {}, \"output\": {}, \"shape\": [{}], \"dtype\": \"{}\"}}\n",
+                    json_string(a.quantity), json_string(a.output),
+                    fmt::join(y.shape().begin(), y.shape().end(), ", "), name_of(y.dtype())));
   } else {
-    print_result(fmt::format("{} {} {} -> {}\n", a.quantity, y.shape().to_string(), name_of(y.dtype()), a.output));
+    print_result(fmt::format("{} {} {} -> {}\n", a.quantity, y.shape().to_string(),
+                             name_of(y.dtype()), a.output));
   }
 }
 
@@ -75,7 +82,8 @@ void run_grad(const QuantityArguments& a) {
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   const Tensor value = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
-  if (value.numel() == 0) throw UsageError("--input: no rows given; the mean of at least one is accepted");
+  if (value.numel() == 0)
+    throw UsageError("--input: no rows given; the mean of at least one is accepted");
   const Tensor objective = mean(value);
   std::vector<Tensor> leaves;
   const NamedTensors parameters = model->module().parameters();
@@ -83,17 +91,19 @@ void run_grad(const QuantityArguments& a) {
   const auto gradients = grad(std::span(&objective, 1), leaves, {}, {.allow_unused = true});
   NamedTensors out;
   for (size_t i = 0; i < leaves.size(); ++i) {
-    out.emplace_back(parameters[i].first, gradients[i].defined() ? gradients[i] : zeros_like(leaves[i]));
+    out.emplace_back(parameters[i].first,
+                     gradients[i].defined() ? gradients[i] : zeros_like(leaves[i]));
     warn_if_not_finite(parameters[i].first.c_str(), out.back().second);
   }
   save_safetensors(a.output, out, weights_metadata(*model));
   if (a.common.json) {
-    print_result(fmt::format("{{\"objective\": {}, \"value\": {}, \"gradients\": {}, \"output\": {}}}\n",
-                             json_string("mean of " + a.quantity), json_number(objective.item()), out.size(),
-                             json_string(a.output)));
+    print_result(
+        fmt::format("{{\"objective\": {}, \"value\": {}, \"gradients\": {}, \"output\": {}}}\n",
+                    json_string("mean of " + a.quantity), json_number(objective.item()), out.size(),
+                    json_string(a.output)));
   } else {
-    print_result(fmt::format("mean of {} = {:.9g}; {} gradients -> {}\n", a.quantity, objective.item(), out.size(),
-                             a.output));
+    print_result(fmt::format("mean of {} = {:.9g}; {} gradients -> {}\n", a.quantity,
+                             objective.item(), out.size(), a.output));
   }
 }
 
@@ -111,8 +121,8 @@ void run_init(const InitArguments& a) {
   save_safetensors(a.output, model->module().state_dict(), weights_metadata(*model));
   const int64_t count = model->module().parameter_count();
   if (a.common.json) {
-    print_result(fmt::format("{{\"model\": {}, \"parameters\": {}, \"output\": {}}}\n", json_string(model->name()),
-                             count, json_string(a.output)));
+    print_result(fmt::format("{{\"model\": {}, \"parameters\": {}, \"output\": {}}}\n",
+                             json_string(model->name()), count, json_string(a.output)));
   } else {
     print_result(fmt::format("{}: {} parameters -> {}\n", model->name(), count, a.output));
   }
@@ -126,18 +136,22 @@ void add_eval(CLI::App& app) {
   add_model(c, a->model, Weights::use);
   c.group("Quantity");
   c.text("--quantity", a->quantity,
-         "forward, inverse, log_prob or log_det of a density; velocity or noise_prediction; loss; generate; sample",
+         "forward, inverse, log_prob or log_det of a density; velocity or noise_prediction; loss; "
+         "generate; sample",
          "NAME")
       .required();
   c.integer("--n", a->options.n_samples, "Rows to draw where no array says", 1, 10000000);
   c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
   add_arrays(c, *a);
-  c.file("--step-noise", a->step_noise, "Noise of all DDPM steps in place of draws, (T, N, A), .npy");
+  c.file("--step-noise", a->step_noise,
+         "Noise of all DDPM steps in place of draws, (T, N, A), .npy");
   c.file("--output", a->output, "Array to write, .npy").required();
   add_solver(c, a->options);
   add_common(c, a->common);
-  c.examples("flowgrad eval --model realnvp --set n_flows=4 --weights w.safetensors --quantity log_prob \\\n"
-             "    --input x.npy --output y.npy");
+  c.examples(
+      "flowgrad eval --model realnvp --set n_flows=4 --weights w.safetensors --quantity log_prob "
+      "\\\n"
+      "    --input x.npy --output y.npy");
   c.run([a](const Command&) { run_eval(*a); });
 }
 
@@ -147,13 +161,16 @@ void add_grad(CLI::App& app) {
   Command c(app, "grad", "Gradients of a mean loss for every parameter");
   add_model(c, a->model, Weights::use);
   c.group("Quantity");
-  c.choice("--quantity", a->quantity, "Mean of this: loss (of a density minus the mean log_prob), or log_prob",
+  c.choice("--quantity", a->quantity,
+           "Mean of this: loss (of a density minus the mean log_prob), or log_prob",
            {"loss", "log_prob"});
   add_arrays(c, *a);
-  c.file("--output", a->output, "Gradients to write, .safetensors with the names of the weights").required();
+  c.file("--output", a->output, "Gradients to write, .safetensors with the names of the weights")
+      .required();
   add_solver(c, a->options);
   add_common(c, a->common);
-  c.examples("flowgrad grad --model realnvp --weights w.safetensors --input x.npy --output g.safetensors");
+  c.examples(
+      "flowgrad grad --model realnvp --weights w.safetensors --input x.npy --output g.safetensors");
   c.run([a](const Command&) { run_grad(*a); });
 }
 

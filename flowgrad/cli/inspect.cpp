@@ -42,7 +42,8 @@ std::string table(const std::vector<std::vector<std::string>>& rows, const std::
     std::string line;
     for (size_t i = 0; i < row.size(); ++i) {
       if (i > 0) line += "  ";
-      line += align[i] == '>' ? fmt::format("{:>{}}", row[i], width[i]) : fmt::format("{:<{}}", row[i], width[i]);
+      line += align[i] == '>' ? fmt::format("{:>{}}", row[i], width[i])
+                              : fmt::format("{:<{}}", row[i], width[i]);
     }
     out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
   }
@@ -78,13 +79,15 @@ Summary summarize(const Tensor& t) {
 /// Names and texts from files may hold anything; what a terminal would obey is escaped.
 std::string shown(const std::string& text) {
   const bool printable = is_utf8(text) && std::all_of(text.begin(), text.end(), [](char c) {
-    return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
-  });
+                           return static_cast<unsigned char>(c) >= 0x20 && c != 0x7f;
+                         });
   return printable ? text : quote(text);
 }
 
-void print_tensors(const InspectArguments& a, const std::string& kind, const NamedTensors& tensors, const Json& facts) {
-  std::vector<std::vector<std::string>> rows = {{"tensor", "dtype", "shape", "min", "max", "mean", "not finite"}};
+void print_tensors(const InspectArguments& a, const std::string& kind, const NamedTensors& tensors,
+                   const Json& facts) {
+  std::vector<std::vector<std::string>> rows = {
+      {"tensor", "dtype", "shape", "min", "max", "mean", "not finite"}};
   Json list = Json::array();
   int64_t elements = 0;
   int64_t bytes = 0;
@@ -92,9 +95,12 @@ void print_tensors(const InspectArguments& a, const std::string& kind, const Nam
     const Summary s = summarize(t);
     elements += t.numel();
     bytes += t.numel() * static_cast<int64_t>(size_of(t.dtype()));
-    const auto number = [](double v) { return std::isnan(v) ? std::string("-") : fmt::format("{:.4g}", v); };
-    rows.push_back({shown(name), name_of(t.dtype()), t.shape().to_string(), number(s.min), number(s.max),
-                    number(s.mean), s.not_finite > 0 ? fmt::format("{}", s.not_finite) : ""});
+    const auto number = [](double v) {
+      return std::isnan(v) ? std::string("-") : fmt::format("{:.4g}", v);
+    };
+    rows.push_back({shown(name), name_of(t.dtype()), t.shape().to_string(), number(s.min),
+                    number(s.max), number(s.mean),
+                    s.not_finite > 0 ? fmt::format("{}", s.not_finite) : ""});
     list.push_back({{"name", name},
                     {"dtype", name_of(t.dtype())},
                     {"shape", std::vector<int64_t>(t.shape().begin(), t.shape().end())},
@@ -113,7 +119,8 @@ void print_tensors(const InspectArguments& a, const std::string& kind, const Nam
   std::string out = fmt::format("{}: {}\n", a.path, kind);
   for (const auto& [key, value] : facts.items()) {
     if (!value.is_object()) {
-      out += fmt::format("{}: {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+      out +=
+          fmt::format("{}: {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
       continue;
     }
     for (const auto& [inner, v] : value.items()) {
@@ -121,7 +128,8 @@ void print_tensors(const InspectArguments& a, const std::string& kind, const Nam
     }
   }
   out += "\n" + table(rows, "<<<>>>>");
-  print_result(out + fmt::format("\n{} tensors, {} elements, {} bytes\n", tensors.size(), elements, bytes));
+  print_result(
+      out + fmt::format("\n{} tensors, {} elements, {} bytes\n", tensors.size(), elements, bytes));
 }
 
 void inspect_file(const InspectArguments& a, const std::string& path) {
@@ -131,7 +139,8 @@ void inspect_file(const InspectArguments& a, const std::string& path) {
     return;
   }
   if (ending != ".safetensors") {
-    throw UsageError(fmt::format("FILE: {} given; .safetensors, .npy and the folder of a run are accepted", quote(path)));
+    throw UsageError(fmt::format(
+        "FILE: {} given; .safetensors, .npy and the folder of a run are accepted", quote(path)));
   }
   const SafetensorsFile file = load_safetensors(path);
   const bool checkpoint = file.metadata.contains("flowgrad.checkpoint");
@@ -160,8 +169,9 @@ void inspect_graph(const InspectArguments& a, Model& model, Generator& generator
   const Tensor loss = step_loss(model, a.rows, generator);
   if (!a.dot.empty()) {
     write_file_atomic(a.dot, graph_dot(loss), "--dot");
-    if (!a.graph) print_result(a.common.json ? fmt::format("{{\"dot\": {}}}\n", json_string(a.dot))
-                                             : fmt::format("graph -> {}\n", a.dot));
+    if (!a.graph)
+      print_result(a.common.json ? fmt::format("{{\"dot\": {}}}\n", json_string(a.dot))
+                                 : fmt::format("graph -> {}\n", a.dot));
   }
   if (!a.graph) return;
   if (!a.common.json) {
@@ -192,7 +202,8 @@ void inspect_model(const InspectArguments& a, const Model& model, Module& module
     if (parts.empty() || parts.back().first != own) parts.push_back({own, {}});
     Part& p = parts.back().second;
     p.count += t.numel();
-    p.shapes += fmt::format("{}{} {}", p.shapes.empty() ? "" : ", ", name.substr(dot + 1), t.shape().to_string());
+    p.shapes += fmt::format("{}{} {}", p.shapes.empty() ? "" : ", ", name.substr(dot + 1),
+                            t.shape().to_string());
   }
   int64_t buffers = 0;
   for (const auto& [name, t] : module.buffers()) buffers += t.numel();
@@ -213,12 +224,13 @@ void inspect_model(const InspectArguments& a, const Model& model, Module& module
   for (const ConfigKey& k : config_keys(model.name())) {
     keys.push_back({"  " + k.name, "= " + model.config().at(k.name), k.description});
   }
-  std::string out = fmt::format("{}, keys (--set key=value):\n{}quantities: {}\n\n", model.name(), table(keys, "<<<"),
-                                listing(model.quantities()));
+  std::string out = fmt::format("{}, keys (--set key=value):\n{}quantities: {}\n\n", model.name(),
+                                table(keys, "<<<"), listing(model.quantities()));
   std::vector<std::vector<std::string>> rows = {{"module", "parameters", "shapes"}};
   for (const auto& [name, p] : parts) rows.push_back({name, fmt::format("{}", p.count), p.shapes});
   out += table(rows, "<><");
-  print_result(out + fmt::format("\n{} parameters, {} elements of buffers\n", module.parameter_count(), buffers));
+  print_result(out + fmt::format("\n{} parameters, {} elements of buffers\n",
+                                 module.parameter_count(), buffers));
 }
 
 void run_inspect(const InspectArguments& a) {
@@ -227,14 +239,16 @@ void run_inspect(const InspectArguments& a) {
   std::error_code ignored;
   const bool folder = !a.path.empty() && std::filesystem::is_directory(a.path, ignored);
   if (a.path.empty() && a.model.model.empty() && a.model.weights.empty()) {
-    throw UsageError(fmt::format("FILE: none given; a .safetensors or .npy file, the folder of a run, or --model with {} "
-                                 "is accepted",
-                                 listing(model_names())));
+    throw UsageError(fmt::format(
+        "FILE: none given; a .safetensors or .npy file, the folder of a run, or --model with {} "
+        "is accepted",
+        listing(model_names())));
   }
   if (!wants_graph && !a.path.empty() && a.model.model.empty()) {
     if (!folder) return inspect_file(a, a.path);
     const auto checkpoint = CheckpointStore::newest(a.path);
-    if (!checkpoint) throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", a.path));
+    if (!checkpoint)
+      throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", a.path));
     return inspect_file(a, checkpoint->path);
   }
   ModelOptions model_options = a.model;
@@ -255,18 +269,22 @@ void run_inspect(const InspectArguments& a) {
 
 void add_inspect(CLI::App& app) {
   auto a = std::make_shared<InspectArguments>();
-  Command c(app, "inspect", "Show the tensors of a file, the parts of a model, the graph of a training step");
+  Command c(app, "inspect",
+            "Show the tensors of a file, the parts of a model, the graph of a training step");
   c.group("Positional");
-  c.file("file", a->path, "Tensors (.safetensors), an array (.npy) or the folder of a run").transient();
+  c.file("file", a->path, "Tensors (.safetensors), an array (.npy) or the folder of a run")
+      .transient();
   add_model(c, a->model, Weights::use);
   c.group("Graph");
-  c.flag("--graph", a->graph, "Operations of one training step: shapes, and bytes kept for the backward pass");
+  c.flag("--graph", a->graph,
+         "Operations of one training step: shapes, and bytes kept for the backward pass");
   c.file("--dot", a->dot, "The same as Graphviz source, .dot or .gv");
   c.integer("--batch-size", a->rows, "Rows of that step", 1, 1000000);
   add_common(c, a->common);
-  c.examples("flowgrad inspect weights.safetensors\n"
-             "flowgrad inspect --model realnvp --set n_flows=4\n"
-             "flowgrad inspect --model planar --graph --dot planar.dot");
+  c.examples(
+      "flowgrad inspect weights.safetensors\n"
+      "flowgrad inspect --model realnvp --set n_flows=4\n"
+      "flowgrad inspect --model planar --graph --dot planar.dot");
   c.run([a](const Command&) { run_inspect(*a); });
 }
 

@@ -29,7 +29,8 @@ CLI::Validator whole_number(T lo, T hi) {
       [lo, hi](std::string& text) -> std::string {
         T value = 0;
         if (!parse_whole(text, value) || value < lo || value > hi) {
-          return fmt::format("\"{}\" given; a whole number from {} to {} is accepted", text, lo, hi);
+          return fmt::format("\"{}\" given; a whole number from {} to {} is accepted", text, lo,
+                             hi);
         }
         text = fmt::format("{}", value);
         return "";
@@ -42,11 +43,14 @@ CLI::Validator real_number(double lo, double hi, Command::Ends ends) {
       [lo, hi, ends](std::string& text) -> std::string {
         double value = 0;
         const bool number = parse_whole(text, value) && std::isfinite(value);
-        if (number && (ends.open ? value > lo : value >= lo) && (ends.open_above ? value < hi : value <= hi)) return "";
+        if (number && (ends.open ? value > lo : value >= lo) &&
+            (ends.open_above ? value < hi : value <= hi))
+          return "";
         const std::string from = fmt::format("{} {:g}", ends.open ? "above" : "from", lo);
-        const std::string to = hi == std::numeric_limits<double>::max()
-                                   ? ""
-                                   : fmt::format(" {} {:g}", ends.open_above ? "to below" : "to", hi);
+        const std::string to =
+            hi == std::numeric_limits<double>::max()
+                ? ""
+                : fmt::format(" {} {:g}", ends.open_above ? "to below" : "to", hi);
         return fmt::format("\"{}\" given; a number {}{} is accepted", text, from, to);
       },
       "");
@@ -58,7 +62,8 @@ CLI::Validator one_of(std::vector<std::string> accepted) {
         if (std::find(accepted.begin(), accepted.end(), text) != accepted.end()) return "";
         const std::string near = nearest_name(text, accepted);
         return fmt::format("\"{}\" given{}; {} are accepted", text,
-                           near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), listing(accepted));
+                           near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),
+                           listing(accepted));
       },
       "");
 }
@@ -88,12 +93,15 @@ Command& Command::group(const std::string& title) {
   return *this;
 }
 
-Command& Command::integer(const char* names, int64_t& value, const char* text, int64_t lo, int64_t hi) {
-  return add(sub_->add_option(names, value, text)->transform(whole_number(lo, hi))->take_last(), "N");
+Command& Command::integer(const char* names, int64_t& value, const char* text, int64_t lo,
+                          int64_t hi) {
+  return add(sub_->add_option(names, value, text)->transform(whole_number(lo, hi))->take_last(),
+             "N");
 }
 
 Command& Command::integer(const char* names, int& value, const char* text, int lo, int hi) {
-  return add(sub_->add_option(names, value, text)->transform(whole_number(lo, hi))->take_last(), "N");
+  return add(sub_->add_option(names, value, text)->transform(whole_number(lo, hi))->take_last(),
+             "N");
 }
 
 Command& Command::seed(const char* names, uint64_t& value, const char* text) {
@@ -101,11 +109,14 @@ Command& Command::seed(const char* names, uint64_t& value, const char* text) {
   return add(sub_->add_option(names, value, text)->transform(all)->take_last(), "N");
 }
 
-Command& Command::real(const char* names, double& value, const char* text, double lo, double hi, Ends ends) {
-  return add(sub_->add_option(names, value, text)->check(real_number(lo, hi, ends))->take_last(), "X");
+Command& Command::real(const char* names, double& value, const char* text, double lo, double hi,
+                       Ends ends) {
+  return add(sub_->add_option(names, value, text)->check(real_number(lo, hi, ends))->take_last(),
+             "X");
 }
 
-Command& Command::text(const char* names, std::string& value, const char* text, const char* placeholder) {
+Command& Command::text(const char* names, std::string& value, const char* text,
+                       const char* placeholder) {
   return add(sub_->add_option(names, value, text)->take_last(), placeholder);
 }
 
@@ -120,7 +131,10 @@ Command& Command::list(const char* names, std::vector<std::string>& values, cons
 }
 
 Command& Command::flag(const char* names, bool& value, const char* text) {
-  last_ = sub_->add_flag(names, value, text)->check(one_of({"true", "false"}))->group(group_)->take_last();
+  last_ = sub_->add_flag(names, value, text)
+              ->check(one_of({"true", "false"}))
+              ->group(group_)
+              ->take_last();
   return *this;
 }
 
@@ -166,7 +180,8 @@ std::vector<std::pair<std::string, std::string>> Command::values() const {
     if (option->get_items_expected_max() == 0) {
       out.emplace_back(name, option->count() > 0 ? option->as<std::string>() : "false");
     } else if (option->get_expected_max() == 1) {
-      const std::string value = option->count() > 0 ? option->as<std::string>() : option->get_default_str();
+      const std::string value =
+          option->count() > 0 ? option->as<std::string>() : option->get_default_str();
       if (!value.empty()) out.emplace_back(name, value);
     }
   }
@@ -177,7 +192,8 @@ bool Command::given(const std::string& name) const { return sub_->get_option(nam
 
 std::string Command::config_text() const {
   std::string text = fmt::format("# flowgrad {} --config <this file>\n", sub_->get_name());
-  for (const auto& [name, value] : values()) text += fmt::format("{} = {}\n", name, config_value(value));
+  for (const auto& [name, value] : values())
+    text += fmt::format("{} = {}\n", name, config_value(value));
   if (config_extra_) text += config_extra_();
   return text;
 }

@@ -26,9 +26,9 @@ struct ExitCode {
   int code = 0;
 };
 
-/// Declares a subcommand and its options. Numbers are checked before they are converted, so that every
-/// refusal names the option, what was given and what is accepted. An option that is given twice has the
-/// last value. Handles are cheap to copy; bound variables must outlive the parsing.
+/// Declares a subcommand and its options. Numbers are checked before they are converted, so that
+/// every refusal names the option, what was given and what is accepted. An option that is given
+/// twice has the last value. Handles are cheap to copy; bound variables must outlive the parsing.
 class Command {
  public:
   Command(CLI::App& app, const std::string& name, const std::string& description);
@@ -45,17 +45,21 @@ class Command {
     bool open = false;
     bool open_above = false;
   };
-  Command& real(const char* names, double& value, const char* text, double lo, double hi, Ends ends);
+  Command& real(const char* names, double& value, const char* text, double lo, double hi,
+                Ends ends);
   Command& real(const char* names, double& value, const char* text, double lo, double hi) {
     return real(names, value, text, lo, hi, Ends{});
   }
-  Command& text(const char* names, std::string& value, const char* text, const char* placeholder = "TEXT");
+  Command& text(const char* names, std::string& value, const char* text,
+                const char* placeholder = "TEXT");
   Command& file(const char* names, std::string& value, const char* text) {
     return this->text(names, value, text, "FILE");
   }
-  Command& choice(const char* names, std::string& value, const char* text, const std::vector<std::string>& accepted);
+  Command& choice(const char* names, std::string& value, const char* text,
+                  const std::vector<std::string>& accepted);
   /// May be repeated; one value each time.
-  Command& list(const char* names, std::vector<std::string>& values, const char* text, const char* placeholder);
+  Command& list(const char* names, std::vector<std::string>& values, const char* text,
+                const char* placeholder);
   Command& flag(const char* names, bool& value, const char* text);
   /// The option declared last must be given.
   Command& required();
@@ -68,7 +72,8 @@ class Command {
   /// What the subcommand does. Declares --print-config as well.
   void run(std::function<void(const Command&)> action);
 
-  /// Options that are not transient with their values after parsing, defaults included, empty ones left out.
+  /// Options that are not transient with their values after parsing, defaults included, empty ones
+  /// left out.
   std::vector<std::pair<std::string, std::string>> values() const;
   /// Whether the option was given, on the command line or in a configuration file.
   bool given(const std::string& name) const;

@@ -45,7 +45,8 @@ plot::Image image_picture(const Tensor& rows, int columns) {
   const std::vector<float> values = rows.to_vector<float>();
   std::vector<plot::Image> tiles;
   for (int64_t i = 0; i < std::min(kMost, rows.size(0)); ++i) {
-    const std::span<const float> one(values.data() + i * side * side, static_cast<size_t>(side * side));
+    const std::span<const float> one(values.data() + i * side * side,
+                                     static_cast<size_t>(side * side));
     tiles.push_back(plot::Image::from_gray(one, side, side, -1.0f, 1.0f));
   }
   return plot::image_grid(tiles, {.columns = columns, .scale = side < 64 ? 2 : 1});
@@ -53,20 +54,22 @@ plot::Image image_picture(const Tensor& rows, int columns) {
 
 void check_picture(const char* option, const std::string& path, int64_t width) {
   if (width != 2 && side_of(width) == 0) {
-    throw UsageError(fmt::format("{}: given for rows of {} numbers; points of 2 coordinates and square images of at "
-                                 "least 16 pixels can be drawn",
-                                 option, width));
+    throw UsageError(fmt::format(
+        "{}: given for rows of {} numbers; points of 2 coordinates and square images of at "
+        "least 16 pixels can be drawn",
+        option, width));
   }
   const std::string wanted = width == 2 ? ".svg" : ".png";
   if (std::filesystem::path(path).extension() != wanted) {
-    throw UsageError(fmt::format("{}: \"{}\" given; for rows of {} numbers a {} file is accepted", option, path, width,
-                                 wanted));
+    throw UsageError(fmt::format("{}: \"{}\" given; for rows of {} numbers a {} file is accepted",
+                                 option, path, width, wanted));
   }
 }
 
 void write_picture(const std::string& path, const Tensor& rows, int columns) {
   if (rows.size(1) == 2) {
-    write_file_atomic(path, scatter_picture({{fmt::format("{} samples", rows.size(0)), rows}}), "picture");
+    write_file_atomic(path, scatter_picture({{fmt::format("{} samples", rows.size(0)), rows}}),
+                      "picture");
   } else {
     plot::write_png(path, image_picture(rows, columns));
   }

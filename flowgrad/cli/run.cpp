@@ -27,8 +27,10 @@ class HelpFormatter final : public CLI::Formatter {
   static constexpr size_t kColumn = 30;
   static constexpr size_t kWidth = 100;
   HelpFormatter() { column_width(kColumn); }
-  std::string make_group(std::string group, bool is_positional, std::vector<const CLI::Option*> options) const override {
-    return CLI::Formatter::make_group(group, is_positional, options).substr(group == "Options" ? 0 : 1);
+  std::string make_group(std::string group, bool is_positional,
+                         std::vector<const CLI::Option*> options) const override {
+    return CLI::Formatter::make_group(group, is_positional, options)
+        .substr(group == "Options" ? 0 : 1);
   }
   std::string make_option_desc(const CLI::Option* o) const override {
     std::string out;
@@ -46,7 +48,9 @@ class HelpFormatter final : public CLI::Formatter {
     if (o->get_items_expected_max() == 0) return "";
     std::string out = " " + o->get_type_name();
     if (o->get_required()) return out + " (required)";
-    return o->get_default_str().empty() || o->get_default_str() == "[]" ? out : out + " [" + o->get_default_str() + "]";
+    return o->get_default_str().empty() || o->get_default_str() == "[]"
+               ? out
+               : out + " [" + o->get_default_str() + "]";
   }
 };
 
@@ -64,7 +68,8 @@ void open_standard_descriptors() {
   }
 }
 
-std::string suggestion(const std::string& word, const std::vector<std::string>& candidates, const char* prefix) {
+std::string suggestion(const std::string& word, const std::vector<std::string>& candidates,
+                       const char* prefix) {
   const std::string near = nearest_name(word, candidates);
   return near.empty() ? "" : fmt::format(", did you mean {}{}?", prefix, near);
 }
@@ -93,9 +98,11 @@ std::string value_of(const std::vector<std::string>& args, const std::string& na
   return value;
 }
 
-/// The arguments with those of the configuration file put before them, so that the command line wins.
+/// The arguments with those of the configuration file put before them, so that the command line
+/// wins.
 /// --resume continues with the configuration that the run was started with.
-std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub, std::vector<std::string> args) {
+std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
+                                     std::vector<std::string> args) {
   const std::vector<std::string> options = option_names(sub);
   if (std::find(options.begin(), options.end(), "config") == options.end()) return args;
   std::string path = value_of(args, "--config");
@@ -105,7 +112,8 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub, s
     if (std::filesystem::exists(stored, ignored)) path = stored;
   }
   if (path.empty()) return args;
-  std::vector<std::string> all = config_arguments(read_config(path), sub.get_name(), options, command_names(app));
+  std::vector<std::string> all =
+      config_arguments(read_config(path), sub.get_name(), options, command_names(app));
   all.insert(all.end(), args.begin(), args.end());
   return all;
 }
@@ -122,14 +130,15 @@ std::string unknown_option(const CLI::App& sub, const std::vector<std::string>& 
   return "";
 }
 
-std::string usage_message(const CLI::App& app, const CLI::App* sub, const std::vector<std::string>& args,
-                          const CLI::ParseError& e) {
+std::string usage_message(const CLI::App& app, const CLI::App* sub,
+                          const std::vector<std::string>& args, const CLI::ParseError& e) {
   if (!sub) return fmt::format("{} (--help lists the commands)", e.what());
   const std::string help = fmt::format(" (flowgrad {} --help lists the options)", sub->get_name());
   // A misspelt option explains more than the lack of the right one.
   if (const std::string name = unknown_option(*sub, args); !name.empty()) {
-    return fmt::format("unknown option {}{}{}", name,
-                       name.starts_with("--") ? suggestion(name.substr(2), option_names(*sub), "--") : "", help);
+    return fmt::format(
+        "unknown option {}{}{}", name,
+        name.starts_with("--") ? suggestion(name.substr(2), option_names(*sub), "--") : "", help);
   }
   if (dynamic_cast<const CLI::ExtrasError*>(&e)) {  // its name is that of the subcommand
     const std::vector<std::string> left = app.remaining(true);
@@ -152,11 +161,13 @@ int parse_and_run(CLI::App& app, std::vector<std::string> args) {
   if (std::find(names.begin(), names.end(), args[0]) != names.end()) {
     sub = app.get_subcommand(args[0]);
   } else if (!args[0].starts_with("-")) {
-    return fail(2, fmt::format("unknown command {}{}; accepted are {}", quote(args[0]), suggestion(args[0], names, ""),
-                               listing(names)));
+    return fail(2, fmt::format("unknown command {}{}; accepted are {}", quote(args[0]),
+                               suggestion(args[0], names, ""), listing(names)));
   } else if (args[0] != "--help" && args[0] != "--version") {
-    return fail(2, fmt::format("unknown option {} before a command; --help and --version are accepted there",
-                               quote(args[0])));
+    return fail(
+        2,
+        fmt::format("unknown option {} before a command; --help and --version are accepted there",
+                    quote(args[0])));
   }
   if (sub) {
     std::vector<std::string> own(args.begin() + 1, args.end());
@@ -207,17 +218,21 @@ int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app
   CLI::App app("flowgrad: tensors, automatic differentiation and flow models", "flowgrad");
   app.formatter(std::make_shared<HelpFormatter>());
   app.set_help_flag("--help", "Print this help and exit");
-  app.set_version_flag("--version", std::string("flowgrad " FLOWGRAD_VERSION), "Print the version and exit");
-  app.footer("\nflowgrad <command> --help lists the options of a command.\n"
-             "Results go to stdout, progress and messages to stderr.\n"
-             "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad or incompatible file, 130 interrupted after saving.");
+  app.set_version_flag("--version", std::string("flowgrad " FLOWGRAD_VERSION),
+                       "Print the version and exit");
+  app.footer(
+      "\nflowgrad <command> --help lists the options of a command.\n"
+      "Results go to stdout, progress and messages to stderr.\n"
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad or incompatible file, 130 interrupted "
+      "after saving.");
   app.require_subcommand(1);
   declare(app);
   const int code = guarded(app, std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
   errno = 0;
   const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
   if (!written && errno != EPIPE && code == 0) {
-    return fail(1, fmt::format("stdout: cannot be written: {}", std::generic_category().message(errno)));
+    return fail(
+        1, fmt::format("stdout: cannot be written: {}", std::generic_category().message(errno)));
   }
   return code;
 }

@@ -33,12 +33,15 @@ int64_t width_of(const Model& model, const char* a, const char* b) {
 /// One-hot rows of a class, or of all classes one after another, n of each.
 Tensor class_condition(const Model& model, const std::string& text, int64_t n) {
   const int64_t classes = width_of(model, "condition_dim", "state_dim");
-  if (classes == 0) throw UsageError(fmt::format("--class: {} given; this model has no condition", quote(text)));
+  if (classes == 0)
+    throw UsageError(fmt::format("--class: {} given; this model has no condition", quote(text)));
   int64_t only = -1;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), only);
-  const bool number = error == std::errc() && end == text.data() + text.size() && only >= 0 && only < classes;
+  const bool number =
+      error == std::errc() && end == text.data() + text.size() && only >= 0 && only < classes;
   if (text != "all" && !number) {
-    throw UsageError(fmt::format("--class: {} given; 0 to {} and \"all\" are accepted", quote(text), classes - 1));
+    throw UsageError(fmt::format("--class: {} given; 0 to {} and \"all\" are accepted", quote(text),
+                                 classes - 1));
   }
   std::vector<int64_t> rows;
   for (int64_t c = 0; c < classes; ++c) {
@@ -60,7 +63,8 @@ Tensor draw(Model& model, const Tensor& condition, QuantityOptions options, Gene
     QuantityInputs inputs;
     // One row serves any number of draws, but a density draws one for each row it is given.
     if (given) inputs.condition = slice(condition, 0, at, end);
-    if (condition.defined() && !given) inputs.condition = expand(condition, {end - at, condition.size(1)});
+    if (condition.defined() && !given)
+      inputs.condition = expand(condition, {end - at, condition.size(1)});
     parts.push_back(model.evaluate("sample", inputs, options, generator));
   }
   return concat(parts, 0);
@@ -75,7 +79,8 @@ void run_sample(const SampleArguments& a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
-  if (!a.picture.empty()) check_picture("--picture", a.picture, width_of(*model, "dim", "action_dim"));
+  if (!a.picture.empty())
+    check_picture("--picture", a.picture, width_of(*model, "dim", "action_dim"));
   model->module().train(false);
   NoGrad off;
   Tensor condition = load_array(a.condition, dtype_of(a.common));
@@ -86,13 +91,15 @@ void run_sample(const SampleArguments& a) {
   if (!a.category.empty()) condition = class_condition(*model, a.category, a.options.n_samples);
   const Tensor rows = draw(*model, condition, a.options, generator);
   save_npy(a.output, rows);
-  const int columns = a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;
+  const int columns =
+      a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;
   if (!a.picture.empty()) write_picture(a.picture, rows, columns);
   if (a.common.json) {
-    print_result(fmt::format("{{\"model\": {}, \"output\": {}, \"picture\": {}, \"shape\": [{}], \"seed\": {}}}\n",
-                             json_string(model->name()), json_string(a.output),
-                             a.picture.empty() ? "null" : json_string(a.picture),
-                             fmt::join(rows.shape().begin(), rows.shape().end(), ", "), a.common.seed));
+    print_result(fmt::format(
+        "{{\"model\": {}, \"output\": {}, \"picture\": {}, \"shape\": [{}], \"seed\": {}}}\n",
+        json_string(model->name()), json_string(a.output),
+        a.picture.empty() ? "null" : json_string(a.picture),
+        fmt::join(rows.shape().begin(), rows.shape().end(), ", "), a.common.seed));
   } else {
     print_result(fmt::format("{} samples {} {} -> {}\n", model->name(), rows.shape().to_string(),
                              name_of(rows.dtype()), a.output));
@@ -107,18 +114,24 @@ void add_sample(CLI::App& app) {
   Command c(app, "sample", "Draw from a trained model");
   add_model(c, a->model, Weights::use);
   c.group("Samples");
-  c.integer("--n", a->options.n_samples, "Rows to draw; with --class all, of each class", 1, 10000000);
+  c.integer("--n", a->options.n_samples, "Rows to draw; with --class all, of each class", 1,
+            10000000);
   c.file("--condition", a->condition, "Conditions (N, C), one a sample, or one row for all, .npy");
   c.text("--class", a->category, "Class 0, 1, ... as one-hot condition, or all", "N|all");
   c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
-  c.integer("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own", 0, 1000000);
-  c.text("--solver", a->options.solver, "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
+  c.integer("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own",
+            0, 1000000);
+  c.text("--solver", a->options.solver,
+         "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
          "NAME");
   c.file("--output", a->output, "Array to write, .npy").required();
-  c.file("--picture", a->picture, "Picture to write as well: .svg for points in the plane, .png for images");
+  c.file("--picture", a->picture,
+         "Picture to write as well: .svg for points in the plane, .png for images");
   add_common(c, a->common);
-  c.examples("flowgrad sample --run runs/moons --n 2000 --output x.npy --picture x.svg\n"
-             "flowgrad sample --run runs/garments --class all --n 8 --guidance 2 --output x.npy --picture x.png");
+  c.examples(
+      "flowgrad sample --run runs/moons --n 2000 --output x.npy --picture x.svg\n"
+      "flowgrad sample --run runs/garments --class all --n 8 --guidance 2 --output x.npy --picture "
+      "x.png");
   c.run([a](const Command&) { run_sample(*a); });
 }
 

@@ -23,12 +23,15 @@ using Json = nlohmann::ordered_json;
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-/// Widths that follow from the data are set where the user left them open, and must agree where not.
+/// Widths that follow from the data are set where the user left them open, and must agree where
+/// not.
 void fit_to_data(const std::string& model, Config& config, const TrainingData& data) {
   const auto fit = [&](const std::string& key, int64_t width, bool optional) {
     const auto [entry, added] = config.emplace(key, fmt::format("{}", width));
-    if (added || entry->second == fmt::format("{}", width) || (optional && entry->second == "0")) return;
-    throw UsageError(fmt::format("--set: {}={} given; the data needs {}", key, entry->second, width));
+    if (added || entry->second == fmt::format("{}", width) || (optional && entry->second == "0"))
+      return;
+    throw UsageError(
+        fmt::format("--set: {}={} given; the data needs {}", key, entry->second, width));
   };
   bool conditional = false;
   for (const ConfigKey& key : config_keys(model)) {
@@ -39,7 +42,8 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
     }
   }
   if (data.condition_dim() > 0 && !conditional) {
-    throw UsageError(fmt::format("--model: {} given; the data comes with a condition, which it does not take", model));
+    throw UsageError(fmt::format(
+        "--model: {} given; the data comes with a condition, which it does not take", model));
   }
 }
 
@@ -68,7 +72,8 @@ Schedule schedule_of(const TrainArguments& a) {
 std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double weight_decay) {
   ParameterGroup matrices, others;
   matrices.weight_decay = weight_decay;
-  for (const auto& p : parameters) (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
+  for (const auto& p : parameters)
+    (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
   std::vector<ParameterGroup> out;
   for (ParameterGroup* g : {&matrices, &others}) {
     if (!g->parameters.empty()) out.push_back(std::move(*g));
@@ -126,12 +131,15 @@ void write_config(const TrainArguments& a, const Command& command, const Model& 
 }
 
 void check_run_folder(const TrainArguments& a) {
-  if (a.resume && a.overwrite) throw UsageError("--overwrite: given with --resume; one of them is accepted");
+  if (a.resume && a.overwrite)
+    throw UsageError("--overwrite: given with --resume; one of them is accepted");
   const bool used = !CheckpointStore::list(a.run).empty();
-  if (a.resume && !used) throw IoError(fmt::format("--resume: {}: holds no checkpoint to continue from", a.run));
+  if (a.resume && !used)
+    throw IoError(fmt::format("--resume: {}: holds no checkpoint to continue from", a.run));
   if (!a.resume && !a.overwrite && used) {
-    throw IoError(fmt::format("--run: {}: holds a training run already; --resume continues it, --overwrite starts anew",
-                              a.run));
+    throw IoError(fmt::format(
+        "--run: {}: holds a training run already; --resume continues it, --overwrite starts anew",
+        a.run));
   }
 }
 
@@ -156,7 +164,8 @@ std::string json_result(const TrainArguments& a, const TrainReport& r, const cha
 }
 
 std::string text_result(const TrainReport& r) {
-  std::string out = fmt::format("{} on {}: {} steps, {} parameters\n", r.model, r.data, r.result.steps_done, r.parameters);
+  std::string out = fmt::format("{} on {}: {} steps, {} parameters\n", r.model, r.data,
+                                r.result.steps_done, r.parameters);
   if (std::isfinite(r.held_out.log_likelihood)) {
     out += fmt::format("held-out log-likelihood {:.4f} +- {:.4f} nats", r.held_out.log_likelihood,
                        r.held_out.standard_error);
@@ -164,8 +173,8 @@ std::string text_result(const TrainReport& r) {
   } else {
     out += fmt::format("held-out loss {:.5g}", r.held_out.loss);
   }
-  return out + fmt::format(" ({} rows)\nweights {}/weights.safetensors\nreport  {}/report.html\n", r.held_out.rows, r.run,
-                           r.run);
+  return out + fmt::format(" ({} rows)\nweights {}/weights.safetensors\nreport  {}/report.html\n",
+                           r.held_out.rows, r.run, r.run);
 }
 
 /// As many draws as pictures show, for the conditions of the first held-out rows.
@@ -178,14 +187,15 @@ Tensor draw_samples(Model& model, const QuantityInputs& rows, int64_t n, uint64_
 }
 
 /// Measures, samples and writes what a finished run leaves behind.
-void finish(const TrainArguments& a, const Command& command, Model& model, TrainingData& data, Trainer& trainer,
-            TrainReport& r) {
+void finish(const TrainArguments& a, const Command& command, Model& model, TrainingData& data,
+            Trainer& trainer, TrainReport& r) {
   const EmaScope averages(trainer.ema());
   model.module().train(false);
   QuantityInputs rows = data.held_out();
   if (!takes_condition(model)) rows.condition = {};
   r.held_out = measure(model, rows, a.common.seed);
-  save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(), weights_metadata(model));
+  save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(),
+                   weights_metadata(model));
   const bool plane = data.dim() == 2;
   if (plane || are_images(rows.input)) {
     const int64_t n = std::min<int64_t>(plane ? 2000 : 64, rows.input.size(0));
@@ -198,25 +208,31 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
 }
 
 void report_interruption(const TrainArguments& a, const TrainResult& result) {
-  tell(fmt::format("flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} --resume continues",
-                   result.steps_done, a.steps, a.run));
+  tell(
+      fmt::format("flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} "
+                  "--resume continues",
+                  result.steps_done, a.steps, a.run));
 }
 
 void run_train(TrainArguments a, const Command& command) {
   if (a.resume && a.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
   if (a.resume) check_run_folder(a);
   if (a.data.empty()) {
-    throw UsageError("--data: none given; the name of a toy density (moons, 8gaussians, ...), fashion-mnist or a .npy "
-                     "file is accepted");
+    throw UsageError(
+        "--data: none given; the name of a toy density (moons, 8gaussians, ...), fashion-mnist or "
+        "a .npy "
+        "file is accepted");
   }
   // A resumed run has its weights in the checkpoint.
   if (a.resume) a.model.weights.clear();
   auto [name, config] = describe_model(a.model);
   config_keys(name);
-  if (a.run.empty()) a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
+  if (a.run.empty())
+    a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
   if (!a.resume) check_run_folder(a);
   apply(a.common);
-  const auto data = open_data({a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
+  const auto data = open_data(
+      {a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
   fit_to_data(name, config, *data);
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = make_model(name, config, generator, dtype_of(a.common));
@@ -275,7 +291,8 @@ void run_train(TrainArguments a, const Command& command) {
       throw ExitCode{128 + r.result.signal};
     case TrainStatus::diverged: throw Error(fmt::format("training diverged: {}", r.result.reason));
     case TrainStatus::paused:
-      if (!a.common.quiet) tell(fmt::format("paused; flowgrad train --run {} --resume continues", a.run));
+      if (!a.common.quiet)
+        tell(fmt::format("paused; flowgrad train --run {} --resume continues", a.run));
       break;
     case TrainStatus::finished:
     case TrainStatus::early_stopped: break;
@@ -306,7 +323,8 @@ HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed) {
       sum += model.evaluate("loss", chunk, {}, generator).item() * static_cast<double>(end - at);
       continue;
     }
-    for (const double value : model.evaluate("log_prob", chunk, {}, generator).to_vector<double>()) {
+    for (const double value :
+         model.evaluate("log_prob", chunk, {}, generator).to_vector<double>()) {
       sum -= value;
       squares += value * value;
     }
@@ -329,36 +347,52 @@ void add_train(CLI::App& app) {
   constexpr int64_t kMostSteps = 1000000000;
   c.group("Data");
   c.text("--data", a->data,
-         "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals or checkerboard; fashion-mnist; or rows "
+         "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals or checkerboard; "
+         "fashion-mnist; or rows "
          "(N, D) in a .npy file, a tenth of which is held out",
          "NAME|FILE");
-  c.file("--data-folder", a->data_folder, "Where the four files of Fashion-MNIST are; empty = the system's package");
+  c.file("--data-folder", a->data_folder,
+         "Where the four files of Fashion-MNIST are; empty = the system's package");
   c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
   c.real("--condition-dropout", a->condition_dropout,
-         "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1, {.open_above = true});
+         "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1,
+         {.open_above = true});
   c.group("Training");
   c.integer("--steps", a->steps, "Steps in all, those before --resume included", 1, kMostSteps);
   c.integer("--batch-size", a->batch_size, "Rows a step", 1, 1000000);
-  c.integer("--accumulate", a->accumulate, "Batches whose gradients are averaged for one step", 1, 100000);
-  c.real("--learning-rate", a->learning_rate, "Largest learning rate of AdamW", 0, 1000, {.open = true});
-  c.choice("--schedule", a->schedule, "Course of the learning rate over the steps", {"constant", "cosine", "one-cycle"});
+  c.integer("--accumulate", a->accumulate, "Batches whose gradients are averaged for one step", 1,
+            100000);
+  c.real("--learning-rate", a->learning_rate, "Largest learning rate of AdamW", 0, 1000,
+         {.open = true});
+  c.choice("--schedule", a->schedule, "Course of the learning rate over the steps",
+           {"constant", "cosine", "one-cycle"});
   c.integer("--warm-up", a->warm_up, "Steps of a linear rise before the schedule", 0, kMostSteps);
   c.real("--weight-decay", a->weight_decay, "AdamW's decay, of matrices only", 0, 1000);
   c.real("--clip", a->clip, "Largest norm of the gradient; 0 = no clipping", 0, kMax);
-  c.real("--ema", a->ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1, {.open_above = true});
-  c.integer("--patience", a->patience, "Validations without a new best that end the training; 0 = never", 0, 1000000);
+  c.real("--ema", a->ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1,
+         {.open_above = true});
+  c.integer("--patience", a->patience,
+            "Validations without a new best that end the training; 0 = never", 0, 1000000);
   c.group("Run");
   c.file("--run", a->run, "Folder of the run; empty = runs/<model>-<data>");
-  c.flag("--resume", a->resume, "Continue the run with its own configuration; other options given here win").transient();
+  c.flag("--resume", a->resume,
+         "Continue the run with its own configuration; other options given here win")
+      .transient();
   c.flag("--overwrite", a->overwrite, "Start anew in a folder that holds a run").transient();
-  c.integer("--checkpoint-every", a->checkpoint_every, "Steps between checkpoints; 0 = a tenth of all", 0, kMostSteps);
-  c.integer("--validate-every", a->validate_every, "Steps between validations; 0 = a tenth of all", 0, kMostSteps);
-  c.integer("--log-every", a->log_every, "Steps between rows of metrics.jsonl; 0 = 200 rows in all", 0, kMostSteps);
-  c.integer("--pause-at", a->pause_at, "Save and stop after this many steps; 0 = never", 0, kMostSteps).transient();
+  c.integer("--checkpoint-every", a->checkpoint_every,
+            "Steps between checkpoints; 0 = a tenth of all", 0, kMostSteps);
+  c.integer("--validate-every", a->validate_every, "Steps between validations; 0 = a tenth of all",
+            0, kMostSteps);
+  c.integer("--log-every", a->log_every, "Steps between rows of metrics.jsonl; 0 = 200 rows in all",
+            0, kMostSteps);
+  c.integer("--pause-at", a->pause_at, "Save and stop after this many steps; 0 = never", 0,
+            kMostSteps)
+      .transient();
   add_common(c, a->common);
-  c.examples("flowgrad train --model realnvp --data moons --steps 2000 --run runs/moons\n"
-             "flowgrad train --run runs/moons --resume --steps 4000\n"
-             "SIGINT (Ctrl-C) and SIGTERM save a checkpoint before the training ends.");
+  c.examples(
+      "flowgrad train --model realnvp --data moons --steps 2000 --run runs/moons\n"
+      "flowgrad train --run runs/moons --resume --steps 4000\n"
+      "SIGINT (Ctrl-C) and SIGTERM save a checkpoint before the training ends.");
   c.run([a](const Command& self) { run_train(*a, self); });
 }
 

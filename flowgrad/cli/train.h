@@ -35,8 +35,8 @@ struct TrainArguments {
   int64_t pause_at = 0;
 };
 
-/// Mean loss of rows the training never sees. `log_likelihood` and its standard error are NaN for models
-/// that are no densities.
+/// Mean loss of rows the training never sees. `log_likelihood` and its standard error are NaN for
+/// models that are no densities.
 struct HeldOutResult {
   double loss = 0;
   double log_likelihood = 0;

@@ -30,7 +30,8 @@ plot::LineChart learning_curve(const TrainReport& r) {
   chart.series.push_back(loss);
   if (!validation.x.empty()) chart.series.push_back(validation);
   if (std::isfinite(r.floor)) {
-    chart.horizontals.push_back({.value = r.floor, .label = fmt::format("entropy floor {:.3f}", r.floor)});
+    chart.horizontals.push_back(
+        {.value = r.floor, .label = fmt::format("entropy floor {:.3f}", r.floor)});
   }
   return chart;
 }
@@ -61,14 +62,16 @@ void add_samples(plot::Report& report, const TrainReport& r) {
   } else if (are_images(r.samples)) {
     report.heading("What it learned");
     report.figures({{.image = image_picture(r.real, 8), .caption = "Held-out images."},
-                    {.image = image_picture(r.samples, 8), .caption = "Draws of the model for the same conditions."}});
+                    {.image = image_picture(r.samples, 8),
+                     .caption = "Draws of the model for the same conditions."}});
   }
 }
 
 }  // namespace
 
 void write_report(const TrainReport& r) {
-  plot::Report report(fmt::format("{} on {}", r.model, r.data_name), fmt::format("training run {}", r.run));
+  plot::Report report(fmt::format("{} on {}", r.model, r.data_name),
+                      fmt::format("training run {}", r.run));
   report.heading("Result");
   std::vector<std::pair<std::string, std::string>> facts = {
       {"data", r.data},
@@ -76,12 +79,16 @@ void write_report(const TrainReport& r) {
       {"parameters", fmt::format("{}", r.parameters)},
       {"held-out loss", fmt::format("{:.4f} over {} rows", r.held_out.loss, r.held_out.rows)}};
   if (std::isfinite(r.held_out.log_likelihood)) {
-    facts.emplace_back("held-out log-likelihood",
-                       fmt::format("{:.4f} ± {:.4f} nats", r.held_out.log_likelihood, r.held_out.standard_error));
+    facts.emplace_back(
+        "held-out log-likelihood",
+        fmt::format("{:.4f} ± {:.4f} nats", r.held_out.log_likelihood, r.held_out.standard_error));
   }
-  if (std::isfinite(r.floor)) facts.emplace_back("no model beats", fmt::format("{:.4f} nats", -r.floor));
-  if (r.result.skipped > 0) facts.emplace_back("steps left out", fmt::format("{} (not finite)", r.result.skipped));
-  facts.emplace_back("time", fmt::format("{:.1f} s", r.history.empty() ? r.result.seconds : r.history.back().seconds));
+  if (std::isfinite(r.floor))
+    facts.emplace_back("no model beats", fmt::format("{:.4f} nats", -r.floor));
+  if (r.result.skipped > 0)
+    facts.emplace_back("steps left out", fmt::format("{} (not finite)", r.result.skipped));
+  facts.emplace_back("time", fmt::format("{:.1f} s", r.history.empty() ? r.result.seconds
+                                                                       : r.history.back().seconds));
   facts.emplace_back("seed", fmt::format("{}", r.seed));
   report.facts(facts);
   if (!r.history.empty()) {
@@ -91,10 +98,11 @@ void write_report(const TrainReport& r) {
   }
   add_samples(report, r);
   report.heading("How to go on");
-  report.code(fmt::format("flowgrad sample --run {0} --n 1000 --output samples.npy\n"
-                          "flowgrad inspect {0}/weights.safetensors\n"
-                          "flowgrad train --run {0} --resume --steps {1}",
-                          r.run, 2 * r.result.steps_done));
+  report.code(
+      fmt::format("flowgrad sample --run {0} --n 1000 --output samples.npy\n"
+                  "flowgrad inspect {0}/weights.safetensors\n"
+                  "flowgrad train --run {0} --resume --steps {1}",
+                  r.run, 2 * r.result.steps_done));
   report.heading("Settings");
   report.facts(r.settings);
   report.write(r.run + "/report.html");

@@ -1,5 +1,5 @@
-// Command lines of random words: whatever they are, they end with a documented exit code, one line of message
-// unless they succeed, and without leaving half a file.
+// Command lines of random words: whatever they are, they end with a documented exit code, one line
+// of message unless they succeed, and without leaving half a file.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -56,16 +56,99 @@ void declare(CLI::App& app) {
 }
 
 // No line of these words trains: --data has no value that exists.
-const std::vector<std::string> kWords = {
-    "train", "sample", "inspect", "eval", "grad", "init", "help", "--help", "--version", "--model", "planar", "realnvp",
-    "cnf", "flow_matching", "diffusion", "--set", "dim=2", "dim=0", "hidden=4", "n_flows=2", "n_steps=1", "=", "a=b",
-    "--config", "c.toml", "missing.toml", "--weights", "w.safetensors", "--run", "--quantity", "log_prob", "forward",
-    "loss", "--input", "x.npy", "--output", "y.npy", "y.safetensors", "--time", "--n", "3", "-1", "1e9", "0", "nan",
-    "--seed", "7", "--dtype", "float64", "float16", "--threads", "2", "--device", "cpu", "--device=cuda", "--backend",
-    "reference", "--json", "--quiet", "--quiet=false", "--print-config", "--picture", "y.svg", "--graph", "--dot",
-    "g.dot", "--data", "rows.csv", "--steps", "--resume", "--", "-", "-n", "", " ", "\xff\xfe", "%s%n", "--set=dim=3",
-    "--model=planar", "--output=y.npy", "--=", "---", "--n=2", "a b", "\"", "\n", "--class", "all", "--guidance",
-    "--n-steps", "2", "--solver", "rk4"};
+const std::vector<std::string> kWords = {"train",
+                                         "sample",
+                                         "inspect",
+                                         "eval",
+                                         "grad",
+                                         "init",
+                                         "help",
+                                         "--help",
+                                         "--version",
+                                         "--model",
+                                         "planar",
+                                         "realnvp",
+                                         "cnf",
+                                         "flow_matching",
+                                         "diffusion",
+                                         "--set",
+                                         "dim=2",
+                                         "dim=0",
+                                         "hidden=4",
+                                         "n_flows=2",
+                                         "n_steps=1",
+                                         "=",
+                                         "a=b",
+                                         "--config",
+                                         "c.toml",
+                                         "missing.toml",
+                                         "--weights",
+                                         "w.safetensors",
+                                         "--run",
+                                         "--quantity",
+                                         "log_prob",
+                                         "forward",
+                                         "loss",
+                                         "--input",
+                                         "x.npy",
+                                         "--output",
+                                         "y.npy",
+                                         "y.safetensors",
+                                         "--time",
+                                         "--n",
+                                         "3",
+                                         "-1",
+                                         "1e9",
+                                         "0",
+                                         "nan",
+                                         "--seed",
+                                         "7",
+                                         "--dtype",
+                                         "float64",
+                                         "float16",
+                                         "--threads",
+                                         "2",
+                                         "--device",
+                                         "cpu",
+                                         "--device=cuda",
+                                         "--backend",
+                                         "reference",
+                                         "--json",
+                                         "--quiet",
+                                         "--quiet=false",
+                                         "--print-config",
+                                         "--picture",
+                                         "y.svg",
+                                         "--graph",
+                                         "--dot",
+                                         "g.dot",
+                                         "--data",
+                                         "rows.csv",
+                                         "--steps",
+                                         "--resume",
+                                         "--",
+                                         "-",
+                                         "-n",
+                                         "",
+                                         " ",
+                                         "\xff\xfe",
+                                         "%s%n",
+                                         "--set=dim=3",
+                                         "--model=planar",
+                                         "--output=y.npy",
+                                         "--=",
+                                         "---",
+                                         "--n=2",
+                                         "a b",
+                                         "\"",
+                                         "\n",
+                                         "--class",
+                                         "all",
+                                         "--guidance",
+                                         "--n-steps",
+                                         "2",
+                                         "--solver",
+                                         "rk4"};
 
 std::string text_of(const char* file) {
   std::ifstream in(file, std::ios::binary);
@@ -90,7 +173,8 @@ static void try_lines(int count, unsigned seed) {
       // Half of the lines start as sensible ones do.
       if (random() % 2) words.push_back(kWords[random() % 6]);
       if (random() % 2) words.insert(words.end(), {"--model", kWords[10 + random() % 5]});
-      if (random() % 2) words.insert(words.end(), {"--output", random() % 2 ? "y.npy" : "y.safetensors"});
+      if (random() % 2)
+        words.insert(words.end(), {"--output", random() % 2 ? "y.npy" : "y.safetensors"});
       if (random() % 8 == 0) words.push_back("--device=cuda");
       for (size_t n = random() % 6; n > 0; --n) words.push_back(kWords[random() % kWords.size()]);
       std::vector<const char*> argv;
@@ -100,7 +184,8 @@ static void try_lines(int count, unsigned seed) {
         line += " [" + w + "]";
       }
       Elsewhere::redirect("err", 2);
-      const int code = flowgrad::cli::run_command(static_cast<int>(argv.size()), argv.data(), declare);
+      const int code =
+          flowgrad::cli::run_command(static_cast<int>(argv.size()), argv.data(), declare);
       if (code < 0 || code > 3) {
         problem = line + " ended with " + std::to_string(code);
         break;
@@ -108,12 +193,15 @@ static void try_lines(int count, unsigned seed) {
       ++codes[code];
       std::istringstream message(text_of("err"));
       int lines = 0;
-      for (std::string m; std::getline(message, m);) lines += m.starts_with("flowgrad: ") && !m.starts_with("flowgrad: warning");
-      if (lines != (code == 0 ? 0 : 1)) problem = line + " with code " + std::to_string(code) + " said:\n" + text_of("err");
+      for (std::string m; std::getline(message, m);)
+        lines += m.starts_with("flowgrad: ") && !m.starts_with("flowgrad: warning");
+      if (lines != (code == 0 ? 0 : 1))
+        problem = line + " with code " + std::to_string(code) + " said:\n" + text_of("err");
       for (const auto& file : fs::directory_iterator(".")) {
         const std::string name = file.path().filename();
-        if (name != "out" && name != "err" && name != "c.toml" && name != "w.safetensors" && name != "x.npy" &&
-            name != "y.npy" && name != "y.safetensors" && name != "y.svg" && name != "g.dot") {
+        if (name != "out" && name != "err" && name != "c.toml" && name != "w.safetensors" &&
+            name != "x.npy" && name != "y.npy" && name != "y.safetensors" && name != "y.svg" &&
+            name != "g.dot") {
           problem = line + " made " + name;
         }
       }
@@ -130,4 +218,6 @@ static void try_lines(int count, unsigned seed) {
 
 TEST_CASE("random command lines end in order", "[random_argv_test]") { try_lines(1500, 12345); }
 
-TEST_CASE("100,000 random command lines end in order", "[random_argv_test][nightly]") { try_lines(100000, 54321); }
+TEST_CASE("100,000 random command lines end in order", "[random_argv_test][nightly]") {
+  try_lines(100000, 54321);
+}
