@@ -19,7 +19,8 @@ void check_same_device(const char* op, const Tensor& a, const Tensor& b) {
 
 void check_ordered(const char* op, double low, double high) {
   if (low <= high) return;
-  throw ValueError(fmt::format("{}: bounds low = {} and high = {} given; low must not exceed high", op, low, high));
+  throw ValueError(fmt::format("{}: bounds low = {} and high = {} given; low must not exceed high",
+                               op, low, high));
 }
 
 Tensor full(const Shape& shape, double value, DType dtype) {
@@ -39,9 +40,10 @@ Tensor tensor(std::initializer_list<double> values, DType dtype) {
 
 Tensor arange(double start, double stop, double step, DType dtype) {
   if (step == 0 || !std::isfinite(start) || !std::isfinite(stop) || !std::isfinite(step)) {
-    throw ValueError(fmt::format("arange: start {}, stop {}, step {} given; they must be finite and the step "
-                                 "not 0",
-                                 start, stop, step));
+    throw ValueError(
+        fmt::format("arange: start {}, stop {}, step {} given; they must be finite and the step "
+                    "not 0",
+                    start, stop, step));
   }
   const double n = std::max(0.0, std::ceil((stop - start) / step));
   if (n > 0x1p59) throw ValueError(fmt::format("arange: {} elements asked for", n));
@@ -76,14 +78,16 @@ Tensor cast(const Tensor& x, DType dtype) {
   Tensor out = Tensor::empty(x.shape(), dtype, x.device());
   backend(x.device()).copy(x, out);
   if (recording(x) && is_floating(dtype)) {
-    record("cast", out, {x}, {}, [from = x.dtype()](Backward& r) { r.set(0, cast(r.grad(), from)); });
+    record("cast", out, {x}, {},
+           [from = x.dtype()](Backward& r) { r.set(0, cast(r.grad(), from)); });
   }
   return out;
 }
 
 Tensor where(const Tensor& condition, const Tensor& given_a, const Tensor& given_b) {
   if (condition.dtype() != DType::boolean) {
-    throw DTypeError(fmt::format("where: condition is {}; bool is accepted", name_of(condition.dtype())));
+    throw DTypeError(
+        fmt::format("where: condition is {}; bool is accepted", name_of(condition.dtype())));
   }
   const DType dtype = promote(given_a.dtype(), given_b.dtype());
   const Tensor a = cast(given_a, dtype);
@@ -110,7 +114,8 @@ Tensor where(const Tensor& condition, const Tensor& given_a, const Tensor& given
 
 namespace {
 
-Tensor compare(kernels::CompareOp op, const char* name, const Tensor& given_a, const Tensor& given_b) {
+Tensor compare(kernels::CompareOp op, const char* name, const Tensor& given_a,
+               const Tensor& given_b) {
   const DType dtype = promote(given_a.dtype(), given_b.dtype());
   NoGrad off;
   const Tensor a = cast(given_a, dtype);
@@ -146,25 +151,28 @@ Tensor logical(kernels::LogicalOp op, const char* name, const Tensor& a, const T
 
 void check_writable(const char* op, const Tensor& x) {
   if (mode().recording && x.requires_grad()) {
-    throw GradError(fmt::format("{}: the tensor of shape {} is on the tape and cannot be written in place; "
-                                "use slice_scatter, where or scatter_add, or write under NoGrad",
-                                op, x.shape().to_string()));
+    throw GradError(
+        fmt::format("{}: the tensor of shape {} is on the tape and cannot be written in place; "
+                    "use slice_scatter, where or scatter_add, or write under NoGrad",
+                    op, x.shape().to_string()));
   }
 }
 
 }  // namespace
 
-#define COMPARE(name, value)                                                                              \
-  Tensor name(const Tensor& a, const Tensor& b) { return compare(kernels::CompareOp::name, #name, a, b); } \
+#define COMPARE(name, value)                               \
+  Tensor name(const Tensor& a, const Tensor& b) {          \
+    return compare(kernels::CompareOp::name, #name, a, b); \
+  }                                                        \
   Tensor name(const Tensor& a, double b) { return name(a, beside(a, b)); }
 #include "flowgrad/kernels/elementwise.def"
 #undef COMPARE
 
-#define PREDICATE(name, value)                                           \
-  Tensor name(const Tensor& x) {                                         \
-    Tensor out = Tensor::empty(x.shape(), DType::boolean, x.device());   \
-    backend(x.device()).predicate(kernels::PredicateOp::name, x, out);   \
-    return out;                                                          \
+#define PREDICATE(name, value)                                         \
+  Tensor name(const Tensor& x) {                                       \
+    Tensor out = Tensor::empty(x.shape(), DType::boolean, x.device()); \
+    backend(x.device()).predicate(kernels::PredicateOp::name, x, out); \
+    return out;                                                        \
   }
 #include "flowgrad/kernels/elementwise.def"
 #undef PREDICATE
@@ -185,9 +193,10 @@ Tensor logical_not(const Tensor& x) {
 void copy_(const Tensor& x, const Tensor& source) {
   check_writable("copy_", x);
   if (mode().recording && source.requires_grad()) {
-    throw GradError(fmt::format("copy_: the source of shape {} is on the tape and its gradient would be lost; "
-                                "use slice_scatter, where or scatter_add, or copy from source.detach()",
-                                source.shape().to_string()));
+    throw GradError(
+        fmt::format("copy_: the source of shape {} is on the tape and its gradient would be lost; "
+                    "use slice_scatter, where or scatter_add, or copy from source.detach()",
+                    source.shape().to_string()));
   }
   if (x.shape() != source.shape()) {
     throw ShapeError(fmt::format("copy_: source of shape {} given for a tensor of shape {}",

@@ -7,8 +7,9 @@
 #include "flowgrad/autograd/support.h"
 #include "flowgrad/kernels/backend.h"
 
-// Everything here comes from kernels/elementwise.def: public functions, fused first derivatives for a
-// plain backward pass, and rules in terms of Expr for gradients that are themselves differentiated.
+// Everything here comes from kernels/elementwise.def: public functions, fused first derivatives for
+// a plain backward pass, and rules in terms of Expr for gradients that are themselves
+// differentiated.
 namespace flowgrad {
 namespace {
 
@@ -51,10 +52,10 @@ Expr operator/(const Expr& a, const Expr& b) {
   return b.is_number() ? a.t / b.c : a.t / b.t;
 }
 
-#define FLOWGRAD_EXPR_COMPARE(op, function)                                             \
-  Expr operator op(const Expr& a, const Expr& b) {                                      \
-    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c));   \
-    if (b.is_number()) return function(a.t, b.c);                                       \
+#define FLOWGRAD_EXPR_COMPARE(op, function)                                                \
+  Expr operator op(const Expr& a, const Expr& b) {                                         \
+    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c));      \
+    if (b.is_number()) return function(a.t, b.c);                                          \
     return a.is_number() ? function(full({}, a.c, b.t.dtype()), b.t) : function(a.t, b.t); \
   }
 FLOWGRAD_EXPR_COMPARE(==, equal)
@@ -64,8 +65,8 @@ FLOWGRAD_EXPR_COMPARE(>, greater)
 FLOWGRAD_EXPR_COMPARE(>=, greater_equal)
 #undef FLOWGRAD_EXPR_COMPARE
 
-#define FLOWGRAD_EXPR_UNARY(name)                                      \
-  [[maybe_unused]] Expr name(const Expr& a) {                          \
+#define FLOWGRAD_EXPR_UNARY(name)                                             \
+  [[maybe_unused]] Expr name(const Expr& a) {                                 \
     return flowgrad::name(a.is_number() ? scalar(a.c, DType::float64) : a.t); \
   }
 FLOWGRAD_EXPR_UNARY(sign)
@@ -111,7 +112,8 @@ Expr derivative(UnaryOp op, const Expr& x, const Expr& y, const Expr& p, const E
   (void)q;
   switch (op) {
 #define UNARY(name, saves, zero, value, expression) \
-  case UnaryOp::name: return expression;
+  case UnaryOp::name:                               \
+    return expression;
 #include "flowgrad/kernels/elementwise.def"
 #undef UNARY
   }
@@ -122,7 +124,8 @@ Expr gradient(BinaryOp op, int wrt, const Expr& g, const Expr& a, const Expr& b,
   using T = Expr;
   switch (op) {
 #define BINARY(name, saves, how, value, grad_a, grad_b) \
-  case BinaryOp::name: return wrt == 0 ? Expr(grad_a) : Expr(grad_b);
+  case BinaryOp::name:                                  \
+    return wrt == 0 ? Expr(grad_a) : Expr(grad_b);
 #include "flowgrad/kernels/elementwise.def"
 #undef BINARY
   }
@@ -177,7 +180,8 @@ Tensor unary(UnaryOp op, Params params, const Tensor& given) {
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::backend(x.device()).unary(op, params, x, out);
   if (!recording(x)) return out;
-  record(line.name, out, {x}, {save(x, line.saves & X), line.saves & Y ? save_output(out) : Saved{}},
+  record(line.name, out, {x},
+         {save(x, line.saves & X), line.saves & Y ? save_output(out) : Saved{}},
          [op, params](Backward& r) {
            const UnaryLine& line = kUnary[static_cast<size_t>(op)];
            const Tensor x = line.saves & X ? r.saved(0) : Tensor();
@@ -222,7 +226,8 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
   const bool product = op == BinaryOp::mul;
   const bool keep_a = (line.saves & 1) && (!product || b.requires_grad());
   const bool keep_b = (line.saves & 2) && (!product || a.requires_grad());
-  record(line.name, out, {a, b}, {save(a, keep_a), save(b, keep_b), line.saves & 4 ? save_output(out) : Saved{}},
+  record(line.name, out, {a, b},
+         {save(a, keep_a), save(b, keep_b), line.saves & 4 ? save_output(out) : Saved{}},
          [op, keep_a, keep_b](Backward& r) {
            const BinaryLine& line = kBinary[static_cast<size_t>(op)];
            const Tensor a = keep_a ? r.saved(0) : Tensor();
@@ -259,7 +264,9 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
 #include "flowgrad/kernels/elementwise.def"
 #undef BINARY
 
-Tensor leaky_relu(const Tensor& x, double slope) { return unary(UnaryOp::leaky_relu, {slope, 0}, x); }
+Tensor leaky_relu(const Tensor& x, double slope) {
+  return unary(UnaryOp::leaky_relu, {slope, 0}, x);
+}
 Tensor elu(const Tensor& x, double alpha) { return unary(UnaryOp::elu, {alpha, 0}, x); }
 Tensor clamp(const Tensor& x, double low, double high) {
   check_ordered("clamp", low, high);
@@ -269,7 +276,9 @@ Tensor hardtanh(const Tensor& x, double low, double high) {
   check_ordered("hardtanh", low, high);
   return unary(UnaryOp::hardtanh, {low, high}, x);
 }
-Tensor pow(const Tensor& x, double exponent) { return unary(UnaryOp::pow_scalar, {exponent, 0}, x); }
+Tensor pow(const Tensor& x, double exponent) {
+  return unary(UnaryOp::pow_scalar, {exponent, 0}, x);
+}
 
 Tensor operator-(const Tensor& x) { return neg(x); }
 Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }

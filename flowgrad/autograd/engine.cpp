@@ -55,8 +55,8 @@ class NodeIndex {
   size_t count_ = 0;
 };
 
-/// One pass over the graph. Nodes are visited in falling creation order, so that every cotangent of a
-/// node is complete before the node runs.
+/// One pass over the graph. Nodes are visited in falling creation order, so that every cotangent of
+/// a node is complete before the node runs.
 class Pass {
  public:
   Pass(const GradOptions& options, const char* caller) : options_(options), caller_(caller) {}
@@ -72,8 +72,8 @@ class Pass {
     };
     for (size_t i = 0; i < outputs.size(); ++i) {
       if (!outputs[i].requires_grad()) {
-        throw GradError(fmt::format("{}: output {} does not depend on anything that requires gradients",
-                                    caller_, i));
+        throw GradError(fmt::format(
+            "{}: output {} does not depend on anything that requires gradients", caller_, i));
       }
       visit(outputs[i].node().get());
     }
@@ -87,8 +87,10 @@ class Pass {
       }
     }
     order_.resize(visits_.size());
-    for (size_t i = 0; i < order_.size(); ++i) order_[i] = {visits_[i].node->number(), static_cast<uint32_t>(i)};
-    std::sort(order_.begin(), order_.end(), [](const auto& a, const auto& b) { return a.first > b.first; });
+    for (size_t i = 0; i < order_.size(); ++i)
+      order_[i] = {visits_[i].node->number(), static_cast<uint32_t>(i)};
+    std::sort(order_.begin(), order_.end(),
+              [](const auto& a, const auto& b) { return a.first > b.first; });
     size_t total = 0;
     for (Visit& v : visits_) {
       v.first_gradient = static_cast<uint32_t>(total);
@@ -125,7 +127,8 @@ class Pass {
   }
 
   void seed(const Tensor& output, Tensor cotangent) {
-    add_to(gradient_of(output), check(std::move(cotangent), output.node().get(), output.output_number(), nullptr, 0));
+    add_to(gradient_of(output),
+           check(std::move(cotangent), output.node().get(), output.output_number(), nullptr, 0));
   }
 
   Tensor& gradient_of(const Tensor& t) {
@@ -232,9 +235,11 @@ class Pass {
     return g;
   }
 
-  [[noreturn]] void wrong(const Tensor& g, const Shape& shape, DType dtype, const Node* from, size_t input) {
-    const std::string who = from ? fmt::format("{} returned a gradient for input {}", from->label(), input)
-                                 : std::string("the cotangent given");
+  [[noreturn]] void wrong(const Tensor& g, const Shape& shape, DType dtype, const Node* from,
+                          size_t input) {
+    const std::string who =
+        from ? fmt::format("{} returned a gradient for input {}", from->label(), input)
+             : std::string("the cotangent given");
     throw GradError(fmt::format("{}: {} of shape {} {}; expected shape {} {}", caller_, who,
                                 g.shape().to_string(), name_of(g.dtype()), shape.to_string(),
                                 name_of(dtype)));
@@ -307,9 +312,10 @@ class Pass {
 
 Tensor default_cotangent(const char* caller, const Tensor& output, size_t i) {
   if (output.numel() != 1) {
-    throw GradError(fmt::format("{}: output {} has shape {}; a cotangent of that shape must be given for "
-                                "anything but a single element",
-                                caller, i, output.shape().to_string()));
+    throw GradError(
+        fmt::format("{}: output {} has shape {}; a cotangent of that shape must be given for "
+                    "anything but a single element",
+                    caller, i, output.shape().to_string()));
   }
   Tensor one = Tensor::empty(output.shape(), output.dtype(), output.device());
   kernels::backend(output.device()).fill(one, 1);
@@ -345,9 +351,10 @@ std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor
   pass.collect(outputs);
   pass.restrict_to(inputs);
   const auto unused = [&](size_t i) {
-    return GradError(fmt::format("grad: the outputs do not depend on input {} of shape {}; allow_unused "
-                                 "gives an undefined tensor instead",
-                                 i, inputs[i].shape().to_string()));
+    return GradError(
+        fmt::format("grad: the outputs do not depend on input {} of shape {}; allow_unused "
+                    "gives an undefined tensor instead",
+                    i, inputs[i].shape().to_string()));
   };
   // Before the pass frees anything.
   for (size_t i = 0; i < inputs.size(); ++i) {
@@ -374,7 +381,8 @@ Tensor grad(const Tensor& output, const Tensor& input, const GradOptions& option
   return grad(std::span(&output, 1), std::span(&input, 1), {}, options)[0];
 }
 
-void backward(std::span<const Tensor> outputs, std::span<const Tensor> cotangents, bool retain_graph) {
+void backward(std::span<const Tensor> outputs, std::span<const Tensor> cotangents,
+              bool retain_graph) {
   NoGrad off;
   Pass pass({.retain_graph = retain_graph}, "backward");
   pass.collect(outputs);

@@ -16,17 +16,18 @@ struct GradOptions {
   bool allow_unused = false;
 };
 
-/// Gradients of outputs (with cotangents of their shapes; ones for scalars when none are given) with
-/// respect to inputs, which may be leaves or intermediate tensors. Stores nothing in the leaves.
-/// Raises GradError for an output without history, an unused input, freed or overwritten saved values.
+/// Gradients of outputs (with cotangents of their shapes; ones for scalars when none are given)
+/// with respect to inputs, which may be leaves or intermediate tensors. Stores nothing in the
+/// leaves. Raises GradError for an output without history, an unused input, freed or overwritten
+/// saved values.
 std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor> inputs,
                          std::span<const Tensor> cotangents = {}, const GradOptions& options = {});
 std::vector<Tensor> grad(const Tensor& output, std::initializer_list<Tensor> inputs,
                          const GradOptions& options = {});
 Tensor grad(const Tensor& output, const Tensor& input, const GradOptions& options = {});
 
-/// Adds the gradients of `output` to the `grad()` of every leaf it depends on, in the leaf's own buffer.
-/// The stored gradients are detached: use grad() with create_graph for higher orders.
+/// Adds the gradients of `output` to the `grad()` of every leaf it depends on, in the leaf's own
+/// buffer. The stored gradients are detached: use grad() with create_graph for higher orders.
 void backward(const Tensor& output, const Tensor& cotangent = {}, bool retain_graph = false);
 void backward(std::span<const Tensor> outputs, std::span<const Tensor> cotangents,
               bool retain_graph = false);

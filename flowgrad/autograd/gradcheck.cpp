@@ -44,7 +44,8 @@ bool same_values(const Tensor& a, const Tensor& b) {
                     [](double x, double y) { return x == y || (std::isnan(x) && std::isnan(y)); });
 }
 
-double projection(const MultiFunction& f, std::span<const Tensor> inputs, const Tensors& cotangents) {
+double projection(const MultiFunction& f, std::span<const Tensor> inputs,
+                  const Tensors& cotangents) {
   NoGrad off;
   double total = 0;
   const Tensors y = floating(f(inputs));
@@ -53,7 +54,8 @@ double projection(const MultiFunction& f, std::span<const Tensor> inputs, const 
 }
 
 /// Gradients of <cotangents, f(inputs)>; zeros where f does not depend on an input.
-Tensors gradients(const MultiFunction& f, const Tensors& leaves, const Tensors& cotangents, bool create_graph) {
+Tensors gradients(const MultiFunction& f, const Tensors& leaves, const Tensors& cotangents,
+                  bool create_graph) {
   EnableGrad on;
   Tensors tracked, with;
   const Tensors y = floating(f(leaves));
@@ -64,7 +66,8 @@ Tensors gradients(const MultiFunction& f, const Tensors& leaves, const Tensors& 
   }
   const Tensors wanted = floating(leaves);
   Tensors g(wanted.size());
-  if (!tracked.empty()) g = grad(tracked, wanted, with, {.create_graph = create_graph, .allow_unused = true});
+  if (!tracked.empty())
+    g = grad(tracked, wanted, with, {.create_graph = create_graph, .allow_unused = true});
   for (size_t i = 0; i < g.size(); ++i) {
     if (!g[i].defined()) g[i] = zeros_like(wanted[i]);
   }
@@ -78,7 +81,8 @@ class Check {
   GradcheckResult run(const MultiFunction& f, std::span<const Tensor> inputs) {
     for (const Tensor& t : inputs) {
       if (is_floating(t.dtype()) && t.dtype() != DType::float64) {
-        throw DTypeError(fmt::format("gradcheck: an input is {}; float64 is accepted", name_of(t.dtype())));
+        throw DTypeError(
+            fmt::format("gradcheck: an input is {}; float64 is accepted", name_of(t.dtype())));
       }
     }
     check_order(f, inputs, 1);
@@ -89,7 +93,8 @@ class Check {
   void check_order(const MultiFunction& f, std::span<const Tensor> inputs, int order) {
     const Tensors leaves = leaves_of(inputs);
     Tensors cotangents;
-    for (const Tensor& y : floating(f(leaves))) cotangents.push_back(randn(y.shape(), generator_, y.dtype()));
+    for (const Tensor& y : floating(f(leaves)))
+      cotangents.push_back(randn(y.shape(), generator_, y.dtype()));
     const Tensors g = gradients(f, leaves, cotangents, false);
     if (projection(f, leaves, cotangents) != projection(f, leaves, cotangents)) {
       fail(order, "two evaluations of f differ: it is not deterministic");
@@ -98,7 +103,9 @@ class Check {
     const Tensors again = gradients(f, leaves, cotangents, false);
     for (size_t i = 0; i < g.size(); ++i) {
       if (same_values(g[i], again[i])) continue;
-      fail(order, fmt::format("two evaluations of the gradient of input {} differ: it is not deterministic", i));
+      fail(order,
+           fmt::format(
+               "two evaluations of the gradient of input {} differ: it is not deterministic", i));
       return;
     }
     const Tensors x = floating(leaves);
@@ -113,7 +120,8 @@ class Check {
         }
       } else if (x[i].numel() > 0) {
         for (int64_t k = 0; k < 3; ++k) {
-          compare(f, leaves, cotangents, i, randn(x[i].shape(), generator_, DType::float64), g[i], order, -k - 1);
+          compare(f, leaves, cotangents, i, randn(x[i].shape(), generator_, DType::float64), g[i],
+                  order, -k - 1);
         }
       }
     }
@@ -124,8 +132,9 @@ class Check {
       Tensors in;
       for (size_t i = 0; i < n; ++i) {
         // Evaluated off the tape too, so that differences see the same function.
-        in.push_back(is_floating(all[i].dtype()) && !all[i].requires_grad() ? all[i].detach().requires_grad_()
-                                                                           : all[i]);
+        in.push_back(is_floating(all[i].dtype()) && !all[i].requires_grad()
+                         ? all[i].detach().requires_grad_()
+                         : all[i]);
       }
       const Tensors with(all.begin() + static_cast<std::ptrdiff_t>(n), all.end());
       return gradients(f, in, with, true);
@@ -135,8 +144,9 @@ class Check {
     check_order(next, extended, order + 1);
   }
 
-  void compare(const MultiFunction& f, const Tensors& leaves, const Tensors& cotangents, size_t input,
-               const Tensor& direction, const Tensor& gradient, int order, int64_t element) {
+  void compare(const MultiFunction& f, const Tensors& leaves, const Tensors& cotangents,
+               size_t input, const Tensor& direction, const Tensor& gradient, int order,
+               int64_t element) {
     size_t at = 0;
     for (size_t seen = 0; at < leaves.size(); ++at) {
       if (is_floating(leaves[at].dtype()) && seen++ == input) break;
@@ -157,8 +167,8 @@ class Check {
     if (!(error <= result_.worst)) result_.worst = error;
     if (!(error <= 1)) {
       fail(order, fmt::format("input {}, {} {}: analytic {:.12g}, numeric {:.12g}", input,
-                              element >= 0 ? "element" : "direction", element >= 0 ? element : -element - 1,
-                              analytic, numeric));
+                              element >= 0 ? "element" : "direction",
+                              element >= 0 ? element : -element - 1, analytic, numeric));
     }
   }
 
@@ -181,7 +191,8 @@ GradcheckResult gradcheck(const MultiFunction& f, std::span<const Tensor> inputs
 }
 
 GradcheckResult gradcheck(const Function& f, const Tensor& input, const GradcheckOptions& options) {
-  return gradcheck([&f](std::span<const Tensor> in) { return Tensors{f(in[0])}; }, std::span(&input, 1), options);
+  return gradcheck([&f](std::span<const Tensor> in) { return Tensors{f(in[0])}; },
+                   std::span(&input, 1), options);
 }
 
 }  // namespace flowgrad

@@ -27,12 +27,14 @@ struct GradcheckResult {
 };
 
 /// Compares the gradients of f, for random cotangents, with the central differences
-/// (f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h in float64: every element where all inputs together have
-/// at most 64, else random directions. Order n checks the gradient function as a function of inputs and
-/// cotangents at order n - 1. Inputs must be float64 (DTypeError otherwise); integer inputs are constant.
-/// Also fails when two evaluations of f or of its gradient differ (not deterministic).
+/// (f(-2h) - 8 f(-h) + 8 f(h) - f(2h)) / 12h in float64: every element where all inputs together
+/// have at most 64, else random directions. Order n checks the gradient function as a function of
+/// inputs and cotangents at order n - 1. Inputs must be float64 (DTypeError otherwise); integer
+/// inputs are constant. Also fails when two evaluations of f or of its gradient differ (not
+/// deterministic).
 GradcheckResult gradcheck(const MultiFunction& f, std::span<const Tensor> inputs,
                           const GradcheckOptions& options = {});
-GradcheckResult gradcheck(const Function& f, const Tensor& input, const GradcheckOptions& options = {});
+GradcheckResult gradcheck(const Function& f, const Tensor& input,
+                          const GradcheckOptions& options = {});
 
 }  // namespace flowgrad

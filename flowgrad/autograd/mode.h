@@ -12,7 +12,8 @@ struct Mode {
 };
 Mode& mode();
 
-/// Nothing is recorded while this lives. Restores the previous state, also when an exception leaves.
+/// Nothing is recorded while this lives. Restores the previous state, also when an exception
+/// leaves.
 class NoGrad {
  public:
   explicit NoGrad(bool off = true) : previous_(mode().recording) { mode().recording = !off; }
@@ -30,8 +31,8 @@ class EnableGrad : public NoGrad {
   EnableGrad() : NoGrad(false) {}
 };
 
-/// While this lives, the first recorded operation whose value, or rule whose gradient, has a NaN (or any
-/// non-finite value) raises GradError naming it.
+/// While this lives, the first recorded operation whose value, or rule whose gradient, has a NaN
+/// (or any non-finite value) raises GradError naming it.
 class Anomaly {
  public:
   explicit Anomaly(AnomalyCheck check = AnomalyCheck::nan) : previous_(mode().anomaly) {

@@ -29,9 +29,9 @@ class CheckpointFrame : public RefCounted {
   bool filled = false;
 };
 
-/// A tensor kept for a backward rule. An input keeps its place on the tape. An output is kept without it
-/// (it would own its own node: a cycle) and is put back when read. Inside a checkpoint nothing is kept
-/// but the position in the list of values that the re-run will provide.
+/// A tensor kept for a backward rule. An input keeps its place on the tape. An output is kept
+/// without it (it would own its own node: a cycle) and is put back when read. Inside a checkpoint
+/// nothing is kept but the position in the list of values that the re-run will provide.
 struct Saved {
   Tensor value;
   uint64_t version = 0;
@@ -78,7 +78,8 @@ class Node : public TapeNode {
 /// What a backward rule sees and fills in.
 class Backward {
  public:
-  explicit Backward(const Ref<Node>& node, Tensor* cotangents) : node_(node), cotangents_(cotangents) {
+  explicit Backward(const Ref<Node>& node, Tensor* cotangents)
+      : node_(node), cotangents_(cotangents) {
     results.resize(node->edges.size());
   }
   const Node& node() const { return *node_; }
@@ -89,9 +90,13 @@ class Backward {
   /// The i-th saved tensor. Raises GradError when it was freed or has been overwritten since.
   Tensor saved(int i) const;
   /// True when the gradient of this input is asked for.
-  bool needs(int input) const { return static_cast<bool>(node_->edges[static_cast<size_t>(input)].node); }
+  bool needs(int input) const {
+    return static_cast<bool>(node_->edges[static_cast<size_t>(input)].node);
+  }
   /// Gradient of an input. It may still be of the broadcast shape: the engine sums it.
-  void set(int input, Tensor gradient) { results[static_cast<size_t>(input)] = std::move(gradient); }
+  void set(int input, Tensor gradient) {
+    results[static_cast<size_t>(input)] = std::move(gradient);
+  }
 
   InlineVector<Tensor, 3> results;
 

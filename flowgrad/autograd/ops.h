@@ -14,7 +14,8 @@
 ///
 /// Binary operations broadcast as NumPy does and promote mixed dtypes (bool < int64 < bfloat16 <
 /// float32 < float64); a plain number never changes the tensor's dtype. Axes may be negative.
-/// Bad shapes raise ShapeError, bad dtypes DTypeError, bad values ValueError, each naming the function.
+/// Bad shapes raise ShapeError, bad dtypes DTypeError, bad values ValueError, each naming the
+/// function.
 namespace flowgrad {
 
 // ------------------------------------------------------------------ creation (nothing to record)
@@ -34,7 +35,8 @@ Tensor linspace(double start, double stop, int64_t n, DType dtype = DType::float
 Tensor eye(int64_t n, DType dtype = DType::float32);
 
 // ------------------------------------------------------------------ random (counter-addressed)
-// Each call takes one stream of the generator; element i of the result depends on (seed, stream, i).
+// Each call takes one stream of the generator; element i of the result depends on (seed, stream,
+// i).
 /// Uniform in [low, high).
 Tensor rand(const Shape& shape, Generator& generator, DType dtype = DType::float32, double low = 0,
             double high = 1);
@@ -49,9 +51,9 @@ Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype
 Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType::float32);
 
 // ------------------------------------------------------------------ elementwise
-// The functions of one argument without parameters, from the table: neg, abs, sign, floor, ceil, round,
-// exp, expm1, log, log1p, sqrt, rsqrt, square, reciprocal, sin, cos, tan, tanh, sinh, cosh, erf, erfc,
-// sigmoid, softplus, logsigmoid, relu, silu, gelu (by erf), mish.
+// The functions of one argument without parameters, from the table: neg, abs, sign, floor, ceil,
+// round, exp, expm1, log, log1p, sqrt, rsqrt, square, reciprocal, sin, cos, tan, tanh, sinh, cosh,
+// erf, erfc, sigmoid, softplus, logsigmoid, relu, silu, gelu (by erf), mish.
 #define UNARY(name, saves, zero, value, derivative) Tensor name(const Tensor& x);
 #define UNARY_P(name, saves, zero, value, derivative)
 #include "flowgrad/kernels/elementwise.def"
@@ -59,11 +61,12 @@ Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType:
 #undef UNARY_P
 // add, sub, mul, div, pow, maximum, minimum, atan2, remainder (the divisor's sign), logaddexp, and
 // mul_zero: a product where an exact zero in a wins over an infinite b.
-#define BINARY(name, saves, how, value, grad_a, grad_b) Tensor name(const Tensor& a, const Tensor& b);
+#define BINARY(name, saves, how, value, grad_a, grad_b) \
+  Tensor name(const Tensor& a, const Tensor& b);
 #include "flowgrad/kernels/elementwise.def"
 #undef BINARY
 // equal, not_equal, less, less_equal, greater, greater_equal: bool results.
-#define COMPARE(name, value)                      \
+#define COMPARE(name, value)                     \
   Tensor name(const Tensor& a, const Tensor& b); \
   Tensor name(const Tensor& a, double b);
 #include "flowgrad/kernels/elementwise.def"
@@ -117,7 +120,8 @@ Tensor std(const Tensor& x, const Dims& axes = {}, double correction = 1, bool k
 /// Extremes; ties share the gradient equally. Over no elements: ShapeError.
 Tensor max(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
 Tensor min(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
-/// Extremes along one axis with the int64 position of the first; the gradient goes to that position.
+/// Extremes along one axis with the int64 position of the first; the gradient goes to that
+/// position.
 std::pair<Tensor, Tensor> max_with_index(const Tensor& x, int64_t axis, bool keepdim = false);
 std::pair<Tensor, Tensor> min_with_index(const Tensor& x, int64_t axis, bool keepdim = false);
 Tensor argmax(const Tensor& x, int64_t axis, bool keepdim = false);
@@ -125,8 +129,8 @@ Tensor argmin(const Tensor& x, int64_t axis, bool keepdim = false);
 Tensor any(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
 Tensor all(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
 Tensor logsumexp(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
-/// Euclidean norm (p = 2), sum of absolute values (p = 1), largest absolute value (p = infinity) or any
-/// p >= 1; gradient 0 at the zero vector.
+/// Euclidean norm (p = 2), sum of absolute values (p = 1), largest absolute value (p = infinity) or
+/// any p >= 1; gradient 0 at the zero vector.
 Tensor norm(const Tensor& x, const Dims& axes = {}, double p = 2, bool keepdim = false);
 /// Lower median over all elements; ties share the gradient.
 Tensor median(const Tensor& x);
@@ -162,8 +166,8 @@ Tensor slice(const Tensor& x, int64_t axis, int64_t start, int64_t stop, int64_t
 /// The sub-tensor at one index of an axis, which is removed.
 Tensor select(const Tensor& x, int64_t axis, int64_t index);
 /// x with the elements of the slice replaced by `source`.
-Tensor slice_scatter(const Tensor& x, const Tensor& source, int64_t axis, int64_t start, int64_t stop,
-                     int64_t step = 1);
+Tensor slice_scatter(const Tensor& x, const Tensor& source, int64_t axis, int64_t start,
+                     int64_t stop, int64_t step = 1);
 Tensor flip(const Tensor& x, const Dims& axes);
 Tensor roll(const Tensor& x, int64_t shift, int64_t axis);
 /// `pads` lists (before, after) for each axis, first axis first; `value` fills.
@@ -191,7 +195,8 @@ Tensor contiguous(const Tensor& x);
 Tensor clone(const Tensor& x);
 
 // ------------------------------------------------------------------ indexing
-// Indices are int64 tensors; out of range raises ValueError naming the index and the accepted range.
+// Indices are int64 tensors; out of range raises ValueError naming the index and the accepted
+// range.
 /// out[i][j] = x[index[i][j]][j] for axis 0, and so on (PyTorch's gather).
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index);
 /// x with source added at index along axis; repeated indices add up, in order.
@@ -203,27 +208,30 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index);
 /// x with source's sub-tensors added at the indices (rank 1) of an axis.
 Tensor index_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& source);
 /// Rows of weight (V, D) at index (any shape); rows at padding_index get no gradient.
-Tensor embedding(const Tensor& weight, const Tensor& index, std::optional<int64_t> padding_index = {});
+Tensor embedding(const Tensor& weight, const Tensor& index,
+                 std::optional<int64_t> padding_index = {});
 Tensor one_hot(const Tensor& index, int64_t classes, DType dtype = DType::float32);
 /// Sorted values and their positions; stable, NaN last in ascending order.
 std::pair<Tensor, Tensor> sort(const Tensor& x, int64_t axis = -1, bool descending = false);
 std::pair<Tensor, Tensor> topk(const Tensor& x, int64_t k, int64_t axis = -1, bool largest = true);
 
 // ------------------------------------------------------------------ linear algebra
-/// NumPy's matmul: the last two axes multiply, leading axes broadcast, rank 1 is a vector. Transposed
-/// operands are read in place.
+/// NumPy's matmul: the last two axes multiply, leading axes broadcast, rank 1 is a vector.
+/// Transposed operands are read in place.
 Tensor matmul(const Tensor& a, const Tensor& b);
 /// c + a b, with c broadcast to the product.
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b);
 /// x W^T + b for x (..., in), weight (out, in), bias (out) or undefined.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
 Tensor outer(const Tensor& a, const Tensor& b);
-/// Einstein summation: "ij,jk->ik", "...i,i", "ii" (repeated letters in one operand take the diagonal).
+/// Einstein summation: "ij,jk->ik", "...i,i", "ii" (repeated letters in one operand take the
+/// diagonal).
 Tensor einsum(const std::string& equation, std::span<const Tensor> operands);
 Tensor einsum(const std::string& equation, std::initializer_list<Tensor> operands);
 /// Contracts the last n axes of a with the first n of b.
 Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n = 2);
-/// Pairwise Euclidean distances of rows: (..., N, D) and (..., M, D) give (..., N, M); gradient 0 at 0.
+/// Pairwise Euclidean distances of rows: (..., N, D) and (..., M, D) give (..., N, M); gradient 0
+/// at 0.
 Tensor cdist(const Tensor& a, const Tensor& b);
 // Square matrices on the last two axes, leading axes a batch.
 Tensor det(const Tensor& a);
@@ -254,13 +262,14 @@ Tensor dropout(const Tensor& x, double p, Generator& generator, bool training = 
 enum class Reduction { none, mean, sum };
 Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction = Reduction::mean);
 /// Logits (N, C) and int64 classes (N); `ignore_index` rows count for nothing.
-Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduction = Reduction::mean,
-                     int64_t ignore_index = -100);
+Tensor cross_entropy(const Tensor& logits, const Tensor& target,
+                     Reduction reduction = Reduction::mean, int64_t ignore_index = -100);
 /// Images (N, C, H, W), weight (O, C / groups, kh, kw), bias (O) or undefined.
 struct ConvOptions {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
 };
-Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {}, const ConvOptions& options = {});
+Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
+              const ConvOptions& options = {});
 Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride = 0, int64_t padding = 0);
 /// Output size (height, width); window i covers floor(i H / h) to ceil((i + 1) H / h).
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width);
@@ -272,14 +281,15 @@ struct LstmWeights {
 struct LstmResult {
   Tensor output, h, c;
 };
-/// x (N, L, in), batch first. `weights` lists layer 0 forward, layer 0 reverse, layer 1 forward, ...
-/// `lengths` (N) int64 or undefined: positions beyond a row's length give zeros and leave its state.
+/// x (N, L, in), batch first. `weights` lists layer 0 forward, layer 0 reverse, layer 1 forward,
+/// ... `lengths` (N) int64 or undefined: positions beyond a row's length give zeros and leave its
+/// state.
 LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidirectional = false,
                 const Tensor& lengths = {}, const Tensor& h0 = {}, const Tensor& c0 = {});
 
 // ------------------------------------------------------------------ outside the tape
-/// Writes source into x, in place. GradError when x is tracked: only leaves outside of a graph's saved
-/// values may change, as optimisers do; use slice_scatter or where inside a graph.
+/// Writes source into x, in place. GradError when x is tracked: only leaves outside of a graph's
+/// saved values may change, as optimisers do; use slice_scatter or where inside a graph.
 void copy_(const Tensor& x, const Tensor& source);
 void fill_(const Tensor& x, double value);
 

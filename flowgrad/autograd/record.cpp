@@ -39,7 +39,8 @@ Saved keep(const Tensor& value, int32_t own_output) {
     s.frame_index = scope->position++;
     s.version = value.storage().version();
     s.own_output = own_output;
-    if (own_output < 0 && value.requires_grad()) s.frame_edge = {value.node(), value.output_number()};
+    if (own_output < 0 && value.requires_grad())
+      s.frame_edge = {value.node(), value.output_number()};
     return s;
   }
   s.value = value;
@@ -61,8 +62,8 @@ Saved save_output(const Tensor& output, uint32_t number) {
 
 void link(Node& node, const Tensor* inputs, size_t n_inputs) {
   for (size_t i = 0; i < n_inputs; ++i) {
-    node.edges.push_back(inputs[i].requires_grad() ? Edge{inputs[i].node(), inputs[i].output_number()}
-                                                   : Edge{});
+    node.edges.push_back(
+        inputs[i].requires_grad() ? Edge{inputs[i].node(), inputs[i].output_number()} : Edge{});
   }
 }
 
@@ -128,14 +129,16 @@ Tensor Backward::saved(int i) const {
   if (s.frame) {
     if (!s.frame->filled) s.frame->recompute();
     if (s.frame_index >= s.frame->values.size()) {
-      throw GradError("checkpoint: the function did other work when it was run again for " + node_->label());
+      throw GradError("checkpoint: the function did other work when it was run again for " +
+                      node_->label());
     }
     value = s.frame->values[s.frame_index];
   }
   // A value that the re-run provided has been written if it, or what it was computed from, was.
-  if (value.storage().version() != s.version || (s.frame && s.frame->versions[s.frame_index] != s.version)) {
-    throw GradError(fmt::format("backward: {} saved {} {}; modified in place since by {}", node_->label(),
-                                value.shape().to_string(), name_of(value.dtype()),
+  if (value.storage().version() != s.version ||
+      (s.frame && s.frame->versions[s.frame_index] != s.version)) {
+    throw GradError(fmt::format("backward: {} saved {} {}; modified in place since by {}",
+                                node_->label(), value.shape().to_string(), name_of(value.dtype()),
                                 value.storage().last_writer()));
   }
   if (s.own_output < 0 && !edge.node) return value;

@@ -39,9 +39,10 @@ void check_promotion(const char* op, const Tensor& a, const char* name_a, const 
                      const char* name_b) {
   const DType dtype = promote(a.dtype(), b.dtype());
   if (dtype == DType::float32 || dtype == DType::float64) return;
-  throw DTypeError(fmt::format("{}: {} is {} and {} is {}; float32 and float64 are accepted, cast "
-                               "one of them first",
-                               op, name_a, name_of(a.dtype()), name_b, name_of(b.dtype())));
+  throw DTypeError(
+      fmt::format("{}: {} is {} and {} is {}; float32 and float64 are accepted, cast "
+                  "one of them first",
+                  op, name_a, name_of(a.dtype()), name_b, name_of(b.dtype())));
 }
 
 void check_numeric(const char* op, const Tensor& x) {

@@ -11,21 +11,25 @@ namespace {
 /// The argument that a transform differentiates with respect to: new on the tape, joined to x.
 Tensor argument(const char* op, const Tensor& x) {
   if (!is_floating(x.dtype())) {
-    throw DTypeError(fmt::format("{}: x is {}; only floating dtypes have derivatives", op, name_of(x.dtype())));
+    throw DTypeError(
+        fmt::format("{}: x is {}; only floating dtypes have derivatives", op, name_of(x.dtype())));
   }
   return x.requires_grad() ? tap(x, {}) : x.detach().requires_grad_();
 }
 
-void check_like(const char* op, const char* name, const Tensor& t, const char* other, const Tensor& like) {
+void check_like(const char* op, const char* name, const Tensor& t, const char* other,
+                const Tensor& like) {
   if (t.shape() == like.shape() && t.dtype() == like.dtype()) return;
-  throw ShapeError(fmt::format("{}: {} is {} {}; it must be like {}, {} {}", op, name, t.shape().to_string(),
-                               name_of(t.dtype()), other, like.shape().to_string(), name_of(like.dtype())));
+  throw ShapeError(fmt::format("{}: {} is {} {}; it must be like {}, {} {}", op, name,
+                               t.shape().to_string(), name_of(t.dtype()), other,
+                               like.shape().to_string(), name_of(like.dtype())));
 }
 
 Tensor grad_or_zeros(const Tensor& y, const Tensor& x, const Tensor& cotangent, bool create_graph,
                      bool retain_graph = false) {
   if (!y.requires_grad()) return zeros_like(x);
-  const GradOptions options{.create_graph = create_graph, .retain_graph = retain_graph, .allow_unused = true};
+  const GradOptions options{
+      .create_graph = create_graph, .retain_graph = retain_graph, .allow_unused = true};
   Tensor g = grad(std::span(&y, 1), std::span(&x, 1), std::span(&cotangent, 1), options)[0];
   return g.defined() ? g : zeros_like(x);
 }
@@ -34,7 +38,8 @@ Tensor finished(const Tensor& t, bool create_graph) { return create_graph ? t : 
 
 void check_scalar(const char* op, const Tensor& y) {
   if (y.numel() == 1) return;
-  throw ShapeError(fmt::format("{}: f returned shape {}; a single element is accepted", op, y.shape().to_string()));
+  throw ShapeError(fmt::format("{}: f returned shape {}; a single element is accepted", op,
+                               y.shape().to_string()));
 }
 
 void check_rows(const char* op, const Tensor& x, const Tensor& y) {
@@ -102,7 +107,8 @@ Tensor jacobian(const Function& f, const Tensor& x, bool create_graph) {
 }
 
 Tensor hessian(const Function& f, const Tensor& x, bool create_graph) {
-  return jacobian([&f](const Tensor& at) { return value_and_grad(f, at, true).derivative; }, x, create_graph);
+  return jacobian([&f](const Tensor& at) { return value_and_grad(f, at, true).derivative; }, x,
+                  create_graph);
 }
 
 ValueAndDerivative divergence(const Function& f, const Tensor& x, bool create_graph) {
@@ -113,7 +119,8 @@ ValueAndDerivative divergence(const Function& f, const Tensor& x, bool create_gr
   Tensor total = zeros({x.size(0)}, x.dtype());
   const Tensor basis = eye(x.size(1), x.dtype());
   for (int64_t i = 0; i < x.size(1); ++i) {
-    const Tensor g = grad_or_zeros(y, arg, expand(select(basis, 0, i), y.shape()), create_graph, true);
+    const Tensor g =
+        grad_or_zeros(y, arg, expand(select(basis, 0, i), y.shape()), create_graph, true);
     total = total + select(g, 1, i);
   }
   return {finished(y, create_graph), finished(total, create_graph)};
@@ -177,8 +184,9 @@ class RunAgain final : public CheckpointFrame {
   void recompute() override {
     for (size_t i = 0; i < inputs_.size(); ++i) {
       if (inputs_[i].storage().version() != versions_[i]) {
-        throw GradError(fmt::format("checkpoint: input {} of shape {} was modified in place since by {}", i,
-                                    inputs_[i].shape().to_string(), inputs_[i].storage().last_writer()));
+        throw GradError(
+            fmt::format("checkpoint: input {} of shape {} was modified in place since by {}", i,
+                        inputs_[i].shape().to_string(), inputs_[i].storage().last_writer()));
       }
     }
     EnableGrad on;
@@ -189,9 +197,10 @@ class RunAgain final : public CheckpointFrame {
     run(true);
     // A rule may ask before the first run has ended: f itself takes gradients.
     if (finished_ && values.size() != n_saved_) {
-      throw GradError(fmt::format("checkpoint: the function kept {} values when it was run again, {} before; "
-                                  "it must do the same work every time",
-                                  values.size(), n_saved_));
+      throw GradError(
+          fmt::format("checkpoint: the function kept {} values when it was run again, {} before; "
+                      "it must do the same work every time",
+                      values.size(), n_saved_));
     }
     filled = true;
   }
@@ -208,7 +217,8 @@ class RunAgain final : public CheckpointFrame {
 
 }  // namespace
 
-std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs, Generator* generator) {
+std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs,
+                               Generator* generator) {
   if (!mode().recording) return f(inputs);
   if (CheckpointScope* outer = checkpoint_scope()) {
     // The outer one already runs everything again; only the generator's state must be remembered.
@@ -216,11 +226,14 @@ std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> i
     std::vector<Generator>& draws = outer->frame->draws;
     if (!outer->refill) draws.push_back(*generator);
     if (outer->draws_position >= draws.size()) {
-      throw GradError("checkpoint: the function reached more inner checkpoints when it was run again");
+      throw GradError(
+          "checkpoint: the function reached more inner checkpoints when it was run again");
     }
     const Generator state = draws[outer->draws_position++];
-    // In its state already: this is the first run, or the outer one put it there and goes on with it.
-    const bool in_state = generator->seed() == state.seed() && generator->stream() == state.stream();
+    // In its state already: this is the first run, or the outer one put it there and goes on with
+    // it.
+    const bool in_state =
+        generator->seed() == state.seed() && generator->stream() == state.stream();
     const Replay replay(in_state ? nullptr : generator, state);
     return f(inputs);
   }
@@ -228,7 +241,9 @@ std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> i
 }
 
 Tensor checkpoint(const Function& f, const Tensor& x, Generator* generator) {
-  const MultiFunction many = [f](std::span<const Tensor> in) { return std::vector<Tensor>{f(in[0])}; };
+  const MultiFunction many = [f](std::span<const Tensor> in) {
+    return std::vector<Tensor>{f(in[0])};
+  };
   return checkpoint(many, std::span(&x, 1), generator)[0];
 }
 
@@ -244,39 +259,44 @@ std::vector<Tensor> custom_vjp(const char* name, const MultiFunction& forward, c
   if (!recording(inputs)) return outputs;
   std::vector<Saved> saved;
   for (const Tensor& t : inputs) saved.push_back(save(t));
-  for (size_t i = 0; i < outputs.size(); ++i) saved.push_back(save_output(outputs[i], static_cast<uint32_t>(i)));
-  record(name, outputs, inputs, saved, [rule, name, once, n_in = inputs.size(), n_out = outputs.size()](Backward& r) {
-    std::vector<Tensor> in, out, cotangents;
-    for (size_t i = 0; i < n_in; ++i) in.push_back(r.saved(static_cast<int>(i)));
-    for (size_t i = 0; i < n_out; ++i) {
-      out.push_back(r.saved(static_cast<int>(n_in + i)));
-      cotangents.push_back(r.grad_or_zeros(static_cast<int>(i)));
-    }
-    std::vector<Tensor> gradients;
-    {
-      NoGrad off(once || !mode().recording);
-      gradients = rule(cotangents, in, out);
-    }
-    if (gradients.size() != n_in) {
-      throw GradError(fmt::format("{}: the rule returned {} gradients for {} inputs", name, gradients.size(), n_in));
-    }
-    for (size_t i = 0; i < n_in; ++i) {
-      Tensor g = gradients[i];
-      if (!g.defined() || !r.needs(static_cast<int>(i))) continue;
-      if (once) {
-        g = g.detach();
-        // It depends on every input and cotangent, so that no way to a second derivative is silent.
-        std::vector<Tensor> sources = in;
-        sources.insert(sources.end(), cotangents.begin(), cotangents.end());
-        if (recording(std::span<const Tensor>(sources))) {
-          record(name, std::span(&g, 1), sources, {}, [name](Backward&) {
-            throw GradError(fmt::format("{}: this operation can be differentiated once only", name));
-          });
-        }
-      }
-      r.set(static_cast<int>(i), g);
-    }
-  });
+  for (size_t i = 0; i < outputs.size(); ++i)
+    saved.push_back(save_output(outputs[i], static_cast<uint32_t>(i)));
+  record(name, outputs, inputs, saved,
+         [rule, name, once, n_in = inputs.size(), n_out = outputs.size()](Backward& r) {
+           std::vector<Tensor> in, out, cotangents;
+           for (size_t i = 0; i < n_in; ++i) in.push_back(r.saved(static_cast<int>(i)));
+           for (size_t i = 0; i < n_out; ++i) {
+             out.push_back(r.saved(static_cast<int>(n_in + i)));
+             cotangents.push_back(r.grad_or_zeros(static_cast<int>(i)));
+           }
+           std::vector<Tensor> gradients;
+           {
+             NoGrad off(once || !mode().recording);
+             gradients = rule(cotangents, in, out);
+           }
+           if (gradients.size() != n_in) {
+             throw GradError(fmt::format("{}: the rule returned {} gradients for {} inputs", name,
+                                         gradients.size(), n_in));
+           }
+           for (size_t i = 0; i < n_in; ++i) {
+             Tensor g = gradients[i];
+             if (!g.defined() || !r.needs(static_cast<int>(i))) continue;
+             if (once) {
+               g = g.detach();
+               // It depends on every input and cotangent, so that no way to a second derivative is
+               // silent.
+               std::vector<Tensor> sources = in;
+               sources.insert(sources.end(), cotangents.begin(), cotangents.end());
+               if (recording(std::span<const Tensor>(sources))) {
+                 record(name, std::span(&g, 1), sources, {}, [name](Backward&) {
+                   throw GradError(
+                       fmt::format("{}: this operation can be differentiated once only", name));
+                 });
+               }
+             }
+             r.set(static_cast<int>(i), g);
+           }
+         });
   return outputs;
 }
 

@@ -28,9 +28,12 @@ struct ValueAndDerivative {
 Tensor detach(const Tensor& x);
 
 /// v^T J: f at x, and the product of a cotangent v (f's shape) with the Jacobian (x's shape).
-ValueAndDerivative vjp(const Function& f, const Tensor& x, const Tensor& v, bool create_graph = false);
-/// J u: f at x, and the derivative along u (x's shape). Two vector-Jacobian products: u enters linearly.
-ValueAndDerivative jvp(const Function& f, const Tensor& x, const Tensor& u, bool create_graph = false);
+ValueAndDerivative vjp(const Function& f, const Tensor& x, const Tensor& v,
+                       bool create_graph = false);
+/// J u: f at x, and the derivative along u (x's shape). Two vector-Jacobian products: u enters
+/// linearly.
+ValueAndDerivative jvp(const Function& f, const Tensor& x, const Tensor& u,
+                       bool create_graph = false);
 /// Value and gradient of a scalar function.
 ValueAndDerivative value_and_grad(const Function& f, const Tensor& x, bool create_graph = false);
 /// Hessian of a scalar function times v.
@@ -43,14 +46,14 @@ Tensor hessian(const Function& f, const Tensor& x, bool create_graph = false);
 /// f at x and its divergence sum_i df_i/dx_i for each row, with f: (N, D) -> (N, D) acting on rows.
 /// Exact: D vector-Jacobian products.
 ValueAndDerivative divergence(const Function& f, const Tensor& x, bool create_graph = false);
-/// As divergence, estimated by probe^T J probe with one probe (N, D) of zero mean and unit covariance
-/// (Hutchinson 1990; FFJORD, Grathwohl et al. 2019).
+/// As divergence, estimated by probe^T J probe with one probe (N, D) of zero mean and unit
+/// covariance (Hutchinson 1990; FFJORD, Grathwohl et al. 2019).
 ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, const Tensor& probe,
                                          bool create_graph = false);
 
-/// f(inputs) without keeping what its backward needs: the first rule that reads a saved value runs f
-/// again. Works with grad(), any order, and captured parameters. A generator that f draws from must be
-/// named, so that the second run draws the same numbers.
+/// f(inputs) without keeping what its backward needs: the first rule that reads a saved value runs
+/// f again. Works with grad(), any order, and captured parameters. A generator that f draws from
+/// must be named, so that the second run draws the same numbers.
 std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs,
                                Generator* generator = nullptr);
 Tensor checkpoint(const Function& f, const Tensor& x, Generator* generator = nullptr);
@@ -59,8 +62,8 @@ Tensor checkpoint(const Function& f, const Tensor& x, Generator* generator = nul
 using VjpRule = std::function<std::vector<Tensor>(std::span<const Tensor> cotangents,
                                                   std::span<const Tensor> inputs,
                                                   std::span<const Tensor> outputs)>;
-/// `forward`, evaluated off the tape, with `rule` for its derivative. Written in operations of ops.h the
-/// rule gives every order; with `once` true a second derivative raises GradError instead.
+/// `forward`, evaluated off the tape, with `rule` for its derivative. Written in operations of
+/// ops.h the rule gives every order; with `once` true a second derivative raises GradError instead.
 /// An undefined tensor from the rule means no gradient for that input. `name` has static lifetime.
 std::vector<Tensor> custom_vjp(const char* name, const MultiFunction& forward, const VjpRule& rule,
                                std::span<const Tensor> inputs, bool once = false);

@@ -37,7 +37,8 @@ struct Timing {
   size_t samples = 0;
 };
 
-/// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget is spent.
+/// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget is
+/// spent.
 Timing measure(const std::function<void()>& run, double budget) {
   double start = seconds();
   run();
@@ -64,10 +65,15 @@ std::string cpu_name() {
   return "unknown";
 }
 
-/// Percent of the measured limit that bounds the case; empty where neither work nor bytes are known.
+/// Percent of the measured limit that bounds the case; empty where neither work nor bytes are
+/// known.
 std::string share(const BenchCase& c, double time, const Roofline& limit) {
-  if (c.flops > 0) return fmt::format("{:7.1f} GFLOP/s {:3.0f} %", c.flops / time * 1e-9, c.flops / time * 1e-7 / limit.gflops);
-  if (c.bytes > 0) return fmt::format("{:7.1f} GB/s    {:3.0f} %", c.bytes / time * 1e-9, c.bytes / time * 1e-7 / limit.gbytes);
+  if (c.flops > 0)
+    return fmt::format("{:7.1f} GFLOP/s {:3.0f} %", c.flops / time * 1e-9,
+                       c.flops / time * 1e-7 / limit.gflops);
+  if (c.bytes > 0)
+    return fmt::format("{:7.1f} GB/s    {:3.0f} %", c.bytes / time * 1e-9,
+                       c.bytes / time * 1e-7 / limit.gbytes);
   return "";
 }
 
@@ -77,8 +83,11 @@ void run_bench(const BenchArguments& a) {
   if (a.threads > 0) kernels::set_num_threads(a.threads);
   std::vector<BenchCase> cases = kernel_bench_cases();
   for (BenchCase& c : model_bench_cases()) cases.push_back(std::move(c));
-  std::erase_if(cases, [&](const BenchCase& c) { return c.name.find(a.only) == std::string::npos; });
-  if (cases.empty()) throw UsageError(fmt::format("--only: no case has \"{}\" in its name; --list shows them", a.only));
+  std::erase_if(cases,
+                [&](const BenchCase& c) { return c.name.find(a.only) == std::string::npos; });
+  if (cases.empty())
+    throw UsageError(
+        fmt::format("--only: no case has \"{}\" in its name; --list shows them", a.only));
   if (a.list) {
     for (const BenchCase& c : cases) fmt::print("{}\n", c.name);
     return;
@@ -94,8 +103,9 @@ void run_bench(const BenchArguments& a) {
     limit = measure_roofline();
     root["measured_gflops"] = limit.gflops;
     root["measured_gbytes"] = limit.gbytes;
-    fmt::print("{}, {} threads, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n", cpu_name(),
-               kernels::num_threads(), kernels::cpu::isa().name, limit.gflops, limit.gbytes);
+    fmt::print(
+        "{}, {} threads, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n",
+        cpu_name(), kernels::num_threads(), kernels::cpu::isa().name, limit.gflops, limit.gbytes);
   }
   int failed = 0;
   for (const BenchCase& c : cases) {
@@ -108,8 +118,8 @@ void run_bench(const BenchArguments& a) {
       fmt::print("{:48s} verified\n", c.name);
     } else {
       const Timing t = measure(work.run, a.budget);
-      fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3, t.median * 1e3,
-                 share(c, t.minimum, limit));
+      fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3,
+                 t.median * 1e3, share(c, t.minimum, limit));
       auto& row = root["cases"][c.name];
       row["min_s"] = t.minimum;
       row["median_s"] = t.median;
@@ -127,10 +137,16 @@ void add_bench(CLI::App& app) {
   auto a = std::make_shared<BenchArguments>();
   CLI::App* sub = app.add_subcommand("bench", "Check and time kernels and training steps");
   sub->add_option("--only", a->only, "Cases whose name contains this");
-  sub->add_option("--json", a->json_file, "Write the results to this file, in the form of the peers' scripts");
-  sub->add_option("--threads", a->threads, "Threads; 0 = one per core")->check(CLI::Range(0, 1024))->capture_default_str();
-  sub->add_option("--isa", a->isa, "Instruction set: baseline, avx2 or avx512; the widest without it");
-  sub->add_option("--budget", a->budget, "Seconds per case")->check(CLI::Range(0.0, 3600.0))->capture_default_str();
+  sub->add_option("--json", a->json_file,
+                  "Write the results to this file, in the form of the peers' scripts");
+  sub->add_option("--threads", a->threads, "Threads; 0 = one per core")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+  sub->add_option("--isa", a->isa,
+                  "Instruction set: baseline, avx2 or avx512; the widest without it");
+  sub->add_option("--budget", a->budget, "Seconds per case")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   sub->add_flag("--list", a->list, "Print the names and stop");
   sub->add_flag("--verify-only", a->verify_only, "Check every case, time none");
   sub->callback([a] { run_bench(*a); });

@@ -24,8 +24,8 @@ struct BenchCase {
 std::vector<BenchCase> kernel_bench_cases();
 std::vector<BenchCase> model_bench_cases();
 
-/// The machine's limits, measured: fused multiply-add rate (GFLOP/s, float32) and copy rate (GB/s, read plus
-/// write) with the current number of threads.
+/// The machine's limits, measured: fused multiply-add rate (GFLOP/s, float32) and copy rate (GB/s,
+/// read plus write) with the current number of threads.
 struct Roofline {
   double gflops = 0;
   double gbytes = 0;

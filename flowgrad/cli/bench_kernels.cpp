@@ -24,9 +24,12 @@ double relative_error(const Tensor& a, const Tensor& b) {
   return std::sqrt(difference / std::max(norm, 1e-300));
 }
 
-std::string judge(const Tensor& result, const Tensor& again, const Tensor& reference, double tolerance) {
+std::string judge(const Tensor& result, const Tensor& again, const Tensor& reference,
+                  double tolerance) {
   const double error = relative_error(result, reference);
-  if (!(error <= tolerance)) return fmt::format("relative error {:.2g} against float64; {:.0e} is demanded", error, tolerance);
+  if (!(error <= tolerance))
+    return fmt::format("relative error {:.2g} against float64; {:.0e} is demanded", error,
+                       tolerance);
   if (result.to_vector<float>() != again.to_vector<float>()) return "two runs differ in their bits";
   return "";
 }
@@ -61,8 +64,8 @@ BenchCase function_case(const std::string& name, const Shape& shape, double byte
   c.prepare = [shape, f] {
     Generator g(2);
     const Tensor x = randn(shape, g);
-    return BenchCase::Prepared{[x, f] { f(x); },
-                               [x, f] { return judge(f(x), f(x), f(cast(x, DType::float64)), 1e-6); }};
+    return BenchCase::Prepared{
+        [x, f] { f(x); }, [x, f] { return judge(f(x), f(x), f(cast(x, DType::float64)), 1e-6); }};
   };
   return c;
 }
@@ -84,7 +87,8 @@ BenchCase chain_case() {
       for (int i = 0; i < 500; ++i) y = y * 1.0001 + 0.0001;
       const double got = grad(sum(y), x).at({0});
       const double want = std::pow(1.0001, 500);
-      return std::abs(got - want) < 1e-4 ? "" : fmt::format("gradient {} where {} is right", got, want);
+      return std::abs(got - want) < 1e-4 ? ""
+                                         : fmt::format("gradient {} where {} is right", got, want);
     };
     return BenchCase::Prepared{run, verify};
   };
@@ -95,19 +99,26 @@ BenchCase chain_case() {
 
 std::vector<BenchCase> kernel_bench_cases() {
   std::vector<BenchCase> out;
-  const int64_t shapes[][3] = {{32, 391, 512}, {64, 64, 64},       {256, 2, 256},      {256, 256, 256}, {512, 512, 512},
-                               {1024, 1024, 1024}, {2048, 2048, 2048}, {1, 512, 512}, {4096, 64, 64},  {12544, 147, 64}};
+  const int64_t shapes[][3] = {
+      {32, 391, 512},     {64, 64, 64},       {256, 2, 256}, {256, 256, 256}, {512, 512, 512},
+      {1024, 1024, 1024}, {2048, 2048, 2048}, {1, 512, 512}, {4096, 64, 64},  {12544, 147, 64}};
   for (const auto& s : shapes) out.push_back(matmul_case(s[0], s[1], s[2]));
   out.push_back(chain_case());
   const double mega = 4.0 * (1 << 20);
   const Shape long_row{1 << 20};
-  out.push_back(function_case("elementwise/tanh/1M", long_row, 2 * mega, [](const Tensor& a) { return tanh(a); }));
-  out.push_back(function_case("elementwise/silu/1M", long_row, 2 * mega, [](const Tensor& a) { return silu(a); }));
-  out.push_back(function_case("elementwise/exp/1M", long_row, 2 * mega, [](const Tensor& a) { return exp(a); }));
-  out.push_back(function_case("elementwise/add/1M", long_row, 2 * mega, [](const Tensor& a) { return a + a; }));
+  out.push_back(function_case("elementwise/tanh/1M", long_row, 2 * mega,
+                              [](const Tensor& a) { return tanh(a); }));
+  out.push_back(function_case("elementwise/silu/1M", long_row, 2 * mega,
+                              [](const Tensor& a) { return silu(a); }));
+  out.push_back(function_case("elementwise/exp/1M", long_row, 2 * mega,
+                              [](const Tensor& a) { return exp(a); }));
+  out.push_back(function_case("elementwise/add/1M", long_row, 2 * mega,
+                              [](const Tensor& a) { return a + a; }));
   const Shape rows{4096, 256};
-  out.push_back(function_case("reduce/sum/4096x256", rows, mega, [](const Tensor& a) { return sum(a, {-1}); }));
-  out.push_back(function_case("reduce/softmax/4096x256", rows, 2 * mega, [](const Tensor& a) { return softmax(a, -1); }));
+  out.push_back(function_case("reduce/sum/4096x256", rows, mega,
+                              [](const Tensor& a) { return sum(a, {-1}); }));
+  out.push_back(function_case("reduce/softmax/4096x256", rows, 2 * mega,
+                              [](const Tensor& a) { return softmax(a, -1); }));
   return out;
 }
 

@@ -71,7 +71,9 @@ BenchCase training_case(const std::string& name, const MakeModule& make,
         if (x != y) return fmt::format("two runs differ at step {}: {} and {}", i, x, y);
       }
       const double after = a->fixed_loss();
-      return after < before ? "" : fmt::format("the loss did not fall: {} before, {} after 10 steps", before, after);
+      return after < before ? ""
+                            : fmt::format("the loss did not fall: {} before, {} after 10 steps",
+                                          before, after);
     };
     const auto training = fresh();
     return BenchCase::Prepared{[training] { training->step(); }, verify};
@@ -79,7 +81,8 @@ BenchCase training_case(const std::string& name, const MakeModule& make,
   return c;
 }
 
-BenchCase sampling_case(const std::string& name, const std::function<std::function<Tensor()>()>& make) {
+BenchCase sampling_case(const std::string& name,
+                        const std::function<std::function<Tensor()>()>& make) {
   BenchCase c;
   c.name = name;
   c.prepare = [make] {
@@ -165,7 +168,8 @@ void add_diffusion(std::vector<BenchCase>& out) {
   const Tensor x = randn({256, 7}, data);
   const Tensor s = randn({256, 256}, data);
   out.push_back(training_case(
-      "diffusion/train/b256", [](Generator& g) { return std::make_unique<DiffusionPolicy>(tutorial_diffusion(), g); },
+      "diffusion/train/b256",
+      [](Generator& g) { return std::make_unique<DiffusionPolicy>(tutorial_diffusion(), g); },
       [=](Module& m, Generator& g) { return static_cast<DiffusionPolicy&>(m).loss(x, s, g); }));
   for (const int64_t n : {1, 256}) {
     out.push_back(sampling_case(fmt::format("diffusion/sample100/b{}", n), [n] {

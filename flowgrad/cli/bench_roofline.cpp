@@ -73,7 +73,8 @@ Roofline measure_roofline() {
   std::vector<double> work(static_cast<size_t>(threads));
   // 64 MiB a thread: beyond the caches.
   const size_t bytes = size_t{64} << 20;
-  std::vector<std::vector<char>> from(static_cast<size_t>(threads)), to(static_cast<size_t>(threads));
+  std::vector<std::vector<char>> from(static_cast<size_t>(threads)),
+      to(static_cast<size_t>(threads));
   kernels::parallel_for(threads, [&](int64_t i) {
     from[static_cast<size_t>(i)].assign(bytes, 1);
     to[static_cast<size_t>(i)].assign(bytes, 2);
@@ -88,7 +89,8 @@ Roofline measure_roofline() {
     kernels::parallel_for(threads, [&](int64_t i) {
       std::memcpy(to[static_cast<size_t>(i)].data(), from[static_cast<size_t>(i)].data(), bytes);
     });
-    best.gbytes = std::max(best.gbytes, 2.0 * static_cast<double>(bytes) * threads / (seconds() - start) * 1e-9);
+    best.gbytes = std::max(best.gbytes,
+                           2.0 * static_cast<double>(bytes) * threads / (seconds() - start) * 1e-9);
   }
   return best;
 }

@@ -33,6 +33,8 @@ struct DemoBudget {
 
   int64_t path_hidden = 128;
   int64_t path_steps = 1500;
+  double path_rate = 2e-3;
+  double path_time_scale = 10;
 
   int64_t classifier_steps = 1200;
   int64_t garment_components = 200;

@@ -93,7 +93,7 @@ PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   Generator generator = demo_generator(settings, DemoStream::path);
   r.model = make_model(
       "flow_matching",
-      {{"action_dim", "2"}, {"time_dim", "32"}, {"hidden", std::to_string(budget.path_hidden)}},
+      {{"action_dim", "2"}, {"time_dim", "32"}, {"time_scale", fmt::format("{}", budget.path_time_scale)}, {"hidden", std::to_string(budget.path_hidden)}},
       generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
   constexpr int64_t kBatch = 512;
@@ -101,7 +101,7 @@ PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   r.training.title = "2/4  flow matching on two moons";
   r.training.batch = kBatch;
   r.training.steps = budget.path_steps;
-  r.training.learning_rate = 2e-3;
+  r.training.learning_rate = budget.path_rate;
   r.training.ema_decay = 0.99;
   run_training(
       r.training, model, generator,

@@ -38,7 +38,9 @@ struct Pool {
   std::vector<Large> large;
   MemoryStats stats;
 
-  std::vector<void*>& list(size_t size) { return small[static_cast<size_t>(std::countr_zero(size))]; }
+  std::vector<void*>& list(size_t size) {
+    return small[static_cast<size_t>(std::countr_zero(size))];
+  }
 
   void* take_cached(size_t size) {
     if (size <= kSmallLimit) {
@@ -124,7 +126,8 @@ void pool_free(void* block, size_t bytes, Device) noexcept {
     if (size <= kSmallLimit) {
       p.list(size).push_back(block);
       kept = true;
-    } else if (p.stats.cached_bytes + static_cast<int64_t>(size) <= static_cast<int64_t>(kMaxCachedLarge)) {
+    } else if (p.stats.cached_bytes + static_cast<int64_t>(size) <=
+               static_cast<int64_t>(kMaxCachedLarge)) {
       p.large.push_back({block, size});
       kept = true;
     }

@@ -17,8 +17,9 @@ struct MemoryStats {
   int64_t system_allocations = 0;
 };
 
-/// 64-byte aligned block of at least `bytes` (rounded up to a pool size); raises Error with requested,
-/// live, cached and peak bytes when the system has none, after the cache was flushed and one retry.
+/// 64-byte aligned block of at least `bytes` (rounded up to a pool size); raises Error with
+/// requested, live, cached and peak bytes when the system has none, after the cache was flushed and
+/// one retry.
 void* pool_allocate(size_t bytes, Device device);
 void pool_free(void* block, size_t bytes, Device device) noexcept;
 

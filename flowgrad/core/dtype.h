@@ -67,7 +67,8 @@ decltype(auto) visit(DType dtype, F&& f) {
   }
 }
 
-/// As visit, for the two dtypes that floating arithmetic is done in; others raise DTypeError naming op.
+/// As visit, for the two dtypes that floating arithmetic is done in; others raise DTypeError naming
+/// op.
 template <class F>
 decltype(auto) visit_floating(const char* op, DType dtype, F&& f) {
   if (dtype == DType::float32) return f(std::type_identity<float>{});

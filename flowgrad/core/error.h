@@ -5,8 +5,8 @@
 
 namespace flowgrad {
 
-/// Base of every error that flowgrad raises. The message names the operation, the argument, what was
-/// given and what is accepted.
+/// Base of every error that flowgrad raises. The message names the operation, the argument, what
+/// was given and what is accepted.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -7,8 +7,8 @@
 
 namespace flowgrad {
 
-/// A list that keeps its first N elements inside the object: most tape nodes have at most three edges,
-/// and a heap block for each would dominate the cost of recording.
+/// A list that keeps its first N elements inside the object: most tape nodes have at most three
+/// edges, and a heap block for each would dominate the cost of recording.
 template <class T, size_t N>
 class InlineVector {
  public:

@@ -36,8 +36,8 @@ Extent extent_of(const Layout& l) {
     int64_t& side = l.strides[i] < 0 ? low : high;
     if (__builtin_mul_overflow(l.shape[i] - 1, l.strides[i], &span) ||
         __builtin_add_overflow(side, span, &side)) {
-      throw ShapeError("layout: shape " + l.shape.to_string() + " with strides " + l.strides.to_string() +
-                       " reaches beyond 2^63 elements");
+      throw ShapeError("layout: shape " + l.shape.to_string() + " with strides " +
+                       l.strides.to_string() + " reaches beyond 2^63 elements");
     }
   }
   return {low, high + 1};
@@ -45,9 +45,10 @@ Extent extent_of(const Layout& l) {
 
 Layout permuted(const char* op, const Layout& in, const Dims& axes) {
   if (axes.rank() != in.rank()) {
-    throw ShapeError(fmt::format("{}: {} axes {} given for a tensor of shape {}; one for each of its {} axes "
-                                 "is accepted",
-                                 op, axes.rank(), axes.to_string(), in.shape.to_string(), in.rank()));
+    throw ShapeError(
+        fmt::format("{}: {} axes {} given for a tensor of shape {}; one for each of its {} axes "
+                    "is accepted",
+                    op, axes.rank(), axes.to_string(), in.shape.to_string(), in.rank()));
   }
   Layout out{in.shape, in.strides, in.offset};
   unsigned seen = 0;
@@ -79,8 +80,8 @@ Layout expanded(const char* op, const Layout& in, const Shape& shape) {
   for (int i = 0; i < shape.rank() && lead >= 0; ++i) {
     if (i < lead) {
       if (shape[i] < 0) {
-        throw ShapeError(fmt::format("{}: size {} given for the new axis {}; it must be at least 0", op,
-                                     shape[i], i));
+        throw ShapeError(fmt::format("{}: size {} given for the new axis {}; it must be at least 0",
+                                     op, shape[i], i));
       }
       continue;
     }
@@ -89,18 +90,20 @@ Layout expanded(const char* op, const Layout& in, const Shape& shape) {
     if (have == out.shape[i]) {
       out.strides[i] = in.strides[i - lead];
     } else if (have != 1 || out.shape[i] < 0) {
-      throw ShapeError(fmt::format("{}: shape {} does not expand to {}: axis {} ({}) must be 1 or {}", op,
-                                   in.shape.to_string(), shape.to_string(), i - lead, have, shape[i]));
+      throw ShapeError(
+          fmt::format("{}: shape {} does not expand to {}: axis {} ({}) must be 1 or {}", op,
+                      in.shape.to_string(), shape.to_string(), i - lead, have, shape[i]));
     }
   }
   if (lead < 0) {
-    throw ShapeError(fmt::format("{}: shape {} does not expand to {}: the target has fewer axes", op,
-                                 in.shape.to_string(), shape.to_string()));
+    throw ShapeError(fmt::format("{}: shape {} does not expand to {}: the target has fewer axes",
+                                 op, in.shape.to_string(), shape.to_string()));
   }
   return out;
 }
 
-Layout sliced(const char* op, const Layout& in, int64_t axis, int64_t start, int64_t stop, int64_t step) {
+Layout sliced(const char* op, const Layout& in, int64_t axis, int64_t start, int64_t stop,
+              int64_t step) {
   if (in.rank() == 0) throw ShapeError(fmt::format("{}: a tensor of rank 0 cannot be sliced", op));
   const int a = normalize_axis(op, axis, in.rank());
   if (step < 1) throw ShapeError(fmt::format("{}: step {} given; it must be at least 1", op, step));
@@ -129,8 +132,8 @@ Layout squeezed(const char* op, const Layout& in, int64_t axis) {
   Layout out = in;
   if (in.rank() == 0) return out;
   if (in.shape[a] != 1) {
-    throw ShapeError(fmt::format("{}: axis {} of shape {} has size {}; only size 1 can be squeezed", op, a,
-                                 in.shape.to_string(), in.shape[a]));
+    throw ShapeError(fmt::format("{}: axis {} of shape {} has size {}; only size 1 can be squeezed",
+                                 op, a, in.shape.to_string(), in.shape[a]));
   }
   out.shape.erase(a);
   out.strides.erase(a);
@@ -178,21 +181,23 @@ Shape resolve_reshape(const char* op, const Shape& from, const Shape& to) {
       unknown = i;
       known[i] = 1;
     } else if (to[i] < 0) {
-      throw ShapeError(fmt::format("{}: shape {} given; sizes must be at least 0, and at most one may be -1",
-                                   op, to.to_string()));
+      throw ShapeError(
+          fmt::format("{}: shape {} given; sizes must be at least 0, and at most one may be -1", op,
+                      to.to_string()));
     }
   }
   const int64_t have = numel(from);
   const int64_t rest = numel(known);
   if (unknown >= 0) {
     if (rest == 0 || have % rest != 0) {
-      throw ShapeError(fmt::format("{}: shape {} ({} elements) cannot become {}: the -1 has no single value",
-                                   op, from.to_string(), have, to.to_string()));
+      throw ShapeError(
+          fmt::format("{}: shape {} ({} elements) cannot become {}: the -1 has no single value", op,
+                      from.to_string(), have, to.to_string()));
     }
     out[unknown] = have / rest;
   } else if (rest != have) {
-    throw ShapeError(fmt::format("{}: shape {} has {} elements and {} has {}; they must be equal", op,
-                                 from.to_string(), have, to.to_string(), rest));
+    throw ShapeError(fmt::format("{}: shape {} has {} elements and {} has {}; they must be equal",
+                                 op, from.to_string(), have, to.to_string(), rest));
   }
   return out;
 }

@@ -32,7 +32,8 @@ Layout permuted(const char* op, const Layout& in, const Dims& axes);
 Layout transposed(const char* op, const Layout& in, int64_t axis0, int64_t axis1);
 Layout expanded(const char* op, const Layout& in, const Shape& shape);
 /// Elements start, start + step, ... below stop along axis (Python's slice rules, step >= 1).
-Layout sliced(const char* op, const Layout& in, int64_t axis, int64_t start, int64_t stop, int64_t step);
+Layout sliced(const char* op, const Layout& in, int64_t axis, int64_t start, int64_t stop,
+              int64_t step);
 Layout unsqueezed(const char* op, const Layout& in, int64_t axis);
 Layout squeezed(const char* op, const Layout& in, int64_t axis);
 /// Strides that show the same elements under another shape, or nothing where a copy is needed.

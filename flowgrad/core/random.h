@@ -5,15 +5,15 @@
 
 namespace flowgrad {
 
-/// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): ten rounds that
-/// turn a 128-bit counter and a 64-bit key into four random words. Stateless, so element i of a draw
-/// depends on (seed, stream, i) only, never on threads, batch split or device.
+/// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): ten rounds
+/// that turn a 128-bit counter and a 64-bit key into four random words. Stateless, so element i of
+/// a draw depends on (seed, stream, i) only, never on threads, batch split or device.
 struct Philox {
   using Block = std::array<uint32_t, 4>;
 
   static constexpr Block block(uint64_t seed, uint64_t stream, uint64_t index) {
-    Block c{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(stream),
-            static_cast<uint32_t>(stream >> 32)};
+    Block c{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
+            static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)};
     uint32_t k0 = static_cast<uint32_t>(seed);
     uint32_t k1 = static_cast<uint32_t>(seed >> 32);
     for (int round = 0; round < 10; ++round) {
@@ -35,8 +35,8 @@ constexpr double uniform53(uint32_t high, uint32_t low) {
   return static_cast<double>((uint64_t{high} << 21) | (low >> 11)) * 0x1p-53;
 }
 
-/// A seed and the number of the next stream. Every random operation takes one stream, so the state to
-/// save for an exact resume is two integers. Not shared between threads.
+/// A seed and the number of the next stream. Every random operation takes one stream, so the state
+/// to save for an exact resume is two integers. Not shared between threads.
 class Generator {
  public:
   explicit Generator(uint64_t seed = 0, uint64_t stream = 0) : seed_(seed), stream_(stream) {}

@@ -38,7 +38,8 @@ std::string Device::to_string() const {
 
 Dims::Dims(std::span<const int64_t> values) {
   if (values.size() > kMaxRank) {
-    throw ShapeError(fmt::format("shape: rank {} given; at most {} is accepted", values.size(), kMaxRank));
+    throw ShapeError(
+        fmt::format("shape: rank {} given; at most {} is accepted", values.size(), kMaxRank));
   }
   std::copy(values.begin(), values.end(), v_.begin());
   rank_ = static_cast<int>(values.size());
@@ -54,7 +55,8 @@ void Dims::push_back(int64_t value) { insert(rank_, value); }
 
 void Dims::insert(int at, int64_t value) {
   if (rank_ == kMaxRank) {
-    throw ShapeError(fmt::format("shape: rank {} given; at most {} is accepted", rank_ + 1, kMaxRank));
+    throw ShapeError(
+        fmt::format("shape: rank {} given; at most {} is accepted", rank_ + 1, kMaxRank));
   }
   std::copy_backward(v_.begin() + at, v_.begin() + rank_, v_.begin() + rank_ + 1);
   v_[static_cast<size_t>(at)] = value;
@@ -89,8 +91,8 @@ int normalize_axis(const char* op, int64_t axis, int rank) {
   // A scalar accepts axis 0 and -1, as NumPy's and PyTorch's reductions do.
   const int r = std::max(rank, 1);
   if (axis < -r || axis >= r) {
-    throw ShapeError(fmt::format("{}: axis {} given; a tensor of rank {} accepts {} to {}", op, axis,
-                                 rank, -r, r - 1));
+    throw ShapeError(fmt::format("{}: axis {} given; a tensor of rank {} accepts {} to {}", op,
+                                 axis, rank, -r, r - 1));
   }
   return static_cast<int>(axis < 0 ? axis + r : axis);
 }
@@ -103,10 +105,11 @@ Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b) {
     const int64_t da = i <= a.rank() ? a[a.rank() - i] : 1;
     const int64_t db = i <= b.rank() ? b[b.rank() - i] : 1;
     if (da != db && da != 1 && db != 1) {
-      throw ShapeError(fmt::format(
-          "{}: shapes {} and {} do not broadcast: axis {} of a ({}) and axis {} of b ({}) must be equal "
-          "or 1",
-          op, a.to_string(), b.to_string(), a.rank() - i, da, b.rank() - i, db));
+      throw ShapeError(
+          fmt::format("{}: shapes {} and {} do not broadcast: axis {} of a ({}) and axis {} of b "
+                      "({}) must be equal "
+                      "or 1",
+                      op, a.to_string(), b.to_string(), a.rank() - i, da, b.rank() - i, db));
     }
     out[rank - i] = da == 1 ? db : da;
   }

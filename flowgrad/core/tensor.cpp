@@ -57,9 +57,11 @@ Tensor Tensor::over(Ref<Storage> storage, const Layout& layout, DType dtype) {
   const Extent e = extent_of(layout);
   const auto have = static_cast<int64_t>(storage->bytes() / size_of(dtype));
   if (e.begin < 0 || e.end > have) {
-    throw ShapeError(fmt::format(
-        "view: shape {} with strides {} and offset {} touches elements {} to {}; the storage has {}",
-        layout.shape.to_string(), layout.strides.to_string(), layout.offset, e.begin, e.end - 1, have));
+    throw ShapeError(
+        fmt::format("view: shape {} with strides {} and offset {} touches elements {} to {}; the "
+                    "storage has {}",
+                    layout.shape.to_string(), layout.strides.to_string(), layout.offset, e.begin,
+                    e.end - 1, have));
   }
   Tensor t;
   t.impl_ = make_ref<Impl>();
@@ -83,7 +85,8 @@ Tensor Tensor::with_layout(const Layout& layout) const {
 Tensor Tensor::detach() const { return with_layout(layout()); }
 
 int64_t Tensor::size(int64_t axis) const {
-  if (rank() == 0) throw ShapeError(fmt::format("size: axis {} given; a tensor of rank 0 has none", axis));
+  if (rank() == 0)
+    throw ShapeError(fmt::format("size: axis {} given; a tensor of rank 0 has none", axis));
   return shape()[normalize_axis("size", axis, rank())];
 }
 
@@ -91,8 +94,8 @@ template <class T>
 Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, DType dtype) {
   Tensor t = empty(shape, dtype);
   if (t.numel() != static_cast<int64_t>(values.size())) {
-    throw ShapeError(fmt::format("Tensor::from: {} values given for shape {} ({} elements)", values.size(),
-                                 shape.to_string(), t.numel()));
+    throw ShapeError(fmt::format("Tensor::from: {} values given for shape {} ({} elements)",
+                                 values.size(), shape.to_string(), t.numel()));
   }
   visit(dtype, [&](auto tag) {
     using To = typename decltype(tag)::type;
@@ -125,20 +128,22 @@ template std::vector<bool> Tensor::to_vector() const;
 
 double Tensor::item() const {
   if (numel() != 1) {
-    throw ShapeError("item: shape " + shape().to_string() + " given; exactly one element is accepted");
+    throw ShapeError("item: shape " + shape().to_string() +
+                     " given; exactly one element is accepted");
   }
   return at(Dims::filled(rank(), 0));
 }
 
 double Tensor::at(const Dims& index) const {
   if (index.rank() != rank()) {
-    throw ShapeError(fmt::format("at: index {} given for shape {}", index.to_string(), shape().to_string()));
+    throw ShapeError(
+        fmt::format("at: index {} given for shape {}", index.to_string(), shape().to_string()));
   }
   int64_t offset = layout().offset;
   for (int i = 0; i < rank(); ++i) {
     if (index[i] < 0 || index[i] >= shape()[i]) {
-      throw ShapeError(fmt::format("at: index {} is outside of shape {} on axis {}", index.to_string(),
-                                   shape().to_string(), i));
+      throw ShapeError(fmt::format("at: index {} is outside of shape {} on axis {}",
+                                   index.to_string(), shape().to_string(), i));
     }
     offset += index[i] * strides()[i];
   }
@@ -151,19 +156,21 @@ double Tensor::at(const Dims& index) const {
 void Tensor::undefined() { throw Error("tensor: an undefined tensor was used"); }
 
 void Tensor::wrong_type(const char* asked) const {
-  throw DTypeError(fmt::format("data: elements of {} asked for; the tensor holds {}", asked, name_of(dtype())));
+  throw DTypeError(
+      fmt::format("data: elements of {} asked for; the tensor holds {}", asked, name_of(dtype())));
 }
 
 Tensor Tensor::requires_grad_(bool on) const {
   if (!is_leaf()) {
-    throw GradError("requires_grad_: the tensor is the result of a recorded operation; use detach() first");
+    throw GradError(
+        "requires_grad_: the tensor is the result of a recorded operation; use detach() first");
   }
   if (!on) {
     impl().node.reset();
   } else if (!impl().node) {
     if (!is_floating(dtype())) {
-      throw DTypeError(fmt::format("requires_grad_: dtype {} given; only floating dtypes have gradients",
-                                   name_of(dtype())));
+      throw DTypeError(fmt::format(
+          "requires_grad_: dtype {} given; only floating dtypes have gradients", name_of(dtype())));
     }
     impl().node = make_ref<Leaf>(layout(), dtype(), device());
   }
@@ -193,8 +200,9 @@ void Tensor::set_grad(const Tensor& grad) const {
   Leaf* leaf = slot_of(*this, impl().retained);
   if (!leaf) throw GradError("set_grad: the tensor does not require gradients");
   if (grad.defined() && (grad.shape() != shape() || grad.dtype() != dtype())) {
-    throw GradError(fmt::format("set_grad: gradient {} {} given for a tensor {} {}", grad.shape().to_string(),
-                                name_of(grad.dtype()), shape().to_string(), name_of(dtype())));
+    throw GradError(fmt::format("set_grad: gradient {} {} given for a tensor {} {}",
+                                grad.shape().to_string(), name_of(grad.dtype()),
+                                shape().to_string(), name_of(dtype())));
   }
   std::lock_guard lock(leaf->mutex);
   leaf->grad = grad;
@@ -211,7 +219,8 @@ std::string to_string(const Tensor& t) {
   constexpr int64_t kEdge = 4;  // longer axes show this many elements at both ends
   const auto print = [&](auto&& self, int axis) -> void {
     if (axis == s.rank()) {
-      out += t.dtype() == DType::boolean ? (v[at] != 0.0 ? "true" : "false") : fmt::format("{:.6g}", v[at]);
+      out += t.dtype() == DType::boolean ? (v[at] != 0.0 ? "true" : "false")
+                                         : fmt::format("{:.6g}", v[at]);
       ++at;
       return;
     }

@@ -22,7 +22,8 @@ class Tensor {
   Tensor() = default;
 
   /// Uninitialised contiguous tensor.
-  static Tensor empty(const Shape& shape, DType dtype = DType::float32, Device device = Device::cpu());
+  static Tensor empty(const Shape& shape, DType dtype = DType::float32,
+                      Device device = Device::cpu());
   /// Copies `values` (row-major) into a new tensor; raises ShapeError when the counts differ.
   template <class T>
   static Tensor from(const std::vector<T>& values, const Shape& shape, DType dtype = dtype_of<T>());
@@ -74,7 +75,8 @@ class Tensor {
   /// Makes this a leaf of the tape. Raises DTypeError for a non-floating dtype and GradError on the
   /// result of a recorded operation. Returns the tensor itself.
   Tensor requires_grad_(bool on = true) const;
-  /// The stored gradient of a leaf (or of a tensor marked by retain_grad); undefined when there is none.
+  /// The stored gradient of a leaf (or of a tensor marked by retain_grad); undefined when there is
+  /// none.
   Tensor grad() const;
   void set_grad(const Tensor& grad) const;
   void zero_grad() const;

@@ -5,9 +5,9 @@
 #include "flowgrad/core/random.h"
 #include "flowgrad/core/tensor.h"
 
-/// Arithmetic without a tape. A backend is one object per device with a method per family of kernels;
-/// it sees views (address, sizes, strides, dtype), never the tape. Shapes and dtypes have been checked
-/// by the caller (autograd/), which also allocates every output.
+/// Arithmetic without a tape. A backend is one object per device with a method per family of
+/// kernels; it sees views (address, sizes, strides, dtype), never the tape. Shapes and dtypes have
+/// been checked by the caller (autograd/), which also allocates every output.
 namespace flowgrad::kernels {
 
 enum class UnaryOp : uint8_t {
@@ -66,8 +66,8 @@ struct View {
   }
 };
 
-/// One parameter of an optimiser step: all contiguous, of one dtype, same element count. Fields that an
-/// optimiser does not use are undefined.
+/// One parameter of an optimiser step: all contiguous, of one dtype, same element count. Fields
+/// that an optimiser does not use are undefined.
 struct OptimizerSlot {
   View parameter, gradient, moment1, moment2;
 };
@@ -100,8 +100,8 @@ class Backend {
 
   // Elementwise. Inputs have been expanded (stride 0) to the output's shape.
   virtual void unary(UnaryOp op, Params params, View x, View out) = 0;
-  /// out = g * f'(x), where x or y is undefined if the table's line does not save it. STRONG lines use
-  /// mul_zero(g, f').
+  /// out = g * f'(x), where x or y is undefined if the table's line does not save it. STRONG lines
+  /// use mul_zero(g, f').
   virtual void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) = 0;
   virtual void binary(BinaryOp op, View a, View b, View out) = 0;
   /// Gradient of a (wrt = 0) or b (wrt = 1), before the sum over broadcast axes.
@@ -112,9 +112,11 @@ class Backend {
   virtual void where(View condition, View a, View b, View out) = 0;
 
   // Reductions: out has x's rank, with size 1 on every reduced axis. An empty reduction gives the
-  // identity (min and max over nothing are refused by the caller). NaN propagates through min and max.
+  // identity (min and max over nothing are refused by the caller). NaN propagates through min and
+  // max.
   virtual void reduce(ReduceOp op, View x, View out) = 0;
-  /// First position of the extreme along axis; out is int64 with size 1 on axis. NaN counts as extreme.
+  /// First position of the extreme along axis; out is int64 with size 1 on axis. NaN counts as
+  /// extreme.
   virtual void arg_reduce(bool maximum, View x, int axis, View out) = 0;
   virtual void scan(ScanOp op, View x, int axis, bool reverse, View out) = 0;
   /// Running extreme and the index of its latest occurrence.
@@ -140,16 +142,16 @@ class Backend {
   virtual void sort(View x, int axis, bool descending, View values, View indices) = 0;
 
   // Small dense linear algebra on the last two axes; inputs and outputs contiguous.
-  /// PA = LU with partial pivoting; pivots (..., N) int64 is the row permutation P as indices, sign (...)
-  /// its determinant.
+  /// PA = LU with partial pivoting; pivots (..., N) int64 is the row permutation P as indices, sign
+  /// (...) its determinant.
   virtual void lu(View a, View lu, View pivots, View sign) = 0;
   /// Lower factor; raises ValueError naming the batch entry that is not positive definite.
   virtual void cholesky(View a, View out) = 0;
   /// Solves a x = b with a triangular; only the named triangle of a is read.
   virtual void triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) = 0;
 
-  /// Element i of out, in row-major order, is draw i of (seed, stream): uniform in [p, q), normal with
-  /// mean p and deviation q, bernoulli with probability p, +-1, or an integer in [p, q).
+  /// Element i of out, in row-major order, is draw i of (seed, stream): uniform in [p, q), normal
+  /// with mean p and deviation q, bernoulli with probability p, +-1, or an integer in [p, q).
   virtual void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) = 0;
 
   // Optimiser steps over many parameters in one call.

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <type_traits>
 
-/// The functions that elementwise.def may use, for one scalar. The vec forms live in cpu/, the tensor
-/// forms in autograd/; all mean the same.
+/// The functions that elementwise.def may use, for one scalar. The vec forms live in cpu/, the
+/// tensor forms in autograd/; all mean the same.
 namespace flowgrad::kernels::scalar {
 
 using std::abs;

@@ -84,8 +84,8 @@ Checkpoint load_checkpoint(const std::string& path) {
     }
     out.step = json.at("step").get<int64_t>();
     if (out.step < 0) {
-      throw IoError(fmt::format("load_checkpoint: {}: step {} given; 0 or more is accepted", path,
-                                out.step));
+      throw IoError(
+          fmt::format("load_checkpoint: {}: step {} given; 0 or more is accepted", path, out.step));
     }
     out.config = json.at("config").get<std::string>();
     for (const auto& [key, value] : json.at("integers").items())

@@ -15,7 +15,8 @@ using namespace flowgrad;
 namespace {
 
 /// All weights after 200 training steps (drawing, loss, backward, clip, Adam, average).
-std::vector<float> train(const std::string& name, const Config& config, const Shape& batch, int threads) {
+std::vector<float> train(const std::string& name, const Config& config, const Shape& batch,
+                         int threads) {
   kernels::set_num_threads(threads);
   Generator generator(17);
   const auto model = make_model(name, config, generator);
@@ -40,7 +41,8 @@ std::vector<float> train(const std::string& name, const Config& config, const Sh
   return all;
 }
 
-void same_bits_at_any_thread_count(const std::string& name, const Config& config, const Shape& batch) {
+void same_bits_at_any_thread_count(const std::string& name, const Config& config,
+                                   const Shape& batch) {
   const int before = kernels::num_threads();
   const auto one = train(name, config, batch, 1);
   const auto is_finite = [](float v) { return std::isfinite(v); };
@@ -54,7 +56,8 @@ void same_bits_at_any_thread_count(const std::string& name, const Config& config
 
 }  // namespace
 
-TEST_CASE("200 training steps of a planar flow do not depend on the threads", "[determinism_test]") {
+TEST_CASE("200 training steps of a planar flow do not depend on the threads",
+          "[determinism_test]") {
   // Planar flows learn by their inverse here, so the root finder is part of it.
   same_bits_at_any_thread_count("planar", {{"dim", "3"}, {"n_flows", "2"}}, {300, 3});
 }
@@ -63,15 +66,18 @@ TEST_CASE("200 training steps of RealNVP do not depend on the threads", "[determ
   same_bits_at_any_thread_count("realnvp", {{"n_flows", "2"}, {"hidden", "96"}}, {333, 2});
 }
 
-TEST_CASE("200 training steps of a continuous flow do not depend on the threads", "[determinism_test]") {
+TEST_CASE("200 training steps of a continuous flow do not depend on the threads",
+          "[determinism_test]") {
   same_bits_at_any_thread_count("cnf", {{"hidden", "48"}, {"n_steps", "2"}}, {257, 2});
 }
 
-TEST_CASE("200 training steps of flow matching do not depend on the threads", "[determinism_test]") {
-  same_bits_at_any_thread_count("flow_matching", {{"action_dim", "5"}, {"hidden", "80"}, {"time_dim", "16"}},
-                                {300, 5});
+TEST_CASE("200 training steps of flow matching do not depend on the threads",
+          "[determinism_test]") {
+  same_bits_at_any_thread_count(
+      "flow_matching", {{"action_dim", "5"}, {"hidden", "80"}, {"time_dim", "16"}}, {300, 5});
 }
 
-TEST_CASE("200 training steps of the diffusion policy do not depend on the threads", "[determinism_test]") {
+TEST_CASE("200 training steps of the diffusion policy do not depend on the threads",
+          "[determinism_test]") {
   same_bits_at_any_thread_count("diffusion", {{"action_dim", "5"}, {"hidden", "80"}}, {300, 5});
 }
