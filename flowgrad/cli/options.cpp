@@ -82,9 +82,9 @@ Command::Command(CLI::App& app, const std::string& name, const std::string& desc
   sub_->set_help_flag("--help", "Print this help and exit");
 }
 
-Command& Command::add(CLI::Option* option, const char* placeholder) {
+Command& Command::add(CLI::Option* option, const char* value_name) {
   last_ = option;
-  option->type_name(placeholder)->group(group_)->capture_default_str();
+  option->type_name(value_name)->group(group_)->capture_default_str();
   return *this;
 }
 
@@ -116,8 +116,8 @@ Command& Command::real(const char* names, double& value, const char* text, doubl
 }
 
 Command& Command::text(const char* names, std::string& value, const char* text,
-                       const char* placeholder) {
-  return add(sub_->add_option(names, value, text)->take_last(), placeholder);
+                       const char* value_name) {
+  return add(sub_->add_option(names, value, text)->take_last(), value_name);
 }
 
 Command& Command::choice(const char* names, std::string& value, const char* text,
@@ -126,8 +126,8 @@ Command& Command::choice(const char* names, std::string& value, const char* text
 }
 
 Command& Command::list(const char* names, std::vector<std::string>& values, const char* text,
-                       const char* placeholder) {
-  return add(sub_->add_option(names, values, text)->allow_extra_args(false), placeholder);
+                       const char* value_name) {
+  return add(sub_->add_option(names, values, text)->allow_extra_args(false), value_name);
 }
 
 Command& Command::flag(const char* names, bool& value, const char* text) {

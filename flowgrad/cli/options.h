@@ -51,7 +51,7 @@ class Command {
     return real(names, value, text, lo, hi, Ends{});
   }
   Command& text(const char* names, std::string& value, const char* text,
-                const char* placeholder = "TEXT");
+                const char* value_name = "TEXT");
   Command& file(const char* names, std::string& value, const char* text) {
     return this->text(names, value, text, "FILE");
   }
@@ -59,7 +59,7 @@ class Command {
                   const std::vector<std::string>& accepted);
   /// May be repeated; one value each time.
   Command& list(const char* names, std::vector<std::string>& values, const char* text,
-                const char* placeholder);
+                const char* value_name);
   Command& flag(const char* names, bool& value, const char* text);
   /// The option declared last must be given.
   Command& required();
@@ -79,7 +79,7 @@ class Command {
   bool given(const std::string& name) const;
 
  private:
-  Command& add(CLI::Option* option, const char* placeholder);
+  Command& add(CLI::Option* option, const char* value_name);
   std::string config_text() const;
 
   CLI::App* sub_;
