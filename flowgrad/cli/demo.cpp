@@ -89,7 +89,8 @@ std::string summary_text(const DemoSettings& settings, const DemoResults& r,
 
 void run_demo(DemoSettings& settings, bool json) {
   const auto start = std::chrono::steady_clock::now();
-  const FashionMnist data = FashionMnist::load(settings.data_folder);  // first, as it may be missing
+  const FashionMnist data =
+      FashionMnist::load(settings.data_folder);  // first, as it may be missing
   prepare_run_folder(settings);
   const DemoBudget budget = settings.quick ? DemoBudget::quick() : DemoBudget();
   DemoResults results;

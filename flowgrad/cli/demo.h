@@ -25,16 +25,16 @@ struct DemoSettings {
 
 /// Sizes and steps. The defaults are the demo's; quick() is small enough for a check in passing.
 struct DemoBudget {
-  int64_t density_hidden = 128;
+  int64_t density_hidden = 64;
   int64_t density_batch = 512;
-  int64_t density_steps = 2000;
-  double density_rate = 2e-3;
+  int64_t density_steps = 4000;
+  double density_rate = 5e-3;
   int64_t test_points = 100000;
 
   int64_t path_hidden = 128;
-  int64_t path_steps = 1500;
-  double path_rate = 2e-3;
-  double path_time_scale = 10;
+  int64_t path_steps = 2500;
+  double path_rate = 5e-3;
+  double path_time_scale = 30;
 
   int64_t classifier_steps = 1200;
   int64_t garment_components = 200;

@@ -91,10 +91,12 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
 PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   PathResult r;
   Generator generator = demo_generator(settings, DemoStream::path);
-  r.model = make_model(
-      "flow_matching",
-      {{"action_dim", "2"}, {"time_dim", "32"}, {"time_scale", fmt::format("{}", budget.path_time_scale)}, {"hidden", std::to_string(budget.path_hidden)}},
-      generator);
+  r.model = make_model("flow_matching",
+                       {{"action_dim", "2"},
+                        {"time_dim", "32"},
+                        {"time_scale", fmt::format("{}", budget.path_time_scale)},
+                        {"hidden", std::to_string(budget.path_hidden)}},
+                       generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
   constexpr int64_t kBatch = 512;
   r.training.name = "moons_path";

@@ -50,7 +50,7 @@ std::string density_curve(const DensityResult& d) {
       .subtitle = "mean of −log p, in nats; nothing can lie below the floor on fresh points",
       .height = 330,
       .x = {.label = "step"},
-      .y = {.label = "−log p", .unit = "nats", .hi = d.floor + 0.9},
+      .y = {.label = "−log p", .unit = "nats", .lo = d.floor - 0.15, .hi = d.floor + 0.85},
       .series = curves(d.training, "training batches", "10,000 held-out points"),
       .horizontals = {{.value = d.floor, .label = fmt::format("entropy floor {:.3f}", d.floor)}}}
       .svg();
@@ -289,6 +289,11 @@ void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, c
       "Every figure below was measured in this run. Demands were set beforehand; `flowgrad demo` "
       "ends with exit code 1 "
       "when one is not met.");
+  if (settings.quick) {
+    report.note(
+        "This is the quick version: small networks, few steps, and demands to match. "
+        "`./run demo` is the real one.");
+  }
   report.checks(demo_checks(r, budget));
 
   report.heading("A density by likelihood");

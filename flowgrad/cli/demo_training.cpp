@@ -9,9 +9,7 @@ namespace flowgrad::cli {
 
 DemoBudget DemoBudget::quick() {
   DemoBudget b;
-  b.density_hidden = 64;
   b.density_steps = 400;
-  b.density_rate = 5e-3;
   b.test_points = 20000;
   b.path_hidden = 64;
   b.path_steps = 300;
