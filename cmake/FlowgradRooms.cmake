@@ -66,6 +66,12 @@ function(flowgrad_isa_kernels room)
     target_compile_options(${target} PRIVATE ${march_${isa}} -fno-math-errno -fno-trapping-math
                                              -ffp-contract=off -Wno-psabi
                                              $<IF:$<CONFIG:Release>,-O3,-O1>)
+    if(FLOWGRAD_SANITIZE)
+      # Checks on the local arrays that stand for registers cost minutes of compile time and keep them
+      # in memory. Every load and store of a tensor is still checked, and so is integer arithmetic.
+      target_compile_options(${target} PRIVATE -fno-sanitize-address-use-after-scope
+                                               -fno-sanitize=null,alignment,object-size,bounds)
+    endif()
     target_link_libraries(${target} PRIVATE flowgrad_warnings)
     target_sources(flowgrad_${room} PRIVATE $<TARGET_OBJECTS:${target}>)
   endforeach()
