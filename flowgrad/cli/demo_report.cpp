@@ -31,7 +31,7 @@ PointGroup points(const Tensor& x, size_t color) {
 /// Loss over the steps, and the validation where there was one.
 std::vector<Series> curves(const DemoTraining& t, const std::string& loss,
                            const std::string& validation) {
-  Series train{.name = loss, .color = to_hex(category_color(0)), .smoothing = 0.7};
+  Series train{.name = loss, .color = to_hex(category_color(0)), .smoothing = 0.5};
   Series test{.name = validation, .color = to_hex(category_color(1)), .markers = true};
   for (const MetricsRow& row : t.rows) {
     train.x.push_back(static_cast<double>(row.step));
@@ -281,9 +281,8 @@ void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, c
 
   Report report(
       "flowgrad demo",
-      fmt::format(
-          "Two flow models trained from nothing in {:.0f} seconds{}, and what they learned.",
-          r.seconds, settings.quick ? " (the quick version)" : ""));
+      fmt::format("Flow models trained from nothing in {:.0f} seconds{}, and what they learned.",
+                  r.seconds, settings.quick ? " (the quick version)" : ""));
   report.heading("Checks");
   report.paragraph(
       "Every figure below was measured in this run. Demands were set beforehand; `flowgrad demo` "
