@@ -52,13 +52,13 @@ FG_INLINE ExpReduction<T, N> reduce_exp(vec<T, N> x) {
   const V shifted = fma(x, V(1.4426950408889634), V(F::round_magic));
   const V n = shifted - V(F::round_magic);
   const V r = fma(n, V(-F::ln2_lo), fma(n, V(-F::ln2_hi), x));
-  return {r, n, to_bits(shifted) - to_bits(V(F::round_magic))};
+  return {r, n, wrap_sub<T, N>(to_bits(shifted), to_bits(V(F::round_magic)))};
 }
 
 /// 2^n for n within the exponent range of normal numbers.
 template <class T, int N>
 FG_INLINE vec<T, N> power_of_two(Raw<BitsOf<T>, N> n) {
-  return from_bits<T, N>((n + Format<T>::bias) << Format<T>::mantissa);
+  return from_bits<T, N>(wrap_add<T, N>(n, all_bits<T, N>(Format<T>::bias)) << Format<T>::mantissa);
 }
 
 /// (e^r - 1 - r) / r^2.
@@ -89,7 +89,7 @@ FG_INLINE vec<T, N> exp(vec<T, N> x) {
   const vec<T, N> p = fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1);
   // Two factors, so that results below the normal range round once and the top does not overflow.
   const Raw<BitsOf<T>, N> half = e.bits >> 1;
-  return p * power_of_two<T, N>(half) * power_of_two<T, N>(e.bits - half);
+  return p * power_of_two<T, N>(half) * power_of_two<T, N>(wrap_sub<T, N>(e.bits, half));
 }
 
 /// exp for arguments in [-87, 0] (float) or [-708, 0]: one scale factor is enough; below, the
@@ -110,7 +110,7 @@ FG_INLINE vec<T, N> expm1(vec<T, N> x) {
   const auto e = reduce_exp(clamp_keeping_nan(x, low, Format<T>::exp_max));
   const V p = fma(e.r * e.r, exp_tail(e.r), e.r);
   // With half the scale, 2^1024 stays finite on the way.
-  const V s = power_of_two<T, N>(e.bits - 1);
+  const V s = power_of_two<T, N>(wrap_sub<T, N>(e.bits, all_bits<T, N>(1)));
   const V y = (fma(s, p, s - V(0.5))) * V(2);
   return select(abs(x) < V(sizeof(T) == 4 ? 0x1p-25 : 0x1p-54), x, y);
 }
@@ -129,12 +129,14 @@ FG_INLINE LogReduction<T, N> reduce_log(vec<T, N> x) {
   const V lifted = select(tiny, x * V(lift), x);
   const Raw<BitsOf<T>, N> ix = to_bits(lifted);
   constexpr BitsOf<T> exponent_mask = ~((BitsOf<T>(1) << F::mantissa) - 1);
-  const Raw<BitsOf<T>, N> shifted = (ix - F::sqrt_half) & exponent_mask;
-  const V m = from_bits<T, N>(ix - shifted);
+  const Raw<BitsOf<T>, N> shifted =
+      wrap_sub<T, N>(ix, all_bits<T, N>(F::sqrt_half)) & exponent_mask;
+  const V m = from_bits<T, N>(wrap_sub<T, N>(ix, shifted));
   // The exponent, biased to be positive so that a logical shift and a magic number convert it.
-  const Raw<BitsOf<T>, N> biased = (shifted + (BitsOf<T>(F::bias) << F::mantissa)) >> F::mantissa;
-  const V e = from_bits<T, N>(biased + to_bits(V(F::round_magic))) - V(F::round_magic) -
-              select(tiny, V(F::bias + (sizeof(T) == 4 ? 25 : 54)), V(F::bias));
+  const Raw<BitsOf<T>, N> biased =
+      wrap_add<T, N>(shifted, all_bits<T, N>(BitsOf<T>(F::bias) << F::mantissa)) >> F::mantissa;
+  const V e = from_bits<T, N>(wrap_add<T, N>(biased, to_bits(V(F::round_magic)))) -
+              V(F::round_magic) - select(tiny, V(F::bias + (sizeof(T) == 4 ? 25 : 54)), V(F::bias));
   return {m - V(1), e};
 }
 

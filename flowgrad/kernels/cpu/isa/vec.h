@@ -105,6 +105,22 @@ FG_INLINE vec<T, N> from_bits(Raw<BitsOf<T>, N> x) {
   return {bit_cast<Raw<T, N>>(x)};
 }
 
+/// Sums and differences of bit patterns, which may wrap around where a lane holds no number.
+template <class T, int N>
+FG_INLINE Raw<BitsOf<T>, N> wrap_add(Raw<BitsOf<T>, N> a, Raw<BitsOf<T>, N> b) {
+  using U = Raw<std::make_unsigned_t<BitsOf<T>>, N>;
+  return bit_cast<Raw<BitsOf<T>, N>>(bit_cast<U>(a) + bit_cast<U>(b));
+}
+template <class T, int N>
+FG_INLINE Raw<BitsOf<T>, N> wrap_sub(Raw<BitsOf<T>, N> a, Raw<BitsOf<T>, N> b) {
+  using U = Raw<std::make_unsigned_t<BitsOf<T>>, N>;
+  return bit_cast<Raw<BitsOf<T>, N>>(bit_cast<U>(a) - bit_cast<U>(b));
+}
+template <class T, int N>
+FG_INLINE Raw<BitsOf<T>, N> all_bits(BitsOf<T> value) {
+  return Raw<BitsOf<T>, N>{} + value;
+}
+
 template <class T, int N>
 FG_INLINE vec<T, N> select(mask<T, N> c, vec<T, N> a, vec<T, N> b) {
   return {c.m ? a.v : b.v};
