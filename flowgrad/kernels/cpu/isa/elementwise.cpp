@@ -75,11 +75,18 @@ constexpr bool saves_letter(const char* saves, char letter) {
 #undef COMPARE
 #undef PREDICATE
 
-/// GELU's value has a function of its own, see math.h; the table's line is its definition.
+/// The values of GELU and SiLU have functions of their own, see math.h; the table's lines define
+/// them but would round more often.
 struct unary_accurate_gelu {
   template <class T>
   static FG_INLINE T value(T x, T, T) {
     return gelu(x);
+  }
+};
+struct unary_accurate_silu {
+  template <class T>
+  static FG_INLINE T value(T x, T, T) {
+    return silu(x);
   }
 };
 
@@ -225,6 +232,7 @@ constexpr ElementwiseTable<T> table_of() {
 #undef COMPARE
 #undef PREDICATE
   t.unary[cpu::number::unary_gelu] = &run_unary<unary_accurate_gelu, T>;
+  t.unary[cpu::number::unary_silu] = &run_unary<unary_accurate_silu, T>;
   t.where = &run_where<T>;
   t.fill = &run_fill<T>;
   t.lerp = &run_lerp<T>;

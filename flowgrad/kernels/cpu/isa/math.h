@@ -57,6 +57,14 @@ FG_INLINE vec<T, N> sigmoid(vec<T, N> x) {
   const V e = exp(-abs(x));
   return select(x >= V(0), V(1), e) / (V(1) + e);
 }
+/// x sigmoid(x) as x / (1 + e^-x), which rounds once less; far out, where e^-x overflows, as x e^x.
+template <class T, int N>
+FG_INLINE vec<T, N> silu(vec<T, N> x) {
+  using V = vec<T, N>;
+  const mask<T, N> far = x < V(sizeof(T) == 4 ? -87 : -708);
+  const V e = exp(select(far, x, -x));
+  return select(far, x * e, x / (V(1) + e));
+}
 template <class T, int N>
 FG_INLINE vec<T, N> softplus(vec<T, N> x) {
   using V = vec<T, N>;
