@@ -22,6 +22,13 @@ TEST_CASE("tensors from values and back, in every dtype", "[tensor_test]") {
   CHECK(Tensor::from(v, {4}, DType::boolean).to_vector<bool>() ==
         std::vector<bool>{false, true, true, true});
   CHECK(Tensor::from(std::vector<bool>{true, false}, {2}).to_vector<double>() == V{1, 0});
+  // Beyond int64 the bound is taken, and NaN becomes 0, whatever the processor would do.
+  const V extreme{1e300, -1e300, std::numeric_limits<double>::quiet_NaN(), 0x1p63};
+  constexpr auto kLeast = std::numeric_limits<int64_t>::min();
+  constexpr auto kMost = std::numeric_limits<int64_t>::max();
+  CHECK(Tensor::from(extreme, {4}, DType::int64).to_vector<int64_t>() ==
+        I{kMost, kLeast, 0, kMost});
+  CHECK(Tensor::from(extreme, {4}).to_vector<int64_t>() == I{kMost, kLeast, 0, kMost});
   CHECK(Tensor::from(std::vector<float>{1.5f}, {}).item() == 1.5);
   CHECK(Tensor::from(V{}, {0, 3}).numel() == 0);
   CHECK(Tensor::from(V{}, {0, 3}).to_vector<float>().empty());

@@ -20,18 +20,6 @@ void add_to(T& target, T value) {
   }
 }
 
-/// f(target element, source element) for every element of index, in row-major order.
-template <class T, class F>
-void scatter(const View& index, int axis, const View& source, const View& out, F&& f) {
-  const int64_t step = stride_along(out, axis);
-  for_each(
-      *index.shape,
-      [&](int64_t at, int64_t s, int64_t o) {
-        f(out.as<T>()[o + index.as<int64_t>()[at] * step], source.as<T>()[s]);
-      },
-      *index.strides, *source.strides, without_axis(out, axis));
-}
-
 /// Strides that walk a rank-1 index along `axis` of a larger shape.
 Strides index_strides(const View& index, int axis, int rank) {
   Strides s = Dims::filled(rank, 0);
@@ -39,11 +27,11 @@ Strides index_strides(const View& index, int axis, int rank) {
   return s;
 }
 
-}  // namespace
-
-void ReferenceBackend::gather(View x, int axis, View index, View out) {
-  require_dtype("gather", "index", index, DType::int64);
-  require_dtype("gather", "out", out, x.dtype);
+/// out[i] = x[..index[i]..] in row-major order of out, index walked by `walk`.
+void pick(const char* op, const View& x, int axis, const View& index, const Strides& walk,
+          const View& out) {
+  require_dtype(op, "index", index, DType::int64);
+  require_dtype(op, "out", out, x.dtype);
   visit(x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const int64_t step = stride_along(x, axis);
@@ -52,57 +40,47 @@ void ReferenceBackend::gather(View x, int axis, View index, View out) {
         [&](int64_t i, int64_t at, int64_t o) {
           out.as<T>()[o] = x.as<T>()[i + index.as<int64_t>()[at] * step];
         },
-        without_axis(x, axis), *index.strides, *out.strides);
+        without_axis(x, axis), walk, *out.strides);
   });
 }
 
-void ReferenceBackend::scatter_add(View index, int axis, View source, View out) {
-  require_dtype("scatter_add", "index", index, DType::int64);
-  require_dtype("scatter_add", "source", source, out.dtype);
-  visit_numeric("scatter_add", out.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    scatter<T>(index, axis, source, out, [](T& target, T value) { add_to(target, value); });
-  });
-}
-
-void ReferenceBackend::scatter_max(View index, int axis, View source, View out) {
-  require_dtype("scatter_max", "index", index, DType::int64);
-  require_dtype("scatter_max", "source", source, out.dtype);
-  visit_numeric("scatter_max", out.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    scatter<T>(index, axis, source, out,
-               [](T& target, T value) { target = scalar::max(target, value); });
-  });
-}
-
-void ReferenceBackend::index_select(View x, int axis, View index, View out) {
-  require_dtype("index_select", "index", index, DType::int64);
-  require_dtype("index_select", "out", out, x.dtype);
-  visit(x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const int64_t step = stride_along(x, axis);
-    for_each(
-        *out.shape,
-        [&](int64_t i, int64_t at, int64_t o) {
-          out.as<T>()[o] = x.as<T>()[i + index.as<int64_t>()[at] * step];
-        },
-        without_axis(x, axis), index_strides(index, axis, out.rank()), *out.strides);
-  });
-}
-
-void ReferenceBackend::index_add(View index, int axis, View source, View out) {
-  require_dtype("index_add", "index", index, DType::int64);
-  require_dtype("index_add", "source", source, out.dtype);
-  visit_numeric("index_add", out.dtype, [&](auto tag) {
+/// f(out[..index[i]..], source[i]) in row-major order of source, index walked by `walk`.
+template <class F>
+void scatter(const char* op, const View& index, const Strides& walk, int axis, const View& source,
+             const View& out, F&& f) {
+  require_dtype(op, "index", index, DType::int64);
+  require_dtype(op, "source", source, out.dtype);
+  visit_numeric(op, out.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const int64_t step = stride_along(out, axis);
     for_each(
         *source.shape,
         [&](int64_t at, int64_t s, int64_t o) {
-          add_to(out.as<T>()[o + index.as<int64_t>()[at] * step], source.as<T>()[s]);
+          f(out.as<T>()[o + index.as<int64_t>()[at] * step], source.as<T>()[s]);
         },
-        index_strides(index, axis, source.rank()), *source.strides, without_axis(out, axis));
+        walk, *source.strides, without_axis(out, axis));
   });
+}
+
+constexpr auto kAdd = [](auto& target, auto value) { add_to(target, value); };
+constexpr auto kMax = [](auto& target, auto value) { target = scalar::max(target, value); };
+
+}  // namespace
+
+void ReferenceBackend::gather(View x, int axis, View index, View out) {
+  pick("gather", x, axis, index, *index.strides, out);
+}
+void ReferenceBackend::index_select(View x, int axis, View index, View out) {
+  pick("index_select", x, axis, index, index_strides(index, axis, out.rank()), out);
+}
+void ReferenceBackend::scatter_add(View index, int axis, View source, View out) {
+  scatter("scatter_add", index, *index.strides, axis, source, out, kAdd);
+}
+void ReferenceBackend::scatter_max(View index, int axis, View source, View out) {
+  scatter("scatter_max", index, *index.strides, axis, source, out, kMax);
+}
+void ReferenceBackend::index_add(View index, int axis, View source, View out) {
+  scatter("index_add", index, index_strides(index, axis, source.rank()), axis, source, out, kAdd);
 }
 
 void ReferenceBackend::sort(View x, int axis, bool descending, View values, View indices) {
