@@ -36,13 +36,6 @@ endif()
 add_library(flowgrad_warnings INTERFACE)
 target_compile_options(
   flowgrad_warnings INTERFACE -Wall -Wextra -Wdouble-promotion $<$<BOOL:${FLOWGRAD_WERROR}>:-Werror>)
-# GCC 12 sees overruns in std::string and std::vector that are not there (GCC bugs 105329, 105651).
-if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  target_compile_options(flowgrad_warnings INTERFACE -Wno-array-bounds -Wno-restrict
-                                                     -Wno-stringop-overflow -Wno-stringop-overread
-                                                     -Wno-maybe-uninitialized)
-endif()
-
 if(FLOWGRAD_SANITIZE)
   list(JOIN FLOWGRAD_SANITIZE "," sanitizers)
   add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
