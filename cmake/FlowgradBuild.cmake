@@ -34,15 +34,20 @@ if(PROJECT_IS_TOP_LEVEL AND NOT DEFINED CMAKE_CXX_COMPILER_LAUNCHER)
 endif()
 
 add_library(flowgrad_warnings INTERFACE)
+# nvcc does not take these options; it gets its own in FlowgradGpu.cmake.
+set(in_cxx $<COMPILE_LANGUAGE:CXX>)
 target_compile_options(
-  flowgrad_warnings INTERFACE -Wall -Wextra -Wdouble-promotion $<$<BOOL:${FLOWGRAD_WERROR}>:-Werror>)
+  flowgrad_warnings INTERFACE "$<${in_cxx}:-Wall;-Wextra;-Wdouble-promotion>"
+                              $<$<AND:${in_cxx},$<BOOL:${FLOWGRAD_WERROR}>>:-Werror>)
+
 if(FLOWGRAD_SANITIZE)
   list(JOIN FLOWGRAD_SANITIZE "," sanitizers)
-  add_compile_options(-fsanitize=${sanitizers} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options("$<${in_cxx}:-fsanitize=${sanitizers};-fno-sanitize-recover=all>"
+                      $<${in_cxx}:-fno-omit-frame-pointer>)
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=${sanitizers})
 endif()
 if(FLOWGRAD_COVERAGE)
-  add_compile_options(--coverage -fprofile-update=atomic)
+  add_compile_options("$<${in_cxx}:--coverage;-fprofile-update=atomic>")
   add_link_options(--coverage)
 endif()

@@ -9,7 +9,8 @@ if(TARGET flowgrad_cli)
   install(TARGETS flowgrad_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
 endif()
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/flowgrad" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-        FILES_MATCHING PATTERN "*.h" PATTERN "*.def" PATTERN "*.inc" PATTERN "cli" EXCLUDE)
+        FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh" PATTERN "*.def" PATTERN "*.inc"
+                       PATTERN "cli" EXCLUDE)
 
 set(package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/flowgrad")
 install(EXPORT flowgrad NAMESPACE flowgrad:: FILE flowgradTargets.cmake

@@ -104,6 +104,33 @@ function(flowgrad_test_room room)
   endforeach()
 endfunction()
 
+# test_gpu from tests/gpu/*.cu, compiled as the kernels are. FLOWGRAD_EMULATOR_ORDER=reverse and random
+# must pass as well: a test program that depends on the order of threads is wrong.
+function(flowgrad_test_gpu_room)
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/gpu/*.cu")
+  if(FLOWGRAD_GPU_KIND STREQUAL "OFF" OR NOT sources)
+    return()
+  endif()
+  if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
+    list(FILTER sources EXCLUDE REGEX "/emulator_[a-z_]+\\.cu$") # what only an emulator can notice
+  endif()
+  add_executable(test_gpu)
+  flowgrad_gpu_sources(test_gpu ${sources})
+  flowgrad_compile_rules(test_gpu)
+  target_include_directories(test_gpu PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(test_gpu PRIVATE flowgrad_kernels flowgrad_core Catch2::Catch2WithMain)
+  foreach(file IN LISTS sources)
+    flowgrad_test_file(test_gpu gpu "${file}")
+  endforeach()
+  if(FLOWGRAD_GPU_KIND STREQUAL "EMULATED")
+    foreach(order IN ITEMS reverse random)
+      add_test(NAME gpu.order.${order} COMMAND test_gpu ${FLOWGRAD_CATCH_ARGUMENTS} "~[nightly]")
+      set_tests_properties(gpu.order.${order} PROPERTIES
+        LABELS gpu TIMEOUT 900 ENVIRONMENT FLOWGRAD_EMULATOR_ORDER=${order})
+    endforeach()
+  endif()
+endfunction()
+
 # tests/scripts/<name>.sh runs as `sh <name>.sh <flowgrad> <empty folder>`; exit code 77 skips.
 function(flowgrad_test_scripts)
   if(NOT TARGET flowgrad_cli)

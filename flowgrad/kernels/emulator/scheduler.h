@@ -1,0 +1,130 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "flowgrad/kernels/emulator/block.h"
+#include "flowgrad/kernels/emulator/fiber.h"
+#include "flowgrad/kernels/emulator/shared_memory.h"
+
+/// The scheduler's own state; kernels see block.h only.
+namespace flowgrad::gpu::emulator {
+
+enum class ThreadState : std::uint8_t { fresh, ready, at_barrier, in_warp, at_condition, exited };
+
+struct Thread {
+  Fiber fiber;
+  Stack stack;
+  uint3 index{};
+  unsigned rank = 0;
+  ThreadState state = ThreadState::fresh;
+  // Where and for what it waits.
+  const char* what = "";
+  Site site;
+  unsigned mask = 0;
+  bool (*done)(void*) = nullptr;
+  void* argument = nullptr;
+};
+
+/// Lanes of one warp on their way to meet. It lives on the stack of the lane that came first.
+struct Meeting {
+  const char* what;
+  Site site;
+  unsigned mask;
+  unsigned arrived = 0;
+  void* slots[kWarpSize] = {};
+  Meeting* next = nullptr;
+};
+
+struct Warp {
+  unsigned present = 0;  // lanes that exist
+  unsigned exited = 0;
+  Meeting* meetings = nullptr;
+};
+
+struct Barrier {
+  unsigned waiting = 0;
+  unsigned votes = 0;
+  unsigned result = 0;
+  const char* what = "";
+  Site site;
+};
+
+struct NamedBarrier {
+  unsigned expected = 0;
+  unsigned arrived = 0;
+  unsigned generation = 0;
+};
+
+/// In which order threads first run and are let go, and blocks run. Code that is right passes in
+/// all.
+enum class Order : std::uint8_t { forward, reverse, random };
+
+class Scheduler {
+ public:
+  static Scheduler& instance();
+
+  void run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared);
+
+  // What the functions of block.h do, for the running thread.
+  [[noreturn]] void fail(const std::string& what);
+  void block_barrier(const char* what, const Site& site, bool vote);
+  void named_barrier(unsigned number, unsigned n_threads, bool wait, const Site& site);
+  void warp_collective(const char* what, const Site& site, unsigned mask, void* slot,
+                       Combine combine);
+  void wait_until(const char* what, const Site& site, bool (*done)(void*), void* argument);
+
+  Thread& current() { return *current_; }
+  Warp& warp() { return warps_[current_->rank / kWarpSize]; }
+  unsigned last_vote() const { return barrier_.result; }
+  SharedMemory& shared() { return shared_; }
+  const StackPool& stacks() const { return stacks_; }
+  const Kernel* kernel() const { return kernel_; }
+  std::uint64_t block_number() const { return block_number_; }
+  /// Whether the calling OS thread is inside a kernel.
+  static bool running_here();
+  static std::string place_of_running_thread();
+
+ private:
+  void run_block();
+  void start_block();
+  [[noreturn]] static void fiber_main();
+  void run_body();
+  void thread_exits();
+  Thread* next_thread();
+  void wait(ThreadState state, const char* what, const Site& site, unsigned mask);
+  void resume(Thread& thread);
+  void make_ready(Thread& thread);
+  std::string deadlock_report() const;
+  void choose_order();
+
+  const Kernel* kernel_ = nullptr;
+  unsigned n_threads_ = 0;
+  unsigned n_exited_ = 0;
+  std::uint64_t block_number_ = 0;
+  std::uint64_t random_ = 0;
+  Order order_ = Order::forward;
+  bool failed_ = false;
+  std::string failure_;
+
+  Fiber host_;
+  Thread* current_ = nullptr;
+  std::vector<Thread> threads_;
+  std::array<Warp, kMaxThreads / kWarpSize> warps_;
+  std::array<unsigned, kMaxThreads> permutation_;
+  // Threads that can go on, a ring: at most all of them are in it.
+  std::array<Thread*, kMaxThreads> ready_;
+  unsigned ready_head_ = 0;
+  unsigned n_ready_ = 0;
+  unsigned n_conditions_ = 0;
+  Barrier barrier_;
+  std::array<NamedBarrier, 16> named_;
+  SharedMemory shared_;
+  StackPool stacks_;
+};
+
+std::string describe(const Site& site);
+
+}  // namespace flowgrad::gpu::emulator

@@ -1,0 +1,122 @@
+// The CUDA runtime behind gpu_runtime.h. Only the CUDA build compiles this file.
+#include <cuda_runtime.h>
+
+#include <string>
+
+#include "flowgrad/core/error.h"
+#include "flowgrad/kernels/gpu.cuh"
+
+namespace flowgrad::gpu {
+namespace {
+
+void check(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  throw DeviceError(std::string(call) + ": " + cudaGetErrorString(status) + " (" +
+                    cudaGetErrorName(status) + ")");
+}
+
+cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+
+int attribute(cudaDeviceAttr which, int device) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), "device_info");
+  return value;
+}
+
+}  // namespace
+
+int device_count() noexcept {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess) {
+    cudaGetLastError();  // an absent driver is no error to report later
+    return 0;
+  }
+  return count;
+}
+
+DeviceInfo device_info(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "device_info");
+  DeviceInfo info;
+  info.name = properties.name;
+  info.major = properties.major;
+  info.minor = properties.minor;
+  info.n_multiprocessors = properties.multiProcessorCount;
+  info.memory_bytes = properties.totalGlobalMem;
+  info.shared_bytes_per_block =
+      static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return info;
+}
+
+void* allocate(std::size_t bytes) {
+  void* pointer = nullptr;
+  const cudaError_t status = cudaMalloc(&pointer, bytes == 0 ? 1 : bytes);
+  if (status == cudaErrorMemoryAllocation) {
+    cudaGetLastError();
+    return nullptr;
+  }
+  check(status, "allocate");
+  return pointer;
+}
+
+void release(void* pointer) noexcept { cudaFree(pointer); }
+
+MemoryInfo memory_info() {
+  MemoryInfo info;
+  check(cudaMemGetInfo(&info.free_bytes, &info.total_bytes), "memory_info");
+  return info;
+}
+
+void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, native(stream)),
+        "copy_to_device");
+}
+void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, native(stream)),
+        "copy_to_host");
+}
+void copy_on_device(void* destination, const void* source, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToDevice, native(stream)),
+        "copy_on_device");
+}
+void fill_bytes(void* destination, int value, std::size_t bytes, Stream stream) {
+  if (bytes == 0) return;
+  check(cudaMemsetAsync(destination, value, bytes, native(stream)), "fill_bytes");
+}
+
+void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "synchronize"); }
+
+void* pinned_allocate(std::size_t bytes) {
+  void* pointer = nullptr;
+  if (cudaMallocHost(&pointer, bytes == 0 ? 1 : bytes) == cudaSuccess) return pointer;
+  cudaGetLastError();
+  return nullptr;
+}
+void pinned_release(void* pointer) noexcept { cudaFreeHost(pointer); }
+
+namespace detail {
+
+void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
+            void** arguments) {
+  constexpr std::size_t kWithoutOptIn = 48 << 10;
+  cudaError_t status = cudaSuccess;
+  if (dynamic_shared > kWithoutOptIn) {
+    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                  static_cast<int>(dynamic_shared));
+  }
+  if (status == cudaSuccess) {
+    status = cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
+  }
+  if (status == cudaSuccess) return;
+  cudaGetLastError();
+  const char* name = nullptr;
+  if (cudaFuncGetName(&name, kernel) != cudaSuccess) name = "(unknown)";
+  const std::string text = std::string("launch of kernel ") + name;
+  check(status, text.c_str());
+}
+
+}  // namespace detail
+}  // namespace flowgrad::gpu
