@@ -5,6 +5,7 @@
 #include "flowgrad/autograd/graph.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/transforms.h"
+#include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/random.h"

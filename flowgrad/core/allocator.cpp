@@ -10,6 +10,7 @@
 #include <new>
 #include <vector>
 
+#include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/error.h"
 
 namespace flowgrad {
@@ -20,6 +21,7 @@ constexpr size_t kLargeStep = size_t{2} << 20;
 constexpr size_t kSmallLimit = size_t{1} << 20;
 constexpr int kClasses = 21;  // 2^6 .. 2^20, and one list for larger blocks
 constexpr size_t kMaxCachedLarge = size_t{1} << 30;
+constexpr size_t kMaxDevices = 128;  // of one kind: what Device::index can name
 
 /// Powers of two from 64 bytes to 1 MiB, steps of 2 MiB above: few sizes, so blocks are reused.
 size_t pool_size(size_t bytes) {
@@ -28,7 +30,22 @@ size_t pool_size(size_t bytes) {
   return (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
 }
 
+/// Nothing where the device has none left.
+void* system_allocate(size_t size, Device device) {
+  return device.is_cpu() ? std::aligned_alloc(kAlignment, size)
+                         : device_memory(device.kind).allocate(size);
+}
+
+void system_release(void* block, Device device) noexcept {
+  device.is_cpu() ? std::free(block) : device_memory(device.kind).release(block);
+}
+
+/// One for each device. A device's work runs in one stream, so that a freed block may serve the
+/// next tensor at once: its kernels run after those of the last owner.
 struct Pool {
+  explicit Pool(Device of) : device(of) {}
+
+  const Device device;
   std::mutex mutex;
   std::array<std::vector<void*>, kClasses> small;
   struct Large {
@@ -63,20 +80,35 @@ struct Pool {
 
   void flush() {
     for (auto& blocks : small) {
-      for (void* p : blocks) std::free(p);
+      for (void* p : blocks) system_release(p, device);
       blocks.clear();
     }
-    for (auto& l : large) std::free(l.block);
+    for (auto& l : large) system_release(l.block, device);
     large.clear();
     stats.cached_bytes = 0;
   }
 };
 
-Pool& pool() {
-  // Never destroyed: tensors with static storage may be released after any destructor here.
-  static Pool* p = new Pool;
+// Pools are never destroyed: tensors with static storage may be released after any destructor here.
+Pool& cpu_pool() {
+  static Pool* p = new Pool(Device::cpu());
   return *p;
 }
+
+Pool& device_pool(Device device) {
+  static std::array<std::atomic<Pool*>, kMaxDevices> pools;
+  static std::mutex making;
+  const auto index = static_cast<size_t>(device.index);
+  if (index >= kMaxDevices) throw DeviceError("allocate: there is no " + device.to_string());
+  std::atomic<Pool*>& slot = pools[index];
+  if (Pool* made = slot.load(std::memory_order_acquire)) return *made;
+  device_memory(device.kind);  // raises where there is no such memory
+  std::lock_guard lock(making);
+  if (!slot.load(std::memory_order_relaxed)) slot.store(new Pool(device));
+  return *slot.load(std::memory_order_relaxed);
+}
+
+Pool& pool(Device device) { return device.is_cpu() ? cpu_pool() : device_pool(device); }
 
 std::atomic<int64_t> fail_countdown{0};
 
@@ -88,19 +120,18 @@ bool planned_failure() {
 }  // namespace
 
 void* pool_allocate(size_t bytes, Device device) {
-  if (!device.is_cpu()) throw DeviceError("allocate: no pool for device " + device.to_string());
   const size_t size = pool_size(bytes);
-  Pool& p = pool();
+  Pool& p = pool(device);
   const bool fail = planned_failure();
   std::lock_guard lock(p.mutex);
   void* block = fail ? nullptr : p.take_cached(size);
   if (block) {
     p.stats.cached_bytes -= static_cast<int64_t>(size);
   } else if (!fail) {
-    block = std::aligned_alloc(kAlignment, size);
+    block = system_allocate(size, device);
     if (!block) {
       p.flush();
-      block = std::aligned_alloc(kAlignment, size);
+      block = system_allocate(size, device);
     }
     ++p.stats.system_allocations;
   }
@@ -115,10 +146,10 @@ void* pool_allocate(size_t bytes, Device device) {
   return block;
 }
 
-void pool_free(void* block, size_t bytes, Device) noexcept {
+void pool_free(void* block, size_t bytes, Device device) noexcept {
   if (!block) return;
   const size_t size = pool_size(bytes);
-  Pool& p = pool();
+  Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
   p.stats.live_bytes -= static_cast<int64_t>(size);
   bool kept = false;
@@ -137,24 +168,24 @@ void pool_free(void* block, size_t bytes, Device) noexcept {
   if (kept) {
     p.stats.cached_bytes += static_cast<int64_t>(size);
   } else {
-    std::free(block);
+    system_release(block, device);
   }
 }
 
-MemoryStats memory_stats(Device) {
-  Pool& p = pool();
+MemoryStats memory_stats(Device device) {
+  Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
   return p.stats;
 }
 
-void reset_peak_memory(Device) {
-  Pool& p = pool();
+void reset_peak_memory(Device device) {
+  Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
   p.stats.peak_bytes = p.stats.live_bytes;
 }
 
-void empty_cache(Device) {
-  Pool& p = pool();
+void empty_cache(Device device) {
+  Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
   p.flush();
 }

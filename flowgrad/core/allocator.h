@@ -17,9 +17,9 @@ struct MemoryStats {
   int64_t system_allocations = 0;
 };
 
-/// 64-byte aligned block of at least `bytes` (rounded up to a pool size); raises Error with
-/// requested, live, cached and peak bytes when the system has none, after the cache was flushed and
-/// one retry.
+/// 64-byte aligned block of at least `bytes` (rounded up to a pool size), on the device; raises
+/// Error with the device and requested, live, cached and peak bytes when the system has none, after
+/// the device's cache was flushed and one retry. DeviceError where there is no such device memory.
 void* pool_allocate(size_t bytes, Device device);
 void pool_free(void* block, size_t bytes, Device device) noexcept;
 
@@ -29,7 +29,8 @@ void reset_peak_memory(Device device = Device::cpu());
 /// Returns cached blocks to the system.
 void empty_cache(Device device = Device::cpu());
 
-/// Test hook: the n-th pool allocation from now fails (n >= 1); 0 switches it off.
+/// Test hook: the n-th pool allocation from now, on whatever device, fails (n >= 1); 0 switches it
+/// off.
 void fail_allocation_after(int64_t n);
 
 }  // namespace flowgrad

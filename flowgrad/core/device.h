@@ -12,7 +12,8 @@ struct Device {
   int8_t index = 0;
 
   static constexpr Device cpu() { return {}; }
-  /// Raises DeviceError where the library was built without CUDA or no device is found.
+  /// Raises DeviceError where the library was built without CUDA, no device is found, or none has
+  /// this index.
   static Device cuda(int index = 0);
   bool is_cpu() const { return kind == Kind::cpu; }
   std::string to_string() const;

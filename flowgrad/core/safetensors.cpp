@@ -137,10 +137,6 @@ void check_arguments(const std::string& path,
     if (!names.insert(name).second)
       refuse(path, fmt::format("two tensors are named {}", quote(name)));
     if (!tensor.defined()) refuse(path, fmt::format("tensor {} is undefined", quote(name)));
-    if (!tensor.device().is_cpu()) {
-      throw DeviceError(fmt::format("save_safetensors: {}: tensor {} is on {}; cpu is accepted",
-                                    path, quote(name), tensor.device().to_string()));
-    }
     text += name.size() + kChecksumDigits + 1;
   }
   if (tensors.size() > kMostTensors) {

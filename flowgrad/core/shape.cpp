@@ -28,10 +28,6 @@ const char* name_of(DType dtype) {
   }
 }
 
-Device Device::cuda(int) {
-  throw DeviceError("Device::cuda: flowgrad was built without CUDA; Device::cpu() is available");
-}
-
 std::string Device::to_string() const {
   return kind == Kind::cpu ? "cpu" : fmt::format("cuda:{}", index);
 }

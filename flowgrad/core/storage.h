@@ -27,6 +27,11 @@ class Storage final : public RefCounted {
     version_.fetch_add(1, std::memory_order_relaxed);
     last_writer_ = writer;
   }
+  /// For a storage that takes another's place: whoever saved the other finds it overwritten.
+  void mark_replacement_of(const Storage& other, const char* writer) {
+    version_.store(other.version() + 1, std::memory_order_relaxed);
+    last_writer_ = writer;
+  }
 
  private:
   void* data_;

@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "flowgrad/core/device_memory.h"
+#include "flowgrad/core/tensor_bytes.h"
+
 namespace flowgrad {
 namespace {
 
@@ -76,8 +79,8 @@ int64_t Tensor::size(int64_t axis) const {
 }
 
 template <class T>
-Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, DType dtype) {
-  Tensor t = empty(shape, dtype);
+Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, DType dtype, Device device) {
+  const Tensor t = empty(shape, dtype);
   if (t.numel() != static_cast<int64_t>(values.size())) {
     throw ShapeError(fmt::format("Tensor::from: {} values given for shape {} ({} elements)",
                                  values.size(), shape.to_string(), t.numel()));
@@ -87,25 +90,29 @@ Tensor Tensor::from(const std::vector<T>& values, const Shape& shape, DType dtyp
     To* out = t.data<To>();
     for (size_t i = 0; i < values.size(); ++i) out[i] = convert<To>(static_cast<T>(values[i]));
   });
-  return t;
+  if (device.is_cpu()) return t;
+  const Tensor moved = empty(shape, dtype, device);
+  copy_from_host(t.raw(), moved);
+  return moved;
 }
 
 template <class T>
 std::vector<T> Tensor::to_vector() const {
+  const HostElements elements(*this);
   std::vector<T> out;
   out.reserve(static_cast<size_t>(numel()));
   visit(dtype(), [&](auto tag) {
     using From = typename decltype(tag)::type;
-    const From* base = static_cast<const From*>(storage().data());
-    for_each_offset(layout(), [&](int64_t o) { out.push_back(convert<T>(base[o])); });
+    const From* base = reinterpret_cast<const From*>(elements.base());
+    for_each_offset(elements.layout(), [&](int64_t o) { out.push_back(convert<T>(base[o])); });
   });
   return out;
 }
 
-template Tensor Tensor::from(const std::vector<float>&, const Shape&, DType);
-template Tensor Tensor::from(const std::vector<double>&, const Shape&, DType);
-template Tensor Tensor::from(const std::vector<int64_t>&, const Shape&, DType);
-template Tensor Tensor::from(const std::vector<bool>&, const Shape&, DType);
+template Tensor Tensor::from(const std::vector<float>&, const Shape&, DType, Device);
+template Tensor Tensor::from(const std::vector<double>&, const Shape&, DType, Device);
+template Tensor Tensor::from(const std::vector<int64_t>&, const Shape&, DType, Device);
+template Tensor Tensor::from(const std::vector<bool>&, const Shape&, DType, Device);
 template std::vector<float> Tensor::to_vector() const;
 template std::vector<double> Tensor::to_vector() const;
 template std::vector<int64_t> Tensor::to_vector() const;
@@ -134,7 +141,11 @@ double Tensor::at(const Dims& index) const {
   }
   return visit(dtype(), [&](auto tag) {
     using T = typename decltype(tag)::type;
-    return convert<double>(static_cast<const T*>(storage().data())[offset]);
+    const T* element = static_cast<const T*>(storage().data()) + offset;
+    if (device().is_cpu()) return convert<double>(*element);
+    T copied;
+    device_memory(device().kind).copy_out(&copied, element, sizeof(T));
+    return convert<double>(copied);
   });
 }
 
@@ -143,6 +154,31 @@ void Tensor::undefined() { throw Error("tensor: an undefined tensor was used"); 
 void Tensor::wrong_type(const char* asked) const {
   throw DTypeError(
       fmt::format("data: elements of {} asked for; the tensor holds {}", asked, name_of(dtype())));
+}
+
+void Tensor::wrong_device() const {
+  throw DeviceError(
+      fmt::format("data: the tensor is on {}; host code reads it with to_vector, or moves it to "
+                  "the CPU first",
+                  device().to_string()));
+}
+
+void Tensor::replace_storage(const Tensor& other, const char* writer) const {
+  if (other.shape() != shape() || other.dtype() != dtype()) {
+    throw ShapeError(fmt::format("replace_storage: {} {} given for a tensor {} {}",
+                                 other.shape().to_string(), name_of(other.dtype()),
+                                 shape().to_string(), name_of(dtype())));
+  }
+  if (!is_leaf()) throw GradError("replace_storage: the tensor is the result of an operation");
+  other.storage().mark_replacement_of(storage(), writer);
+  impl().storage = other.impl().storage;
+  impl().layout = other.impl().layout;
+  if (!impl().node) return;
+  Leaf& leaf = static_cast<Leaf&>(*impl().node);
+  std::lock_guard lock(leaf.mutex);
+  leaf.layout = other.layout();
+  leaf.device = other.device();
+  leaf.grad = {};
 }
 
 Tensor Tensor::requires_grad_(bool on) const {
@@ -188,6 +224,10 @@ void Tensor::set_grad(const Tensor& grad) const {
     throw GradError(fmt::format("set_grad: gradient {} {} given for a tensor {} {}",
                                 grad.shape().to_string(), name_of(grad.dtype()),
                                 shape().to_string(), name_of(dtype())));
+  }
+  if (grad.defined() && grad.device() != device()) {
+    throw DeviceError(fmt::format("set_grad: gradient on {} given for a tensor on {}",
+                                  grad.device().to_string(), device().to_string()));
   }
   std::lock_guard lock(leaf->mutex);
   leaf->grad = grad;

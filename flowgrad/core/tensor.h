@@ -26,7 +26,8 @@ class Tensor {
                       Device device = Device::cpu());
   /// Copies `values` (row-major) into a new tensor; raises ShapeError when the counts differ.
   template <class T>
-  static Tensor from(const std::vector<T>& values, const Shape& shape, DType dtype = dtype_of<T>());
+  static Tensor from(const std::vector<T>& values, const Shape& shape, DType dtype = dtype_of<T>(),
+                     Device device = Device::cpu());
   /// A view of another storage; raises ShapeError when the layout reaches outside of it.
   static Tensor over(Ref<Storage> storage, const Layout& layout, DType dtype);
 
@@ -44,20 +45,23 @@ class Tensor {
   Storage& storage() const { return *impl().storage; }
   const Ref<Storage>& storage_ref() const { return impl().storage; }
 
-  /// Address of the first element. Raises DTypeError when T is not the element type.
+  /// Address of the first element, for host code. Raises DTypeError when T is not the element type,
+  /// and DeviceError when the tensor is not on the CPU.
   template <class T>
   T* data() const {
     if (dtype_of<T>() != dtype()) wrong_type(name_of(dtype_of<T>()));
+    if (!device().is_cpu()) wrong_device();
     return static_cast<T*>(storage().data()) + impl().layout.offset;
   }
-  /// Address of the first element, untyped.
+  /// Address of the first element on the tensor's device, untyped.
   void* raw() const {
     return static_cast<char*>(storage().data()) +
            impl().layout.offset * static_cast<int64_t>(size_of(dtype()));
   }
+  // These wait for the work of a device and copy from it.
   /// The single element as a double. Raises ShapeError for any other count.
   double item() const;
-  /// All elements in row-major order, converted to T, whatever the layout and dtype.
+  /// All elements in row-major order, converted to T, whatever the layout, dtype and device.
   template <class T>
   std::vector<T> to_vector() const;
   /// Element at an index of full rank, as a double.
@@ -67,6 +71,10 @@ class Tensor {
   Tensor with_layout(const Layout& layout) const;
   /// Same storage and layout, off the tape.
   Tensor detach() const;
+  /// Gives this tensor, for every handle of it, the storage of `other`, which has its shape and
+  /// dtype but may live on another device. A leaf stays the same leaf and loses its gradient; a
+  /// graph that saved the old value raises GradError naming `writer`.
+  void replace_storage(const Tensor& other, const char* writer) const;
 
   // --- the tape ---
   /// True for a leaf that asks for gradients and for everything computed from one.
@@ -112,6 +120,7 @@ class Tensor {
   }
   [[noreturn]] static void undefined();
   [[noreturn]] void wrong_type(const char* asked) const;
+  [[noreturn]] void wrong_device() const;
 
   Ref<Impl> impl_;
 };

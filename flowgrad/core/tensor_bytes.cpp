@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "flowgrad/core/device_memory.h"
+
 namespace flowgrad {
 namespace {
 
@@ -29,22 +31,58 @@ void gather(const Layout& l, const std::byte* base, std::byte* out) {
 
 }  // namespace
 
-TensorBytes::TensorBytes(const Tensor& t) {
+HostElements::HostElements(const Tensor& t)
+    : layout_(t.layout()), base_(static_cast<const std::byte*>(t.storage().data())) {
+  if (t.device().is_cpu()) return;
+  const Extent e = extent_of(layout_);
+  const size_t item = size_of(t.dtype());
+  copy_.resize(static_cast<size_t>(e.end - e.begin) * item);
+  if (!copy_.empty()) {
+    device_memory(t.device().kind)
+        .copy_out(copy_.data(), base_ + static_cast<size_t>(e.begin) * item, copy_.size());
+  }
+  layout_.offset -= e.begin;
+  base_ = copy_.data();
+}
+
+TensorBytes::TensorBytes(const Tensor& t) : elements_(t) {
   const size_t item = size_of(t.dtype());
   const size_t bytes = static_cast<size_t>(t.numel()) * item;
+  const Layout& layout = elements_.layout();
+  const std::byte* base = elements_.base();
+  if (bytes == 0) return;
   if (t.is_contiguous()) {
-    span_ = {static_cast<const std::byte*>(t.raw()), bytes};
+    span_ = {base + static_cast<size_t>(layout.offset) * item, bytes};
     return;
   }
   copy_.resize(bytes);
-  const auto* base = static_cast<const std::byte*>(t.storage().data());
   switch (item) {
-    case 1: gather<1>(t.layout(), base, copy_.data()); break;
-    case 2: gather<2>(t.layout(), base, copy_.data()); break;
-    case 4: gather<4>(t.layout(), base, copy_.data()); break;
-    default: gather<8>(t.layout(), base, copy_.data()); break;
+    case 1: gather<1>(layout, base, copy_.data()); break;
+    case 2: gather<2>(layout, base, copy_.data()); break;
+    case 4: gather<4>(layout, base, copy_.data()); break;
+    default: gather<8>(layout, base, copy_.data()); break;
   }
   span_ = copy_;
+}
+
+void copy_to_host(const Tensor& from, void* to) {
+  const size_t bytes = static_cast<size_t>(from.numel()) * size_of(from.dtype());
+  if (bytes == 0) return;
+  if (from.device().is_cpu()) {
+    std::memcpy(to, from.raw(), bytes);
+  } else {
+    device_memory(from.device().kind).copy_out(to, from.raw(), bytes);
+  }
+}
+
+void copy_from_host(const void* from, const Tensor& to) {
+  const size_t bytes = static_cast<size_t>(to.numel()) * size_of(to.dtype());
+  if (bytes == 0) return;
+  if (to.device().is_cpu()) {
+    std::memcpy(to.raw(), from, bytes);
+  } else {
+    device_memory(to.device().kind).copy_in(to.raw(), from, bytes);
+  }
 }
 
 std::span<std::byte> writable_bytes(const Tensor& t) {

@@ -9,8 +9,26 @@
 
 namespace flowgrad {
 
-/// The bytes of a CPU tensor in row-major order: the tensor's own where it is contiguous, else a
-/// copy. Valid while both this object and the tensor's storage live.
+/// A tensor's elements where the host can read them: in its own storage on the CPU, else in a copy
+/// of the bytes from its first to its last element. Valid while this object and the storage live.
+class HostElements {
+ public:
+  explicit HostElements(const Tensor& t);
+  HostElements(HostElements&&) = default;  // a moved vector keeps its block
+  HostElements& operator=(HostElements&&) = default;
+  /// Where the elements lie relative to `base`.
+  const Layout& layout() const { return layout_; }
+  const std::byte* base() const { return base_; }
+
+ private:
+  Layout layout_;
+  std::vector<std::byte> copy_;
+  const std::byte* base_;
+};
+
+/// The bytes of a tensor in row-major order, in host memory: the tensor's own where it is a
+/// contiguous one on the CPU, else a copy. Valid while both this object and the tensor's storage
+/// live.
 class TensorBytes {
  public:
   explicit TensorBytes(const Tensor& t);
@@ -19,9 +37,14 @@ class TensorBytes {
   std::span<const std::byte> span() const { return span_; }
 
  private:
+  HostElements elements_;
   std::vector<std::byte> copy_;
   std::span<const std::byte> span_;
 };
+
+/// Copies between a contiguous tensor and as many bytes on the host, whatever the tensor's device.
+void copy_to_host(const Tensor& from, void* to);
+void copy_from_host(const void* from, const Tensor& to);
 
 /// The bytes of a contiguous CPU tensor, to be filled.
 std::span<std::byte> writable_bytes(const Tensor& t);
