@@ -25,6 +25,14 @@ std::atomic<CpuBackend>& chosen() {
   return which;
 }
 
+std::atomic<Backend*> cuda_backend{nullptr};
+
+Backend& device_backend(Device device) {
+  if (Backend* instance = cuda_backend.load(std::memory_order_acquire)) return *instance;
+  throw DeviceError("backend: device " + device.to_string() +
+                    " given; this build of flowgrad computes on the CPU");
+}
+
 }  // namespace
 
 Backend& reference_backend() {
@@ -33,11 +41,15 @@ Backend& reference_backend() {
 }
 
 Backend& backend(Device device) {
-  if (!device.is_cpu()) {
-    throw DeviceError("backend: device " + device.to_string() +
-                      " given; this build of flowgrad computes on the CPU");
-  }
+  if (!device.is_cpu()) return device_backend(device);
   return cpu_backend() == CpuBackend::fast ? fast_cpu_backend() : reference_backend();
+}
+
+void register_backend(Device::Kind kind, Backend* instance) {
+  if (kind == Device::Kind::cpu) {
+    throw ValueError("register_backend: kind cpu given; set_cpu_backend chooses among its own");
+  }
+  cuda_backend.store(instance, std::memory_order_release);
 }
 
 void set_cpu_backend(CpuBackend which) { chosen().store(which, std::memory_order_relaxed); }

@@ -166,8 +166,12 @@ class Backend {
 };
 
 /// The backend for a device. The CPU has two: the fast one (default) and the plain reference loops,
-/// chosen by set_cpu_backend or FLOWGRAD_BACKEND=fast|reference.
+/// chosen by set_cpu_backend or FLOWGRAD_BACKEND=fast|reference. DeviceError where none is
+/// registered for the device's kind.
 Backend& backend(Device device);
+/// Makes `instance`, which must live as long as the process, the backend of a kind of device; at
+/// start-up, beside register_device_memory. ValueError for the CPU.
+void register_backend(Device::Kind kind, Backend* instance);
 enum class CpuBackend : uint8_t { fast, reference };
 void set_cpu_backend(CpuBackend which);
 CpuBackend cpu_backend();
