@@ -66,7 +66,8 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
     return conv2d(cast(x, dtype), cast(weight, dtype), bias, options);
   }
   check_images("conv2d", x);
-  check_same_device("conv2d", x, weight);
+  check_same_device("conv2d", x, weight, "x", "weight");
+  check_same_device("conv2d", x, bias, "x", "bias");
   check_at_least("conv2d", "stride", options.stride, 1);
   check_at_least("conv2d", "padding", options.padding, 0);
   check_at_least("conv2d", "dilation", options.dilation, 1);

@@ -1,21 +1,17 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <vector>
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/core/tensor_bytes.h"
 #include "flowgrad/kernels/backend.h"
 
 namespace flowgrad {
 
 using kernels::backend;
-
-void check_same_device(const char* op, const Tensor& a, const Tensor& b) {
-  if (a.device() == b.device()) return;
-  throw DeviceError(fmt::format("{}: a is on {} and b on {}; both must be on one device", op,
-                                a.device().to_string(), b.device().to_string()));
-}
 
 void check_ordered(const char* op, double low, double high) {
   if (low <= high) return;
@@ -23,22 +19,25 @@ void check_ordered(const char* op, double low, double high) {
                                op, low, high));
 }
 
-Tensor full(const Shape& shape, double value, DType dtype) {
-  Tensor t = Tensor::empty(shape, dtype);
-  backend(t.device()).fill(t, value);
-  return t;
+Tensor full(const Shape& shape, double value, DType dtype, Device device) {
+  return filled(shape, value, dtype, device);
 }
-Tensor zeros(const Shape& shape, DType dtype) { return full(shape, 0, dtype); }
-Tensor ones(const Shape& shape, DType dtype) { return full(shape, 1, dtype); }
-Tensor zeros_like(const Tensor& x) { return full(x.shape(), 0, x.dtype()); }
-Tensor ones_like(const Tensor& x) { return full(x.shape(), 1, x.dtype()); }
-Tensor scalar(double value, DType dtype) { return full({}, value, dtype); }
+Tensor zeros(const Shape& shape, DType dtype, Device device) {
+  return filled(shape, 0, dtype, device);
+}
+Tensor ones(const Shape& shape, DType dtype, Device device) {
+  return filled(shape, 1, dtype, device);
+}
+Tensor zeros_like(const Tensor& x) { return filled(x.shape(), 0, x.dtype(), x.device()); }
+Tensor ones_like(const Tensor& x) { return filled(x.shape(), 1, x.dtype(), x.device()); }
+Tensor scalar(double value, DType dtype, Device device) { return filled({}, value, dtype, device); }
 
-Tensor tensor(std::initializer_list<double> values, DType dtype) {
-  return Tensor::from(std::vector<double>(values), {static_cast<int64_t>(values.size())}, dtype);
+Tensor tensor(std::initializer_list<double> values, DType dtype, Device device) {
+  return Tensor::from(std::vector<double>(values), {static_cast<int64_t>(values.size())}, dtype,
+                      device);
 }
 
-Tensor arange(double start, double stop, double step, DType dtype) {
+Tensor arange(double start, double stop, double step, DType dtype, Device device) {
   if (step == 0 || !std::isfinite(start) || !std::isfinite(stop) || !std::isfinite(step)) {
     throw ValueError(
         fmt::format("arange: start {}, stop {}, step {} given; they must be finite and the step "
@@ -47,12 +46,12 @@ Tensor arange(double start, double stop, double step, DType dtype) {
   }
   const double n = std::max(0.0, std::ceil((stop - start) / step));
   if (n > 0x1p59) throw ValueError(fmt::format("arange: {} elements asked for", n));
-  Tensor t = Tensor::empty({static_cast<int64_t>(n)}, dtype);
+  Tensor t = Tensor::empty({static_cast<int64_t>(n)}, dtype, device);
   backend(t.device()).arange(t, start, step);
   return t;
 }
 
-Tensor linspace(double start, double stop, int64_t n, DType dtype) {
+Tensor linspace(double start, double stop, int64_t n, DType dtype, Device device) {
   if (n < 0) throw ValueError(fmt::format("linspace: n = {} given; at least 0 is accepted", n));
   const Tensor out = Tensor::empty({n}, DType::float64);
   double* v = out.data<double>();
@@ -63,14 +62,31 @@ Tensor linspace(double start, double stop, int64_t n, DType dtype) {
     v[i] = 2 * i < n ? start + step * static_cast<double>(i)
                      : stop - step * static_cast<double>(n - 1 - i);
   }
-  return cast(out, dtype);
+  return to(cast(out, dtype), device);
 }
 
-Tensor eye(int64_t n, DType dtype) {
-  Tensor t = zeros({n, n}, dtype);
+Tensor eye(int64_t n, DType dtype, Device device) {
+  Tensor t = zeros({n, n}, dtype, device);
   const Tensor diagonal = t.with_layout({{n}, {n + 1}, 0});
-  backend(t.device()).fill(diagonal, 1);
+  backend(device).fill(diagonal, 1);
   return t;
+}
+
+Tensor to(const Tensor& x, Device device) {
+  if (x.device() == device) return x;
+  const Tensor dense = contiguous(x.detach());
+  Tensor out = Tensor::empty(x.shape(), x.dtype(), device);
+  if (x.device().is_cpu()) {
+    copy_from_host(dense.raw(), out);
+  } else if (device.is_cpu()) {
+    copy_to_host(dense, out.raw());
+  } else {
+    copy_from_host(TensorBytes(dense).span().data(), out);
+  }
+  if (recording(x)) {
+    record("to", out, {x}, {}, [from = x.device()](Backward& r) { r.set(0, to(r.grad(), from)); });
+  }
+  return out;
 }
 
 Tensor cast(const Tensor& x, DType dtype) {
@@ -92,6 +108,8 @@ Tensor where(const Tensor& condition, const Tensor& given_a, const Tensor& given
   const DType dtype = promote(given_a.dtype(), given_b.dtype());
   const Tensor a = cast(given_a, dtype);
   const Tensor b = cast(given_b, dtype);
+  check_same_device("where", a, b);
+  check_same_device("where", condition, a, "condition", "a");
   const Shape shape =
       broadcast_shapes("where", condition.shape(), broadcast_shapes("where", a.shape(), b.shape()));
   Tensor out = Tensor::empty(shape, dtype, a.device());
@@ -103,7 +121,7 @@ Tensor where(const Tensor& condition, const Tensor& given_a, const Tensor& given
   }
   if (recording(a, b)) {
     record("where", out, {a, b}, {save(condition)}, [](Backward& r) {
-      const Tensor zero = full({}, 0, r.grad().dtype());
+      const Tensor zero = filled({}, 0, r.grad().dtype(), r.grad().device());
       const Tensor c = r.saved(0);
       if (r.needs(0)) r.set(0, where(c, r.grad(), zero));
       if (r.needs(1)) r.set(1, where(c, zero, r.grad()));
@@ -131,7 +149,7 @@ Tensor compare(kernels::CompareOp op, const char* name, const Tensor& given_a,
 
 /// The number as a tensor of a's dtype, or of float64 where an integer could not hold it.
 Tensor beside(const Tensor& a, double b) {
-  return full({}, b, is_floating(a.dtype()) ? a.dtype() : DType::float64);
+  return filled({}, b, is_floating(a.dtype()) ? a.dtype() : DType::float64, a.device());
 }
 
 Tensor logical(kernels::LogicalOp op, const char* name, const Tensor& a, const Tensor& b) {
@@ -141,6 +159,7 @@ Tensor logical(kernels::LogicalOp op, const char* name, const Tensor& a, const T
                                    name_of(t->dtype())));
     }
   }
+  check_same_device(name, a, b);
   const Shape shape = broadcast_shapes(name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, DType::boolean, a.device());
   const Tensor ax = spread(a, shape);
@@ -187,7 +206,8 @@ Tensor logical_xor(const Tensor& a, const Tensor& b) {
   return logical(kernels::LogicalOp::logical_xor, "logical_xor", a, b);
 }
 Tensor logical_not(const Tensor& x) {
-  return logical(kernels::LogicalOp::logical_xor, "logical_not", x, full({}, 1, DType::boolean));
+  return logical(kernels::LogicalOp::logical_xor, "logical_not", x,
+                 filled({}, 1, DType::boolean, x.device()));
 }
 
 void copy_(const Tensor& x, const Tensor& source) {
@@ -202,7 +222,7 @@ void copy_(const Tensor& x, const Tensor& source) {
     throw ShapeError(fmt::format("copy_: source of shape {} given for a tensor of shape {}",
                                  source.shape().to_string(), x.shape().to_string()));
   }
-  backend(x.device()).copy(source, x);
+  backend(x.device()).copy(to(source, x.device()), x);
   x.storage().mark_written("copy_");
 }
 

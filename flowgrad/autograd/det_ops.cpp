@@ -45,13 +45,14 @@ Tensor cofactors(const Tensor& a) {
       if (k != j) columns.push_back(k);
     }
   }
-  const Tensor kept_columns = Tensor::from(columns, {n * (n - 1)});
-  const Tensor sign = Tensor::from(signs, {n}, a.dtype());
+  const Tensor kept_columns = Tensor::from(columns, {n * (n - 1)}, DType::int64, a.device());
+  const Tensor sign = Tensor::from(signs, {n}, a.dtype(), a.device());
   std::vector<Tensor> rows;
   for (int64_t i = 0; i < n; ++i) {
     const std::vector<int64_t> others(columns.begin() + i * (n - 1),
                                       columns.begin() + (i + 1) * (n - 1));
-    const Tensor without_row = index_select(flat, 1, Tensor::from(others, {n - 1}));
+    const Tensor without_row =
+        index_select(flat, 1, Tensor::from(others, {n - 1}, DType::int64, a.device()));
     const Tensor minors =
         reshape(index_select(without_row, 2, kept_columns), {batch, n - 1, n, n - 1});
     const Tensor row = det(permute(minors, {0, 2, 1, 3})) * sign;

@@ -289,11 +289,11 @@ Tensor einsum(const std::string& equation, std::span<const Tensor> operands) {
   if (operands.empty()) throw ValueError("einsum: no operands given; at least one is needed");
   const Equation e = parse(equation, operands);
   check_sizes(equation, e, operands);
+  check_same_device("einsum", "operand", operands);
   DType dtype = operands[0].dtype();
   for (const Tensor& t : operands) dtype = promote(dtype, t.dtype());
   Term current = diagonals({cast(operands[0], dtype), e.inputs[0]});
   for (size_t i = 1; i < operands.size(); ++i) {
-    check_same_device("einsum", operands[0], operands[i]);
     Labels kept = e.output;
     for (size_t k = i + 1; k < operands.size(); ++k) {
       kept.insert(kept.end(), e.inputs[k].begin(), e.inputs[k].end());

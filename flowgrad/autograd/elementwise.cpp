@@ -52,11 +52,16 @@ Expr operator/(const Expr& a, const Expr& b) {
   return b.is_number() ? a.t / b.c : a.t / b.t;
 }
 
-#define FLOWGRAD_EXPR_COMPARE(op, function)                                                \
-  Expr operator op(const Expr& a, const Expr& b) {                                         \
-    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c));      \
-    if (b.is_number()) return function(a.t, b.c);                                          \
-    return a.is_number() ? function(full({}, a.c, b.t.dtype()), b.t) : function(a.t, b.t); \
+/// A number as a tensor that stands beside another.
+Tensor as_tensor(const Expr& e, const Tensor& like) {
+  return e.is_number() ? filled({}, e.c, like.dtype(), like.device()) : e.t;
+}
+
+#define FLOWGRAD_EXPR_COMPARE(op, function)                                           \
+  Expr operator op(const Expr& a, const Expr& b) {                                    \
+    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c)); \
+    if (b.is_number()) return function(a.t, b.c);                                     \
+    return a.is_number() ? function(as_tensor(a, b.t), b.t) : function(a.t, b.t);     \
   }
 FLOWGRAD_EXPR_COMPARE(==, equal)
 FLOWGRAD_EXPR_COMPARE(<, less)
@@ -65,10 +70,9 @@ FLOWGRAD_EXPR_COMPARE(>, greater)
 FLOWGRAD_EXPR_COMPARE(>=, greater_equal)
 #undef FLOWGRAD_EXPR_COMPARE
 
-#define FLOWGRAD_EXPR_UNARY(name)                                             \
-  [[maybe_unused]] Expr name(const Expr& a) {                                 \
-    return flowgrad::name(a.is_number() ? scalar(a.c, DType::float64) : a.t); \
-  }
+// The table applies these to x, y, a and b only, which are tensors.
+#define FLOWGRAD_EXPR_UNARY(name) \
+  [[maybe_unused]] Expr name(const Expr& a) { return flowgrad::name(a.t); }
 FLOWGRAD_EXPR_UNARY(sign)
 FLOWGRAD_EXPR_UNARY(exp)
 FLOWGRAD_EXPR_UNARY(log)
@@ -83,23 +87,19 @@ FLOWGRAD_EXPR_UNARY(sigmoid)
 FLOWGRAD_EXPR_UNARY(softplus)
 #undef FLOWGRAD_EXPR_UNARY
 
-Tensor as_tensor(const Expr& e, DType dtype) { return e.is_number() ? full({}, e.c, dtype) : e.t; }
-
-Expr min(const Expr& a, const Expr& b) { return minimum(a.t, as_tensor(b, a.t.dtype())); }
+Expr min(const Expr& a, const Expr& b) { return minimum(a.t, as_tensor(b, a.t)); }
 Expr pow(const Expr& a, const Expr& b) {
   return b.is_number() ? flowgrad::pow(a.t, b.c) : flowgrad::pow(a.t, b.t);
 }
-Expr mul_zero(const Expr& a, const Expr& b) {
-  return flowgrad::mul_zero(a.t, as_tensor(b, a.t.dtype()));
-}
+Expr mul_zero(const Expr& a, const Expr& b) { return flowgrad::mul_zero(a.t, as_tensor(b, a.t)); }
 Expr select(const Expr& condition, const Expr& a, const Expr& b) {
   if (condition.is_number()) return condition.c != 0 ? a : b;
-  const DType dtype = a.is_number() ? (b.is_number() ? DType::boolean : b.t.dtype()) : a.t.dtype();
-  if (dtype == DType::boolean) {
-    // Two numbers: of the dtype that the product with the cotangent asks for, found by the caller.
+  if (a.is_number() && b.is_number()) {
+    // Of the dtype that the product with the cotangent asks for, found by the caller.
     return cast(condition.t, DType::float64) * Expr(a.c - b.c) + b;
   }
-  return where(condition.t, as_tensor(a, dtype), as_tensor(b, dtype));
+  const Tensor& like = a.is_number() ? b.t : a.t;
+  return where(condition.t, as_tensor(a, like), as_tensor(b, like));
 }
 
 enum Saves : unsigned { NONE = 0, X = 1, Y = 2, XY = 3, AB = 3, BY = 6, ABY = 7 };

@@ -211,14 +211,18 @@ class Pass {
   Tensor check(Tensor g, TapeNode* target, uint32_t output, const Node* from, size_t input) {
     const Shape* shape = nullptr;
     DType dtype = DType::float32;
+    Device device;
     if (target->is_leaf()) {
       shape = &static_cast<Leaf*>(target)->layout.shape;
       dtype = static_cast<Leaf*>(target)->dtype;
+      device = static_cast<Leaf*>(target)->device;
     } else {
       const auto& info = static_cast<Node*>(target)->outputs[output];
       shape = &info.shape;
       dtype = info.dtype;
+      device = info.device;
     }
+    if (g.device() != device) misplaced(g, device, from, input);
     if (g.dtype() != dtype) {
       if (!is_floating(g.dtype())) wrong(g, *shape, dtype, from, input);
       g = cast(g, dtype);
@@ -235,14 +239,19 @@ class Pass {
     return g;
   }
 
+  static std::string giver(const Node* from, size_t input) {
+    return from ? fmt::format("{} returned a gradient for input {}", from->label(), input)
+                : std::string("the cotangent given");
+  }
+  [[noreturn]] void misplaced(const Tensor& g, Device device, const Node* from, size_t input) {
+    throw DeviceError(fmt::format("{}: {} on {}; expected on {}", caller_, giver(from, input),
+                                  g.device().to_string(), device.to_string()));
+  }
   [[noreturn]] void wrong(const Tensor& g, const Shape& shape, DType dtype, const Node* from,
                           size_t input) {
-    const std::string who =
-        from ? fmt::format("{} returned a gradient for input {}", from->label(), input)
-             : std::string("the cotangent given");
-    throw GradError(fmt::format("{}: {} of shape {} {}; expected shape {} {}", caller_, who,
-                                g.shape().to_string(), name_of(g.dtype()), shape.to_string(),
-                                name_of(dtype)));
+    throw GradError(fmt::format("{}: {} of shape {} {}; expected shape {} {}", caller_,
+                                giver(from, input), g.shape().to_string(), name_of(g.dtype()),
+                                shape.to_string(), name_of(dtype)));
   }
 
   void add_to(Tensor& slot, Tensor g) {

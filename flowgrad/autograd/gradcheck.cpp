@@ -94,7 +94,7 @@ class Check {
     const Tensors leaves = leaves_of(inputs);
     Tensors cotangents;
     for (const Tensor& y : floating(f(leaves)))
-      cotangents.push_back(randn(y.shape(), generator_, y.dtype()));
+      cotangents.push_back(randn(y.shape(), generator_, y.dtype(), y.device()));
     const Tensors g = gradients(f, leaves, cotangents, false);
     if (projection(f, leaves, cotangents) != projection(f, leaves, cotangents)) {
       fail(order, "two evaluations of f differ: it is not deterministic");
@@ -116,12 +116,14 @@ class Check {
         for (int64_t k = 0; k < x[i].numel(); ++k) {
           std::vector<double> unit(static_cast<size_t>(x[i].numel()), 0.0);
           unit[static_cast<size_t>(k)] = 1;
-          compare(f, leaves, cotangents, i, Tensor::from(unit, x[i].shape()), g[i], order, k);
+          compare(f, leaves, cotangents, i,
+                  Tensor::from(unit, x[i].shape(), DType::float64, x[i].device()), g[i], order, k);
         }
       } else if (x[i].numel() > 0) {
         for (int64_t k = 0; k < 3; ++k) {
-          compare(f, leaves, cotangents, i, randn(x[i].shape(), generator_, DType::float64), g[i],
-                  order, -k - 1);
+          compare(f, leaves, cotangents, i,
+                  randn(x[i].shape(), generator_, DType::float64, x[i].device()), g[i], order,
+                  -k - 1);
         }
       }
     }

@@ -27,6 +27,7 @@ Layout beside(const Layout& in, int axis, const Shape& index) {
 /// Checks index for gather and scatter: of x's rank, and no larger than x beside axis.
 int check_beside(const char* op, const Tensor& x, int64_t axis, const Tensor& index) {
   const int at = normalize_axis(op, axis, x.rank());
+  check_same_device(op, x, index, "x", "index");
   if (index.rank() != x.rank()) {
     throw ShapeError(fmt::format("{}: index has shape {} and x {}; the ranks must be equal", op,
                                  index.shape().to_string(), x.shape().to_string()));
@@ -84,6 +85,7 @@ int check_rows(const char* op, const Tensor& x, int64_t axis, const Tensor& inde
         fmt::format("{}: index has shape {}; rank 1 is accepted", op, index.shape().to_string()));
   }
   const int at = normalize_axis(op, axis, x.rank());
+  check_same_device(op, x, index, "x", "index");
   check_index(op, index, x.shape()[at]);
   return at;
 }
@@ -208,6 +210,7 @@ Tensor embedding(const Tensor& weight, const Tensor& index, std::optional<int64_
                     weight.shape().to_string()));
   }
   const int64_t entries = weight.shape()[0];
+  check_same_device("embedding", weight, index, "weight", "index");
   check_index("embedding", index, entries);
   if (padding_index && (*padding_index < 0 || *padding_index >= entries)) {
     throw ValueError(fmt::format("embedding: padding_index {} given; 0 to {} are accepted",

@@ -41,10 +41,8 @@ std::vector<Tensor> promoted(const char* op, std::span<const Tensor> parts) {
   for (const Tensor& t : parts) dtype = promote(dtype, t.dtype());
   std::vector<Tensor> out;
   out.reserve(parts.size());
-  for (const Tensor& t : parts) {
-    check_same_device(op, parts[0], t);
-    out.push_back(cast(t, dtype));
-  }
+  check_same_device(op, "part", parts);
+  for (const Tensor& t : parts) out.push_back(cast(t, dtype));
   return out;
 }
 

@@ -13,6 +13,7 @@ Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction) 
                                  input.shape().to_string(), target.shape().to_string()));
   }
   check_promotion("mse_loss", input, "input", target, "target");
+  check_same_device("mse_loss", input, target, "input", "target");
   const Tensor difference = input - target;
   const Tensor squares = square(difference);
   if (reduction == Reduction::none) return squares;
@@ -31,6 +32,8 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduc
         fmt::format("cross_entropy: logits are {}, target is {}; (N, C) and (N,) are accepted",
                     logits.shape().to_string(), target.shape().to_string()));
   }
+  check_same_device("cross_entropy", logits, target, "logits", "target");
+  const Device device = logits.device();
   const int64_t classes = logits.shape()[1];
   std::vector<int64_t> picked = target.to_vector<int64_t>();
   std::vector<int64_t> counts(picked.size(), 1);
@@ -55,12 +58,12 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, Reduction reduc
   if (classes == 0) {
     losses = sum(logits, {1});  // every row is ignored
   } else {
-    const Tensor index = some_ignored ? Tensor::from(picked, {rows}) : target;
+    const Tensor index = some_ignored ? Tensor::from(picked, {rows}, DType::int64, device) : target;
     losses = -squeeze(gather(log_softmax(logits, 1), 1, unsqueeze(index, 1)), 1);
   }
   if (some_ignored) {
-    losses = where(Tensor::from(counts, {rows}, DType::boolean), losses,
-                   filled({}, 0, logits.dtype(), logits.device()));
+    losses = where(Tensor::from(counts, {rows}, DType::boolean, device), losses,
+                   filled({}, 0, logits.dtype(), device));
   }
   if (reduction == Reduction::none) return losses;
   const Tensor total = sum(losses);

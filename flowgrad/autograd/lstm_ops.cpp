@@ -46,6 +46,11 @@ LstmSizes check_arguments(const Tensor& x, std::span<const LstmWeights> weights,
     check_shape("weight_hh", i, w.weight_hh, {4 * s.hidden, s.hidden});
     if (w.bias_ih.defined()) check_shape("bias_ih", i, w.bias_ih, {4 * s.hidden});
     if (w.bias_hh.defined()) check_shape("bias_hh", i, w.bias_hh, {4 * s.hidden});
+    for (const Tensor* t : {&w.weight_ih, &w.weight_hh, &w.bias_ih, &w.bias_hh}) {
+      if (t->defined() && t->device() != x.device()) {
+        mixed_devices("lstm", "x", x, fmt::format("weights[{}]", i), *t);
+      }
+    }
   }
   return s;
 }
@@ -62,11 +67,12 @@ std::vector<Tensor> first_states(const char* what, const Tensor& given, const Te
     throw ShapeError(fmt::format("lstm: {} is {}; {} is accepted", what, given.shape().to_string(),
                                  accepted.to_string()));
   }
+  check_same_device("lstm", x, given, "x", what);
   return unbind(given, 0);
 }
 
 /// Which rows are still inside their length at a step, as (N, 1); undefined where all are.
-std::vector<Tensor> step_masks(const Tensor& lengths, const LstmSizes& s) {
+std::vector<Tensor> step_masks(const Tensor& lengths, const Tensor& x, const LstmSizes& s) {
   std::vector<Tensor> masks(static_cast<size_t>(s.steps));
   if (!lengths.defined()) return masks;
   if (lengths.dtype() != DType::int64) {
@@ -77,6 +83,7 @@ std::vector<Tensor> step_masks(const Tensor& lengths, const LstmSizes& s) {
     throw ShapeError(fmt::format("lstm: lengths are {}; ({},) is accepted",
                                  lengths.shape().to_string(), s.rows));
   }
+  check_same_device("lstm", x, lengths, "x", "lengths");
   const std::vector<int64_t> values = lengths.to_vector<int64_t>();
   int64_t shortest = s.steps;
   for (size_t i = 0; i < values.size(); ++i) {
@@ -122,12 +129,12 @@ LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidi
   const LstmSizes s = check_arguments(x, weights, bidirectional);
   std::vector<Tensor> h = first_states("h0", h0, x, s);
   std::vector<Tensor> c = first_states("c0", c0, x, s);
-  const std::vector<Tensor> masks = step_masks(lengths, s);
+  const std::vector<Tensor> masks = step_masks(lengths, x, s);
   // Time first, so that the slice of a step is dense.
   Tensor current = contiguous(transpose(x, 0, 1));
   if (s.steps > 0 && masks.back().defined()) {
     // What lies beyond a row's length must not reach a gradient either, be it NaN.
-    const Tensor time = arange(0, static_cast<double>(s.steps), 1, DType::int64);
+    const Tensor time = arange(0, static_cast<double>(s.steps), 1, DType::int64, x.device());
     const Tensor inside = less(unsqueeze(time, 1), unsqueeze(lengths, 0));
     current = where(unsqueeze(inside, 2), current, filled({}, 0, x.dtype(), x.device()));
   }

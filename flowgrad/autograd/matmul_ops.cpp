@@ -182,7 +182,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
 
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
   check_operands("addmm", a, b);
-  check_same_device("addmm", a, c);
+  check_same_device("addmm", a, c, "a", "c");
   const DType dtype = promote(promote(a.dtype(), b.dtype()), c.dtype());
   if (a.dtype() != dtype || b.dtype() != dtype || c.dtype() != dtype) {
     return addmm(cast(c, dtype), cast(a, dtype), cast(b, dtype));
@@ -212,7 +212,8 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
 }
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  check_same_device("linear", x, weight);
+  check_same_device("linear", x, weight, "x", "weight");
+  check_same_device("linear", x, bias, "x", "bias");
   const DType dtype = promote(x.dtype(), weight.dtype());
   if (x.dtype() != dtype || weight.dtype() != dtype || (bias.defined() && bias.dtype() != dtype)) {
     const DType all = bias.defined() ? promote(dtype, bias.dtype()) : dtype;
@@ -260,6 +261,7 @@ Tensor outer(const Tensor& a, const Tensor& b) {
                                  a.shape().to_string(), b.shape().to_string()));
   }
   if (promote(a.dtype(), b.dtype()) == DType::bfloat16) check_promotion("outer", a, "a", b, "b");
+  check_same_device("outer", a, b);
   return unsqueeze(a, 1) * unsqueeze(b, 0);
 }
 
@@ -271,6 +273,7 @@ Tensor tensordot(const Tensor& a, const Tensor& b, int64_t n) {
                     n, a.shape().to_string(), b.shape().to_string()));
   }
   check_promotion("tensordot", a, "a", b, "b");
+  check_same_device("tensordot", a, b);
   const int kept = a.rank() - static_cast<int>(n);
   Shape shape;
   int64_t rows = 1;
@@ -309,6 +312,7 @@ Tensor cdist(const Tensor& a, const Tensor& b) {
                     a.shape().to_string(), b.shape().to_string()));
   }
   check_promotion("cdist", a, "a", b, "b");
+  check_same_device("cdist", a, b);
   const DType dtype = promote(a.dtype(), b.dtype());
   const Tensor difference = unsqueeze(cast(a, dtype), -2) - unsqueeze(cast(b, dtype), -3);
   const Tensor squares = sum(square(difference), {-1});

@@ -56,6 +56,8 @@ Tensor layer_norm(const Tensor& x, const Shape& normalized_shape, const Tensor& 
   if (x.dtype() != dtype)
     return layer_norm(cast(x, dtype), normalized_shape, weight, bias, epsilon);
   check_floating("layer_norm", x);
+  check_same_device("layer_norm", x, weight, "x", "weight");
+  check_same_device("layer_norm", x, bias, "x", "bias");
 
   Standardised s;
   Tensor out;

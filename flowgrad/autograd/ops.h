@@ -19,36 +19,49 @@
 namespace flowgrad {
 
 // ------------------------------------------------------------------ creation (nothing to record)
-Tensor zeros(const Shape& shape, DType dtype = DType::float32);
-Tensor ones(const Shape& shape, DType dtype = DType::float32);
-Tensor full(const Shape& shape, double value, DType dtype = DType::float32);
+// What is made lies on `device`; zeros_like and ones_like take x's. Every other operation works
+// where its operands are, and raises DeviceError naming both devices where they are on two.
+Tensor zeros(const Shape& shape, DType dtype = DType::float32, Device device = Device::cpu());
+Tensor ones(const Shape& shape, DType dtype = DType::float32, Device device = Device::cpu());
+Tensor full(const Shape& shape, double value, DType dtype = DType::float32,
+            Device device = Device::cpu());
 Tensor zeros_like(const Tensor& x);
 Tensor ones_like(const Tensor& x);
 /// Rank-0 tensor.
-Tensor scalar(double value, DType dtype = DType::float32);
+Tensor scalar(double value, DType dtype = DType::float32, Device device = Device::cpu());
 /// Rank-1 tensor of the given values.
-Tensor tensor(std::initializer_list<double> values, DType dtype = DType::float32);
+Tensor tensor(std::initializer_list<double> values, DType dtype = DType::float32,
+              Device device = Device::cpu());
 /// start, start + step, ... below stop.
-Tensor arange(double start, double stop, double step = 1, DType dtype = DType::float32);
+Tensor arange(double start, double stop, double step = 1, DType dtype = DType::float32,
+              Device device = Device::cpu());
 /// n points from start to stop, both included.
-Tensor linspace(double start, double stop, int64_t n, DType dtype = DType::float32);
-Tensor eye(int64_t n, DType dtype = DType::float32);
+Tensor linspace(double start, double stop, int64_t n, DType dtype = DType::float32,
+                Device device = Device::cpu());
+Tensor eye(int64_t n, DType dtype = DType::float32, Device device = Device::cpu());
+/// x on another device, row-major there, or x itself where it is there already. The gradient goes
+/// back to x's device.
+Tensor to(const Tensor& x, Device device);
 
 // ------------------------------------------------------------------ random (counter-addressed)
 // Each call takes one stream of the generator; element i of the result depends on (seed, stream,
-// i).
+// i), and on no device.
 /// Uniform in [low, high).
 Tensor rand(const Shape& shape, Generator& generator, DType dtype = DType::float32, double low = 0,
-            double high = 1);
-Tensor randn(const Shape& shape, Generator& generator, DType dtype = DType::float32);
+            double high = 1, Device device = Device::cpu());
+Tensor randn(const Shape& shape, Generator& generator, DType dtype = DType::float32,
+             Device device = Device::cpu());
 /// int64 in [low, high).
-Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator);
+Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator,
+               Device device = Device::cpu());
 /// A random order of 0 .. n - 1, int64.
-Tensor randperm(int64_t n, Generator& generator);
+Tensor randperm(int64_t n, Generator& generator, Device device = Device::cpu());
 /// 1 with probability p, else 0.
-Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype = DType::float32);
+Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype = DType::float32,
+                 Device device = Device::cpu());
 /// +1 or -1 with equal probability.
-Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType::float32);
+Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType::float32,
+                  Device device = Device::cpu());
 
 // ------------------------------------------------------------------ elementwise
 // The functions of one argument without parameters, from the table: neg, abs, sign, floor, ceil,
@@ -196,7 +209,8 @@ Tensor clone(const Tensor& x);
 
 // ------------------------------------------------------------------ indexing
 // Indices are int64 tensors; out of range raises ValueError naming the index and the accepted
-// range.
+// range. They are checked on the host: those on a device are copied there, which waits for the
+// device.
 /// out[i][j] = x[index[i][j]][j] for axis 0, and so on (PyTorch's gather).
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index);
 /// x with source added at index along axis; repeated indices add up, in order.
@@ -289,7 +303,8 @@ LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidi
 
 // ------------------------------------------------------------------ outside the tape
 /// Writes source into x, in place. GradError when x is tracked: only leaves outside of a graph's
-/// saved values may change, as optimisers do; use slice_scatter or where inside a graph.
+/// saved values may change, as optimisers do; use slice_scatter or where inside a graph. The two
+/// may have different dtypes and live on different devices.
 void copy_(const Tensor& x, const Tensor& source);
 void fill_(const Tensor& x, double value);
 

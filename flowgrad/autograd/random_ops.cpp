@@ -14,11 +14,10 @@ namespace {
 
 using kernels::RandomKind;
 
-Tensor drawn(RandomKind kind, const Shape& shape, Generator& generator, DType dtype,
+Tensor drawn(RandomKind kind, const Shape& shape, Generator& generator, DType dtype, Device device,
              kernels::Params params) {
-  Tensor out = Tensor::empty(shape, dtype);
-  kernels::backend(out.device())
-      .random(kind, generator.seed(), generator.next_stream(), params, out);
+  Tensor out = Tensor::empty(shape, dtype, device);
+  kernels::backend(device).random(kind, generator.seed(), generator.next_stream(), params, out);
   return out;
 }
 
@@ -30,7 +29,8 @@ void check_real(const char* op, DType dtype) {
 
 }  // namespace
 
-Tensor rand(const Shape& shape, Generator& generator, DType dtype, double low, double high) {
+Tensor rand(const Shape& shape, Generator& generator, DType dtype, double low, double high,
+            Device device) {
   check_real("rand", dtype);
   if (!std::isfinite(low) || !std::isfinite(high) || !(low < high)) {
     throw ValueError(
@@ -38,15 +38,15 @@ Tensor rand(const Shape& shape, Generator& generator, DType dtype, double low, d
                     "accepted",
                     low, high));
   }
-  return drawn(RandomKind::uniform, shape, generator, dtype, {low, high});
+  return drawn(RandomKind::uniform, shape, generator, dtype, device, {low, high});
 }
 
-Tensor randn(const Shape& shape, Generator& generator, DType dtype) {
+Tensor randn(const Shape& shape, Generator& generator, DType dtype, Device device) {
   check_real("randn", dtype);
-  return drawn(RandomKind::normal, shape, generator, dtype, {0, 1});
+  return drawn(RandomKind::normal, shape, generator, dtype, device, {0, 1});
 }
 
-Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator) {
+Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generator, Device device) {
   // The bounds travel as doubles, which hold integers up to 2^53.
   constexpr int64_t kLimit = int64_t{1} << 53;
   if (low >= high || low < -kLimit || high > kLimit) {
@@ -55,11 +55,11 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generat
                     "accepted",
                     low, high));
   }
-  return drawn(RandomKind::integer, shape, generator, DType::int64,
+  return drawn(RandomKind::integer, shape, generator, DType::int64, device,
                {static_cast<double>(low), static_cast<double>(high)});
 }
 
-Tensor randperm(int64_t n, Generator& generator) {
+Tensor randperm(int64_t n, Generator& generator, Device device) {
   if (n < 0) throw ValueError(fmt::format("randperm: n = {} given; at least 0 is accepted", n));
   const uint64_t stream = generator.next_stream();
   const Tensor out = Tensor::empty({n}, DType::int64);
@@ -69,19 +69,19 @@ Tensor randperm(int64_t n, Generator& generator) {
   for (auto i = static_cast<uint64_t>(n); i-- > 1;) {
     std::swap(order[i], order[integer_at(generator.seed(), stream, i, i + 1)]);
   }
-  return out;
+  return to(out, device);
 }
 
-Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype) {
+Tensor bernoulli(const Shape& shape, double p, Generator& generator, DType dtype, Device device) {
   if (!(p >= 0 && p <= 1)) {
     throw ValueError(fmt::format("bernoulli: p = {} given; 0 to 1 is accepted", p));
   }
-  return drawn(RandomKind::bernoulli, shape, generator, dtype, {p, 0});
+  return drawn(RandomKind::bernoulli, shape, generator, dtype, device, {p, 0});
 }
 
-Tensor rademacher(const Shape& shape, Generator& generator, DType dtype) {
+Tensor rademacher(const Shape& shape, Generator& generator, DType dtype, Device device) {
   check_real("rademacher", dtype);
-  return drawn(RandomKind::rademacher, shape, generator, dtype, {});
+  return drawn(RandomKind::rademacher, shape, generator, dtype, device, {});
 }
 
 }  // namespace flowgrad

@@ -6,6 +6,19 @@
 
 namespace flowgrad {
 
+void mixed_devices(const char* op, const std::string& name_a, const Tensor& a,
+                   const std::string& name_b, const Tensor& b) {
+  throw DeviceError(fmt::format("{}: {} is on {} and {} on {}; both must be on one device", op,
+                                name_a, a.device().to_string(), name_b, b.device().to_string()));
+}
+
+void check_same_device(const char* op, const char* name, std::span<const Tensor> list) {
+  for (size_t i = 1; i < list.size(); ++i) {
+    if (list[i].device() == list[0].device()) continue;
+    mixed_devices(op, fmt::format("{} 0", name), list[0], fmt::format("{} {}", name, i), list[i]);
+  }
+}
+
 ReducedAxes reduced_axes(const char* op, const Shape& shape, const Dims& axes, bool keepdim) {
   ReducedAxes out;
   for (int64_t given : axes) {
@@ -58,9 +71,7 @@ void check_like(const char* op, const char* argument, const Tensor& given, const
     throw DTypeError(fmt::format("{}: {} is {} and x is {}; both must have one dtype", op, argument,
                                  name_of(given.dtype()), name_of(x.dtype())));
   }
-  if (given.device() == x.device()) return;
-  throw DeviceError(fmt::format("{}: {} is on {} and x on {}; both must be on one device", op,
-                                argument, given.device().to_string(), x.device().to_string()));
+  check_same_device(op, given, x, argument, "x");
 }
 
 void check_index(const char* op, const Tensor& index, int64_t size) {

@@ -1,13 +1,24 @@
 #pragma once
 
+#include <span>
+#include <string>
+
 #include "flowgrad/core/tensor.h"
 #include "flowgrad/kernels/backend.h"
 
 /// Checks and small helpers that the files of operations share.
 namespace flowgrad {
 
-/// DeviceError where operands live on different devices.
-void check_same_device(const char* op, const Tensor& a, const Tensor& b);
+[[noreturn]] void mixed_devices(const char* op, const std::string& name_a, const Tensor& a,
+                                const std::string& name_b, const Tensor& b);
+/// DeviceError where operands, called so in the message, live on different devices. An undefined b
+/// lives anywhere.
+inline void check_same_device(const char* op, const Tensor& a, const Tensor& b,
+                              const char* name_a = "a", const char* name_b = "b") {
+  if (b.defined() && a.device() != b.device()) mixed_devices(op, name_a, a, name_b, b);
+}
+/// Its places in a list, called so, share one device.
+void check_same_device(const char* op, const char* name, std::span<const Tensor> list);
 /// ValueError unless low <= high.
 void check_ordered(const char* op, double low, double high);
 
@@ -55,11 +66,12 @@ void check_promotion(const char* op, const Tensor& a, const char* name_a, const 
 void check_numeric(const char* op, const Tensor& x);
 /// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device.
 void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x);
-/// DTypeError unless index is int64; ValueError naming the first index outside [0, size).
+/// DTypeError unless index is int64; ValueError naming the first index outside [0, size). Reads
+/// every index: one on a device is copied to the host, which waits for the device.
 void check_index(const char* op, const Tensor& index, int64_t size);
 /// bool as int64, anything else as it is: bools are counted, not added.
 Tensor counted(const Tensor& x);
-/// A tensor of one value on x's device.
+/// A tensor of one value on a device.
 Tensor filled(const Shape& shape, double value, DType dtype, Device device);
 
 // Operations that rules are made of. They record themselves, so every order of derivative works.

@@ -4,6 +4,7 @@
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
+#include "flowgrad/autograd/support.h"
 
 namespace flowgrad {
 namespace {
@@ -19,6 +20,7 @@ Tensor argument(const char* op, const Tensor& x) {
 
 void check_like(const char* op, const char* name, const Tensor& t, const char* other,
                 const Tensor& like) {
+  if (t.defined()) check_same_device(op, t, like, name, other);
   if (t.shape() == like.shape() && t.dtype() == like.dtype()) return;
   throw ShapeError(fmt::format("{}: {} is {} {}; it must be like {}, {} {}", op, name,
                                t.shape().to_string(), name_of(t.dtype()), other,
@@ -97,13 +99,13 @@ Tensor jacobian(const Function& f, const Tensor& x, bool create_graph) {
   const Tensor y = f(arg);
   Shape shape = y.shape();
   for (int64_t n : x.shape()) shape.push_back(n);
-  const Tensor basis = eye(y.numel(), y.dtype());
+  const Tensor basis = eye(y.numel(), y.dtype(), y.device());
   std::vector<Tensor> rows;
   for (int64_t i = 0; i < y.numel(); ++i) {
     const Tensor cotangent = reshape(select(basis, 0, i), y.shape());
     rows.push_back(grad_or_zeros(y, arg, cotangent, create_graph, true));
   }
-  return rows.empty() ? zeros(shape, y.dtype()) : reshape(stack(rows), shape);
+  return rows.empty() ? zeros(shape, y.dtype(), y.device()) : reshape(stack(rows), shape);
 }
 
 Tensor hessian(const Function& f, const Tensor& x, bool create_graph) {
@@ -116,8 +118,8 @@ ValueAndDerivative divergence(const Function& f, const Tensor& x, bool create_gr
   const Tensor arg = argument("divergence", x);
   const Tensor y = f(arg);
   check_rows("divergence", x, y);
-  Tensor total = zeros({x.size(0)}, x.dtype());
-  const Tensor basis = eye(x.size(1), x.dtype());
+  Tensor total = zeros({x.size(0)}, x.dtype(), x.device());
+  const Tensor basis = eye(x.size(1), x.dtype(), x.device());
   for (int64_t i = 0; i < x.size(1); ++i) {
     const Tensor g =
         grad_or_zeros(y, arg, expand(select(basis, 0, i), y.shape()), create_graph, true);
