@@ -69,9 +69,9 @@ CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition) {
                    slogdet(cast(jacobian, DType::float64)).second);
 }
 
-Tensor grid_points(const GridOptions& o, DType dtype) {
+Tensor grid_points(const GridOptions& o, DType dtype, Device device) {
   check_grid(o);
-  const Tensor axis = linspace(-o.half_width, o.half_width, o.points, dtype);
+  const Tensor axis = linspace(-o.half_width, o.half_width, o.points, dtype, device);
   const Shape square{o.points, o.points};
   const Tensor first = expand(unsqueeze(axis, 1), square);
   const Tensor second = expand(unsqueeze(axis, 0), square);
@@ -85,7 +85,7 @@ Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
         fmt::format("grid_log_prob: a flow of dimension {} given; 2 is accepted", flow.dim()));
   }
   NoGrad off;
-  const Tensor points = grid_points(o, flow.parameters().front().second.dtype());
+  const Tensor points = grid_points(o, flow.parameters().front().second.dtype(), flow.device());
   std::vector<Tensor> parts;
   for (int64_t at = 0; at < points.size(0); at += o.batch) {
     parts.push_back(flow.log_prob(slice(points, 0, at, std::min(at + o.batch, points.size(0)))));

@@ -33,7 +33,8 @@ struct GridOptions {
 };
 
 /// The points of the grid, row-major with the first coordinate slowest: (points^2, 2).
-Tensor grid_points(const GridOptions& options, DType dtype = DType::float32);
+Tensor grid_points(const GridOptions& options, DType dtype = DType::float32,
+                   Device device = Device::cpu());
 /// log_prob at the grid's points, (points, points): a picture of a density. ValueError unless dim
 /// is 2.
 Tensor grid_log_prob(Flow& flow, const GridOptions& options = {});

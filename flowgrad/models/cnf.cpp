@@ -59,8 +59,9 @@ ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options,
 }  // far from the streams that weights and data take
 
 Tensor ContinuousNormalizingFlow::draw_probe(const Tensor& like) {
-  return options_.probe == Probe::rademacher ? rademacher(like.shape(), probes_, like.dtype())
-                                             : randn(like.shape(), probes_, like.dtype());
+  return options_.probe == Probe::rademacher
+             ? rademacher(like.shape(), probes_, like.dtype(), like.device())
+             : randn(like.shape(), probes_, like.dtype(), like.device());
 }
 
 Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, double t1,
@@ -91,7 +92,8 @@ Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, do
   }
   OdeOptions solver = options_.solver;
   solver.integrals = 1;
-  const OdeState end = odeint(field, {y0, zeros({y0.size(0)}, y0.dtype())}, t0, t1, solver);
+  const OdeState end =
+      odeint(field, {y0, zeros({y0.size(0)}, y0.dtype(), y0.device())}, t0, t1, solver);
   return {end[0], end[1]};
 }
 
@@ -109,7 +111,7 @@ Tensor ContinuousNormalizingFlow::sample(int64_t n, Generator& generator, const 
   check_condition("ContinuousNormalizingFlow", condition, n, 0);
   NoGrad off;
   const ODEFunc::Weights w = ode_func_.weights();
-  const Tensor z = randn({n, options_.dim}, generator, w.x.dtype());
+  const Tensor z = randn({n, options_.dim}, generator, w.x.dtype(), w.x.device());
   return odeint([w](double t, const Tensor& x) { return run(w, t, x).velocity; }, z, 0, 1,
                 options_.solver);
 }

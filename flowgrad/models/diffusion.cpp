@@ -52,8 +52,8 @@ DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator
   add_buffer("betas", Tensor::from(beta_, shape, dtype));
   add_buffer("alphas", Tensor::from(alphas, shape, dtype));
   alphas_cumprod_ = add_buffer("alphas_cumprod", Tensor::from(alpha_bar_, shape, dtype));
-  signal_ = Tensor::from(signal, shape, dtype);
-  noise_level_ = Tensor::from(noise_level, shape, dtype);
+  signal_ = add_constant(Tensor::from(signal, shape, dtype));
+  noise_level_ = add_constant(Tensor::from(noise_level, shape, dtype));
   first_ = &denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, o.hidden, generator, dtype);
   denoiser_.add<Activation>(relu);
   denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
@@ -106,10 +106,11 @@ Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& t, const Tensor
 Tensor DiffusionPolicy::loss(const Tensor& x0, const Tensor& state, Generator& generator,
                              const Tensor& given_t, const Tensor& given_noise) {
   check_input("loss", x0);
-  const Tensor t =
-      given_t.defined() ? given_t : randint(0, options_.n_timesteps, {x0.size(0)}, generator);
+  const Tensor t = given_t.defined()
+                       ? given_t
+                       : randint(0, options_.n_timesteps, {x0.size(0)}, generator, x0.device());
   const Tensor noise =
-      given_noise.defined() ? given_noise : randn(x0.shape(), generator, x0.dtype());
+      given_noise.defined() ? given_noise : randn(x0.shape(), generator, x0.dtype(), x0.device());
   return mse_loss(noise_prediction(q_sample(x0, t, noise), t, state), noise);
 }
 
@@ -208,7 +209,7 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
     }
     if (sigma == 0) continue;
     const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, t)
-                                               : randn(x.shape(), generator, x.dtype());
+                                               : randn(x.shape(), generator, x.dtype(), x.device());
     x = x + unit * sigma;
   }
   return x;

@@ -29,7 +29,7 @@ Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
   }
   NoGrad off;
   const DType dtype = parameters().front().second.dtype();
-  return forward(randn({n, dim()}, generator, dtype), condition).value;
+  return forward(randn({n, dim()}, generator, dtype, device()), condition).value;
 }
 
 Transformed then(const Transformed& so_far, const Transformed& next) {

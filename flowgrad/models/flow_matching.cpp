@@ -16,8 +16,9 @@ namespace {
 /// row, to bound the memory.
 class TimeTable {
  public:
-  TimeTable(std::vector<double> times, std::function<Tensor(const Tensor& t)> f, DType dtype)
-      : times_(std::move(times)), f_(std::move(f)), dtype_(dtype) {
+  TimeTable(std::vector<double> times, std::function<Tensor(const Tensor& t)> f, DType dtype,
+            Device device)
+      : times_(std::move(times)), f_(std::move(f)), dtype_(dtype), device_(device) {
     std::sort(times_.begin(), times_.end());
     times_.erase(std::unique(times_.begin(), times_.end()), times_.end());
     if (times_.size() <= kMost) rows_ = unbind(of(times_));
@@ -34,11 +35,12 @@ class TimeTable {
  private:
   static constexpr size_t kMost = 4096;
   Tensor of(const std::vector<double>& times) const {
-    return f_(Tensor::from(times, {static_cast<int64_t>(times.size())}, dtype_));
+    return f_(Tensor::from(times, {static_cast<int64_t>(times.size())}, dtype_, device_));
   }
   std::vector<double> times_;
   std::function<Tensor(const Tensor&)> f_;
   DType dtype_;
+  Device device_;
   std::vector<Tensor> rows_;
 };
 
@@ -88,16 +90,18 @@ Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& co
                                            : concat({x, embedding}, 1));
 }
 
-Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype) const {
-  const Tensor u = rand({n}, generator, dtype);
+Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype, Device device) const {
+  const Tensor u = rand({n}, generator, dtype, 0, 1, device);
   return options_.time_law == TimeLaw::uniform ? u : (1.0 - pow(u, 2.0 / 3)) * 0.999;
 }
 
 Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& generator,
                           const Tensor& given_x0, const Tensor& given_t) {
   check("loss", x1, condition);
-  const Tensor x0 = given_x0.defined() ? given_x0 : randn(x1.shape(), generator, x1.dtype());
-  const Tensor t = given_t.defined() ? given_t : draw_times(x1.size(0), generator, x1.dtype());
+  const Tensor x0 =
+      given_x0.defined() ? given_x0 : randn(x1.shape(), generator, x1.dtype(), x1.device());
+  const Tensor t =
+      given_t.defined() ? given_t : draw_times(x1.size(0), generator, x1.dtype(), x1.device());
   check_draw("noise", x0, x1.shape());
   check_draw("time", t, {x1.size(0)});
   const Tensor target = x1 - x0;
@@ -129,7 +133,7 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
   const TimeTable rows(
       field_times(0, 1, options.solver),
       [&](const Tensor& t) { return linear(time_embed_(t), w_time, first_->bias()); },
-      noise.dtype());
+      noise.dtype(), noise.device());
   const Tensor from_condition =
       condition.defined() ? linear(condition, columns(a, a + c)) : Tensor();
   const auto field = [&](double t, const Tensor& x) {
@@ -144,7 +148,8 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
 }
 
 Tensor drop_condition(const Tensor& condition, double p, Generator& generator) {
-  return condition * bernoulli({condition.size(0), 1}, 1 - p, generator, condition.dtype());
+  return condition *
+         bernoulli({condition.size(0), 1}, 1 - p, generator, condition.dtype(), condition.device());
 }
 
 }  // namespace flowgrad

@@ -47,7 +47,8 @@ class FlowMatching final : public Module {
   Tensor generate(const Tensor& noise, const Tensor& condition = {},
                   const GenerateOptions& options = {});
   /// n training times.
-  Tensor draw_times(int64_t n, Generator& generator, DType dtype = DType::float32) const;
+  Tensor draw_times(int64_t n, Generator& generator, DType dtype = DType::float32,
+                    Device device = Device::cpu()) const;
 
  private:
   void check(const char* op, const Tensor& x, const Tensor& condition) const;

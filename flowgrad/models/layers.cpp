@@ -72,7 +72,8 @@ Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale) {
         scale *
         std::exp(-std::log(10000.0) * static_cast<double>(i) / static_cast<double>(half - 1));
   }
-  const Tensor angle = unsqueeze(t, 1) * Tensor::from(frequencies, {1, half}, t.dtype());
+  const Tensor angle =
+      unsqueeze(t, 1) * Tensor::from(frequencies, {1, half}, t.dtype(), t.device());
   return concat({sin(angle), cos(angle)}, 1);
 }
 

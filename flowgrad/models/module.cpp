@@ -95,6 +95,30 @@ void Module::load_state_dict(const NamedTensors& state) {
   for (const auto& [mine, value] : copies) copy_(mine, value);
 }
 
+void Module::to(Device device) {
+  const auto move = [device](const Tensor& t) {
+    if (t.device() == device) return;
+    NoGrad off;
+    t.replace_storage(flowgrad::to(t.detach(), device), "Module::to");
+  };
+  for (const Item& item : items_) move(item.tensor);
+  for (const Tensor& t : constants_) move(t);
+  for (auto& [name, child] : children_) child->to(device);
+}
+
+const Tensor* Module::first_tensor() const {
+  if (!items_.empty()) return &items_.front().tensor;
+  for (const auto& [name, child] : children_) {
+    if (const Tensor* found = child->first_tensor()) return found;
+  }
+  return nullptr;
+}
+
+Device Module::device() const {
+  const Tensor* first = first_tensor();
+  return first ? first->device() : Device::cpu();
+}
+
 void Module::train(bool on) {
   training_ = on;
   for (auto& [name, child] : children_) child->train(on);
@@ -108,6 +132,11 @@ Tensor Module::add_parameter(const std::string& name, const Tensor& value) {
 
 Tensor Module::add_buffer(const std::string& name, const Tensor& value) {
   items_.push_back({name, value, false});
+  return value;
+}
+
+Tensor Module::add_constant(const Tensor& value) {
+  constants_.push_back(value);
   return value;
 }
 

@@ -28,9 +28,16 @@ class Module {
   int64_t parameter_count() const;
 
   /// Copies values by name. A missing or extra parameter, or a wrong shape, raises IoError naming
-  /// it; values are converted between float32 and float64. Buffers may be absent; a buffer that is
-  /// present must agree with this model's within 1e-6. Nothing is changed when anything is wrong.
+  /// it; values are converted between float32 and float64, and copied to where the parameters are.
+  /// Buffers may be absent; a buffer that is present must agree with this model's within 1e-6.
+  /// Nothing is changed when anything is wrong.
   void load_state_dict(const NamedTensors& state);
+
+  /// Moves everything to a device, in place: handles of parameters stay valid and stay leaves,
+  /// their gradients are dropped. Before an optimiser, an Ema or a graph is made of them.
+  void to(Device device);
+  /// Where the first parameter or buffer is; the CPU for a module without any.
+  Device device() const;
 
   /// Training or evaluation (dropout and the like), for this module and everything below.
   void train(bool on = true);
@@ -40,6 +47,9 @@ class Module {
   /// Marks the tensor as a leaf and registers it.
   Tensor add_parameter(const std::string& name, const Tensor& value);
   Tensor add_buffer(const std::string& name, const Tensor& value);
+  /// Registers a tensor that follows from the configuration: it moves with the module and is no
+  /// part of its state.
+  Tensor add_constant(const Tensor& value);
   template <class M>
   M& add_module(const std::string& name, std::unique_ptr<M> module) {
     M& reference = *module;
@@ -56,7 +66,10 @@ class Module {
   void collect(const std::string& prefix,
                const std::function<void(const std::string&, const Item&)>& f) const;
 
+  const Tensor* first_tensor() const;
+
   std::vector<Item> items_;
+  std::vector<Tensor> constants_;
   std::vector<std::pair<std::string, std::unique_ptr<Module>>> children_;
   bool training_ = true;
 };

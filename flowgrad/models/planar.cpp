@@ -97,7 +97,7 @@ Tensor planar_root(const Tensor& c, const Tensor& k) {
     const double factor = in[1].item();
     std::vector<double> roots = in[0].to_vector<double>();
     for (double& r : roots) r = root_of(r, factor);
-    return std::vector<Tensor>{Tensor::from(roots, in[0].shape(), in[0].dtype())};
+    return std::vector<Tensor>{Tensor::from(roots, in[0].shape(), in[0].dtype(), in[0].device())};
   };
   // ds/dc = 1 / (1 + k h') and ds/dk = -h / (1 + k h') with h = tanh(s): functions of the root
   // itself, so differentiating them again gives every order.

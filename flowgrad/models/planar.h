@@ -41,8 +41,9 @@ class NormalizingFlow final : public Flow {
 
 /// The root s of s + k tanh(s) = c for each element of c, with k > -1 of one element. From s = 0
 /// for k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only, so no
-/// bracket is needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype.
-/// Differentiable to any order in c and k by the implicit equation.
+/// bracket is needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype,
+/// and on the host: values on a device are copied there and back. Differentiable to any order in c
+/// and k by the implicit equation.
 Tensor planar_root(const Tensor& c, const Tensor& k);
 
 }  // namespace flowgrad

@@ -29,9 +29,10 @@ CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Gene
                              DType dtype)
     : options_(options),
       mask_(add_buffer("mask", even_mask(options.dim, keep_even, dtype))),
-      active_(even_mask(options.dim, !keep_even, dtype)),
-      scale_factor_(active_ * (options.log_scale_bound > 0 ? options.log_scale_bound : 1.0)),
-      minus_scale_factor_(-scale_factor_),
+      active_(add_constant(even_mask(options.dim, !keep_even, dtype))),
+      scale_factor_(
+          add_constant(active_ * (options.log_scale_bound > 0 ? options.log_scale_bound : 1.0))),
+      minus_scale_factor_(add_constant(-scale_factor_)),
       scale_net_(add_module("scale_net", coupling_net(options, generator, dtype))),
       translate_net_(add_module("translate_net", coupling_net(options, generator, dtype))) {}
 
@@ -75,15 +76,15 @@ Permutation::Permutation(int64_t dim, int64_t number) : dim_(dim) {
   // Drawn from the position in the stack, not from the model's seed: weights of any seed then fit.
   Generator generator(0x9e3779b97f4a7c15u, static_cast<uint64_t>(number));
   order_ = add_buffer("order", randperm(dim, generator));
-  back_ = sort(order_, 0).second;
+  back_ = add_constant(sort(order_, 0).second);
 }
 
 Transformed Permutation::forward(const Tensor& z, const Tensor&) {
-  return {index_select(z, 1, order_), zeros({z.size(0)}, z.dtype())};
+  return {index_select(z, 1, order_), zeros({z.size(0)}, z.dtype(), z.device())};
 }
 
 Transformed Permutation::inverse(const Tensor& x, const Tensor&) {
-  return {index_select(x, 1, back_), zeros({x.size(0)}, x.dtype())};
+  return {index_select(x, 1, back_), zeros({x.size(0)}, x.dtype(), x.device())};
 }
 
 RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtype)

@@ -143,7 +143,7 @@ class FlowMatchingModel final : public Model {
     }
     const Tensor noise = in.noise.defined() ? in.noise
                                             : randn({rows_of(in, o), net_.options().action_dim},
-                                                    generator, dtype_of(*this));
+                                                    generator, dtype_of(*this), net_.device());
     GenerateOptions options;
     options.guidance = o.guidance;
     if (o.n_steps > 0) options.solver.n_steps = o.n_steps;
@@ -191,7 +191,7 @@ class DiffusionModel final : public Model {
     }
     const Tensor noise = in.noise.defined() ? in.noise
                                             : randn({rows_of(in, o), net_.options().action_dim},
-                                                    generator, dtype_of(*this));
+                                                    generator, dtype_of(*this), net_.device());
     return net_.generate(noise, in.condition, generator, sampling);
   }
 

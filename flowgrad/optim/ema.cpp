@@ -33,7 +33,13 @@ void Ema::update() {
   const auto n = static_cast<double>(updates_);
   const double d = warm_up_ ? std::min(decay_, (1 + n) / (10 + n)) : decay_;
   for (size_t i = 0; i < averages_.size(); ++i) {
-    kernels::backend(averages_[i].device()).lerp(averages_[i], parameters_[i].second, d);
+    const auto& [name, p] = parameters_[i];
+    if (p.device() != averages_[i].device()) {
+      throw DeviceError(
+          fmt::format("Ema: \"{}\" is on {} and its average on {}; build the Ema after Module::to",
+                      name, p.device().to_string(), averages_[i].device().to_string()));
+    }
+    kernels::backend(averages_[i].device()).lerp(averages_[i], p, d);
     averages_[i].storage().mark_written("ema update");
   }
   ++updates_;

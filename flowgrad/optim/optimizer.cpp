@@ -46,6 +46,13 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, double lr,
       if (!tensor.is_contiguous()) {
         throw ShapeError(fmt::format("optimizer: \"{}\" is not contiguous", name));
       }
+      if (states_.empty()) device_ = tensor.device();
+      if (tensor.device() != device_) {
+        throw DeviceError(fmt::format(
+            "optimizer: \"{}\" is on {} and a parameter before it on {}; all must be on "
+            "one device",
+            name, tensor.device().to_string(), device_.to_string()));
+      }
       if (!names.insert(name).second) {
         throw ValueError(fmt::format("optimizer: \"{}\" is given twice", name));
       }
@@ -81,6 +88,12 @@ void Optimizer::step() {
     gradients.reserve(group.parameters.size());
     for (const auto& [name, p] : group.parameters) {
       State& state = states_[next++];
+      if (p.device() != device_) {
+        throw DeviceError(
+            fmt::format("optimizer: \"{}\" is on {} and its state on {}; build the optimizer after "
+                        "Module::to",
+                        name, p.device().to_string(), device_.to_string()));
+      }
       if (!p.grad().defined()) continue;
       gradients.push_back(contiguous(p.grad()));
       kernels::OptimizerSlot slot{p, gradients.back(), {}, {}};
@@ -196,6 +209,12 @@ double gradient_norm(const NamedTensors& parameters) {
     if (!g.defined()) continue;
     grads.push_back(g);
     views.emplace_back(grads.back());
+    if (g.device() != grads.front().device()) {
+      throw DeviceError(fmt::format(
+          "gradient_norm: the gradient of \"{}\" is on {} and one before it on {}; all must be on "
+          "one device",
+          name, g.device().to_string(), grads.front().device().to_string()));
+    }
   }
   if (views.empty()) return 0;
   return std::sqrt(kernels::backend(grads.front().device()).sum_of_squares(views));

@@ -62,6 +62,8 @@ class Optimizer {
   std::vector<const char*> moment_names_;
   /// In the order of parameters().
   std::vector<State> states_;
+  /// Where parameters and state are.
+  Device device_;
   double lr_ = 0;
   int64_t steps_ = 0;
 };
