@@ -11,6 +11,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/options.h"
+#include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/cpu/dispatch.h"
@@ -21,6 +22,7 @@ namespace {
 
 struct BenchArguments {
   std::string only, json_file, isa;
+  std::string device = "cpu";
   int threads = 0;
   double budget = 2;
   bool list = false;
@@ -39,10 +41,12 @@ struct Timing {
 
 /// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget is
 /// spent.
-Timing measure(const std::function<void()>& run, double budget) {
+Timing measure(const std::function<void()>& run, double budget, Device device) {
+  synchronize(device);
   double start = seconds();
   run();
   run();
+  synchronize(device);
   const double once = (seconds() - start) / 2;
   const int inner = std::max(1, static_cast<int>(0.02 / std::max(once, 1e-9)));
   std::vector<double> times;
@@ -50,6 +54,7 @@ Timing measure(const std::function<void()>& run, double budget) {
   while (times.size() < 5 || (seconds() < end && times.size() < 200)) {
     start = seconds();
     for (int i = 0; i < inner; ++i) run();
+    synchronize(device);
     times.push_back((seconds() - start) / inner);
   }
   std::sort(times.begin(), times.end());
@@ -65,15 +70,16 @@ std::string cpu_name() {
   return "unknown";
 }
 
-/// Percent of the measured limit that bounds the case; empty where neither work nor bytes are
-/// known.
+/// Rate, and percent of the measured limit that bounds the case where one is known; empty where
+/// neither work nor bytes are.
 std::string share(const BenchCase& c, double time, const Roofline& limit) {
-  if (c.flops > 0)
-    return fmt::format("{:7.1f} GFLOP/s {:3.0f} %", c.flops / time * 1e-9,
-                       c.flops / time * 1e-7 / limit.gflops);
-  if (c.bytes > 0)
-    return fmt::format("{:7.1f} GB/s    {:3.0f} %", c.bytes / time * 1e-9,
-                       c.bytes / time * 1e-7 / limit.gbytes);
+  const auto of = [&](double amount, const char* unit, double most) {
+    const double rate = amount / time * 1e-9;
+    return fmt::format("{:7.1f} {:7s}{}", rate, unit,
+                       most > 0 ? fmt::format(" {:3.0f} %", 100 * rate / most) : "");
+  };
+  if (c.flops > 0) return of(c.flops, "GFLOP/s", limit.gflops);
+  if (c.bytes > 0) return of(c.bytes, "GB/s", limit.gbytes);
   return "";
 }
 
@@ -81,8 +87,9 @@ void run_bench(const BenchArguments& a) {
   if (!a.json_file.empty()) check_output("--json", a.json_file, {".json"});
   if (!a.isa.empty()) kernels::cpu::set_isa(a.isa.c_str());
   if (a.threads > 0) kernels::set_num_threads(a.threads);
-  std::vector<BenchCase> cases = kernel_bench_cases();
-  for (BenchCase& c : model_bench_cases()) cases.push_back(std::move(c));
+  const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
+  std::vector<BenchCase> cases = kernel_bench_cases(device);
+  for (BenchCase& c : model_bench_cases(device)) cases.push_back(std::move(c));
   std::erase_if(cases,
                 [&](const BenchCase& c) { return c.name.find(a.only) == std::string::npos; });
   if (cases.empty())
@@ -97,9 +104,12 @@ void run_bench(const BenchArguments& a) {
   root["threads"] = kernels::num_threads();
   root["isa"] = kernels::cpu::isa().name;
   root["cpu"] = cpu_name();
+  root["device"] = device.to_string();
   root["compiler"] = "g++ " __VERSION__;
   Roofline limit;
-  if (!a.verify_only) {
+  if (!device.is_cpu()) {
+    fmt::print("{}\n", device.to_string());
+  } else if (!a.verify_only) {
     limit = measure_roofline();
     root["measured_gflops"] = limit.gflops;
     root["measured_gbytes"] = limit.gbytes;
@@ -117,7 +127,7 @@ void run_bench(const BenchArguments& a) {
     } else if (a.verify_only) {
       fmt::print("{:48s} verified\n", c.name);
     } else {
-      const Timing t = measure(work.run, a.budget);
+      const Timing t = measure(work.run, a.budget, device);
       fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3,
                  t.median * 1e3, share(c, t.minimum, limit));
       auto& row = root["cases"][c.name];
@@ -139,6 +149,9 @@ void add_bench(CLI::App& app) {
   sub->add_option("--only", a->only, "Cases whose name contains this");
   sub->add_option("--json", a->json_file,
                   "Write the results to this file, in the form of the peers' scripts");
+  sub->add_option("--device", a->device, "Where the work runs: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}))
+      ->capture_default_str();
   sub->add_option("--threads", a->threads, "Threads; 0 = one per core")
       ->check(CLI::Range(0, 1024))
       ->capture_default_str();

@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "flowgrad/core/device.h"
+
 namespace flowgrad::cli {
 
 /// A piece of work that is checked before it is timed. The names are those of the peers' scripts.
@@ -21,8 +23,9 @@ struct BenchCase {
   double bytes = 0;
 };
 
-std::vector<BenchCase> kernel_bench_cases();
-std::vector<BenchCase> model_bench_cases();
+/// Cases whose work runs on a device. A run returns when its work has been handed over.
+std::vector<BenchCase> kernel_bench_cases(Device device);
+std::vector<BenchCase> model_bench_cases(Device device);
 
 /// The machine's limits, measured: fused multiply-add rate (GFLOP/s, float32) and copy rate (GB/s,
 /// read plus write) with the current number of threads.

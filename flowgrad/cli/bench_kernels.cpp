@@ -24,6 +24,9 @@ double relative_error(const Tensor& a, const Tensor& b) {
   return std::sqrt(difference / std::max(norm, 1e-300));
 }
 
+/// What a result is held against: computed on the CPU in double.
+Tensor exact(const Tensor& x) { return cast(to(x, Device::cpu()), DType::float64); }
+
 std::string judge(const Tensor& result, const Tensor& again, const Tensor& reference,
                   double tolerance) {
   const double error = relative_error(result, reference);
@@ -34,48 +37,48 @@ std::string judge(const Tensor& result, const Tensor& again, const Tensor& refer
   return "";
 }
 
-BenchCase matmul_case(int64_t m, int64_t k, int64_t n) {
+BenchCase matmul_case(int64_t m, int64_t k, int64_t n, Device device) {
   BenchCase c;
   c.name = fmt::format("matmul/f32/{}x{}x{}", m, k, n);
   c.flops = 2.0 * static_cast<double>(m) * static_cast<double>(k) * static_cast<double>(n);
-  c.prepare = [m, k, n] {
+  c.prepare = [m, k, n, device] {
     Generator g(1);
-    const Tensor a = randn({m, k}, g);
-    const Tensor b = randn({k, n}, g);
-    const Tensor out = full({m, n}, NAN);
+    const Tensor a = randn({m, k}, g, DType::float32, device);
+    const Tensor b = randn({k, n}, g, DType::float32, device);
+    const Tensor out = full({m, n}, NAN, DType::float32, device);
     auto run = [a, b, out] { kernels::backend(out.device()).matmul(a, b, {}, false, out); };
     auto verify = [a, b, out, run] {
       run();
       const Tensor first = clone(out);
       fill_(out, NAN);
       run();
-      return judge(first, out, matmul(cast(a, DType::float64), cast(b, DType::float64)), 1e-5);
+      return judge(first, out, matmul(exact(a), exact(b)), 1e-5);
     };
     return BenchCase::Prepared{run, verify};
   };
   return c;
 }
 
-BenchCase function_case(const std::string& name, const Shape& shape, double bytes,
+BenchCase function_case(const std::string& name, const Shape& shape, double bytes, Device device,
                         const std::function<Tensor(const Tensor&)>& f) {
   BenchCase c;
   c.name = name;
   c.bytes = bytes;
-  c.prepare = [shape, f] {
+  c.prepare = [shape, device, f] {
     Generator g(2);
-    const Tensor x = randn(shape, g);
-    return BenchCase::Prepared{
-        [x, f] { f(x); }, [x, f] { return judge(f(x), f(x), f(cast(x, DType::float64)), 1e-6); }};
+    const Tensor x = randn(shape, g, DType::float32, device);
+    return BenchCase::Prepared{[x, f] { f(x); },
+                               [x, f] { return judge(f(x), f(x), f(exact(x)), 1e-6); }};
   };
   return c;
 }
 
-BenchCase chain_case() {
+BenchCase chain_case(Device device) {
   BenchCase c;
   c.name = "autograd/chain/1000x8";
-  c.prepare = [] {
+  c.prepare = [device] {
     Generator g(3);
-    const Tensor x = randn({8}, g).requires_grad_();
+    const Tensor x = randn({8}, g, DType::float32, device).requires_grad_();
     auto run = [x] {
       Tensor y = x;
       for (int i = 0; i < 500; ++i) y = y * 1.0001 + 0.0001;
@@ -97,27 +100,27 @@ BenchCase chain_case() {
 
 }  // namespace
 
-std::vector<BenchCase> kernel_bench_cases() {
+std::vector<BenchCase> kernel_bench_cases(Device device) {
   std::vector<BenchCase> out;
   const int64_t shapes[][3] = {
       {32, 391, 512},     {64, 64, 64},       {256, 2, 256}, {256, 256, 256}, {512, 512, 512},
       {1024, 1024, 1024}, {2048, 2048, 2048}, {1, 512, 512}, {4096, 64, 64},  {12544, 147, 64}};
-  for (const auto& s : shapes) out.push_back(matmul_case(s[0], s[1], s[2]));
-  out.push_back(chain_case());
+  for (const auto& s : shapes) out.push_back(matmul_case(s[0], s[1], s[2], device));
+  out.push_back(chain_case(device));
   const double mega = 4.0 * (1 << 20);
   const Shape long_row{1 << 20};
-  out.push_back(function_case("elementwise/tanh/1M", long_row, 2 * mega,
+  out.push_back(function_case("elementwise/tanh/1M", long_row, 2 * mega, device,
                               [](const Tensor& a) { return tanh(a); }));
-  out.push_back(function_case("elementwise/silu/1M", long_row, 2 * mega,
+  out.push_back(function_case("elementwise/silu/1M", long_row, 2 * mega, device,
                               [](const Tensor& a) { return silu(a); }));
-  out.push_back(function_case("elementwise/exp/1M", long_row, 2 * mega,
+  out.push_back(function_case("elementwise/exp/1M", long_row, 2 * mega, device,
                               [](const Tensor& a) { return exp(a); }));
-  out.push_back(function_case("elementwise/add/1M", long_row, 2 * mega,
+  out.push_back(function_case("elementwise/add/1M", long_row, 2 * mega, device,
                               [](const Tensor& a) { return a + a; }));
   const Shape rows{4096, 256};
-  out.push_back(function_case("reduce/sum/4096x256", rows, mega,
+  out.push_back(function_case("reduce/sum/4096x256", rows, mega, device,
                               [](const Tensor& a) { return sum(a, {-1}); }));
-  out.push_back(function_case("reduce/softmax/4096x256", rows, 2 * mega,
+  out.push_back(function_case("reduce/softmax/4096x256", rows, 2 * mega, device,
                               [](const Tensor& a) { return softmax(a, -1); }));
   return out;
 }

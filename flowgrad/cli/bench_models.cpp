@@ -17,6 +17,10 @@
 namespace flowgrad::cli {
 namespace {
 
+Tensor normal(const Shape& shape, Generator& generator, Device device) {
+  return randn(shape, generator, DType::float32, device);
+}
+
 /// A training step as the peers do it: loss, backward, clip at 1, Adam.
 class Training {
  public:
@@ -52,13 +56,15 @@ class Training {
 using MakeModule = std::function<std::unique_ptr<Module>(Generator&)>;
 
 BenchCase training_case(const std::string& name, const MakeModule& make,
-                        const std::function<Tensor(Module&, Generator&)>& loss) {
+                        const std::function<Tensor(Module&, Generator&)>& loss, Device device) {
   BenchCase c;
   c.name = name;
-  c.prepare = [make, loss] {
-    const auto fresh = [make, loss] {
+  c.prepare = [make, loss, device] {
+    const auto fresh = [make, loss, device] {
       Generator g(4);
-      return std::make_shared<Training>(make(g), loss);
+      auto module = make(g);
+      module->to(device);
+      return std::make_shared<Training>(std::move(module), loss);
     };
     auto verify = [fresh]() -> std::string {
       const auto a = fresh();
@@ -101,26 +107,28 @@ BenchCase sampling_case(const std::string& name,
   return c;
 }
 
-void add_planar(std::vector<BenchCase>& out, int64_t n) {
+void add_planar(std::vector<BenchCase>& out, int64_t n, Device device) {
   out.push_back(training_case(
       fmt::format("planar/train/d2_b{}", n),
       [](Generator& g) { return std::make_unique<NormalizingFlow>(2, 10, g); },
       [n](Module& m, Generator& g) {
-        const Transformed x = static_cast<NormalizingFlow&>(m).forward(randn({n, 2}, g));
+        const Transformed x =
+            static_cast<NormalizingFlow&>(m).forward(normal({n, 2}, g, m.device()));
         return mean(sum(square(x.value - 1.0), {-1}) * 0.5 - x.log_det);
-      }));
+      },
+      device));
 }
 
-void add_realnvp(std::vector<BenchCase>& out, int64_t d, int64_t n) {
+void add_realnvp(std::vector<BenchCase>& out, int64_t d, int64_t n, Device device) {
   Generator data(7);
-  const Tensor x = randn({n, d}, data);
+  const Tensor x = normal({n, d}, data, device);
   out.push_back(training_case(
       fmt::format("realnvp/train/d{}_b{}", d, n),
       [d](Generator& g) { return std::make_unique<RealNVP>(RealNVPOptions{.dim = d}, g); },
-      [x](Module& m, Generator&) { return -mean(static_cast<RealNVP&>(m).log_prob(x)); }));
+      [x](Module& m, Generator&) { return -mean(static_cast<RealNVP&>(m).log_prob(x)); }, device));
 }
 
-void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n) {
+void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n, Device device) {
   out.push_back(training_case(
       fmt::format("cnf/train_rk4x10_hutchinson/d{}_b{}", d, n),
       [d](Generator& g) {
@@ -131,10 +139,11 @@ void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n) {
       },
       [d, n](Module& m, Generator& g) {
         auto& flow = static_cast<ContinuousNormalizingFlow&>(m);
-        const Tensor x = randn({n, d}, g);
+        const Tensor x = normal({n, d}, g, m.device());
         flow.probe_generator().set_state(g.seed(), g.next_stream());
         return -mean(flow.log_prob(x));
-      }));
+      },
+      device));
 }
 
 FlowMatchingOptions tutorial_matching() { return {.condition_dim = 256, .action_dim = 7}; }
@@ -142,59 +151,63 @@ DiffusionOptions tutorial_diffusion() {
   return {.state_dim = 256, .action_dim = 7, .schedule = NoiseSchedule::linear};
 }
 
-void add_flow_matching(std::vector<BenchCase>& out) {
+void add_flow_matching(std::vector<BenchCase>& out, Device device) {
   for (const int64_t n : {32, 256}) {
     Generator data(8);
-    const Tensor x0 = randn({n, 7}, data);
-    const Tensor x1 = randn({n, 7}, data);
-    const Tensor c = randn({n, 256}, data);
+    const Tensor x0 = normal({n, 7}, data, device);
+    const Tensor x1 = normal({n, 7}, data, device);
+    const Tensor c = normal({n, 256}, data, device);
     out.push_back(training_case(
         fmt::format("flow_matching/train/b{}", n),
         [](Generator& g) { return std::make_unique<FlowMatching>(tutorial_matching(), g); },
-        [=](Module& m, Generator& g) { return static_cast<FlowMatching&>(m).loss(x1, c, g, x0); }));
+        [=](Module& m, Generator& g) { return static_cast<FlowMatching&>(m).loss(x1, c, g, x0); },
+        device));
   }
   for (const int64_t n : {1, 32, 256}) {
-    out.push_back(sampling_case(fmt::format("flow_matching/generate100/b{}", n), [n] {
+    out.push_back(sampling_case(fmt::format("flow_matching/generate100/b{}", n), [n, device] {
       auto g = std::make_shared<Generator>(9);
       const auto model = std::make_shared<FlowMatching>(tutorial_matching(), *g);
-      const Tensor c = randn({n, 256}, *g);
-      return [=] { return model->generate(randn({n, 7}, *g), c); };
+      model->to(device);
+      const Tensor c = normal({n, 256}, *g, device);
+      return [=] { return model->generate(normal({n, 7}, *g, device), c); };
     }));
   }
 }
 
-void add_diffusion(std::vector<BenchCase>& out) {
+void add_diffusion(std::vector<BenchCase>& out, Device device) {
   Generator data(10);
-  const Tensor x = randn({256, 7}, data);
-  const Tensor s = randn({256, 256}, data);
+  const Tensor x = normal({256, 7}, data, device);
+  const Tensor s = normal({256, 256}, data, device);
   out.push_back(training_case(
       "diffusion/train/b256",
       [](Generator& g) { return std::make_unique<DiffusionPolicy>(tutorial_diffusion(), g); },
-      [=](Module& m, Generator& g) { return static_cast<DiffusionPolicy&>(m).loss(x, s, g); }));
+      [=](Module& m, Generator& g) { return static_cast<DiffusionPolicy&>(m).loss(x, s, g); },
+      device));
   for (const int64_t n : {1, 256}) {
-    out.push_back(sampling_case(fmt::format("diffusion/sample100/b{}", n), [n] {
+    out.push_back(sampling_case(fmt::format("diffusion/sample100/b{}", n), [n, device] {
       auto g = std::make_shared<Generator>(11);
       const auto model = std::make_shared<DiffusionPolicy>(tutorial_diffusion(), *g);
-      const Tensor state = randn({n, 256}, *g);
-      return [=] { return model->generate(randn({n, 7}, *g), state, *g); };
+      model->to(device);
+      const Tensor state = normal({n, 256}, *g, device);
+      return [=] { return model->generate(normal({n, 7}, *g, device), state, *g); };
     }));
   }
 }
 
 }  // namespace
 
-std::vector<BenchCase> model_bench_cases() {
+std::vector<BenchCase> model_bench_cases(Device device) {
   std::vector<BenchCase> out;
-  add_planar(out, 128);
-  add_planar(out, 1024);
-  add_realnvp(out, 2, 128);
-  add_realnvp(out, 2, 1024);
-  add_realnvp(out, 64, 512);
-  add_cnf(out, 2, 128);
-  add_cnf(out, 2, 1024);
-  add_cnf(out, 43, 512);
-  add_flow_matching(out);
-  add_diffusion(out);
+  add_planar(out, 128, device);
+  add_planar(out, 1024, device);
+  add_realnvp(out, 2, 128, device);
+  add_realnvp(out, 2, 1024, device);
+  add_realnvp(out, 64, 512, device);
+  add_cnf(out, 2, 128, device);
+  add_cnf(out, 2, 1024, device);
+  add_cnf(out, 43, 512, device);
+  add_flow_matching(out, device);
+  add_diffusion(out, device);
   return out;
 }
 

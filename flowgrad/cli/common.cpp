@@ -67,7 +67,7 @@ void add_model(Command& c, ModelOptions& o, Weights weights) {
 }
 
 void apply(const CommonOptions& o) {
-  if (o.device == "cuda") Device::cuda();
+  device_of(o);  // refused first, where there is none
   if (o.threads > 0) kernels::set_num_threads(o.threads);
   if (o.backend == "reference") kernels::set_cpu_backend(kernels::CpuBackend::reference);
   if (!o.quiet) tell(fmt::format("seed {}", o.seed));
@@ -75,6 +75,18 @@ void apply(const CommonOptions& o) {
 
 DType dtype_of(const CommonOptions& o) {
   return o.dtype == "float64" ? DType::float64 : DType::float32;
+}
+
+Device device_of(const CommonOptions& o) {
+  return o.device == "cuda" ? Device::cuda() : Device::cpu();
+}
+
+QuantityInputs on_device(QuantityInputs in, Device device) {
+  for (Tensor* t :
+       {&in.input, &in.time, &in.condition, &in.noise, &in.probe_noise, &in.step_noise}) {
+    if (t->defined()) *t = to(*t, device);
+  }
+  return in;
 }
 
 namespace {
@@ -148,6 +160,7 @@ std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& co
   const auto [name, config] = describe_model(o);
   auto model = make_model(name, config, generator, dtype_of(common));
   if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights);
+  model->module().to(device_of(common));
   return model;
 }
 

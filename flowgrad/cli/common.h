@@ -45,13 +45,18 @@ void add_model(Command& command, ModelOptions& options, Weights weights);
 /// Sets threads and backend, refuses absent devices, prints the seed on stderr unless quiet.
 void apply(const CommonOptions& options);
 DType dtype_of(const CommonOptions& options);
+/// The device of --device. Raises DeviceError where there is none.
+Device device_of(const CommonOptions& options);
+/// The arrays on a device; undefined ones stay undefined.
+QuantityInputs on_device(QuantityInputs inputs, Device device);
 
 /// The keys of --set. Raises UsageError for a setting that is not key=value.
 Config config_of(const ModelOptions& options);
 /// Name and keys, completed by what the file of --weights says about its model. Raises UsageError
 /// where nothing names a model, IoError for an unreadable file.
 std::pair<std::string, Config> describe_model(const ModelOptions& options);
-/// The model with its weights: those of --weights, or fresh ones drawn from the generator.
+/// The model with its weights, on the device: those of --weights, or fresh ones drawn from the
+/// generator.
 std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common,
                                   Generator& generator);
 /// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a
@@ -63,7 +68,8 @@ std::map<std::string, std::string> weights_metadata(const Model& model);
 /// What a checkpoint keeps about its model, as `describe_model` reads it.
 std::string model_json(const std::string& name, const Config& config);
 
-/// Reads a .npy array and converts floating arrays to the dtype; undefined for an empty path.
+/// Reads a .npy array to the CPU and converts floating arrays to the dtype; undefined for an empty
+/// path.
 Tensor load_array(const std::string& path, DType dtype);
 /// Raises IoError when a file could not be written there, before anything is computed. An empty
 /// path and one without the given ending (such as ".npy") raise UsageError naming the option.

@@ -26,12 +26,14 @@ void prepare_run_folder(const DemoSettings& settings) {
     throw IoError(
         fmt::format("--run: {}: cannot make this folder: {}", settings.run, error.message()));
   remove_stale_temporaries(settings.run);
-  write_file_atomic(settings.run + "/config.json", nlohmann::json({{"command", "demo"},
-                                                                   {"seed", settings.seed},
-                                                                   {"quick", settings.quick},
-                                                                   {"threads", settings.threads}})
-                                                           .dump(2) +
-                                                       "\n");
+  write_file_atomic(settings.run + "/config.json",
+                    nlohmann::json({{"command", "demo"},
+                                    {"seed", settings.seed},
+                                    {"quick", settings.quick},
+                                    {"device", settings.device.to_string()},
+                                    {"threads", settings.threads}})
+                            .dump(2) +
+                        "\n");
   // A page of an earlier run must not stand there as the result of this one.
   std::filesystem::remove(settings.run + "/report.html", error);
 }
@@ -144,6 +146,7 @@ void add_demo(CLI::App& app) {
          "Small networks, few steps and weaker demands: a check in passing");
   c.group("Computation");
   c.seed("--seed", a->common.seed, "Seed of all random draws; printed on stderr");
+  c.choice("--device", a->common.device, "cpu or cuda", {"cpu", "cuda"});
   c.integer("--threads", a->common.threads, "Threads; 0 = one per core", 0, 1024);
   c.group("Output");
   c.flag("--json", a->common.json, "Print the result as one JSON object").transient();
@@ -151,6 +154,7 @@ void add_demo(CLI::App& app) {
   c.examples("flowgrad demo\nflowgrad demo --quick --run /tmp/demo");
   c.run([a](const Command&) {
     apply(a->common);
+    a->settings.device = device_of(a->common);
     a->settings.seed = a->common.seed;
     a->settings.quiet = a->common.quiet;
     a->settings.threads = kernels::num_threads();

@@ -21,6 +21,7 @@ struct DemoSettings {
   bool quick = false;
   bool quiet = false;
   int threads = 1;  // as they are; for the report
+  Device device;
 };
 
 /// Sizes and steps. The defaults are the demo's; quick() is small enough for a check in passing.
@@ -124,9 +125,10 @@ struct PrincipalComponents {
   Tensor decode(const Tensor& coefficients) const;
 };
 /// Components of the set's first `rows` images by orthogonal iteration (Golub & Van Loan
-/// 2013, 8.2.4), enough of it for coefficients that are nearly uncorrelated.
+/// 2013, 8.2.4), enough of it for coefficients that are nearly uncorrelated. They lie on the
+/// device.
 PrincipalComponents principal_components(const ImageSet& set, int64_t rows, int64_t k,
-                                         Generator& generator);
+                                         Generator& generator, Device device);
 
 /// Class-conditional flow matching on Fashion-MNIST, judged by a classifier of real images.
 struct GarmentsResult {

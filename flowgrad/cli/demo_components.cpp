@@ -16,17 +16,17 @@ Tensor PrincipalComponents::decode(const Tensor& coefficients) const {
 }
 
 PrincipalComponents principal_components(const ImageSet& set, int64_t rows, int64_t k,
-                                         Generator& generator) {
+                                         Generator& generator, Device device) {
   NoGrad off;
   std::vector<int64_t> first(static_cast<size_t>(std::min(rows, set.size())));
   std::iota(first.begin(), first.end(), int64_t{0});
-  const Tensor images = set.images(first);
+  const Tensor images = to(set.images(first), device);
   PrincipalComponents out;
   out.mean = mean(images, {0});
   const Tensor centred = images - out.mean;
   const Tensor covariance =
       cast(matmul(transpose(centred), centred), DType::float64) / static_cast<double>(first.size());
-  Tensor basis = randn({set.kPixels, k}, generator, DType::float64);
+  Tensor basis = randn({set.kPixels, k}, generator, DType::float64, device);
   constexpr int kIterations = 12;
   for (int i = 0; i < kIterations; ++i) {
     // Columns made orthonormal by Cholesky's factor of their products: Y = Q L^T where Y^T Y = L

@@ -19,6 +19,11 @@ struct Mean {
   double standard_error = 0;
 };
 
+/// `n` rows of the data on a device.
+Tensor rows(int64_t n, Generator& generator, Device device, DType dtype = DType::float32) {
+  return to(toy::sample(kSet, n, generator, dtype), device);
+}
+
 /// Mean of -log p over rows, in batches.
 Mean mean_nll(Flow& flow, const Tensor& x) {
   NoGrad off;
@@ -45,8 +50,10 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   Generator generator = demo_generator(settings, DemoStream::density);
   r.model = make_model("realnvp", {{"hidden", std::to_string(budget.density_hidden)}}, generator);
   auto& flow = dynamic_cast<Flow&>(r.model->module());
+  const Device device = settings.device;
+  flow.to(device);
   Generator test_generator = demo_generator(settings, DemoStream::density_test);
-  const Tensor validation = toy::sample(kSet, 10000, test_generator);
+  const Tensor validation = rows(10000, test_generator, device);
 
   r.training.name = "moons";
   r.training.title =
@@ -59,7 +66,7 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   run_training(
       r.training, flow, generator,
       [&](int64_t, int64_t) {
-        return -mean(flow.log_prob(toy::sample(kSet, budget.density_batch, generator)));
+        return -mean(flow.log_prob(rows(budget.density_batch, generator, device)));
       },
       [&] { return mean_nll(flow, validation).mean; }, settings);
 
@@ -67,24 +74,25 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   Generator unused(0);
   const auto exact_model = make_model("realnvp", r.model->config(), unused, DType::float64);
   exact_model->module().load_state_dict(r.model->module().state_dict());
+  exact_model->module().to(device);
   auto& exact = dynamic_cast<Flow&>(exact_model->module());
-  const Tensor test = toy::sample(kSet, budget.test_points, test_generator, DType::float64);
+  const Tensor test = rows(budget.test_points, test_generator, device, DType::float64);
   const Mean nll = mean_nll(exact, test);
   r.nll = nll.mean;
   r.standard_error = nll.standard_error;
   r.test_points = budget.test_points;
   r.reconstruction = reconstruction_error(exact, slice(test, 0, 0, 10000)).max;
-  r.log_det = log_det_error(exact, randn({1000, 2}, test_generator, DType::float64)).max;
+  r.log_det = log_det_error(exact, randn({1000, 2}, test_generator, DType::float64, device)).max;
   const GridOptions grid;
-  r.grid = grid_log_prob(flow, grid);
+  r.grid = to(grid_log_prob(flow, grid), Device::cpu());
   const double step = 2 * grid.half_width / static_cast<double>(grid.points - 1);
   // The density vanishes at the edge, where the trapezoidal rule would differ from this sum.
   for (double v : r.grid.to_vector<double>()) r.integral += std::exp(v) * step * step;
 
   constexpr int64_t kShown = 4000;
-  r.data = slice(validation, 0, 0, kShown);
+  r.data = to(slice(validation, 0, 0, kShown), Device::cpu());
   NoGrad off;
-  r.samples = flow.sample(kShown, test_generator);
+  r.samples = to(flow.sample(kShown, test_generator), Device::cpu());
   return r;
 }
 
@@ -98,6 +106,8 @@ PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
                         {"hidden", std::to_string(budget.path_hidden)}},
                        generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
+  const Device device = settings.device;
+  model.to(device);
   constexpr int64_t kBatch = 512;
   r.training.name = "moons_path";
   r.training.title = "2/4  flow matching on two moons";
@@ -107,18 +117,20 @@ PathResult demo_path(const DemoSettings& settings, const DemoBudget& budget) {
   r.training.ema_decay = 0.99;
   run_training(
       r.training, model, generator,
-      [&](int64_t, int64_t) {
-        return model.loss(toy::sample(kSet, kBatch, generator), {}, generator);
-      },
+      [&](int64_t, int64_t) { return model.loss(rows(kBatch, generator, device), {}, generator); },
       {}, settings);
 
   NoGrad off;
   r.times = {0, 0.2, 0.4, 0.6, 0.8, 1};
-  r.points.push_back(randn({2000, 2}, generator));
+  const auto field = [&](double t, const Tensor& x) {
+    return model.velocity(x, full({x.size(0)}, t, x.dtype(), device));
+  };
+  Tensor points = randn({2000, 2}, generator, DType::float32, device);
+  r.points.push_back(to(points, Device::cpu()));
   for (size_t i = 1; i < r.times.size(); ++i) {
-    r.points.push_back(
-        odeint([&](double t, const Tensor& x) { return model.velocity(x, full({x.size(0)}, t)); },
-               r.points.back(), r.times[i - 1], r.times[i], {.solver = "midpoint", .n_steps = 10}));
+    points =
+        odeint(field, points, r.times[i - 1], r.times[i], {.solver = "midpoint", .n_steps = 10});
+    r.points.push_back(to(points, Device::cpu()));
   }
   return r;
 }

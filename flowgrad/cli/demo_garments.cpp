@@ -19,7 +19,7 @@ std::vector<double> agreement_by_class(MLP& classifier, const Tensor& images,
   NoGrad off;
   std::vector<double> right(kClasses), all(kClasses);
   const auto wanted = labels.to_vector<int64_t>();
-  const auto given = argmax(classifier(images), 1).to_vector<int64_t>();
+  const auto given = argmax(classifier(to(images, classifier.device())), 1).to_vector<int64_t>();
   for (size_t i = 0; i < wanted.size(); ++i) {
     const auto c = static_cast<size_t>(wanted[i]);
     all[c] += 1;
@@ -61,6 +61,8 @@ std::unique_ptr<MLP> train_classifier(GarmentsResult& r, const DemoSettings& set
   Generator generator = demo_generator(settings, DemoStream::classifier);
   auto net = std::make_unique<MLP>(std::vector<int64_t>{ImageSet::kPixels, 256, kClasses}, relu,
                                    generator);
+  const Device device = settings.device;
+  net->to(device);
   constexpr int64_t kBatch = 256;
   Batcher batches(data.train, kBatch, settings.seed);
   r.classifier_training.name = "classifier";
@@ -72,7 +74,7 @@ std::unique_ptr<MLP> train_classifier(GarmentsResult& r, const DemoSettings& set
       r.classifier_training, *net, generator,
       [&](int64_t, int64_t) {
         const ImageBatch batch = batches.next();
-        return cross_entropy((*net)(batch.images), batch.labels);
+        return cross_entropy((*net)(to(batch.images, device)), to(batch.labels, device));
       },
       {}, settings);
   return net;
@@ -88,8 +90,11 @@ void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudge
                         {"hidden", std::to_string(budget.garment_hidden)}},
                        generator);
   auto& model = dynamic_cast<FlowMatching&>(r.model->module());
+  const Device device = settings.device;
+  model.to(device);
   constexpr int64_t kRows = 20000;
-  r.components = principal_components(data.train, kRows, budget.garment_components, generator);
+  r.components =
+      principal_components(data.train, kRows, budget.garment_components, generator, device);
   Batcher batches(data.train, budget.garment_batch, settings.seed + 1);
   r.training.name = "garments";
   r.training.title = "4/4  class-conditional flow matching on Fashion-MNIST";
@@ -101,8 +106,9 @@ void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudge
       r.training, model, generator,
       [&](int64_t, int64_t) {
         const ImageBatch batch = batches.next();
-        const Tensor condition = drop_condition(one_hot(batch.labels, kClasses), 0.1, generator);
-        return model.loss(r.components.encode(batch.images), condition, generator);
+        const Tensor labels = to(batch.labels, device);
+        const Tensor condition = drop_condition(one_hot(labels, kClasses), 0.1, generator);
+        return model.loss(r.components.encode(to(batch.images, device)), condition, generator);
       },
       {}, settings);
 }
@@ -111,10 +117,10 @@ void train_flow(GarmentsResult& r, const DemoSettings& settings, const DemoBudge
 std::vector<Tensor> garment_path(FlowMatching& model, const Tensor& noise,
                                  const std::vector<double>& times, const DemoBudget& budget) {
   NoGrad off;
-  const Tensor condition = one_hot(classes_in_turn(1), kClasses);
+  const Tensor condition = one_hot(to(classes_in_turn(1), noise.device()), kClasses);
   const Tensor none = zeros_like(condition);
   const auto field = [&](double t, const Tensor& x) {
-    const Tensor time = full({x.size(0)}, t);
+    const Tensor time = full({x.size(0)}, t, x.dtype(), x.device());
     const Tensor without = model.velocity(x, time, none);
     return without + (model.velocity(x, time, condition) - without) * budget.guidance;
   };
@@ -149,9 +155,11 @@ GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& bud
   options.solver = {.solver = "euler", .n_steps = budget.solver_steps};
   options.guidance = budget.guidance;
   const int64_t k = budget.garment_components;
+  const Device device = settings.device;
   const Tensor coefficients =
-      model.generate(randn({labels.size(0), k}, generator), one_hot(labels, kClasses), options);
-  r.images = clamp(r.components.decode(coefficients), -1, 1);
+      model.generate(randn({labels.size(0), k}, generator, DType::float32, device),
+                     one_hot(to(labels, device), kClasses), options);
+  r.images = to(clamp(r.components.decode(coefficients), -1, 1), Device::cpu());
   r.generate_seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   r.agreement_by_class = agreement_by_class(*classifier, r.images, labels);
@@ -159,8 +167,9 @@ GarmentsResult demo_garments(const DemoSettings& settings, const DemoBudget& bud
   r.variety =
       deviation_within_classes(r.images, labels) / deviation_within_classes(real, real_labels);
   for (int i = 0; i <= 10; ++i) r.times.push_back(i / 10.0);
-  for (const Tensor& at : garment_path(model, randn({kClasses, k}, generator), r.times, budget)) {
-    r.path.push_back(r.components.decode(at));
+  const Tensor noise = randn({kClasses, k}, generator, DType::float32, device);
+  for (const Tensor& at : garment_path(model, noise, r.times, budget)) {
+    r.path.push_back(to(r.components.decode(at), Device::cpu()));
   }
   r.classifier = std::move(classifier);
   return r;

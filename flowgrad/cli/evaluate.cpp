@@ -44,9 +44,10 @@ void add_solver(Command& c, QuantityOptions& o) {
 
 QuantityInputs load_inputs(const QuantityArguments& a) {
   const DType dtype = dtype_of(a.common);
-  return {load_array(a.input, dtype),       load_array(a.time, dtype),
-          load_array(a.condition, dtype),   load_array(a.noise, dtype),
-          load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)};
+  return on_device({load_array(a.input, dtype), load_array(a.time, dtype),
+                    load_array(a.condition, dtype), load_array(a.noise, dtype),
+                    load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)},
+                   device_of(a.common));
 }
 
 void warn_if_not_finite(const char* what, const Tensor& t) {

@@ -89,7 +89,8 @@ void run_sample(const SampleArguments& a) {
                               condition.shape().to_string()));
   }
   if (!a.category.empty()) condition = class_condition(*model, a.category, a.options.n_samples);
-  const Tensor rows = draw(*model, condition, a.options, generator);
+  if (condition.defined()) condition = to(condition, device_of(a.common));
+  const Tensor rows = to(draw(*model, condition, a.options, generator), Device::cpu());
   save_npy(a.output, rows);
   const int columns =
       a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;

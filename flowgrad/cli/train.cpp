@@ -191,7 +191,7 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
             Trainer& trainer, TrainReport& r) {
   const EmaScope averages(trainer.ema());
   model.module().train(false);
-  QuantityInputs rows = data.held_out();
+  QuantityInputs rows = on_device(data.held_out(), device_of(a.common));
   if (!takes_condition(model)) rows.condition = {};
   r.held_out = measure(model, rows, a.common.seed);
   save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(),
@@ -199,8 +199,8 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
   const bool plane = data.dim() == 2;
   if (plane || are_images(rows.input)) {
     const int64_t n = std::min<int64_t>(plane ? 2000 : 64, rows.input.size(0));
-    r.real = slice(rows.input, 0, 0, n);
-    r.samples = draw_samples(model, rows, n, a.common.seed);
+    r.real = to(slice(rows.input, 0, 0, n), Device::cpu());
+    r.samples = to(draw_samples(model, rows, n, a.common.seed), Device::cpu());
   }
   for (const auto& setting : command.values()) r.settings.push_back(setting);
   for (const auto& setting : model.config()) r.settings.push_back(setting);
@@ -237,6 +237,8 @@ void run_train(TrainArguments a, const Command& command) {
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = make_model(name, config, generator, dtype_of(a.common));
   if (!a.model.weights.empty()) load_weights(*model, a.model.weights, a.model.raw_weights);
+  const Device device = device_of(a.common);
+  model->module().to(device);
   const bool conditional = takes_condition(*model);
   if (a.condition_dropout > 0 && !conditional) {
     throw UsageError("--condition-dropout: given for a model without condition; 0 is accepted");
@@ -248,7 +250,7 @@ void run_train(TrainArguments a, const Command& command) {
   parts.model = model->module().state_dict();
   parts.optimizer = &optimizer;
   parts.loss = [&](int64_t, int64_t) {
-    QuantityInputs batch = data->next();
+    QuantityInputs batch = on_device(data->next(), device);
     if (!conditional) batch.condition = {};
     if (conditional && a.condition_dropout > 0) {
       batch.condition = drop_condition(batch.condition, a.condition_dropout, draws);
@@ -257,7 +259,7 @@ void run_train(TrainArguments a, const Command& command) {
   };
   parts.schedule = schedule_of(a);
   parts.generator = &draws;
-  QuantityInputs held_out = data->held_out();
+  QuantityInputs held_out = on_device(data->held_out(), device);
   if (!conditional) held_out.condition = {};
   parts.validate = [&] {
     model->module().train(false);
