@@ -25,6 +25,15 @@ function(flowgrad_test_support)
     "$<$<COMPILE_LANGUAGE:CXX>:${CMAKE_CURRENT_SOURCE_DIR}/catch.hpp>")
 endfunction()
 
+# tests/device: the device that tests compute on, for every test program.
+function(flowgrad_test_device)
+  file(GLOB sources CONFIGURE_DEPENDS "${CMAKE_CURRENT_SOURCE_DIR}/device/*.cpp")
+  add_library(flowgrad_test_device STATIC ${sources})
+  flowgrad_compile_rules(flowgrad_test_device)
+  target_include_directories(flowgrad_test_device PRIVATE "${PROJECT_SOURCE_DIR}/tests")
+  target_link_libraries(flowgrad_test_device PUBLIC flowgrad_autograd PRIVATE fmt::fmt)
+endfunction()
+
 # Same flags for all test programs: a precompiled header is reused only where they are equal.
 function(flowgrad_test_rules target)
   flowgrad_compile_rules(${target})
@@ -37,20 +46,22 @@ function(flowgrad_test_rules target)
   # The rooms by name and before Catch2: its library leaves members of std::string undefined, and the
   # linker would take them, with the whole object around them, from the first room it meets.
   target_link_libraries(
-    ${target} PRIVATE flowgrad_models flowgrad_optim flowgrad_autograd flowgrad_kernels flowgrad_tasks
+    ${target} PRIVATE flowgrad_test_device flowgrad_models flowgrad_optim flowgrad_autograd flowgrad_kernels flowgrad_tasks
                       flowgrad_plot flowgrad_core Catch2::Catch2WithMain fmt::fmt ZLIB::ZLIB PNG::PNG
                       nlohmann_json::nlohmann_json)
 endfunction()
 
 # flowgrad_test_file(<program> <room> <file>): the ctest entry <room>.<stem> runs the cases that
 # carry the tag [<stem>]; cases that also carry [nightly] go to <room>.<stem>.nightly instead, and
-# cases with [slow] are left out under sanitizers. A file that says [serial] runs alone.
+# cases with [slow] are left out under sanitizers. A file that says [serial] runs alone. Cases with
+# [device] run again in <room>.<stem>.device, on the device of FLOWGRAD_TEST_DEVICE=cuda
+# (tests/device); cases with [device_only] run there alone.
 function(flowgrad_test_file program room file)
   cmake_path(GET file STEM stem)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${file}")
   file(STRINGS "${file}" case_lines REGEX "^(TEMPLATE_|TEMPLATE_LIST_|)TEST_CASE(_METHOD)?\\(")
   file(READ "${file}" text)
-  foreach(tag IN ITEMS ${stem} nightly slow serial)
+  foreach(tag IN ITEMS ${stem} nightly slow serial device device_only)
     # Square brackets upset CMake's lists, hence the detour over a word of our own.
     string(REPLACE "[${tag}]" "\n<tag ${tag}>\n" text "${text}")
     string(REGEX MATCHALL "\n<tag ${tag}>\n" uses "${text}")
@@ -67,18 +78,26 @@ function(flowgrad_test_file program room file)
                         "file's name as a tag, or ctest would never run it")
   endif()
   set(excluded "~[nightly]")
-  set(n_excluded ${n_nightly})
+  math(EXPR n_excluded "${n_nightly} + ${n_device_only}")
   if(FLOWGRAD_SANITIZE)
     string(APPEND excluded "~[slow]")
-    math(EXPR n_excluded "${n_nightly} + ${n_slow}")
+    math(EXPR n_excluded "${n_excluded} + ${n_slow}")
   endif()
   if(n_excluded LESS n_cases)
     add_test(NAME ${room}.${stem}
-             COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS} "[${stem}]${excluded}")
+             COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS} "[${stem}]${excluded}~[device_only]")
     set_tests_properties(${room}.${stem} PROPERTIES LABELS ${room} TIMEOUT 900)
     if(n_serial GREATER 0)
       set_tests_properties(${room}.${stem} PROPERTIES RUN_SERIAL ON)
     endif()
+  endif()
+  math(EXPR n_on_device "${n_device} + ${n_device_only}")
+  if(n_on_device GREATER 0)
+    add_test(NAME ${room}.${stem}.device
+             COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS}
+                     "[${stem}][device]${excluded},[${stem}][device_only]${excluded}")
+    set_tests_properties(${room}.${stem}.device PROPERTIES LABELS ${room} TIMEOUT 900
+                         ENVIRONMENT FLOWGRAD_TEST_DEVICE=cuda)
   endif()
   if(n_nightly GREATER 0)
     add_test(NAME ${room}.${stem}.nightly

@@ -11,12 +11,15 @@
 #include <vector>
 
 #include "catch.hpp"
+#include "device/device.h"
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/transforms.h"
 
 /// What the conformance cases share. Their numbers come from tests/golden/conformance_*.py.
 namespace flowgrad::conformance {
+
+using testing::test_device;
 
 /// The cases that ran to their end in this process.
 inline std::set<std::string>& finished_cases() {
@@ -39,12 +42,14 @@ class Case {
   int exceptions_;
 };
 
-inline Tensor values(std::vector<double> v, const Shape& shape) { return Tensor::from(v, shape); }
+inline Tensor values(std::vector<double> v, const Shape& shape) {
+  return Tensor::from(v, shape, DType::float64, test_device());
+}
 inline Tensor values(std::vector<double> v) {
   const auto n = static_cast<int64_t>(v.size());
-  return Tensor::from(v, {n});
+  return values(std::move(v), {n});
 }
-inline Tensor number(double v) { return scalar(v, DType::float64); }
+inline Tensor number(double v) { return scalar(v, DType::float64, test_device()); }
 /// The same, asking for gradients.
 inline Tensor leaf(std::vector<double> v, const Shape& shape) {
   return values(std::move(v), shape).requires_grad_();
@@ -53,7 +58,7 @@ inline Tensor leaf(std::vector<double> v) { return values(std::move(v)).requires
 inline Tensor leaf(double v) { return number(v).requires_grad_(); }
 inline Tensor indices(std::vector<int64_t> v) {
   const auto n = static_cast<int64_t>(v.size());
-  return Tensor::from(v, {n});
+  return Tensor::from(v, {n}, DType::int64, test_device());
 }
 
 /// Element i is ((7 i + 3 k + 3) mod 11 - 5) / 4: the inputs that a case leaves open.
@@ -62,9 +67,9 @@ inline Tensor fill(const Shape& shape, int64_t k = 0) {
   for (size_t i = 0; i < v.size(); ++i) {
     v[i] = static_cast<double>((7 * static_cast<int64_t>(i) + 3 * k + 3) % 11 - 5) / 4;
   }
-  return Tensor::from(v, shape);
+  return values(v, shape);
 }
-inline Tensor ones64(const Shape& shape) { return ones(shape, DType::float64); }
+inline Tensor ones64(const Shape& shape) { return ones(shape, DType::float64, test_device()); }
 
 /// sum t[i] (1 + i mod 5): one number that pins a whole tensor.
 inline double weigh(const Tensor& t) {

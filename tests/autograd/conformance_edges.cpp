@@ -23,7 +23,8 @@ std::vector<double> slopes(const Function& f, const std::vector<double>& at) {
 }
 Tensor tensor_pow(const Tensor& a, const Tensor& b) { return pow(a, b); }
 
-TEST_CASE("C48 powers at zero and below, by the base", "[conformance_edges][conformance_total]") {
+TEST_CASE("C48 powers at zero and below, by the base",
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C48");
   const std::vector<std::array<double, 3>> rows{{0, 2, 0},      {0, 1.5, 0}, {0, 0, 0},
                                                 {0, -1, -kInf}, {-2, 3, 12}, {-1, .5, kNan}};
@@ -35,14 +36,15 @@ TEST_CASE("C48 powers at zero and below, by the base", "[conformance_edges][conf
   }
 }
 
-TEST_CASE("C49 powers of zero, by the exponent", "[conformance_edges][conformance_total]") {
+TEST_CASE("C49 powers of zero, by the exponent", "[conformance_edges][conformance_total][device]") {
   const Case c("C49");
   CHECK(differs({slopes(tensor_pow, 0, 2)[1]}, {0}) == "");
   CHECK(differs({slopes(tensor_pow, 0, 0)[1]}, {0}) == "");
   CHECK(differs({slopes(tensor_pow, 0, -1)[1]}, {-kInf}) == "");
 }
 
-TEST_CASE("C50 the Hessian of x^y at exponent zero", "[conformance_edges][conformance_total]") {
+TEST_CASE("C50 the Hessian of x^y at exponent zero",
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C50");
   const auto f = [](const Tensor& v) { return pow(select(v, 0, 0), select(v, 0, 1)); };
   const Tensor at = values({4, 0});
@@ -50,7 +52,8 @@ TEST_CASE("C50 the Hessian of x^y at exponent zero", "[conformance_edges][confor
   CHECK(differs(hessian(f, at), values({0, .25, .25, 1.9218120556728056}, {2, 2})) == "");
 }
 
-TEST_CASE("C51 (x - y)^x where the base is zero", "[conformance_edges][conformance_total]") {
+TEST_CASE("C51 (x - y)^x where the base is zero",
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C51");
   const Tensor x = leaf(1);
   const Tensor y = leaf(1);
@@ -60,7 +63,7 @@ TEST_CASE("C51 (x - y)^x where the base is zero", "[conformance_edges][conforman
 }
 
 TEST_CASE("C52 ties share over all elements, the first wins along an axis",
-          "[conformance_edges][conformance_total]") {
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C52");
   const Tensor x = leaf({1, 0, 1, 0, 1, 0});
   const double third = 1.0 / 3;
@@ -72,14 +75,14 @@ TEST_CASE("C52 ties share over all elements, the first wins along an axis",
   CHECK(differs(grad(min_with_index(x, 0).first, x), {0, 1, 0, 0, 0, 0}) == "");
 }
 
-TEST_CASE("C53 ties of a minimum over two axes", "[conformance_edges][conformance_total]") {
+TEST_CASE("C53 ties of a minimum over two axes", "[conformance_edges][conformance_total][device]") {
   const Case c("C53");
   const Tensor x = leaf({1, 0, 0, 1, -1, -1, 1, 0}, {2, 2, 2});
   CHECK(differs(grads(min(x, {0, 2}), {x}, values({3, 7}))[0], {0, 0, 3.5, 0, 1.5, 1.5, 0, 3.5}) ==
         "");
 }
 
-TEST_CASE("C54 ties between two operands", "[conformance_edges][conformance_total]") {
+TEST_CASE("C54 ties between two operands", "[conformance_edges][conformance_total][device]") {
   const Case c("C54");
   CHECK(slope([](const Tensor& x) { return minimum(x, x); }, 2) == 1);
   CHECK(slope([](const Tensor& x) { return maximum(x, x); }, 2) == 1);
@@ -87,7 +90,7 @@ TEST_CASE("C54 ties between two operands", "[conformance_edges][conformance_tota
   CHECK(differs(slopes(minimum, 2, 2), {.5, .5}) == "");
 }
 
-TEST_CASE("C55 kinks", "[conformance_edges][conformance_total]") {
+TEST_CASE("C55 kinks", "[conformance_edges][conformance_total][device]") {
   const Case c("C55");
   const std::vector<double> at{-1, 0, 1};
   CHECK(differs(slopes([](const Tensor& x) { return abs(x); }, at), {-1, 0, 1}) == "");
@@ -98,14 +101,14 @@ TEST_CASE("C55 kinks", "[conformance_edges][conformance_total]") {
   CHECK(differs(slopes([](const Tensor& x) { return leaky_relu(x, .1); }, at), {.1, .1, 1}) == "");
 }
 
-TEST_CASE("C56 elu with alpha 2", "[conformance_edges][conformance_total]") {
+TEST_CASE("C56 elu with alpha 2", "[conformance_edges][conformance_total][device]") {
   const Case c("C56");
   CHECK(differs(slopes([](const Tensor& x) { return elu(x, 2); }, {-1, 0, -2, 3}),
                 {.7357588823428847, 2, .2706705664732254, 1}) == "");
 }
 
 TEST_CASE("C57 roots and norms at zero: a zero cotangent wins",
-          "[conformance_edges][conformance_total]") {
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C57");
   const Tensor n = leaf({0, 0, 0});
   CHECK(differs(grad(norm(n), n), {0, 0, 0}) == "");
@@ -115,7 +118,7 @@ TEST_CASE("C57 roots and norms at zero: a zero cotangent wins",
   CHECK(differs(grad(sum(where(greater(x, 0), log(x), zeros_like(x))), x), {0, 1}) == "");
 }
 
-TEST_CASE("C58 distances of zero", "[conformance_edges][conformance_total]") {
+TEST_CASE("C58 distances of zero", "[conformance_edges][conformance_total][device]") {
   const Case c("C58");
   const PinnedLine row = pinned("C58")[0];
   const Tensor x = leaf({0, 0, 1, 1}, {2, 2});
@@ -127,7 +130,7 @@ TEST_CASE("C58 distances of zero", "[conformance_edges][conformance_total]") {
   CHECK(differs(g[1], row.at("dy").numbers()) == "");
 }
 
-TEST_CASE("C59 logaddexp at infinities", "[conformance_edges][conformance_total]") {
+TEST_CASE("C59 logaddexp at infinities", "[conformance_edges][conformance_total][device]") {
   const Case c("C59");
   for (const PinnedLine& row : pinned("C59")) {
     const auto at = row.at("at").numbers();
@@ -138,7 +141,7 @@ TEST_CASE("C59 logaddexp at infinities", "[conformance_edges][conformance_total]
 }
 
 TEST_CASE("C60 logsumexp and softmax of infinities, and a masked row",
-          "[conformance_edges][conformance_total]") {
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C60");
   const Tensor x = leaf({-kInf, 1});
   CHECK(differs(logsumexp(x), {1}) == "");
@@ -156,7 +159,7 @@ TEST_CASE("C60 logsumexp and softmax of infinities, and a masked row",
   CHECK(differs(grads(slice(p, 0, 0, 1), {scores}, values({2, 3}, {1, 2}))[0], {0, 0, 0, 0}) == "");
 }
 
-TEST_CASE("C61 log_softmax of large numbers", "[conformance_edges][conformance_total]") {
+TEST_CASE("C61 log_softmax of large numbers", "[conformance_edges][conformance_total][device]") {
   const Case c("C61");
   const Tensor x = leaf({1e4, 0, -1e4});
   const Tensor y = log_softmax(x);
@@ -164,7 +167,7 @@ TEST_CASE("C61 log_softmax of large numbers", "[conformance_edges][conformance_t
   CHECK(differs(grad(select(y, 0, 1), x), {-1, 1, 0}) == "");
 }
 
-TEST_CASE("C62 logcumsumexp of large numbers", "[conformance_edges][conformance_total]") {
+TEST_CASE("C62 logcumsumexp of large numbers", "[conformance_edges][conformance_total][device]") {
   const Case c("C62");
   const Tensor x = leaf({2, 3});
   CHECK(differs(logcumsumexp(x, 0), {2, 3.313261687518223}) == "");
@@ -174,7 +177,7 @@ TEST_CASE("C62 logcumsumexp of large numbers", "[conformance_edges][conformance_
   CHECK(differs(grad(sum(logcumsumexp(big, 0)), big), {1.5, .5}, 1e-11) == "");
 }
 
-TEST_CASE("C63 activations far out", "[conformance_edges][conformance_total]") {
+TEST_CASE("C63 activations far out", "[conformance_edges][conformance_total][device]") {
   const Case c("C63");
   const std::map<std::string, Tensor (*)(const Tensor&)> functions{{"sigmoid", sigmoid},
                                                                    {"softplus", softplus},
@@ -206,7 +209,7 @@ TEST_CASE("C63 activations far out", "[conformance_edges][conformance_total]") {
   CHECK(slope(mish, -300) == Catch::Approx(-1.5393118665011924e-128).epsilon(1e-12));
 }
 
-TEST_CASE("C64 products with zeros", "[conformance_edges][conformance_total]") {
+TEST_CASE("C64 products with zeros", "[conformance_edges][conformance_total][device]") {
   const Case c("C64");
   const auto f = [](const Tensor& x) { return prod(x); };
   CHECK(differs(value_and_grad(f, values({3, 0, 2})).derivative, {0, 6, 0}) == "");
@@ -214,7 +217,7 @@ TEST_CASE("C64 products with zeros", "[conformance_edges][conformance_total]") {
   CHECK(differs(value_and_grad(f, values({3, 0, 0})).derivative, {0, 0, 0}) == "");
 }
 
-TEST_CASE("C65 cumulative products with zeros", "[conformance_edges][conformance_total]") {
+TEST_CASE("C65 cumulative products with zeros", "[conformance_edges][conformance_total][device]") {
   const Case c("C65");
   for (const PinnedLine& row : pinned("C65")) {
     const Tensor at = values(row.at("x").numbers());
@@ -228,7 +231,7 @@ TEST_CASE("C65 cumulative products with zeros", "[conformance_edges][conformance
   }
 }
 
-TEST_CASE("C66 deviation of equal numbers", "[conformance_edges][conformance_total]") {
+TEST_CASE("C66 deviation of equal numbers", "[conformance_edges][conformance_total][device]") {
   const Case c("C66");
   const Tensor x = leaf({2, 2, 2});
   CHECK(differs(flowgrad::std(x), {0}) == "");
@@ -236,7 +239,7 @@ TEST_CASE("C66 deviation of equal numbers", "[conformance_edges][conformance_tot
   CHECK(differs(var(values({1})), {kNan}) == "");
 }
 
-TEST_CASE("C67 reductions of nothing", "[conformance_edges][conformance_total]") {
+TEST_CASE("C67 reductions of nothing", "[conformance_edges][conformance_total][device]") {
   const Case c("C67");
   const Tensor x = leaf({}, {0});
   CHECK(differs(sum(x), {0}) == "");
@@ -249,7 +252,8 @@ TEST_CASE("C67 reductions of nothing", "[conformance_edges][conformance_total]")
   CHECK(not_raised<ShapeError>([&] { argmax(x, 0); }, "argmax: ") == "");
 }
 
-TEST_CASE("C68 broadcasting against a size of zero", "[conformance_edges][conformance_total]") {
+TEST_CASE("C68 broadcasting against a size of zero",
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C68");
   const Tensor a = leaf({}, {4, 0});
   const Tensor b = fill({4, 1}).requires_grad_();
@@ -260,7 +264,8 @@ TEST_CASE("C68 broadcasting against a size of zero", "[conformance_edges][confor
   CHECK(differs(g[1], values({0, 0, 0, 0}, {4, 1})) == "");
 }
 
-TEST_CASE("C69 matrix products with sizes of zero", "[conformance_edges][conformance_total]") {
+TEST_CASE("C69 matrix products with sizes of zero",
+          "[conformance_edges][conformance_total][device]") {
   const Case c("C69");
   const auto rows = pinned("C69");
   CHECK(rows.size() == 5);
@@ -271,8 +276,8 @@ TEST_CASE("C69 matrix products with sizes of zero", "[conformance_edges][conform
     CHECK(y.shape() == row.at("y").dims());
     CHECK(not_all(y, 0) == "");
     const auto g = grad(sum(y), {a, b});
-    CHECK(differs(g[0], zeros(a.shape(), DType::float64)) == "");
-    CHECK(differs(g[1], zeros(b.shape(), DType::float64)) == "");
+    CHECK(differs(g[0], zeros(a.shape(), DType::float64, test_device())) == "");
+    CHECK(differs(g[1], zeros(b.shape(), DType::float64, test_device())) == "");
   }
 }
 

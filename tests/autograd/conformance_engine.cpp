@@ -5,7 +5,7 @@ namespace flowgrad::conformance {
 namespace {
 
 TEST_CASE("C24 retain_grad is idempotent and accumulates",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C24");
   const Tensor x = leaf({.1, .2, .3}, {1, 3});
   const Tensor h = x * 3;
@@ -22,10 +22,10 @@ TEST_CASE("C24 retain_grad is idempotent and accumulates",
 }
 
 TEST_CASE("C25 hooks are called once a pass, and may replace the gradient",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C25");
   const Tensor x = ones64({5, 5}).requires_grad_();
-  const Tensor y = full({5, 5}, 4, DType::float64).requires_grad_();
+  const Tensor y = full({5, 5}, 4, DType::float64, test_device()).requires_grad_();
   const Tensor cotangent = ones64({5, 5});
   const auto value = [](const Tensor& a, const Tensor& b) { return pow(a, 2) + a * 2 + a * b + b; };
   int calls = 0;
@@ -55,7 +55,7 @@ TEST_CASE("C25 hooks are called once a pass, and may replace the gradient",
   CHECK(not_all(y.grad(), 8) == "");
 }
 
-TEST_CASE("C26 one output of many", "[conformance_engine][conformance_total]") {
+TEST_CASE("C26 one output of many", "[conformance_engine][conformance_total][device]") {
   const Case c("C26");
   const Tensor x = fill({10, 10}).requires_grad_();
   const Tensor g = grad(sum(chunk(x, 5)[2] * 4 + 2), x);
@@ -67,7 +67,7 @@ TEST_CASE("C26 one output of many", "[conformance_engine][conformance_total]") {
 }
 
 TEST_CASE("C27 freed values, retained values, nothing to free",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C27");
   const Tensor x = leaf({1, 2, 3});
   const Tensor y = sum(x * x);
@@ -84,7 +84,7 @@ TEST_CASE("C27 freed values, retained values, nothing to free",
   CHECK(differs(x.grad(), {6, 10, 14}) == "");
 }
 
-TEST_CASE("C28 recording is switched by scope", "[conformance_engine][conformance_total]") {
+TEST_CASE("C28 recording is switched by scope", "[conformance_engine][conformance_total][device]") {
   const Case c("C28");
   const Tensor x = leaf({1, 2});
   {
@@ -110,7 +110,8 @@ TEST_CASE("C28 recording is switched by scope", "[conformance_engine][conformanc
   CHECK((x * x).requires_grad());
 }
 
-TEST_CASE("C29 a leaf written after it was saved", "[conformance_engine][conformance_total]") {
+TEST_CASE("C29 a leaf written after it was saved",
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C29");
   const Tensor x = leaf({1, 2});
   const Tensor y = leaf({3, 4});
@@ -127,10 +128,10 @@ TEST_CASE("C29 a leaf written after it was saved", "[conformance_engine][conform
 }
 
 TEST_CASE("C30 a saved operand written is an error, another is not",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C30");
   const Tensor x = ones64({5, 5}).requires_grad_();
-  const Tensor y = full({5, 5}, 4, DType::float64).requires_grad_();
+  const Tensor y = full({5, 5}, 4, DType::float64, test_device()).requires_grad_();
   const Tensor z = x * y;
   const Tensor q = z + y;
   const Tensor w = z * y;
@@ -148,7 +149,8 @@ TEST_CASE("C30 a saved operand written is an error, another is not",
   CHECK(not_all(x.grad(), 4) == "");
 }
 
-TEST_CASE("C31 a detached branch counts for nothing", "[conformance_engine][conformance_total]") {
+TEST_CASE("C31 a detached branch counts for nothing",
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C31");
   const Tensor x = leaf(3);
   const Tensor y = x + detach(2 * x);
@@ -160,14 +162,15 @@ TEST_CASE("C31 a detached branch counts for nothing", "[conformance_engine][conf
         "");
 }
 
-TEST_CASE("C32 orders through a stopped gradient", "[conformance_engine][conformance_total]") {
+TEST_CASE("C32 orders through a stopped gradient",
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C32");
   const auto f = [](const Tensor& x) { return sin(x) * cos(detach(x)); };
   CHECK(differs(derivatives(f, 3.14, 2), {0.9999974634566875, 0.0015926508965689952}) == "");
 }
 
 TEST_CASE("C33 writing through views becomes slice_scatter",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C33");
   const auto doubled_row = [](const Tensor& x) {
     return slice_scatter(x, slice(x, 0, 0, 1) * 2, 0, 0, 1);
@@ -193,7 +196,7 @@ TEST_CASE("C33 writing through views becomes slice_scatter",
 }
 
 TEST_CASE("C34 writes into leaves and into one output of many are refused",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C34");
   const Tensor x = fill({2, 3}).requires_grad_();
   CHECK(not_raised<GradError>([&] { fill_(x, 5); }, "fill_: the tensor of shape (2, 3)") == "");
@@ -207,13 +210,14 @@ TEST_CASE("C34 writes into leaves and into one output of many are refused",
 }
 
 TEST_CASE("C35 assignment to elements becomes scatter and where",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C35");
   const auto rows = pinned("C35");
   const auto check = [&](size_t i, const Shape& shape, const Shape& part, auto&& put) {
     for (const bool tracked : {false, true}) {
       const Tensor x = fill(shape).requires_grad_();
-      const Tensor value = full(part, tracked ? 7 : 2, DType::float64).requires_grad_(tracked);
+      const Tensor value =
+          full(part, tracked ? 7 : 2, DType::float64, test_device()).requires_grad_(tracked);
       const Tensor y = sum(put(x + 2, value));
       CHECK(differs(grad(y, x, {.retain_graph = true}), rows[i].at("dx").numbers()) == "");
       if (tracked) CHECK(not_all(grad(y, value), 1) == "");
@@ -234,11 +238,13 @@ TEST_CASE("C35 assignment to elements becomes scatter and where",
   check(2, {10}, {3}, put_flat(indices({0, 4, 2})));
   check(3, {5, 5}, {2}, put_flat(indices({2, 22})));
   const Tensor x = fill({4}).requires_grad_();
-  const Tensor y = slice_scatter(zeros({2, 3, 4}, DType::float64), expand(x, {1, 3, 4}), 0, 1, 2);
+  const Tensor y =
+      slice_scatter(zeros({2, 3, 4}, DType::float64, test_device()), expand(x, {1, 3, 4}), 0, 1, 2);
   CHECK(differs(grads(y, {x}, fill({2, 3, 4}, 1))[0], rows[4].at("dx").numbers()) == "");
 }
 
-TEST_CASE("C36 rows assigned from tracked tensors", "[conformance_engine][conformance_total]") {
+TEST_CASE("C36 rows assigned from tracked tensors",
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C36");
   const Tensor y = fill({5}).requires_grad_();
   const Tensor z = fill({5}, 1).requires_grad_();
@@ -255,7 +261,7 @@ TEST_CASE("C36 rows assigned from tracked tensors", "[conformance_engine][confor
 }
 
 TEST_CASE("C37 a deep chain (a thousand here; a million in engine_scale)",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C37");
   const Tensor x = leaf(1);
   Tensor y = clone(x);
@@ -272,14 +278,15 @@ Tensor broken(const Tensor& x, const std::string& kind) {
              std::span<const Tensor>) -> std::vector<Tensor> {
         if (kind == "raise") throw std::runtime_error("Simulate error on backward pass");
         if (kind == "count") return {};
-        if (kind == "dtype") return {Tensor::from(std::vector<int64_t>(25, 1), {5, 5})};
+        if (kind == "dtype")
+          return {Tensor::from(std::vector<int64_t>(25, 1), {5, 5}, DType::int64, test_device())};
         return {kind == "nan" ? g[0] * std::nan("") : ones64({10})};
       },
       std::span(&x, 1))[0];
 }
 
 TEST_CASE("C38 anomaly mode names the operation and the place",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C38");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const Anomaly on;
@@ -293,7 +300,7 @@ TEST_CASE("C38 anomaly mode names the operation and the place",
 }
 
 TEST_CASE("C39 errors of a rule, and gradients of a wrong shape",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C39");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const auto run = [&](const char* kind) { return [&x, kind] { backward(sum(broken(x, kind))); }; };
@@ -307,7 +314,7 @@ TEST_CASE("C39 errors of a rule, and gradients of a wrong shape",
 }
 
 TEST_CASE("C40 comparisons, positions and integers have no gradient",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C40");
   const Tensor x = leaf({-1, 2, 3});
   CHECK_FALSE(greater(x, 0).requires_grad());
@@ -325,7 +332,7 @@ TEST_CASE("C40 comparisons, positions and integers have no gradient",
 }
 
 TEST_CASE("C41 a rule for one order refuses the second by every way",
-          "[conformance_engine][conformance_total]") {
+          "[conformance_engine][conformance_total][device]") {
   const Case c("C41");
   const Function once = [](const Tensor& x) {
     return sum(custom_vjp(

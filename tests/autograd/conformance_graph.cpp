@@ -7,7 +7,7 @@ namespace {
 const std::vector<double> kFirst{0.1, -0.2, 0.3, 0.4, -0.5};
 
 TEST_CASE("C01 the expression of micrograd's sanity check",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C01");
   const Tensor x = leaf(-4);
   const Tensor z = 2 * x + 2 + x;
@@ -18,7 +18,7 @@ TEST_CASE("C01 the expression of micrograd's sanity check",
   CHECK(differs(grad(y, x), {46}) == "");
 }
 
-TEST_CASE("C02 micrograd's longer expression", "[conformance_graph][conformance_total]") {
+TEST_CASE("C02 micrograd's longer expression", "[conformance_graph][conformance_total][device]") {
   const Case pass("C02");
   const Tensor a = leaf(-4);
   const Tensor b = leaf(2);
@@ -37,7 +37,8 @@ TEST_CASE("C02 micrograd's longer expression", "[conformance_graph][conformance_
   CHECK(differs(got[1], {645.5772594752186}) == "");
 }
 
-TEST_CASE("C03 a product with a sine of a square", "[conformance_graph][conformance_total]") {
+TEST_CASE("C03 a product with a sine of a square",
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C03");
   const Tensor x = leaf(1.3);
   const Tensor y = (x + sin(pow(x, 2))) * x;
@@ -45,14 +46,15 @@ TEST_CASE("C03 a product with a sine of a square", "[conformance_graph][conforma
   CHECK(differs(grad(y, x), {3.1909487468715687}) == "");
 }
 
-TEST_CASE("C04 four orders of sin(sin x + sin x)", "[conformance_graph][conformance_total]") {
+TEST_CASE("C04 four orders of sin(sin x + sin x)",
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C04");
   const auto f = [](const Tensor& x) { return sin(sin(x) + sin(x)); };
   CHECK(differs(derivatives(f, 0.7, 4), {0.4262065991457747, -2.606262451288969, 4.255055252163501,
                                          14.863635035426968}) == "");
 }
 
-TEST_CASE("C05 six orders of the reciprocal", "[conformance_graph][conformance_total]") {
+TEST_CASE("C05 six orders of the reciprocal", "[conformance_graph][conformance_total][device]") {
   const Case c("C05");
   const std::vector<double> want{-.0625, .03125, -.0234375, .0234375, -.029296875, .0439453125};
   CHECK(differs(derivatives([](const Tensor& x) { return 1 / x; }, 4, 6), want) == "");
@@ -60,13 +62,13 @@ TEST_CASE("C05 six orders of the reciprocal", "[conformance_graph][conformance_t
   CHECK(differs(derivatives([](const Tensor& x) { return pow(x, -1); }, 4, 6), want) == "");
 }
 
-TEST_CASE("C06 three orders of exp", "[conformance_graph][conformance_total]") {
+TEST_CASE("C06 three orders of exp", "[conformance_graph][conformance_total][device]") {
   const Case c("C06");
   const double e = 2.718281828459045;
   CHECK(differs(derivatives([](const Tensor& x) { return exp(x); }, 1, 3), {e, e, e}) == "");
 }
 
-TEST_CASE("C07 identity and constant functions", "[conformance_graph][conformance_total]") {
+TEST_CASE("C07 identity and constant functions", "[conformance_graph][conformance_total][device]") {
   const Case c("C07");
   const auto identity = [](const Tensor& x) { return x; };
   const auto constant = [](const Tensor&) { return number(1); };
@@ -80,7 +82,7 @@ TEST_CASE("C07 identity and constant functions", "[conformance_graph][conformanc
 }
 
 TEST_CASE("C08 a cotangent used in two places is not overwritten",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case pass("C08");
   const Tensor a = leaf(kFirst);
   const Tensor b = a + 1;
@@ -89,7 +91,7 @@ TEST_CASE("C08 a cotangent used in two places is not overwritten",
   CHECK(not_all(grad(sum(d + c), a), 3) == "");
 }
 
-TEST_CASE("C09 the same through an index", "[conformance_graph][conformance_total]") {
+TEST_CASE("C09 the same through an index", "[conformance_graph][conformance_total][device]") {
   const Case pass("C09");
   const Tensor a = leaf(kFirst);
   const Tensor b = a + 1;
@@ -97,7 +99,8 @@ TEST_CASE("C09 the same through an index", "[conformance_graph][conformance_tota
   CHECK(differs(grad(sum(a + b + c), a), {7, 2, 2, 2, 2}) == "");
 }
 
-TEST_CASE("C10 one cotangent shared by three chains", "[conformance_graph][conformance_total]") {
+TEST_CASE("C10 one cotangent shared by three chains",
+          "[conformance_graph][conformance_total][device]") {
   const Case pass("C10");
   const Tensor x = ones64({5, 5}).requires_grad_();
   const Tensor y = ones64({5, 5}).requires_grad_();
@@ -116,7 +119,7 @@ TEST_CASE("C10 one cotangent shared by three chains", "[conformance_graph][confo
 }
 
 TEST_CASE("C11 a gradient inside a gradient, through an enclosing variable",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C11");
   const Tensor x = leaf(2);
   const auto inner = [&](const Tensor& y) { return x * y; };
@@ -126,7 +129,7 @@ TEST_CASE("C11 a gradient inside a gradient, through an enclosing variable",
 }
 
 TEST_CASE("C12 a captured tensor equal to the argument is not the argument",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C12");
   for (const Tensor& a : {number(5), leaf(5)}) {
     const Function both = [&](const Tensor&) { return a + a; };
@@ -140,7 +143,7 @@ TEST_CASE("C12 a captured tensor equal to the argument is not the argument",
 }
 
 TEST_CASE("C13 several roots add; a root given twice counts twice",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case pass("C13");
   const auto rows = pinned("C13");
   std::vector<Tensor> in;
@@ -161,7 +164,8 @@ TEST_CASE("C13 several roots add; a root given twice counts twice",
   CHECK(differs(cotangents[0], fill({2, 2}, 4)) == "");
 }
 
-TEST_CASE("C14 roots of which one depends on the other", "[conformance_graph][conformance_total]") {
+TEST_CASE("C14 roots of which one depends on the other",
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C14");
   const Tensor x = leaf({1, 2});
   const Tensor y = pow(x, 2);
@@ -171,7 +175,7 @@ TEST_CASE("C14 roots of which one depends on the other", "[conformance_graph][co
 }
 
 TEST_CASE("C15 gradients of non-leaves that are outputs of one node",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C15");
   const Tensor x = fill({4, 2}).requires_grad_();
   const Tensor cotangent = fill({2, 2}, 1);
@@ -182,14 +186,14 @@ TEST_CASE("C15 gradients of non-leaves that are outputs of one node",
   CHECK_FALSE(x.grad().defined());
 }
 
-TEST_CASE("C16 a loss differentiated in shards", "[conformance_graph][conformance_total]") {
+TEST_CASE("C16 a loss differentiated in shards", "[conformance_graph][conformance_total][device]") {
   const Case c("C16");
   for (const PinnedLine& row : pinned("C16")) {
     const double start = row.at("l").number();
     std::vector<Tensor> leaves, v;
     Tensor loss;
     for (int i = 0; i < 10; ++i) {
-      leaves.push_back(full({5, 5}, start, DType::float64).requires_grad_());
+      leaves.push_back(full({5, 5}, start, DType::float64, test_device()).requires_grad_());
       v.push_back(leaves.back() * i + leaves.back() * leaves.back());
       const Tensor term = sum(v.back() * i);
       loss = loss.defined() ? loss + term : term;
@@ -205,7 +209,8 @@ TEST_CASE("C16 a loss differentiated in shards", "[conformance_graph][conformanc
   }
 }
 
-TEST_CASE("C17 an input that the output does not reach", "[conformance_graph][conformance_total]") {
+TEST_CASE("C17 an input that the output does not reach",
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C17");
   const Tensor x = leaf({3});
   const Tensor y = leaf({1});
@@ -218,7 +223,7 @@ TEST_CASE("C17 an input that the output does not reach", "[conformance_graph][co
 }
 
 TEST_CASE("C18 gradients accumulate in the leaf's own buffer",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C18");
   const Tensor x = fill({5, 5}).requires_grad_();
   const Tensor y = x + 2;
@@ -231,12 +236,12 @@ TEST_CASE("C18 gradients accumulate in the leaf's own buffer",
   CHECK(not_all(x.grad(), 1) == "");
   backward(y, ones64({5, 5}));
   CHECK(not_all(x.grad(), 2) == "");
-  CHECK(x.grad().data<double>() == first.data<double>());
+  CHECK(x.grad().raw() == first.raw());
   CHECK_FALSE(x.grad().requires_grad());
 }
 
 TEST_CASE("C19 a Hessian times a vector by two gradients",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C19");
   const Tensor x = fill({2, 2}).requires_grad_();
   const Tensor y = fill({2, 2}, 1).requires_grad_();
@@ -246,21 +251,21 @@ TEST_CASE("C19 a Hessian times a vector by two gradients",
   CHECK(not_all(h[1], 4) == "");
 }
 
-TEST_CASE("C20 the Hessian of a quadratic form", "[conformance_graph][conformance_total]") {
+TEST_CASE("C20 the Hessian of a quadratic form", "[conformance_graph][conformance_total][device]") {
   const Case c("C20");
   const Tensor h = values({1, 2, 3, 4}, {2, 2});
   const auto form = [&](const Tensor& x) { return matmul(x, matmul(h, x)); };
   CHECK(differs(hessian(form, values({.5, -1})), values({2, 5, 5, 8}, {2, 2})) == "");
 }
 
-TEST_CASE("C21 a Jacobian, and by vjp and jvp", "[conformance_graph][conformance_total]") {
+TEST_CASE("C21 a Jacobian, and by vjp and jvp", "[conformance_graph][conformance_total][device]") {
   const Case c("C21");
   const auto f = [](const Tensor& x) { return pow(x, 3) + sum(x); };
   const Tensor at = values({1, 2, 3});
   const std::vector<double> want{4, 1, 1, 1, 13, 1, 1, 1, 28};
   CHECK(differs(jacobian(f, at), want) == "");
   for (int64_t i = 0; i < 3; ++i) {
-    const Tensor unit = select(eye(3, DType::float64), 0, i);
+    const Tensor unit = select(eye(3, DType::float64, test_device()), 0, i);
     const std::vector<double> line(want.begin() + 3 * i, want.begin() + 3 * i + 3);
     CHECK(differs(vjp(f, at, unit).derivative, line) == "");
     CHECK(differs(jvp(f, at, unit).derivative, line) == "");  // symmetric
@@ -268,19 +273,20 @@ TEST_CASE("C21 a Jacobian, and by vjp and jvp", "[conformance_graph][conformance
 }
 
 TEST_CASE("C22 a Hessian with an input that does not matter",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C22");
   const auto f = [](const Tensor& x) { return 3 * sum(exp(slice(x, 0, 0, 3))); };
   const Tensor at = values({.1, .2, .3, .4});
   const Tensor want = diag(values({3.315512754226943, 3.66420827448051, 4.049576422728009, 0}));
   CHECK(differs(hessian(f, at), want) == "");
   for (int64_t i = 0; i < 4; ++i) {
-    CHECK(differs(hvp(f, at, select(eye(4, DType::float64), 0, i)), select(want, 0, i)) == "");
+    CHECK(differs(hvp(f, at, select(eye(4, DType::float64, test_device()), 0, i)),
+                  select(want, 0, i)) == "");
   }
 }
 
 TEST_CASE("C23 a Jacobian of a Jacobian, differentiated",
-          "[conformance_graph][conformance_total]") {
+          "[conformance_graph][conformance_total][device]") {
   const Case c("C23");
   const PinnedLine row = pinned("C23")[0];
   const Function f = [](const Tensor& x) { return sin(outer(x, x)) + cos(sum(x * x)); };

@@ -10,11 +10,11 @@ namespace {
 Tensor ramp(const Shape& shape, double start, double step) {
   std::vector<double> v(static_cast<size_t>(numel(shape)));
   for (size_t i = 0; i < v.size(); ++i) v[i] = start + step * static_cast<double>(i);
-  return Tensor::from(v, shape);
+  return values(v, shape);
 }
 
 TEST_CASE("C70 eight binary operations over all pairs of four shapes",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C70");
   const std::map<std::string, Tensor (*)(const Tensor&, const Tensor&)> ops{
       {"add", add}, {"sub", sub},     {"mul", mul},        {"div", div}, {"remainder", remainder},
@@ -35,21 +35,21 @@ TEST_CASE("C70 eight binary operations over all pairs of four shapes",
 }
 
 TEST_CASE("C71 gradients of broadcasting and of a matrix product",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C71");
   const Tensor a = fill({3, 1}).requires_grad_();
   const Tensor b = fill({1, 4}, 1).requires_grad_();
   const auto g = grad(sum(a + b), {a, b});
   CHECK(differs(g[0], values({4, 4, 4}, {3, 1})) == "");
   CHECK(differs(g[1], values({3, 3, 3, 3}, {1, 4})) == "");
-  const Tensor x = eye(3, DType::float64).requires_grad_();
+  const Tensor x = eye(3, DType::float64, test_device()).requires_grad_();
   const Tensor y = leaf({2, 0, -2}, {1, 3});
   const auto h = grad(sum(matmul(y, x)), {x, y});
   CHECK(differs(h[0], values({2, 2, 2, 0, 0, 0, -2, -2, -2}, {3, 3})) == "");
   CHECK(differs(h[1], values({1, 1, 1}, {1, 3})) == "");
 }
 
-TEST_CASE("C72 repeated indices add up", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C72 repeated indices add up", "[conformance_shapes][conformance_total][device]") {
   const Case c("C72");
   const Tensor x = fill({4, 4}).requires_grad_();
   const Tensor rows = grad(sum(index_select(x, 0, indices({1, 1, 3, 2, 1, 2}))), x);
@@ -61,12 +61,12 @@ TEST_CASE("C72 repeated indices add up", "[conformance_shapes][conformance_total
   CHECK(differs(grad(sum(embedding(table, indices({0, 2, 2}), 0)), table), {0, 0, 0, 0, 2, 2}) ==
         "");
   const Tensor single = cast(fill({3, 2}), DType::float32).requires_grad_();
-  const Tensor many = Tensor::from(std::vector<int64_t>(65536, 2), {65536});
+  const Tensor many = indices(std::vector<int64_t>(65536, 2));
   CHECK(differs(grad(sum(embedding(single, many)), single), {0, 0, 0, 0, 65536, 65536}, 0) == "");
 }
 
 TEST_CASE("C73 sort, running extremes and the largest, to second order",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C73");
   const auto rows = pinned("C73");
   const auto cubes = [](const Function& f) {
@@ -95,7 +95,7 @@ TEST_CASE("C73 sort, running extremes and the largest, to second order",
   CHECK(differs(hessian_row_sums(cubes(top), m), rows[3].at("second").numbers()) == "");
 }
 
-TEST_CASE("C74 scattering sums and maxima", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C74 scattering sums and maxima", "[conformance_shapes][conformance_total][device]") {
   const Case c("C74");
   for (const PinnedLine& row : pinned("C74")) {
     const Tensor base = leaf({1, 2, 3, 4});
@@ -109,7 +109,7 @@ TEST_CASE("C74 scattering sums and maxima", "[conformance_shapes][conformance_to
   }
 }
 
-TEST_CASE("C75 overlapping strides", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C75 overlapping strides", "[conformance_shapes][conformance_total][device]") {
   const Case c("C75");
   for (const PinnedLine& row : pinned("C75")) {
     if (row.count("dv")) continue;
@@ -183,7 +183,7 @@ Many shape_case(const PinnedLine& row, const Many& in, std::string& name) {
 }
 
 TEST_CASE("C76 einsum, tensordot and the operations of shape, systematically",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C76");
   std::map<std::string, int> seen;
   for (const PinnedLine& row : pinned("C76")) {
@@ -219,9 +219,9 @@ TEST_CASE("C76 einsum, tensordot and the operations of shape, systematically",
 }
 
 TEST_CASE("C77 the gradient has the leaf's dtype and axis order",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C77");
-  const Tensor x = tensor({1.5, 2.5}).requires_grad_();
+  const Tensor x = tensor({1.5, 2.5}, DType::float32, test_device()).requires_grad_();
   const Tensor g = grad(sum(cast(x, DType::float64) * 3), x);
   CHECK(g.dtype() == DType::float32);
   CHECK(differs(g, {3, 3}) == "");
@@ -261,7 +261,7 @@ void check_orders(const PinnedLine& row, const MultiFunction& f, const Many& inp
 }
 
 TEST_CASE("C78 softmax's Jacobian; layer norm, attention, cross-entropy",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C78");
   const auto rows = pinned("C78");
   const Tensor j = jacobian([](const Tensor& x) { return softmax(x); }, values({1, 2, 3}));
@@ -290,7 +290,7 @@ TEST_CASE("C78 softmax's Jacobian; layer norm, attention, cross-entropy",
   check_orders(rows[3], composed_loss, {fill({2, 3})}, rtol);
 }
 
-TEST_CASE("C79 a gradient penalty", "[conformance_shapes][conformance_total]") {
+TEST_CASE("C79 a gradient penalty", "[conformance_shapes][conformance_total][device]") {
   const Case c("C79");
   const Tensor w = leaf({1, 2, 3, 4}, {2, 2});
   const Tensor x = leaf({.5, -.25});
@@ -302,7 +302,7 @@ TEST_CASE("C79 a gradient penalty", "[conformance_shapes][conformance_total]") {
 }
 
 TEST_CASE("C80 divergence, exact and by all four probes",
-          "[conformance_shapes][conformance_total]") {
+          "[conformance_shapes][conformance_total][device]") {
   const Case c("C80");
   const Function f = [](const Tensor& x) {
     const Tensor a = select(x, 1, 0);

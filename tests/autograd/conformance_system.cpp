@@ -24,7 +24,7 @@ Tensor fifty_sines(const Tensor& x, int block) {
 }
 
 TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the bytes",
-          "[conformance_system][conformance_total]") {
+          "[conformance_system][conformance_total][device]") {
   const Case c("C42");
   const PinnedLine row = pinned("C42")[0];
   const Tensor x = fill({8}).requires_grad_();
@@ -49,11 +49,11 @@ TEST_CASE("C42 checkpoints: equal bits, replayed dropout, less than half the byt
   };
   CHECK(differs(masked(false), masked(true), 0) == "");
   const auto peak = [&](int block) {
-    const Tensor big = full({100000}, .5, DType::float64).requires_grad_();
-    reset_peak_memory();
-    const int64_t before = memory_stats().live_bytes;
+    const Tensor big = full({100000}, .5, DType::float64, test_device()).requires_grad_();
+    reset_peak_memory(test_device());
+    const int64_t before = memory_stats(test_device()).live_bytes;
     backward(sum(fifty_sines(big, block)));
-    return memory_stats().peak_bytes - before;
+    return memory_stats(test_device()).peak_bytes - before;
   };
   const int64_t whole = peak(1);
   const int64_t less = peak(7);
@@ -86,7 +86,8 @@ Function wrong_square(double first, double second, double noise) {
   };
 }
 
-TEST_CASE("C43 the checker rejects small errors", "[conformance_system][conformance_total]") {
+TEST_CASE("C43 the checker rejects small errors",
+          "[conformance_system][conformance_total][device]") {
   const Case c("C43");
   const Tensor at = values({.3, -1.2, 2});
   CHECK(gradcheck(wrong_square(1, 1, 0), at, {.order = 2}).passed);
@@ -102,32 +103,35 @@ TEST_CASE("C43 the checker rejects small errors", "[conformance_system][conforma
   CHECK(jitter.message.find("not deterministic") != std::string::npos);
   Generator generator(1);
   const auto random = gradcheck(
-      [&](const Tensor& x) { return x + 1e-6 * randn({3}, generator, DType::float64); }, at);
+      [&](const Tensor& x) {
+        return x + 1e-6 * randn({3}, generator, DType::float64, test_device());
+      },
+      at);
   CHECK(random.message.find("not deterministic") != std::string::npos);
 }
 
 TEST_CASE("C44 a saved output or a retained gradient makes no cycle",
-          "[conformance_system][conformance_total]") {
+          "[conformance_system][conformance_total][device]") {
   const Case c("C44");
   const Tensor x = fill({1000}).requires_grad_();
-  const int64_t before = memory_stats().live_bytes;
+  const int64_t before = memory_stats(test_device()).live_bytes;
   for (const bool run : {false, true}) {
     Tensor y = exp(tanh(x));
     retain_grad(y);
     if (run) backward(sum(y));
-    CHECK(memory_stats().live_bytes > before);
+    CHECK(memory_stats(test_device()).live_bytes > before);
     y = Tensor();
     x.zero_grad();
-    CHECK(memory_stats().live_bytes == before);
+    CHECK(memory_stats(test_device()).live_bytes == before);
   }
   Tensor z = exp(x);
   z = grad(sum(z * z), x, {.create_graph = true});
   z = Tensor();
-  CHECK(memory_stats().live_bytes == before);
+  CHECK(memory_stats(test_device()).live_bytes == before);
 }
 
 TEST_CASE("C45 ten threads, private leaves and one shared leaf",
-          "[conformance_system][conformance_total]") {
+          "[conformance_system][conformance_total][device]") {
   const Case c("C45");
   const auto loss = [](const Tensor& x) { return sum((x + 3) * (x + 4) * .5); };
   const Tensor shared = ones64({5, 5}).requires_grad_();
@@ -150,7 +154,7 @@ using Tree = NamedTensors;
 Tensor flat(const Tree& tree) {
   std::vector<Tensor> parts;
   for (const auto& [name, t] : tree) parts.push_back(reshape(t, {t.numel()}));
-  return parts.empty() ? zeros({0}, DType::float64) : concat(parts);
+  return parts.empty() ? zeros({0}, DType::float64, test_device()) : concat(parts);
 }
 
 Tree unflat(const Tensor& v, const Tree& like) {
@@ -164,7 +168,7 @@ Tree unflat(const Tensor& v, const Tree& like) {
 }
 
 TEST_CASE("C46 named tensors flatten and come back; inner products",
-          "[conformance_system][conformance_total]") {
+          "[conformance_system][conformance_total][device]") {
   const Case c("C46");
   Tree tree{{"a", number(1)},
             {"b", fill({2, 3})},
@@ -172,7 +176,8 @@ TEST_CASE("C46 named tensors flatten and come back; inner products",
             {"c.1.x", number(2)},
             {"c.1.y", fill({4, 2}, 2)}};
   for (const bool with_empty : {false, true}) {
-    if (with_empty) tree.insert(tree.begin() + 2, {"nothing", zeros({0, 3}, DType::float64)});
+    if (with_empty)
+      tree.insert(tree.begin() + 2, {"nothing", zeros({0, 3}, DType::float64, test_device())});
     const Tensor v = flat(tree);
     CHECK(v.numel() == 20);
     CHECK(v.at({0}) == 1);
@@ -197,24 +202,25 @@ TEST_CASE("C46 named tensors flatten and come back; inner products",
   CHECK(differs({weigh(flat({{"a", a}, {"b", b}}))}, {7.5}) == "");
   CHECK(differs(a + (b + d), (a + b) + d, 0) == "");
   CHECK(differs(1.5 * (a + b), 1.5 * a + 1.5 * b, 0) == "");
-  CHECK(differs(matmul(eye(5, DType::float64), eye(5, DType::float64)), eye(5, DType::float64),
-                0) == "");
+  CHECK(
+      differs(matmul(eye(5, DType::float64, test_device()), eye(5, DType::float64, test_device())),
+              eye(5, DType::float64, test_device()), 0) == "");
 }
 
 TEST_CASE("C47 picking elements one by one grows linearly",
-          "[conformance_system][conformance_total]") {
+          "[conformance_system][conformance_total][device]") {
   const Case c("C47");
   // Counted, not timed: nodes of the graph and blocks of memory asked for by both passes.
   const auto cost = [](int64_t n, bool at_once) {
     const Tensor x = fill({n}).requires_grad_();
-    const int64_t before = memory_stats().allocations;
+    const int64_t before = memory_stats(test_device()).allocations;
     const auto parts = at_once ? unbind(x) : std::vector<Tensor>();
     Tensor total = number(0);
     for (int64_t i = 0; i < n; ++i)
       total = total + (at_once ? parts[static_cast<size_t>(i)] : select(x, 0, i));
     const auto nodes = static_cast<int64_t>(graph_of(total).size());
     CHECK(not_all(grad(total, x), 1) == "");
-    return std::pair(nodes, memory_stats().allocations - before);
+    return std::pair(nodes, memory_stats(test_device()).allocations - before);
   };
   for (const bool at_once : {false, true}) {
     const auto small = cost(200, at_once);

@@ -7,7 +7,7 @@
 namespace flowgrad::conformance {
 namespace {
 
-TEST_CASE("the 80 conformance cases have run", "[conformance_total]") {
+TEST_CASE("the 80 conformance cases have run", "[conformance_total][device]") {
   std::string missing;
   for (int i = 1; i <= 80; ++i) {
     const std::string id = (i < 10 ? "C0" : "C") + std::to_string(i);

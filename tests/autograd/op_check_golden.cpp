@@ -6,6 +6,7 @@
 
 #include "autograd/op_checks.h"
 #include "autograd/op_golden.h"
+#include "device/device.h"
 #include "flowgrad/core/safetensors.h"
 
 // Values and vector-Jacobian products against the numbers that PyTorch computed once.
@@ -25,7 +26,7 @@ std::map<std::string, GoldenCase> golden_cases() {
   std::map<std::string, GoldenCase> cases;
   for (const auto& [name, tensor] : file.tensors) {
     const size_t dot = name.rfind('.');
-    cases[name.substr(0, dot)].tensors[name.substr(dot + 1)] = tensor;
+    cases[name.substr(0, dot)].tensors[name.substr(dot + 1)] = on_device(tensor);
   }
   for (auto& [name, c] : cases) {
     const auto found = file.metadata.find(name);
@@ -66,7 +67,7 @@ Tensor with_ours(const Ours& ours, const std::string& name, const Tensor& t) {
   if (found == ours.end()) return t;
   std::vector<double> v = t.to_vector<double>();
   v[found->second.first] = found->second.second;
-  return Tensor::from(v, t.shape(), t.dtype());
+  return Tensor::from(v, t.shape(), t.dtype(), t.device());
 }
 
 std::string wrong_values(const std::string& name, const GoldenCase& c, const Tensors& got,

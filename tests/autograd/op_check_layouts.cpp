@@ -176,8 +176,7 @@ void check_sizes(Tally& tally, const Op& op) {
           (op.empty_message.empty() || fast.error.find(op.empty_message) == std::string::npos)) {
         return "raised " + fast.error;
       }
-      OnReference on;
-      const Outcome plain = evaluate(c.f, in, options);
+      const Outcome plain = on_reference(c.f, in, options);
       const int64_t n = largest(in);
       return difference(fast, plain, value_tolerance(dtype, n), gradient_tolerance(dtype, n));
     });
@@ -223,13 +222,12 @@ void check_special_values(Tally& tally, const Op& op) {
               if (!is_real(t) || t.numel() == 0) continue;
               std::vector<double> v = t.to_vector<double>();
               v[0] = special;
-              t = Tensor::from(v, t.shape(), dtype);
+              t = Tensor::from(v, t.shape(), dtype, t.device());
               break;
             }
             const EvaluateOptions options{.gradients = op.differentiable, .catches = true};
             const Outcome fast = evaluate(c.f, in, options);
-            OnReference on;
-            const Outcome plain = evaluate(c.f, in, options);
+            const Outcome plain = on_reference(c.f, in, options);
             const std::string wrong =
                 difference(fast, plain, value_tolerance(dtype, 12), gradient_tolerance(dtype, 12));
             if (!wrong.empty() || !std::isnan(special) || !op.nan_stops.empty() ||

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cmath>
 
+#include "device/device.h"
 #include "flowgrad/core/crc32c.h"
 #include "flowgrad/core/tensor_bytes.h"
 #include "flowgrad/kernels/backend.h"
@@ -64,7 +65,7 @@ Tensors cotangents_for(const Tensors& out, bool strided_layout) {
   Tensors cotangents;
   for (const Tensor& y : out) {
     if (!y.requires_grad()) continue;
-    const Tensor g = values(y.shape(), y.dtype(), 91 + cotangents.size(), -1, 1);
+    const Tensor g = values(y.shape(), y.dtype(), 91 + cotangents.size(), -1, 1, y.device());
     cotangents.push_back(strided_layout ? strided(g, 17) : g);
   }
   return cotangents;
@@ -161,6 +162,14 @@ int64_t largest(const Tensors& tensors) {
   int64_t n = 1;
   for (const Tensor& t : tensors) n = std::max(n, t.numel());
   return n;
+}
+
+Outcome on_reference(const MultiFunction& f, const Tensors& in, const EvaluateOptions& options) {
+  const OnReference on;
+  const OnCpu cpu;
+  Tensors here;
+  for (const Tensor& t : in) here.push_back(to(t, Device::cpu()));
+  return evaluate(f, here, options);
 }
 
 OnReference::OnReference() { kernels::set_cpu_backend(kernels::CpuBackend::reference); }

@@ -69,6 +69,10 @@ uint32_t digest(const Outcome& outcome);
 int64_t largest(const Tensors& tensors);
 bool is_real(const Tensor& t);
 
+/// As evaluate(), with copies of the inputs on the CPU and the plain reference loops: what the fast
+/// CPU kernels, or those of the test's device, are held against.
+Outcome on_reference(const MultiFunction& f, const Tensors& in, const EvaluateOptions& options);
+
 /// While this lives, the CPU computes with the plain reference loops.
 class OnReference {
  public:

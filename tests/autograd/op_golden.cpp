@@ -67,7 +67,7 @@ Tensors padded(const Json& p, In x) {
 
 Tensors power(const Json& p, In x) {
   if (p.contains("exponent")) return {pow(x[0], p["exponent"].get<double>())};
-  if (p.contains("base")) return {pow(full({}, p["base"], x[0].dtype()), x[0])};
+  if (p.contains("base")) return {pow(full({}, p["base"], x[0].dtype(), x[0].device()), x[0])};
   return {pow(x[0], x[1])};
 }
 
@@ -85,7 +85,7 @@ Tensors lstm_of(const Json& p, In x) {
   Tensor lengths;
   if (p["lengths"].is_array()) {
     const auto v = p["lengths"].get<std::vector<int64_t>>();
-    lengths = Tensor::from(v, {static_cast<int64_t>(v.size())});
+    lengths = Tensor::from(v, {static_cast<int64_t>(v.size())}, DType::int64, x[0].device());
   }
   return list(lstm(x[0], weights, p["bidirectional"], lengths, h, c));
 }

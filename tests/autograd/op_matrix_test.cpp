@@ -8,7 +8,7 @@
 using namespace flowgrad;
 using namespace flowgrad::testing;
 
-TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test]") {
+TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test][device]") {
   Tally tally;
   check_golden(tally);
   const std::vector<Op>& table = op_table();

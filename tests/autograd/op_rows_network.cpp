@@ -1,10 +1,13 @@
 #include <limits>
 
 #include "autograd/op_table.h"
+#include "device/device.h"
 
 // Layers, losses, and operations that make tensors or write into them.
 namespace flowgrad::testing {
 namespace {
+
+constexpr DType kFloat = DType::float32;
 
 int64_t size_or(const Shape& s, int axis, int64_t otherwise) {
   return axis < s.rank() ? s[axis] : otherwise;
@@ -28,7 +31,9 @@ Case sequences(const Shape& s) {
           FN(lstm(x[0], std::vector<LstmWeights>{{x[1], x[2], x[3], x[4]}})),
           {}};
 }
-Tensors lstm_with(In x, const Tensor& lengths) {
+Tensors lstm_with(In x, const std::vector<int64_t>& n) {
+  const Tensor lengths =
+      Tensor::from(n, {static_cast<int64_t>(n.size())}, DType::int64, x[0].device());
   const std::vector<LstmWeights> weights{{x[1], x[2], x[3], x[4]}};
   return list(lstm(x[0], weights, false, lengths));
 }
@@ -164,15 +169,14 @@ void add_network_rows(std::vector<Op>& t) {
                   .tries({1, 2})
                   .sizes_to(129)
                   .dtypes(real)
-                  .also({{{2, 3, 1}}, {{4, 1}}, {{4, 1}}, {{4}}, {{4}}},
-                        FN(lstm_with(x, Tensor::from<int64_t>({1, 3}, {2}))))
+                  .also({{{2, 3, 1}}, {{4, 1}}, {{4, 1}}, {{4}}, {{4}}}, FN(lstm_with(x, {1, 3})))
                   .refuses("lstm: x is (3, 4); (N, L, in)",
                            {{{3, 4}}, {{8, 4}}, {{8, 2}}, {{8}}, {{8}}}, FN(lstm_with(x, {})))
                   .refuses("lstm: weight_ih of weights[0] is (8, 3); (8, 4) is accepted",
                            {{{2, 3, 4}}, {{8, 3}}, {{8, 2}}, {{8}}, {{8}}}, FN(lstm_with(x, {})))
                   .refuses("lstm: length 4 given for row 1; 0 to 3",
                            {{{2, 3, 4}}, {{8, 4}}, {{8, 2}}, {{8}}, {{8}}},
-                           FN(lstm_with(x, Tensor::from<int64_t>({1, 4}, {2})))));
+                           FN(lstm_with(x, {1, 4}))));
 }
 
 void add_source_rows(std::vector<Op>& t) {
@@ -209,36 +213,41 @@ void add_source_rows(std::vector<Op>& t) {
         .refuses(huge, {}, FN(f({int64_t{1} << 40, int64_t{1} << 40})))
         .refuses("only floating", {}, FN(cast(f({2}), DType::int64).requires_grad_()));
   };
-  t.push_back(made("zeros", [](const Shape& s) { return zeros(s); }));
-  t.push_back(made("ones", [](const Shape& s) { return ones(s, DType::float64); }));
-  t.push_back(made("full", [](const Shape& s) { return full(s, 1.5); }));
-  t.push_back(made("zeros_like", [](const Shape& s) { return zeros_like(ones(s)); }));
-  t.push_back(made("ones_like", [](const Shape& s) { return ones_like(zeros(s)); }));
-  t.push_back(source("scalar", AT({}, scalar(static_cast<double>(numel(s)))))
+  t.push_back(made("zeros", [](const Shape& s) { return zeros(s, kFloat, test_device()); }));
+  t.push_back(made("ones", [](const Shape& s) { return ones(s, DType::float64, test_device()); }));
+  t.push_back(made("full", [](const Shape& s) { return full(s, 1.5, kFloat, test_device()); }));
+  t.push_back(made("zeros_like",
+                   [](const Shape& s) { return zeros_like(ones(s, kFloat, test_device())); }));
+  t.push_back(
+      made("ones_like", [](const Shape& s) { return ones_like(zeros(s, kFloat, test_device())); }));
+  t.push_back(source("scalar", AT({}, scalar(static_cast<double>(numel(s)), kFloat, test_device())))
                   .refuses("only floating", {}, FN(scalar(1, DType::int64).requires_grad_()))
                   .refuses("scalar", {}, FN(reshape(scalar(1), {2})))
                   .refuses("rank 0", {}, FN(slice(scalar(1), 0, 0, 1))));
   t.back().refusals[1].message = "reshape: shape () has 1 elements";
-  t.push_back(source("tensor", AT({}, tensor({1, 2, static_cast<double>(numel(s))})))
-                  .refuses("only floating", {}, FN(tensor({1, 2}, DType::boolean).requires_grad_()))
-                  .refuses("accepts -1 to 0", {}, FN(sum(tensor({1, 2}), {1})))
-                  .refuses("do not broadcast", {}, FN(tensor({1, 2}) + tensor({1, 2, 3}))));
-  t.push_back(source("arange", AT({}, arange(0.5, static_cast<double>(numel(s)) + 0.25)))
+  t.push_back(
+      source("tensor", AT({}, tensor({1, 2, static_cast<double>(numel(s))}, kFloat, test_device())))
+          .refuses("only floating", {}, FN(tensor({1, 2}, DType::boolean).requires_grad_()))
+          .refuses("accepts -1 to 0", {}, FN(sum(tensor({1, 2}), {1})))
+          .refuses("do not broadcast", {}, FN(tensor({1, 2}) + tensor({1, 2, 3}))));
+  t.push_back(source("arange", AT({}, arange(0.5, static_cast<double>(numel(s)) + 0.25, 1, kFloat,
+                                             test_device())))
                   .refuses("arange: start 0, stop 3, step 0 given", {}, FN(arange(0, 3, 0)))
                   .refuses("arange: start 0, stop nan", {},
                            FN(arange(0, std::numeric_limits<double>::quiet_NaN())))
                   .refuses("elements asked for", {}, FN(arange(0, 1e30))));
   t.push_back(
-      source("linspace", AT({}, linspace(-1, 2, numel(s), DType::float64)))
+      source("linspace", AT({}, linspace(-1, 2, numel(s), DType::float64, test_device())))
           .refuses("linspace: n = -1 given; at least 0", {}, FN(linspace(0, 1, -1)))
           .refuses(huge, {}, FN(linspace(0, 1, int64_t{1} << 61)))
           .refuses("only floating", {}, FN(linspace(0, 1, 3, DType::int64).requires_grad_())));
-  t.push_back(source("eye", AT({}, eye(std::min<int64_t>(numel(s), 300))))
+  t.push_back(source("eye", AT({}, eye(std::min<int64_t>(numel(s), 300), kFloat, test_device())))
                   .refuses("shape: negative size", {}, FN(eye(-1)))
                   .refuses(huge, {}, FN(eye(int64_t{1} << 40)))
                   .refuses("only floating", {}, FN(eye(2, DType::int64).requires_grad_())));
   t.push_back(
-      drawn("rand", [](const Shape& s, Generator& g) { return rand(s, g, DType::float64, -1, 2); })
+      drawn("rand", [](const Shape& s,
+                       Generator& g) { return rand(s, g, DType::float64, -1, 2, test_device()); })
           .refuses("rand: low = 1 and high = 1 given", {},
                    [](In) {
                      Generator g;
@@ -248,7 +257,8 @@ void add_source_rows(std::vector<Op>& t) {
             Generator g;
             return list(rand({2}, g, DType::int64));
           }));
-  t.push_back(drawn("randn", [](const Shape& s, Generator& g) { return randn(s, g); })
+  t.push_back(drawn("randn",
+                    [](const Shape& s, Generator& g) { return randn(s, g, kFloat, test_device()); })
                   .refuses("randn: dtype int64 given; float32 and float64", {},
                            [](In) {
                              Generator g;
@@ -258,7 +268,8 @@ void add_source_rows(std::vector<Op>& t) {
                     Generator g;
                     return list(randn({int64_t{1} << 61}, g));
                   }));
-  t.push_back(drawn("randint", [](const Shape& s, Generator& g) { return randint(-3, 9, s, g); })
+  t.push_back(drawn("randint", [](const Shape& s,
+                                  Generator& g) { return randint(-3, 9, s, g, test_device()); })
                   .refuses("randint: low = 2 and high = 2 given", {},
                            [](In) {
                              Generator g;
@@ -268,32 +279,36 @@ void add_source_rows(std::vector<Op>& t) {
                     Generator g;
                     return list(randint(0, INT64_MAX, {2}, g));
                   }));
-  t.push_back(drawn("bernoulli", [](const Shape& s, Generator& g) { return bernoulli(s, 0.3, g); })
-                  .refuses("bernoulli: p = 2 given; 0 to 1", {},
-                           [](In) {
-                             Generator g;
-                             return list(bernoulli({2}, 2, g));
-                           })
-                  .refuses("bernoulli: p = nan given", {}, [](In) {
-                    Generator g;
-                    return list(bernoulli({2}, std::numeric_limits<double>::quiet_NaN(), g));
-                  }));
-  t.push_back(drawn("rademacher", [](const Shape& s, Generator& g) { return rademacher(s, g); })
-                  .refuses("rademacher: dtype int64 given", {},
-                           [](In) {
-                             Generator g;
-                             return list(rademacher({2}, g, DType::int64));
-                           })
-                  .refuses("rademacher: dtype bool given", {}, [](In) {
-                    Generator g;
-                    return list(rademacher({2}, g, DType::boolean));
-                  }));
+  t.push_back(
+      drawn("bernoulli", [](const Shape& s,
+                            Generator& g) { return bernoulli(s, 0.3, g, kFloat, test_device()); })
+          .refuses("bernoulli: p = 2 given; 0 to 1", {},
+                   [](In) {
+                     Generator g;
+                     return list(bernoulli({2}, 2, g));
+                   })
+          .refuses("bernoulli: p = nan given", {}, [](In) {
+            Generator g;
+            return list(bernoulli({2}, std::numeric_limits<double>::quiet_NaN(), g));
+          }));
+  t.push_back(
+      drawn("rademacher",
+            [](const Shape& s, Generator& g) { return rademacher(s, g, kFloat, test_device()); })
+          .refuses("rademacher: dtype int64 given", {},
+                   [](In) {
+                     Generator g;
+                     return list(rademacher({2}, g, DType::int64));
+                   })
+          .refuses("rademacher: dtype bool given", {}, [](In) {
+            Generator g;
+            return list(rademacher({2}, g, DType::boolean));
+          }));
   t.push_back(source("randperm",
                      [](const Shape& s) {
                        return Case{{},
                                    [n = numel(s)](In) {
                                      Generator g(5);
-                                     return list(randperm(n, g));
+                                     return list(randperm(n, g, test_device()));
                                    },
                                    {}};
                      })
@@ -335,7 +350,7 @@ void add_source_rows(std::vector<Op>& t) {
                   }));
   t.push_back(source("fill_", AT({},
                                  [&] {
-                                   const Tensor y = ones(s);
+                                   const Tensor y = ones(s, kFloat, test_device());
                                    fill_(y, 2.5);
                                    return y;
                                  }()))

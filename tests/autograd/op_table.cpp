@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "device/device.h"
 #include "kernels/strided.h"
 
 namespace flowgrad::testing {
@@ -93,7 +94,7 @@ Tensor made(const Arg& arg, DType dtype, uint64_t seed, size_t slot) {
   Dice dice(seed);
   if (arg.fill == Fill::index) dtype = DType::int64;
   if (arg.fill == Fill::boolean) dtype = DType::boolean;
-  return Tensor::from(numbers(arg, dice, slot), arg.shape, dtype);
+  return Tensor::from(numbers(arg, dice, slot), arg.shape, dtype, test_device());
 }
 
 }  // namespace
@@ -115,7 +116,7 @@ Op& Op::refuses_usual() {
       leaves.push_back(t.dtype() == DType::float64 ? t.detach().requires_grad_() : t);
     }
     const Tensor y = g({3, 4}).f(leaves)[0];
-    const Tensor cotangent = zeros(join(y.shape(), {5}), y.dtype());
+    const Tensor cotangent = zeros(join(y.shape(), {5}), y.dtype(), y.device());
     Tensors wanted;
     for (const Tensor& t : leaves) {
       if (t.requires_grad()) wanted.push_back(t);
@@ -128,7 +129,7 @@ Op& Op::refuses_usual() {
     Tensors leaves;
     for (const Tensor& t : x) {
       leaves.push_back(t.dtype() == DType::float64
-                           ? full(t.shape(), std::nan(""), t.dtype()).requires_grad_()
+                           ? full(t.shape(), std::nan(""), t.dtype(), t.device()).requires_grad_()
                            : t);
     }
     return g({3, 4}).f(leaves);

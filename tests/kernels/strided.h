@@ -6,8 +6,9 @@
 
 #include "flowgrad/core/random.h"
 #include "flowgrad/core/tensor.h"
+#include "flowgrad/core/tensor_bytes.h"
 
-/// Tensors with awkward layouts, made without any kernel.
+/// Tensors with awkward layouts, made without any kernel, on the device of what they are made from.
 namespace flowgrad::testing {
 
 /// A small source of integers for tests.
@@ -69,27 +70,25 @@ inline Tensor strided(const Tensor& t, uint64_t seed) {
       total += (t.shape()[axis] - 1) * l.strides[axis];
   }
   const size_t width = size_of(t.dtype());
-  auto storage = make_ref<Storage>(static_cast<size_t>(total) * width, Device::cpu());
-  std::memset(storage->data(), 0x55, static_cast<size_t>(total) * width);
-  const Tensor out = Tensor::over(storage, l, t.dtype());
-  std::vector<int64_t> from;
-  each_offset(t.layout(), [&](int64_t o) { from.push_back(o); });
+  std::vector<std::byte> bytes(static_cast<size_t>(total) * width, std::byte{0x55});
+  const TensorBytes from(t);
   size_t i = 0;
   each_offset(l, [&](int64_t o) {
-    std::memcpy(static_cast<char*>(storage->data()) + static_cast<size_t>(o) * width,
-                static_cast<char*>(t.storage().data()) + static_cast<size_t>(from[i++]) * width,
+    std::memcpy(bytes.data() + static_cast<size_t>(o) * width, from.span().data() + width * i++,
                 width);
   });
-  return out;
+  const Tensor flat = Tensor::empty({total}, t.dtype(), t.device());
+  copy_from_host(bytes.data(), flat);
+  return Tensor::over(flat.storage_ref(), l, t.dtype());
 }
 
 /// Values in [low, high) in a contiguous tensor.
 inline Tensor values(const Shape& shape, DType dtype, uint64_t seed, double low = -2,
-                     double high = 2) {
+                     double high = 2, Device device = Device::cpu()) {
   Dice dice(seed);
   std::vector<double> v(static_cast<size_t>(numel(shape)));
   for (double& x : v) x = dice.real(low, high);
-  return Tensor::from(v, shape, dtype);
+  return Tensor::from(v, shape, dtype, device);
 }
 
 }  // namespace flowgrad::testing

@@ -6,6 +6,7 @@
 
 #include "catch.hpp"
 #include "close.h"
+#include "device/device.h"
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/core/safetensors.h"
@@ -23,10 +24,10 @@ class Golden {
         dtype(file_.metadata.at("dtype") == "float64" ? DType::float64 : DType::float32),
         tolerance(std::stod(file_.metadata.at("tolerance"))) {}
 
-  /// The tensor of that name, undefined when the case has none.
+  /// The tensor of that name on the test's device, undefined when the case has none.
   Tensor operator[](const std::string& name) const {
     const Tensor* t = file_.find(name);
-    return t ? *t : Tensor();
+    return t ? on_device(*t) : Tensor();
   }
   const std::string& model() const { return file_.metadata.at("model"); }
   /// Names that begin with `prefix`, without it.

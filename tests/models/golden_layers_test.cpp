@@ -27,13 +27,14 @@ std::unique_ptr<Layer> make_layer(const Golden& g) {
 
 }  // namespace
 
-TEST_CASE("layers agree with PyTorch", "[golden_layers_test]") {
+TEST_CASE("layers agree with PyTorch", "[golden_layers_test][device]") {
   for (const auto& name : both({"linear_5_3", "linear_1_2_nobias", "mlp_relu", "mlp_tanh",
                                 "mlp_silu", "residual_block_7", "residual_block_16"})) {
     INFO(name);
     const Golden g(name);
     const auto layer = make_layer(g);
     layer->load_state_dict(g.weights());
+    layer->to(testing::test_device());
     const Tensor x = g["input"].requires_grad_();
     const Tensor y = layer->forward(x);
     g.check("forward", y);
@@ -43,7 +44,7 @@ TEST_CASE("layers agree with PyTorch", "[golden_layers_test]") {
   }
 }
 
-TEST_CASE("time embeddings agree with PyTorch", "[golden_layers_test]") {
+TEST_CASE("time embeddings agree with PyTorch", "[golden_layers_test][device]") {
   for (const auto& name :
        both({"time_embedding_8", "time_embedding_8_scaled", "time_embedding_128"})) {
     INFO(name);
@@ -55,7 +56,8 @@ TEST_CASE("time embeddings agree with PyTorch", "[golden_layers_test]") {
   }
 }
 
-TEST_CASE("fixed-step solvers agree with PyTorch, plain and checkpointed", "[golden_layers_test]") {
+TEST_CASE("fixed-step solvers agree with PyTorch, plain and checkpointed",
+          "[golden_layers_test][device]") {
   const bool checkpointed = GENERATE(false, true);
   for (const auto& name : both({"odeint_d3"})) {
     INFO(name);

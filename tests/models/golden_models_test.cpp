@@ -15,6 +15,7 @@ std::unique_ptr<Model> open(const Golden& g) {
   Generator generator(0);
   auto model = make_model(g.model(), g.settings(), generator, g.dtype);
   model->module().load_state_dict(g.weights());
+  model->module().to(testing::test_device());
   return model;
 }
 
@@ -24,7 +25,7 @@ QuantityInputs inputs_of(const Golden& g) {
 
 }  // namespace
 
-TEST_CASE("density models agree with PyTorch", "[golden_models_test]") {
+TEST_CASE("density models agree with PyTorch", "[golden_models_test][device]") {
   for (const auto& name :
        both({"planar_d2", "planar_d3", "planar_d7", "realnvp_d2", "realnvp_d3_unbounded",
              "realnvp_d7_conditional", "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint",
@@ -50,7 +51,8 @@ TEST_CASE("density models agree with PyTorch", "[golden_models_test]") {
   }
 }
 
-TEST_CASE("single layers of the discrete flows agree with PyTorch", "[golden_models_test]") {
+TEST_CASE("single layers of the discrete flows agree with PyTorch",
+          "[golden_models_test][device]") {
   for (const auto& name : both({"planar_layer_d3", "coupling_d3", "coupling_d2_unbounded"})) {
     INFO(name);
     const Golden g(name);
@@ -65,6 +67,7 @@ TEST_CASE("single layers of the discrete flows agree with PyTorch", "[golden_mod
       o.log_scale_bound = g.config["log_scale_bound"];
       flow = std::make_unique<CouplingLayer>(o, g.config["mask"][0] == 1, generator, g.dtype);
     }
+    flow->to(testing::test_device());
     flow->load_state_dict(g.weights());
     const Tensor x = g["input"].requires_grad_();
     const Transformed y = flow->forward(x);
@@ -82,7 +85,7 @@ TEST_CASE("single layers of the discrete flows agree with PyTorch", "[golden_mod
   }
 }
 
-TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test]") {
+TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test][device]") {
   for (const auto& name :
        both({"flow_matching_a2", "flow_matching_a7_conditional", "flow_matching_a3_scale1"})) {
     INFO(name);
@@ -104,7 +107,7 @@ TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test]") {
   }
 }
 
-TEST_CASE("the diffusion policy agrees with PyTorch", "[golden_models_test]") {
+TEST_CASE("the diffusion policy agrees with PyTorch", "[golden_models_test][device]") {
   for (const auto& name : both({"diffusion_a2", "diffusion_a7_state", "diffusion_a3_posterior"})) {
     INFO(name);
     const Golden g(name);

@@ -19,7 +19,7 @@ inline void shake(Module& module, uint64_t seed, double size) {
   NoGrad off;
   for (auto& [name, p] : module.parameters()) {
     const double fan_in = p.rank() > 1 ? static_cast<double>(p.size(-1)) : 1;
-    copy_(p, p + randn(p.shape(), generator, p.dtype()) * (size / std::sqrt(fan_in)));
+    copy_(p, p + randn(p.shape(), generator, p.dtype(), p.device()) * (size / std::sqrt(fan_in)));
   }
 }
 

@@ -67,7 +67,7 @@ class Threads {
 
 }  // namespace
 
-TEST_CASE("pausing and resuming changes no bit", "[resume_test]") {
+TEST_CASE("pausing and resuming changes no bit", "[resume_test][device]") {
   const Scratch scratch;
   Threads threads(1);
   const std::string expected = uninterrupted(scratch / "whole", 1);
@@ -106,7 +106,8 @@ TEST_CASE("pausing and resuming changes no bit", "[resume_test]") {
   }
 }
 
-TEST_CASE("a crash loses the steps since the checkpoint and nothing else", "[resume_test]") {
+TEST_CASE("a crash loses the steps since the checkpoint and nothing else",
+          "[resume_test][device]") {
   const Scratch scratch;
   const std::string expected = uninterrupted(scratch / "whole", 2);
   const std::string folder = scratch / "crashed";
@@ -134,7 +135,8 @@ TEST_CASE("a crash loses the steps since the checkpoint and nothing else", "[res
   CHECK((traces(folder) == expected));
 }
 
-TEST_CASE("a signal in the middle of accumulation takes effect after the step", "[resume_test]") {
+TEST_CASE("a signal in the middle of accumulation takes effect after the step",
+          "[resume_test][device]") {
   const Scratch scratch;
   const std::string expected = uninterrupted(scratch / "whole", 3);
   const std::string folder = scratch / "interrupted";
@@ -163,7 +165,8 @@ TEST_CASE("a signal in the middle of accumulation takes effect after the step", 
   CHECK((traces(folder) == expected));
 }
 
-TEST_CASE("a damaged newest checkpoint costs one generation and a warning", "[resume_test]") {
+TEST_CASE("a damaged newest checkpoint costs one generation and a warning",
+          "[resume_test][device]") {
   const Scratch scratch;
   const std::string expected = uninterrupted(scratch / "whole", 1);
   const std::string folder = scratch / "whole";
@@ -187,7 +190,7 @@ TEST_CASE("a damaged newest checkpoint costs one generation and a warning", "[re
   CHECK_THAT(error_of([&] { lost.resume(); }), Contains("none of 2 files can be used"));
 }
 
-TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_test]") {
+TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_test][device]") {
   const Scratch scratch;
   const std::string folder = scratch / "run";
   uninterrupted(folder, 1);
@@ -214,7 +217,9 @@ TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_
              Contains("another configuration: the checkpoint has \"{\"width\": 160}\", this run"));
   CHECK_THAT(refusal([](P& p, O&, Regression&) { p.model.pop_back(); }),
              Contains("\"model.buffer\" is not known here"));
-  CHECK_THAT(refusal([](P& p, O&, Regression&) { p.model[1].second = zeros({4}); }),
+  CHECK_THAT(refusal([](P& p, O&, Regression&) {
+               p.model[1].second = zeros({4}, DType::float32, test_device());
+             }),
              Contains("\"model.b1\" is (160,) float32; (4,) float32 is needed"));
   CHECK_THAT(refusal([](P&, O& o, Regression&) { o.ema_decay = 0; }),
              Contains("\"ema.averages.b1\" is not known here"));
@@ -250,7 +255,7 @@ TEST_CASE("a resume that does not fit is refused and changes nothing", "[resume_
   CHECK_THAT(refusal([&](P& p, O&, Regression&) { p.optimizer = &sgd; }), Contains("is missing"));
 }
 
-TEST_CASE("resuming where there is nothing, or everything is done", "[resume_test]") {
+TEST_CASE("resuming where there is nothing, or everything is done", "[resume_test][device]") {
   const Scratch scratch;
   Capture capture;
   Regression r;

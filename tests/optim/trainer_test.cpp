@@ -28,7 +28,7 @@ Tensor scaled(const Tensor& loss, double factor) { return loss * factor; }
 
 }  // namespace
 
-TEST_CASE("a training lowers the loss and tells how it goes", "[trainer_test]") {
+TEST_CASE("a training lowers the loss and tells how it goes", "[trainer_test][device]") {
   Regression r(32);
   Capture capture;
   TrainerOptions o = options(&capture, 300);
@@ -138,7 +138,7 @@ TEST_CASE("clipping holds the step back", "[trainer_test]") {
   CHECK(trainer.history()[0].gradient_norm == Catch::Approx(5));
 }
 
-TEST_CASE("a step that is not finite is skipped and counted", "[trainer_test]") {
+TEST_CASE("a step that is not finite is skipped and counted", "[trainer_test][device]") {
   // Three ways: the loss is NaN, the loss is infinite, only the gradient is.
   const auto poison = GENERATE(0, 1, 2);
   const auto accumulate = GENERATE(int64_t{1}, int64_t{3});
@@ -185,7 +185,7 @@ TEST_CASE("a step that is not finite is skipped and counted", "[trainer_test]") 
 }
 
 TEST_CASE("too many bad steps in a row end the training and keep the last good checkpoint",
-          "[trainer_test]") {
+          "[trainer_test][device]") {
   const Scratch scratch;
   Regression r(16);
   Capture capture;
@@ -224,7 +224,7 @@ TEST_CASE("too many bad steps in a row end the training and keep the last good c
   CHECK(rows.back().skipped == 7);
 }
 
-TEST_CASE("the policy stop ends at the first bad step", "[trainer_test]") {
+TEST_CASE("the policy stop ends at the first bad step", "[trainer_test][device]") {
   Regression r(16);
   Capture capture;
   TrainerOptions o = options(&capture, 100);
@@ -237,7 +237,7 @@ TEST_CASE("the policy stop ends at the first bad step", "[trainer_test]") {
   CHECK_THAT(result.reason, Contains("step 8: the loss is inf"));
 }
 
-TEST_CASE("under anomaly mode the operation is named", "[trainer_test]") {
+TEST_CASE("under anomaly mode the operation is named", "[trainer_test][device]") {
   Regression r(16);
   Capture capture;
   TrainerOptions o = options(&capture, 6);
@@ -255,7 +255,7 @@ TEST_CASE("under anomaly mode the operation is named", "[trainer_test]") {
   CHECK_THAT(capture.messages[0], Contains("log"));
 }
 
-TEST_CASE("weights that are not finite are never saved", "[trainer_test]") {
+TEST_CASE("weights that are not finite are never saved", "[trainer_test][device]") {
   const Scratch scratch;
   Regression r(16);
   Capture capture;
@@ -273,7 +273,7 @@ TEST_CASE("weights that are not finite are never saved", "[trainer_test]") {
 }
 
 TEST_CASE("validation uses the averaged weights, stops early and keeps the best",
-          "[trainer_test]") {
+          "[trainer_test][device]") {
   const Scratch scratch;
   Regression r(16);
   Capture capture;
@@ -309,7 +309,7 @@ TEST_CASE("validation uses the averaged weights, stops early and keeps the best"
   CHECK(kept.tensors.size() == 5);
 }
 
-TEST_CASE("metrics.jsonl is valid line by line", "[trainer_test]") {
+TEST_CASE("metrics.jsonl is valid line by line", "[trainer_test][device]") {
   const Scratch scratch;
   Regression r(16);
   Capture capture;
@@ -336,7 +336,7 @@ TEST_CASE("metrics.jsonl is valid line by line", "[trainer_test]") {
   }
 }
 
-TEST_CASE("a folder with a training is not overwritten unless asked", "[trainer_test]") {
+TEST_CASE("a folder with a training is not overwritten unless asked", "[trainer_test][device]") {
   const Scratch scratch;
   Capture capture;
   TrainerOptions o = options(&capture, 4);
@@ -358,7 +358,7 @@ TEST_CASE("a folder with a training is not overwritten unless asked", "[trainer_
   CHECK(CheckpointStore::newest(o.run_folder)->step == 3);
 }
 
-TEST_CASE("a trainer refuses parts and options that make no sense", "[trainer_test]") {
+TEST_CASE("a trainer refuses parts and options that make no sense", "[trainer_test][device]") {
   Regression r(16);
   const auto refusal = [&](const std::function<void(TrainerParts&, TrainerOptions&)>& change) {
     TrainerParts p = r.parts();
@@ -391,7 +391,7 @@ TEST_CASE("a trainer refuses parts and options that make no sense", "[trainer_te
              Contains("patience without a validation"));
 }
 
-TEST_CASE("what the loss does wrong reaches the caller", "[trainer_test]") {
+TEST_CASE("what the loss does wrong reaches the caller", "[trainer_test][device]") {
   Regression r(16);
   Capture capture;
   TrainerParts p = r.parts();

@@ -9,13 +9,16 @@
 
 #include "catch.hpp"
 #include "core/io_support.h"
+#include "device/device.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/tensor_bytes.h"
 #include "flowgrad/optim/trainer.h"
 #include "flowgrad/tasks/sampler.h"
 
 namespace optim_test {
 
 using namespace flowgrad;
+using flowgrad::testing::test_device;
 using io_test::Scratch;
 
 /// Remembers what it is told.
@@ -33,13 +36,14 @@ struct Capture final : ProgressSink {
 struct Regression {
   explicit Regression(int64_t width = 160, uint64_t seed = 3)
       : generator(seed),
-        x(randn({60, 4}, generator)),
+        x(randn({60, 4}, generator, DType::float32, test_device())),
         y(sum(abs(x), {1}, true)),
-        w1((randn({width, 4}, generator) * 0.5).requires_grad_()),
-        b1(zeros({width}).requires_grad_()),
-        w2((randn({width, width}, generator) * 0.1).requires_grad_()),
-        w3((randn({1, width}, generator) * 0.1).requires_grad_()),
-        buffer(full({3}, 7)),
+        w1((randn({width, 4}, generator, DType::float32, test_device()) * 0.5).requires_grad_()),
+        b1(zeros({width}, DType::float32, test_device()).requires_grad_()),
+        w2((randn({width, width}, generator, DType::float32, test_device()) * 0.1)
+               .requires_grad_()),
+        w3((randn({1, width}, generator, DType::float32, test_device()) * 0.1).requires_grad_()),
+        buffer(full({3}, 7, DType::float32, test_device())),
         sampler(60, 8, seed),
         optimizer({{{{"w1", w1}, {"w2", w2}, {"w3", w3}}, 1, 0.01}, {{{"b1", b1}}, 0.5, 0}},
                   {.lr = 1e-2}) {}
@@ -49,10 +53,11 @@ struct Regression {
   }
   Tensor loss() {
     const std::vector<int64_t> rows = sampler.next();
-    const Tensor at = Tensor::from(rows, {static_cast<int64_t>(rows.size())});
+    const Tensor at =
+        Tensor::from(rows, {static_cast<int64_t>(rows.size())}, DType::int64, test_device());
     const Tensor target = index_select(y, 0, at);
     return mse_loss(predict(index_select(x, 0, at)),
-                    target + 0.1 * randn(target.shape(), generator));
+                    target + 0.1 * randn(target.shape(), generator, DType::float32, test_device()));
   }
   double validation() const {
     NoGrad off;
@@ -85,10 +90,9 @@ struct Regression {
 inline std::string bytes_of(const NamedTensors& tensors) {
   std::string out;
   for (const auto& [name, t] : tensors) {
-    const Tensor dense = contiguous(t.detach());
+    const TensorBytes bytes(t);
     out += name + ":";
-    out.append(static_cast<const char*>(dense.raw()),
-               static_cast<size_t>(dense.numel()) * size_of(dense.dtype()));
+    out.append(reinterpret_cast<const char*>(bytes.span().data()), bytes.span().size());
   }
   return out;
 }

@@ -1,0 +1,39 @@
+#include "device/device.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "device/arena.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/device_memory.h"
+
+namespace flowgrad::testing {
+namespace {
+
+thread_local int on_cpu = 0;
+
+Device chosen_device() {
+  const char* value = std::getenv("FLOWGRAD_TEST_DEVICE");
+  const std::string name = value ? value : "";
+  if (name.empty() || name == "cpu") return Device::cpu();
+  if (name != "cuda") {
+    throw std::runtime_error("FLOWGRAD_TEST_DEVICE: \"" + name + "\" given; cpu and cuda are known");
+  }
+  if (!has_cuda()) register_arena();
+  return Device::cuda();
+}
+
+}  // namespace
+
+Device test_device() {
+  static const Device device = chosen_device();
+  return on_cpu > 0 ? Device::cpu() : device;
+}
+
+OnCpu::OnCpu() { ++on_cpu; }
+OnCpu::~OnCpu() { --on_cpu; }
+
+Tensor on_device(const Tensor& t) { return t.defined() ? to(t.detach(), test_device()) : t; }
+
+}  // namespace flowgrad::testing
