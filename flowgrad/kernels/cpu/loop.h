@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/parallel.h"
@@ -12,27 +13,9 @@
 /// pass through small buffers that stay in the first-level cache.
 namespace flowgrad::kernels::cpu {
 
-constexpr int kMaxOperands = 5;
 /// Elements of one block, and of one chunk of work for a thread. They do not depend on the number
 /// of threads, and no elementwise value depends on them.
 constexpr int64_t kBlock = 2048, kChunk = 16384;
-
-/// Axes of some operands of equal shape after merging: sizes without ones, innermost last, no two
-/// neighbours that one axis could describe. Strides in elements.
-struct Axes {
-  int rank = 0, operands = 0;
-  int64_t total = 1;
-  int64_t size[kMaxRank] = {};
-  int64_t stride[kMaxOperands][kMaxRank] = {};
-
-  int64_t inner() const { return rank == 0 ? 1 : size[rank - 1]; }
-  int64_t inner_stride(int operand) const { return rank == 0 ? 1 : stride[operand][rank - 1]; }
-  /// Elements follow each other in order.
-  bool is_contiguous(int operand) const {
-    return rank == 0 || (rank == 1 && stride[operand][0] == 1);
-  }
-};
-Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands);
 
 /// One operand: its first element and the bytes of an element. Operand 0 is the output.
 struct Operand {

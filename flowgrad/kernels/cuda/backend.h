@@ -1,0 +1,75 @@
+#pragma once
+
+#include "flowgrad/kernels/backend.h"
+
+namespace flowgrad::kernels {
+
+/// Hand-written CUDA kernels, one file for each family below. Work is queued on the default stream;
+/// methods that return a number wait for it. Results have the same bits in every run and do not
+/// depend on the batch that a row is in; there are no floating-point atomics.
+class CudaBackend final : public Backend {
+ public:
+  const char* name() const override { return "cuda"; }
+
+  // cuda/copy.cu
+  void copy(View in, View out) override;
+  void fill(View out, double value) override;
+  void arange(View out, double start, double step) override;
+  void add_into(View in, View out) override;
+
+  // cuda/elementwise.cu
+  void unary(UnaryOp op, Params params, View x, View out) override;
+  void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) override;
+  void binary(BinaryOp op, View a, View b, View out) override;
+  void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) override;
+  void compare(CompareOp op, View a, View b, View out) override;
+  void predicate(PredicateOp op, View x, View out) override;
+  void logical(LogicalOp op, View a, View b, View out) override;
+  void where(View condition, View a, View b, View out) override;
+
+  // cuda/reduce.cu
+  void reduce(ReduceOp op, View x, View out) override;
+  void arg_reduce(bool maximum, View x, int axis, View out) override;
+
+  // cuda/scan.cu
+  void scan(ScanOp op, View x, int axis, bool reverse, View out) override;
+  void scan_extreme(bool maximum, View x, int axis, View values, View indices) override;
+  void linear_scan(View a, View b, int axis, bool reverse, View out) override;
+
+  // cuda/softmax.cu
+  void softmax(bool logarithm, View x, int axis, View out) override;
+  void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
+
+  // cuda/matmul.cu
+  void matmul(View a, View b, View bias, bool accumulate, View out) override;
+
+  // cuda/indexing.cu
+  void gather(View x, int axis, View index, View out) override;
+  void scatter_add(View index, int axis, View source, View out) override;
+  void scatter_max(View index, int axis, View source, View out) override;
+  void index_select(View x, int axis, View index, View out) override;
+  void index_add(View index, int axis, View source, View out) override;
+
+  // cuda/sort.cu
+  void sort(View x, int axis, bool descending, View values, View indices) override;
+
+  // cuda/linalg.cu
+  void lu(View a, View lu, View pivots, View sign) override;
+  void cholesky(View a, View out) override;
+  void triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) override;
+
+  // cuda/random.cu
+  void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
+
+  // cuda/optimizer.cu
+  void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
+  void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
+  double sum_of_squares(std::span<const View> views) override;
+  void scale(View out, double factor) override;
+  void lerp(View average, View value, double decay) override;
+};
+
+/// The one CUDA backend.
+Backend& cuda_backend();
+
+}  // namespace flowgrad::kernels
