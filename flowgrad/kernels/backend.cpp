@@ -6,6 +6,9 @@
 
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/reference/reference.h"
+#if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
+#include "flowgrad/kernels/cuda/backend.h"
+#endif
 
 namespace flowgrad::kernels {
 namespace {
@@ -25,13 +28,18 @@ std::atomic<CpuBackend>& chosen() {
   return which;
 }
 
-std::atomic<Backend*> cuda_backend{nullptr};
+std::atomic<Backend*> registered_cuda{nullptr};
 
 Backend& device_backend(Device device) {
-  if (Backend* instance = cuda_backend.load(std::memory_order_acquire)) return *instance;
+  if (Backend* instance = registered_cuda.load(std::memory_order_acquire)) return *instance;
   throw DeviceError("backend: device " + device.to_string() +
                     " given; this build of flowgrad computes on the CPU");
 }
+
+#if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
+// Here, because every program that computes links this file.
+const bool cuda_is_registered = (register_cuda(), true);
+#endif
 
 }  // namespace
 
@@ -49,7 +57,7 @@ void register_backend(Device::Kind kind, Backend* instance) {
   if (kind == Device::Kind::cpu) {
     throw ValueError("register_backend: kind cpu given; set_cpu_backend chooses among its own");
   }
-  cuda_backend.store(instance, std::memory_order_release);
+  registered_cuda.store(instance, std::memory_order_release);
 }
 
 void set_cpu_backend(CpuBackend which) { chosen().store(which, std::memory_order_relaxed); }

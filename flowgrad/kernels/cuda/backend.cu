@@ -1,10 +1,39 @@
 #include "flowgrad/kernels/cuda/backend.h"
 
+#include "flowgrad/core/device_memory.h"
+#include "flowgrad/kernels/gpu_runtime.h"
+
 namespace flowgrad::kernels {
+namespace {
+
+void copy_in(void* device, const void* host, size_t bytes) {
+  gpu::copy_to_device(device, host, bytes, gpu::default_stream());
+}
+
+void copy_out(void* host, const void* device, size_t bytes) {
+  gpu::copy_to_host(host, device, bytes, gpu::default_stream());
+  gpu::synchronize(gpu::default_stream());
+}
+
+int count() { return gpu::device_count(); }
+
+void synchronize() { gpu::synchronize(gpu::default_stream()); }
+
+}  // namespace
 
 Backend& cuda_backend() {
   static CudaBackend instance;
   return instance;
+}
+
+void register_cuda() {
+  register_device_memory(Device::Kind::cuda, {.allocate = gpu::allocate,
+                                              .release = gpu::release,
+                                              .copy_in = copy_in,
+                                              .copy_out = copy_out,
+                                              .count = count,
+                                              .synchronize = synchronize});
+  register_backend(Device::Kind::cuda, &cuda_backend());
 }
 
 }  // namespace flowgrad::kernels

@@ -71,5 +71,7 @@ class CudaBackend final : public Backend {
 
 /// The one CUDA backend.
 Backend& cuda_backend();
+/// Makes Device::cuda() and this backend known; backend.cpp does so at start-up.
+void register_cuda();
 
 }  // namespace flowgrad::kernels
