@@ -99,11 +99,14 @@ Pool& device_pool(Device device) {
   static std::array<std::atomic<Pool*>, kMaxDevices> pools;
   static std::mutex making;
   const auto index = static_cast<size_t>(device.index);
-  if (index >= kMaxDevices) throw DeviceError("allocate: there is no " + device.to_string());
-  std::atomic<Pool*>& slot = pools[index];
-  if (Pool* made = slot.load(std::memory_order_acquire)) return *made;
-  device_memory(device.kind);  // raises where there is no such memory
+  if (index < kMaxDevices) {
+    if (Pool* made = pools[index].load(std::memory_order_acquire)) return *made;
+  }
+  if (device.index < 0 || device.index >= device_memory(device.kind).count()) {
+    throw DeviceError("allocate: there is no device " + device.to_string());
+  }
   std::lock_guard lock(making);
+  std::atomic<Pool*>& slot = pools[index];
   if (!slot.load(std::memory_order_relaxed)) slot.store(new Pool(device));
   return *slot.load(std::memory_order_relaxed);
 }

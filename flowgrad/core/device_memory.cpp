@@ -21,8 +21,7 @@ void register_device_memory(Device::Kind kind, const DeviceMemory& memory) {
   if (kind == Device::Kind::cpu) {
     throw ValueError("register_device_memory: kind cpu given; its memory is the system's");
   }
-  if (!memory.allocate || !memory.release || !memory.copy_in || !memory.copy_out ||
-      !memory.count) {
+  if (!memory.allocate || !memory.release || !memory.copy_in || !memory.copy_out || !memory.count) {
     throw ValueError(
         "register_device_memory: allocate, release, copy_in, copy_out and count are needed; one "
         "of them is null");

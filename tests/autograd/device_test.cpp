@@ -107,7 +107,9 @@ TEST_CASE("to() moves values and gradients, whatever the layout", "[device_test]
 TEST_CASE("to() passes gradcheck to third order, both ways", "[device_test][device_only]") {
   const Device device = test_device();
   const auto there = [&](const Tensor& x) { return sin(to(x, device)) * to(cos(x), device); };
-  const auto back = [](const Tensor& x) { return to(sin(x), Device::cpu()) * to(x, Device::cpu()); };
+  const auto back = [](const Tensor& x) {
+    return to(sin(x), Device::cpu()) * to(x, Device::cpu());
+  };
   const GradcheckResult a = gradcheck(there, values({2, 3}, DType::float64, 4), {.order = 3});
   INFO(a.message);
   CHECK(a.passed);
@@ -165,8 +167,9 @@ TEST_CASE("cotangents on another device are refused", "[device_test][device_only
   CHECK_THAT(error_of<DeviceError>(
                  [&] { grad(std::span(&y, 1), std::span(&x, 1), std::span(&cotangent, 1)); }),
              Contains("grad: the cotangent given on cpu; expected on cuda:0"));
-  CHECK_THAT(error_of<DeviceError>([&] { vjp([](const Tensor& t) { return exp(t); }, x, cotangent); }),
-             Contains("vjp: the cotangent v is on cpu and f(x) on cuda:0"));
+  CHECK_THAT(
+      error_of<DeviceError>([&] { vjp([](const Tensor& t) { return exp(t); }, x, cotangent); }),
+      Contains("vjp: the cotangent v is on cpu and f(x) on cuda:0"));
   const auto rule = [](std::span<const Tensor> g, std::span<const Tensor>,
                        std::span<const Tensor>) -> std::vector<Tensor> {
     return {to(g[0], Device::cpu())};

@@ -1,4 +1,5 @@
 #include "autograd/op_table.h"
+#include "device/device.h"
 
 // Shapes and views.
 namespace flowgrad::testing {
@@ -198,6 +199,12 @@ void add_shape_rows(std::vector<Op>& t) {
           .refuses("does not require gradients", {{{3}}},
                    FN(grad(contiguous(x[0].detach().requires_grad_()), x[0])))
           .refuses("only floating", {index_to({3}, 3)}, FN(contiguous(x[0]).requires_grad_())));
+  t.push_back(moves("to", AT({Arg{s}}, to(to(x[0], Device::cpu()), test_device())))
+                  .aliases()
+                  .also({{{2, 3}}}, FN(to(to(transpose(x[0]), Device::cpu()), test_device())))
+                  .refuses("Device::cuda: ", {{{3}}}, FN(to(x[0], Device::cuda(100))))
+                  .refuses("Device::cuda: ", {{{3}}}, FN(to(x[0], Device::cuda(-1))))
+                  .refuses("undefined tensor", {}, FN(to(Tensor(), Device::cpu()))));
   t.push_back(moves("clone", AT({Arg{s}}, clone(x[0])))
                   .also({{{2, 3}}}, FN(clone(transpose(x[0]))))
                   .refuses_usual()

@@ -76,7 +76,7 @@ TEST_CASE("init, eval, grad, sample and train give the same on both devices",
           "[device_test][device_only]") {
   REQUIRE_FALSE(testing::test_device().is_cpu());
   const io_test::Scratch s;
-  const std::vector<std::string> model = {"--model", "realnvp",   "--set", "hidden=8",
+  const std::vector<std::string> model = {"--model", "realnvp",   "--set",  "hidden=8",
                                           "--set",   "n_flows=2", "--seed", "4"};
   const auto with = [&](std::vector<std::string> words, const std::vector<std::string>& more) {
     words.insert(words.end(), more.begin(), more.end());
@@ -91,13 +91,13 @@ TEST_CASE("init, eval, grad, sample and train give the same on both devices",
     CHECK(flowgrad_command(on(d, with({"eval", "--quantity", "log_prob", "--input", s / "cpu_x.npy",
                                        "--output", s / (d + "_y.npy")},
                                       model))) == 0);
-    CHECK(flowgrad_command(on(d, with({"grad", "--input", s / "cpu_x.npy", "--output",
-                                       s / (d + "_g.safetensors")},
-                                      model))) == 0);
-    CHECK(flowgrad_command(on(d, with({"train", "--data", "moons", "--steps", "6", "--batch-size",
-                                       "32", "--ema", "0.9", "--run", s / (d + "_run"),
-                                       "--pause-at", "3"},
-                                      model))) == 0);
+    CHECK(flowgrad_command(on(
+              d, with({"grad", "--input", s / "cpu_x.npy", "--output", s / (d + "_g.safetensors")},
+                      model))) == 0);
+    CHECK(flowgrad_command(
+              on(d, with({"train", "--data", "moons", "--steps", "6", "--batch-size", "32", "--ema",
+                          "0.9", "--run", s / (d + "_run"), "--pause-at", "3"},
+                         model))) == 0);
     CHECK(flowgrad_command(on(d, {"train", "--run", s / (d + "_run"), "--resume"})) == 0);
   }
   CHECK(largest_difference(s / "cpu.safetensors", s / "cuda.safetensors") == 0);
@@ -109,7 +109,8 @@ TEST_CASE("init, eval, grad, sample and train give the same on both devices",
 }
 
 TEST_CASE("bench verifies its cases on a device", "[device_test][device_only]") {
-  for (const char* some : {"autograd", "planar/train/d2_b128", "matmul/f32/64x64x64", "diffusion/sample100/b1"}) {
+  for (const char* some :
+       {"autograd", "planar/train/d2_b128", "matmul/f32/64x64x64", "diffusion/sample100/b1"}) {
     CHECK(flowgrad_command({"bench", "--device", "cuda", "--verify-only", "--only", some}) == 0);
   }
 }

@@ -87,7 +87,6 @@ TEST_CASE("an impossible request says what was asked", "[allocator_test][slow]")
   const MemoryStats before = memory_stats();
   CHECK_THROWS_AS(Tensor::empty({int64_t{1} << 58}, DType::boolean), Error);
   CHECK(memory_stats().live_bytes == before.live_bytes);
-  Device elsewhere;
-  elsewhere.kind = Device::Kind::cuda;
+  const Device elsewhere{Device::Kind::cuda, 100};
   CHECK_THROWS_AS(pool_allocate(8, elsewhere), DeviceError);
 }

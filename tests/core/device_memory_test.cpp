@@ -37,9 +37,13 @@ TEST_CASE("without CUDA, asking for a device says so", "[device_memory_test]") {
   if (has_cuda()) return;  // a build with a device: the other cases run there
   CHECK_THAT(error_of<DeviceError>([] { Device::cuda(); }),
              Contains("Device::cuda: flowgrad was built without CUDA; Device::cpu() is available"));
-  CHECK_THAT(error_of<DeviceError>([] { pool_allocate(64, {Device::Kind::cuda, 0}); }),
+  CHECK_THAT(error_of<DeviceError>([] {
+               pool_allocate(64, {Device::Kind::cuda, 0});
+             }),
              Contains("built without CUDA"));
-  CHECK_THAT(error_of<DeviceError>([] { memory_stats({Device::Kind::cuda, 0}); }),
+  CHECK_THAT(error_of<DeviceError>([] {
+               memory_stats({Device::Kind::cuda, 0});
+             }),
              Contains("built without CUDA"));
   synchronize(Device::cpu());
 }
@@ -58,6 +62,10 @@ TEST_CASE("devices are numbered from 0", "[device_memory_test][device_only]") {
   CHECK(Device::cuda().to_string() == "cuda:0");
   CHECK_THAT(error_of<DeviceError>([] { Device::cuda(100); }), Contains("index 100 given"));
   CHECK_THAT(error_of<DeviceError>([] { Device::cuda(-1); }), Contains("index -1 given"));
+  CHECK_THAT(error_of<DeviceError>([] {
+               pool_allocate(64, {Device::Kind::cuda, 99});
+             }),
+             Contains("there is no device cuda:99"));
   const DeviceMemory again = device_memory(Device::Kind::cuda);
   CHECK_THAT(error_of<ValueError>([&] { register_device_memory(Device::Kind::cuda, again); }),
              Contains("registered already"));
@@ -115,9 +123,7 @@ TEST_CASE("a full device is flushed once and asked again", "[device_memory_test]
   empty_cache(device);
   const int64_t live = memory_stats(device).live_bytes;
   limit_arena(static_cast<size_t>(live) + (size_t{6} << 20));
-  {
-    const Tensor four = Tensor::empty({1 << 20}, DType::float32, device);
-  }
+  { const Tensor four = Tensor::empty({1 << 20}, DType::float32, device); }
   CHECK(memory_stats(device).cached_bytes == 4 << 20);
   // 6 MiB fit only without the 4 MiB that the pool keeps.
   const Tensor six = Tensor::empty({3 << 19}, DType::float32, device);
@@ -161,7 +167,9 @@ TEST_CASE("host code is refused a device's elements by type", "[device_memory_te
              Contains("data: the tensor is on cuda:0; host code reads it with to_vector"));
   CHECK_THAT(error_of<DTypeError>([&] { t.data<double>(); }), Contains("float64 asked for"));
   const Tensor leaf = t.detach().requires_grad_();
-  CHECK_THAT(error_of<DeviceError>([&] { leaf.set_grad(Tensor::from<float>({1, 2}, {2})); }),
+  CHECK_THAT(error_of<DeviceError>([&] {
+               leaf.set_grad(Tensor::from<float>({1, 2}, {2}));
+             }),
              Contains("set_grad: gradient on cpu given for a tensor on cuda:0"));
 }
 
@@ -182,7 +190,8 @@ TEST_CASE("a tensor can take another's storage, on whatever device",
              Contains("replace_storage: (3,) float32 given for a tensor (2,) float32"));
 }
 
-TEST_CASE("files hold a device's tensors as those of the CPU", "[device_memory_test][device_only]") {
+TEST_CASE("files hold a device's tensors as those of the CPU",
+          "[device_memory_test][device_only]") {
   const io_test::Scratch scratch;
   const std::vector<double> v{1, -2, 3.5, 4, 5, 6};
   const Tensor host = Tensor::from(v, {2, 3}, DType::float32);

@@ -16,6 +16,7 @@
 #include "catch.hpp"
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/tensor.h"
+#include "flowgrad/core/tensor_bytes.h"
 
 namespace io_test {
 
@@ -93,12 +94,13 @@ inline std::string data_file(const std::string& name) {
   return FLOWGRAD_TEST_DATA "/core/data/" + name;
 }
 
-/// Equal shape, dtype and bits.
+/// Equal shape, dtype and bits, on whatever devices.
 inline bool same_bits(const flowgrad::Tensor& a, const flowgrad::Tensor& b) {
+  const flowgrad::TensorBytes x(a);
+  const flowgrad::TensorBytes y(b);
   return a.shape() == b.shape() && a.dtype() == b.dtype() && a.is_contiguous() &&
          b.is_contiguous() &&
-         (a.numel() == 0 ||
-          std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.numel()) * size_of(a.dtype())) == 0);
+         std::equal(x.span().begin(), x.span().end(), y.span().begin(), y.span().end());
 }
 
 }  // namespace io_test

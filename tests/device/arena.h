@@ -9,9 +9,9 @@
 ///
 /// One anonymous file is mapped twice. Tensors hold addresses of the mapping that nobody may touch;
 /// the backend and the copies translate them to the other one. So host code that reads or writes a
-/// device tensor crashes at once, on any thread, while a kernel given a host address, or a view that
-/// reaches outside of one block, raises Error. Fresh and freed blocks are filled with 0xFF: NaN in
-/// every floating type, and a bool and an index that are none.
+/// device tensor crashes at once, on any thread, while a kernel given a host address, or a view
+/// that reaches outside of one block, raises Error. Fresh and freed blocks are filled with 0xFF:
+/// NaN in every floating type, and a bool and an index that are none.
 ///
 /// Kernels are those of the reference backend, so results equal the CPU's reference bit for bit.
 namespace flowgrad::testing {

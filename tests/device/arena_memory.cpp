@@ -64,8 +64,8 @@ bool ArenaMemory::owns(const void* address) const {
 
 void* ArenaMemory::inside(const void* device, size_t bytes) {
   if (!owns(device)) {
-    throw Error(fmt::format("arena: {} is no device address: a host tensor was given to a kernel",
-                            device));
+    throw Error(
+        fmt::format("arena: {} is no device address: a host tensor was given to a kernel", device));
   }
   const auto offset = static_cast<size_t>(static_cast<const char*>(device) - outside_);
   std::lock_guard lock(mutex_);

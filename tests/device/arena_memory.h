@@ -25,7 +25,7 @@ class ArenaMemory {
   ArenaMemory();
 
   static constexpr size_t kSize = size_t{4} << 30;  // address space; pages come as they are touched
-  static constexpr size_t kGap = 64;                // between blocks, so that one cannot reach the next
+  static constexpr size_t kGap = 64;  // between blocks, so that one cannot reach the next
 
   char* outside_ = nullptr;
   char* inside_ = nullptr;

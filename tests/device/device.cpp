@@ -18,7 +18,8 @@ Device chosen_device() {
   const std::string name = value ? value : "";
   if (name.empty() || name == "cpu") return Device::cpu();
   if (name != "cuda") {
-    throw std::runtime_error("FLOWGRAD_TEST_DEVICE: \"" + name + "\" given; cpu and cuda are known");
+    throw std::runtime_error("FLOWGRAD_TEST_DEVICE: \"" + name +
+                             "\" given; cpu and cuda are known");
   }
   if (!has_cuda()) register_arena();
   return Device::cuda();
