@@ -152,6 +152,11 @@ function(flowgrad_test_gpu_room)
       set_tests_properties(gpu.order.${order} PROPERTIES
         LABELS gpu TIMEOUT 900 ENVIRONMENT FLOWGRAD_EMULATOR_ORDER=${order})
     endforeach()
+    # What machines without memory protection keys do.
+    add_test(NAME gpu.protection.pages
+             COMMAND test_gpu ${FLOWGRAD_CATCH_ARGUMENTS} "[emulator_faults_test]")
+    set_tests_properties(gpu.protection.pages PROPERTIES
+      LABELS gpu TIMEOUT 900 ENVIRONMENT FLOWGRAD_EMULATOR_PROTECTION=pages)
   endif()
 endfunction()
 

@@ -204,20 +204,25 @@ std::string Arena::describe(const void* address) const {
   return std::to_string(above->data - a) + " bytes before device " + text(*above);
 }
 
-std::string Arena::overrun() const {
-  for (const auto& [first, allocation] : live_) {
+std::string Arena::overrun() {
+  std::string found;
+  for (auto& [first, allocation] : live_) {
     if (protection_ == Protection::pages && !allocation.open) continue;
-    const char* end = allocation.data + allocation.bytes;
-    const char* front = std::max(allocation.pages, allocation.data - kFrontSlack);
+    char* end = allocation.data + allocation.bytes;
+    char* last = allocation.pages + allocation.page_bytes;
+    char* front = std::max(allocation.pages, allocation.data - kFrontSlack);
     if (!is_poison(front, allocation.data)) {
-      return "a write just before " + describe(allocation.data);
+      found = "a write just before device memory of ";
+    } else if (!is_poison(end, last)) {
+      found = "a write just past the end of device memory of ";
+    } else {
+      continue;
     }
-    if (!is_poison(end, allocation.pages + allocation.page_bytes)) {
-      return "a write just past the end of device memory of " + std::to_string(allocation.bytes) +
-             " bytes at " + hexadecimal(allocation.data);
-    }
+    found += std::to_string(allocation.bytes) + " bytes at " + hexadecimal(allocation.data);
+    std::memset(front, kPoison, static_cast<std::size_t>(allocation.data - front));
+    std::memset(end, kPoison, static_cast<std::size_t>(last - end));
   }
-  return {};
+  return found;
 }
 
 }  // namespace flowgrad::gpu::emulator

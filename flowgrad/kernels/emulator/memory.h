@@ -44,8 +44,8 @@ class Arena {
   Allocation* holding(const void* address, std::size_t bytes);
   /// "12 bytes past the end of an allocation of 4096 bytes at 0x..."
   std::string describe(const void* address) const;
-  /// What was written around the data of an open allocation, or an empty string.
-  std::string overrun() const;
+  /// What was written around the data of an open allocation, or an empty string. Told once.
+  std::string overrun();
 
   /// Lets the calling OS thread at device memory while in scope; scopes nest.
   class Access {
