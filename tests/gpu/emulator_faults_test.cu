@@ -1,5 +1,5 @@
-// Planted bugs, each of which the emulator must notice and explain. On a device they would hang, give
-// wrong results or pass by luck, so this file is built for the emulator only.
+// Planted bugs, each of which the emulator must notice and explain. On a device they would hang,
+// give wrong results or pass by luck, so this file is built for the emulator only.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,7 +16,8 @@ const gpu::Stream stream = gpu::default_stream();
 
 // Launches, synchronises, and returns the message of the error.
 template <class... P, class... A>
-std::string failure(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t dynamic, A... arguments) {
+std::string failure(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t dynamic,
+                    A... arguments) {
   return message_of([&] {
     gpu::launch(kernel, grid, block, dynamic, stream, arguments...);
     gpu::synchronize(stream);
@@ -87,7 +88,8 @@ __global__ void deadlock(int* out) {
 
 __global__ void overrun_shared(int* out, int i) {
   GPU_SHARED(int, buffer, [10]);
-  buffer[i] = 3;
+  int* first = buffer;  // no array whose size a compiler could check
+  first[i] = 3;
   __syncthreads();
   out[0] = buffer[0];
 }
@@ -153,7 +155,8 @@ TEST_CASE("global memory out of bounds", "[emulator_faults_test]") {
   const DeviceArray<float> fresh(4);
   CHECK(contains(failure(load, 1, 1, 0, static_cast<const float*>(a.get()), b.get(), 100000L),
                  "reads from"));
-  CHECK(contains(failure(store, 1, 1, 0, fresh.get(), 5000L), "past the end of device memory of 16"));
+  CHECK(
+      contains(failure(store, 1, 1, 0, fresh.get(), 5000L), "past the end of device memory of 16"));
   CHECK(contains(failure(store, 1, 1, 0, static_cast<float*>(nullptr), 0L),
                  "which is no memory of the device"));
   // The device goes on after an error.

@@ -1,4 +1,5 @@
-// Warp functions against plain loops, over masks and widths. They run on the emulator and on a device.
+// Warp functions against plain loops, over masks and widths. They run on the emulator and on a
+// device.
 #include "support.cuh"
 
 using namespace flowgrad::test;
@@ -29,7 +30,8 @@ __global__ void shuffle_all(unsigned mask, int width, int argument, const int* v
   }
 }
 
-// What PTX says about shfl: the segment of a lane, and the lane itself where the source lies outside.
+// What PTX says about shfl: the segment of a lane, and the lane itself where the source lies
+// outside.
 int source_of(int kind, int lane, int argument, int width) {
   const int low = lane / width * width;
   const int high = low + width;
@@ -75,8 +77,8 @@ __global__ void reductions(const int* in, int* sum, int* low, int* high, unsigne
 }  // namespace
 
 TEST_CASE("shuffles and votes, all widths, arguments and many masks", "[warp_test]") {
-  const unsigned masks[] = {0xffffffffu, 0x0000ffffu, 0xffff0000u, 0x00ff00ffu, 0x80000001u,
-                            0x00000001u, 0xaaaaaaaau, 0x0f0f3c5au};
+  const unsigned masks[] = {0xffffffffu, 0x0000ffffu, 0xffff0000u, 0x00ff00ffu,
+                            0x80000001u, 0x00000001u, 0xaaaaaaaau, 0x0f0f3c5au};
   std::vector<int> values(64);
   for (std::size_t i = 0; i < 64; ++i) {
     values[i] = static_cast<int>(i * 37 % 64) - (i % 3 == 0 ? 40 : 0);
@@ -85,7 +87,8 @@ TEST_CASE("shuffles and votes, all widths, arguments and many masks", "[warp_tes
   for (const unsigned mask : masks) {
     for (int width = 1; width <= 32; width *= 2) {
       for (int argument = 0; argument < 32; ++argument) {
-        // A lane that reads from one outside the mask has an undefined result: leave such cases out.
+        // A lane that reads from one outside the mask has an undefined result: leave such cases
+        // out.
         bool defined = true;
         for (int lane = 0; lane < 32; ++lane) {
           if ((mask >> lane & 1u) == 0) continue;

@@ -26,19 +26,20 @@ struct Fault {
   bool is_write;
 } fault;
 
-// Where a kernel that faulted goes on: on a stack that is intact, and no longer in the handler.
+// Where a kernel that faulted goes on, no longer in the handler.
 [[noreturn]] void landing() {
-  const Scheduler& scheduler = Scheduler::instance();
-  std::string what = fault.is_write ? "writes to " : "reads from ";
+  Scheduler& scheduler = Scheduler::instance();
+  static std::string what;  // never destroyed on this path, so it must not be a local variable
+  what = fault.is_write ? "writes to " : "reads from ";
   what += hexadecimal(fault.address);
   if (scheduler.stacks().is_guard(fault.address)) {
-    what = "stack overflow: the local variables of a thread take more than 64 KiB";
+    what = "stack overflow: the local variables of a thread do not fit into its stack";
   } else if (Arena::instance().reserves(fault.address)) {
     what = "out of bounds: " + what + ", " + Arena::instance().describe(fault.address);
   } else {
     what += ", which is no memory of the device";
   }
-  fail(what);
+  scheduler.fail_abruptly(what);
 }
 
 void explain(const void* address) {
@@ -55,7 +56,11 @@ void on_fault(int, siginfo_t* info, [[maybe_unused]] void* context) {
   if (in_kernel) {
     auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
     fault = {info->si_addr, (registers[REG_ERR] & 2) != 0};
-    const auto top = reinterpret_cast<std::uintptr_t>(landing_stack.get()) + kStackBytes;
+    // Below the red zone of the faulting function, or elsewhere if it is the stack that is full.
+    auto top = static_cast<std::uintptr_t>(registers[REG_RSP]) - 256;
+    if (Scheduler::instance().stacks().is_guard(info->si_addr)) {
+      top = reinterpret_cast<std::uintptr_t>(landing_stack.get()) + kStackBytes;
+    }
     registers[REG_RSP] = static_cast<greg_t>((top & ~std::uintptr_t{15}) - 8);
     registers[REG_RIP] = reinterpret_cast<greg_t>(&landing);
     return;

@@ -21,6 +21,9 @@ namespace {
 
 thread_local bool in_kernel = false;
 
+// Unwinds the thread that failed. No standard exception, so that kernels' callers do not catch it.
+struct Failure {};
+
 Order order_from_environment() {
   const char* text = std::getenv("FLOWGRAD_EMULATOR_ORDER");
   if (text == nullptr || std::strcmp(text, "forward") == 0 || *text == '\0') return Order::forward;
@@ -161,24 +164,37 @@ void Scheduler::run_block() {
 void Scheduler::fiber_main() {
   Scheduler& self = instance();
   fiber_started(self.host_);
+  try {
+    self.run_threads();
+  } catch (const Failure&) {
+  }
+  self.leave_block();  // with no exception being handled any more
+}
+
+void Scheduler::leave_block() {
+  switch_fiber(current_->fiber, host_, true);
+  std::abort();  // nobody resumes it
+}
+
+void Scheduler::run_threads() {
   for (;;) {
-    self.run_body();
-    Thread& ended = *self.current_;
-    self.thread_exits();
-    Thread* next = self.next_thread();
+    run_body();
+    Thread& ended = *current_;
+    thread_exits();
+    Thread* next = next_thread();
     if (next == nullptr) {
-      if (self.n_exited_ < self.n_threads_) self.fail(self.deadlock_report());
-      self.stacks_.give_back(ended.stack);
-      switch_fiber(ended.fiber, self.host_, true);
+      if (n_exited_ < n_threads_) fail(deadlock_report());
+      stacks_.give_back(ended.stack);
+      leave_block();
     } else if (next->state == ThreadState::fresh) {
       // Kernels without a barrier live on this one warm stack.
       next->stack = ended.stack;
       next->state = ThreadState::ready;
-      self.current_ = next;
+      current_ = next;
       threadIdx = next->index;
     } else {
-      self.stacks_.give_back(ended.stack);  // nobody takes it before the switch below is done
-      self.current_ = next;
+      stacks_.give_back(ended.stack);  // nobody takes it before the switch below is done
+      current_ = next;
       threadIdx = next->index;
       switch_fiber(ended.fiber, next->fiber, true);
     }
@@ -194,7 +210,7 @@ void Scheduler::run_body() {
   } catch (const std::exception& e) {
     escaped = e.what();
   }
-  fail("an exception left the kernel: " + escaped);  // out here, with no exception being handled
+  fail("an exception left the kernel: " + escaped);
 }
 
 void Scheduler::thread_exits() {
@@ -263,8 +279,13 @@ void Scheduler::wait(ThreadState state, const char* what, const Site& site, unsi
 void Scheduler::fail(const std::string& what) {
   failure_ = place_of_running_thread() + ": " + what;
   failed_ = true;
-  switch_fiber(current_->fiber, host_, true);
-  std::abort();  // an abandoned fiber is never resumed
+  throw Failure{};
+}
+
+void Scheduler::fail_abruptly(const std::string& what) {
+  failure_ = place_of_running_thread() + ": " + what;
+  failed_ = true;
+  leave_block();
 }
 
 // --- meeting others ---

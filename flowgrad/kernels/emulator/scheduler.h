@@ -70,6 +70,8 @@ class Scheduler {
 
   // What the functions of block.h do, for the running thread.
   [[noreturn]] void fail(const std::string& what);
+  /// As fail, where the stack cannot be unwound.
+  [[noreturn]] void fail_abruptly(const std::string& what);
   void block_barrier(const char* what, const Site& site, bool vote);
   void named_barrier(unsigned number, unsigned n_threads, bool wait, const Site& site);
   void warp_collective(const char* what, const Site& site, unsigned mask, void* slot,
@@ -91,7 +93,9 @@ class Scheduler {
   void run_block();
   void start_block();
   [[noreturn]] static void fiber_main();
+  [[noreturn]] void run_threads();
   void run_body();
+  [[noreturn]] void leave_block();
   void thread_exits();
   Thread* next_thread();
   void wait(ThreadState state, const char* what, const Site& site, unsigned mask);
