@@ -13,7 +13,7 @@ using namespace flowgrad::testing;
 namespace {
 
 std::string text_of(const std::string& path) {
-  std::ifstream file(std::string(FLOWGRAD_TEST_DATA) + "/../" + path);
+  std::ifstream file(FLOWGRAD_TEST_DATA "/../" + path);
   std::stringstream text;
   text << file.rdbuf();
   return text.str();
