@@ -28,8 +28,9 @@ Constrained constrain(std::span<const PlanarFlow* const> layers) {
   const Tensor w = stack(weights);
   const Tensor u = stack(scales);
   const Tensor wu = sum(w * u, {1}, true);
-  // The tiny term keeps w = 0 finite, where u_hat = u.
-  const Tensor norm = sum(square(w), {1}, true) + 1e-12;
+  // w = 0 is divided by 1, so that u_hat = u there.
+  const Tensor length = sum(square(w), {1}, true);
+  const Tensor norm = length + cast(equal(length, 0), length.dtype());
   const Tensor u_hat = u + (softplus(wu) - 1.0 - wu) / norm * w;
   return {unbind(u_hat), unbind(sum(w * u_hat, {1}))};
 }

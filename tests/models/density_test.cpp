@@ -207,6 +207,16 @@ TEST_CASE("a planar layer is invertible whatever its parameters", "[density_test
     // back.
     CHECK(reconstruction_error(flow, x).max < (lean == -30 ? 1e-4 : 1e-12));
   }
+  // u_hat is exact however short w is: w.u_hat = softplus(w.u) - 1.
+  for (const double size : {1e-2, 1e-5, 1e-9}) {
+    set({size, 0}, {-1, 2});
+    const Tensor zero = zeros({1, 2}, DType::float64);
+    const double k = std::log1p(std::exp(-size)) - 1;
+    const double h = std::tanh(0.3);
+    CHECK(flow.forward(zero).value.at({0, 0}) == Catch::Approx(h * k / size).epsilon(1e-13));
+    CHECK(flow.forward(zero).log_det.at({0}) ==
+          Catch::Approx(std::log1p((1 - h * h) * k)).epsilon(1e-13));
+  }
   set({0, 0}, {1, 2});
   CHECK(distance(flow.forward(x).log_det, zeros({50}, DType::float64)) == 0);
   CHECK(reconstruction_error(flow, x).max < 1e-12);
