@@ -21,10 +21,11 @@ Tensor Flow::log_prob(const Tensor& x, const Tensor& condition) {
 }
 
 Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
-  if (condition.defined() && condition.size(0) != n) {
+  if (condition.defined() &&
+      (condition.rank() != 2 || (condition.size(0) != n && condition.size(0) != 1))) {
     throw ShapeError(
-        fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw "
-                    "is accepted",
+        fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw, "
+                    "or one for all, is accepted",
                     n, condition.shape().to_string()));
   }
   NoGrad off;
@@ -42,16 +43,17 @@ void check_rows(const char* op, const Tensor& x, int64_t dim) {
                                x.shape().to_string(), dim));
 }
 
-void check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width) {
-  if (width == 0 && !condition.defined()) return;
-  if (width > 0 && condition.defined() && condition.rank() == 2 && condition.size(0) == rows &&
-      condition.size(1) == width) {
-    return;
+Tensor check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width) {
+  if (width == 0 && !condition.defined()) return condition;
+  if (width > 0 && condition.defined() && condition.rank() == 2 && condition.size(1) == width) {
+    if (condition.size(0) == rows) return condition;
+    if (condition.size(0) == 1) return expand(condition, {rows, width});
   }
   const std::string given =
       condition.defined() ? "of shape " + condition.shape().to_string() : "absent";
-  const std::string wanted = width == 0 ? "none is accepted by an unconditional model"
-                                        : fmt::format("({}, {}) is accepted", rows, width);
+  const std::string wanted =
+      width == 0 ? "none is accepted by an unconditional model"
+                 : fmt::format("({}, {}) or (1, {}) is accepted", rows, width, width);
   throw ShapeError(fmt::format("{}: condition {} given; {}", op, given, wanted));
 }
 

@@ -11,7 +11,8 @@ struct Transformed {
 };
 
 /// A density by change of variables. `forward` maps the base distribution N(0, I) to data.
-/// Rows (N, D); `condition` (N, C) where the model is conditional, else undefined.
+/// Rows (N, D); `condition` (N, C), or (1, C) for all rows, where the model is conditional, else
+/// undefined.
 class Flow : public Module {
  public:
   virtual int64_t dim() const = 0;
@@ -21,7 +22,7 @@ class Flow : public Module {
   virtual Transformed inverse(const Tensor& x, const Tensor& condition = {}) = 0;
   /// log N(z; 0, I) + log_det of the inverse, (N).
   virtual Tensor log_prob(const Tensor& x, const Tensor& condition = {});
-  /// n draws (n, D), or one for each row of the condition.
+  /// n draws (n, D); a condition has n rows, or one for all.
   virtual Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {});
 };
 
@@ -33,7 +34,8 @@ Transformed then(const Transformed& so_far, const Transformed& next);
 
 /// ShapeError unless x is (N, dim).
 void check_rows(const char* op, const Tensor& x, int64_t dim);
-/// ShapeError unless the condition is (rows, width), or undefined where width is 0.
-void check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width);
+/// The condition (rows, width), where one row given serves all; undefined where width is 0.
+/// ShapeError for any other shape.
+Tensor check_condition(const char* op, const Tensor& condition, int64_t rows, int64_t width);
 
 }  // namespace flowgrad

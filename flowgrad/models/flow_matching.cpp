@@ -71,16 +71,16 @@ FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, D
   velocity_net_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
 }
 
-void FlowMatching::check(const char* op, const Tensor& x, const Tensor& condition) const {
+Tensor FlowMatching::check(const char* op, const Tensor& x, const Tensor& condition) const {
   if (x.rank() != 2 || x.size(1) != options_.action_dim) {
     throw ShapeError(fmt::format("{}: x has shape {}; (N, {}) is accepted", op,
                                  x.shape().to_string(), options_.action_dim));
   }
-  check_condition(op, condition, x.size(0), options_.condition_dim);
+  return check_condition(op, condition, x.size(0), options_.condition_dim);
 }
 
-Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& condition) {
-  check("velocity", x, condition);
+Tensor FlowMatching::velocity(const Tensor& x, const Tensor& t, const Tensor& given) {
+  const Tensor condition = check("velocity", x, given);
   if (t.rank() != 1 || t.size(0) != x.size(0)) {
     throw ShapeError(fmt::format("velocity: time has shape {}; ({},) is accepted",
                                  t.shape().to_string(), x.size(0)));
@@ -111,10 +111,7 @@ Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& 
 
 Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
                               const GenerateOptions& options) {
-  const bool one_for_all =
-      given.defined() && given.rank() == 2 && given.size(0) == 1 && noise.rank() == 2;
-  const Tensor condition = one_for_all ? expand(given, {noise.size(0), given.size(1)}) : given;
-  check("generate", noise, condition);
+  const Tensor condition = check("generate", noise, given);
   if (options.guidance != 1 && !condition.defined()) {
     throw ValueError(
         fmt::format("generate: guidance = {} given to a model without condition; 1 is accepted",

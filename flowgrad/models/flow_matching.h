@@ -36,13 +36,14 @@ class FlowMatching final : public Module {
                DType dtype = DType::float32);
   const FlowMatchingOptions& options() const { return options_; }
 
-  /// Velocity (N, A) at x (N, A), t (N), condition (N, C) or undefined where C = 0.
+  /// Velocity (N, A) at x (N, A), t (N), condition (N, C), one row of it for all, or undefined
+  /// where C = 0.
   Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {});
   /// Mean squared error of the velocity for data x1 (N, A); noise x0 (N, A) and t (N) are drawn
   /// where undefined. ShapeError for draws of another shape.
   Tensor loss(const Tensor& x1, const Tensor& condition, Generator& generator,
               const Tensor& x0 = {}, const Tensor& t = {});
-  /// Integrates from noise (N, A) to data, off the tape. A condition of one row serves all.
+  /// Integrates from noise (N, A) to data, off the tape.
   /// ValueError for guidance without a condition.
   Tensor generate(const Tensor& noise, const Tensor& condition = {},
                   const GenerateOptions& options = {});
@@ -51,7 +52,7 @@ class FlowMatching final : public Module {
                     Device device = Device::cpu()) const;
 
  private:
-  void check(const char* op, const Tensor& x, const Tensor& condition) const;
+  Tensor check(const char* op, const Tensor& x, const Tensor& condition) const;
 
   FlowMatchingOptions options_;
   Sequential& time_embed_;

@@ -117,17 +117,17 @@ RealNVP::RealNVP(const RealNVPOptions& options, Generator& generator, DType dtyp
   }
 }
 
-Transformed RealNVP::forward(const Tensor& z, const Tensor& condition) {
+Transformed RealNVP::forward(const Tensor& z, const Tensor& given) {
   check_rows("RealNVP", z, options_.dim);
-  check_condition("RealNVP", condition, z.size(0), options_.condition_dim);
+  const Tensor condition = check_condition("RealNVP", given, z.size(0), options_.condition_dim);
   Transformed out{z, {}};
   for (Flow* step : steps_) out = then(out, step->forward(out.value, condition));
   return out;
 }
 
-Transformed RealNVP::inverse(const Tensor& x, const Tensor& condition) {
+Transformed RealNVP::inverse(const Tensor& x, const Tensor& given) {
   check_rows("RealNVP", x, options_.dim);
-  check_condition("RealNVP", condition, x.size(0), options_.condition_dim);
+  const Tensor condition = check_condition("RealNVP", given, x.size(0), options_.condition_dim);
   Transformed out{x, {}};
   for (size_t i = steps_.size(); i-- > 0;)
     out = then(out, steps_[i]->inverse(out.value, condition));

@@ -34,6 +34,11 @@ void refuse_guidance(const Model& m, const QuantityOptions& o) {
     refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
 }
 
+/// Rows to draw, from the arrays given: one row of a condition serves any number.
+int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
+  return in.condition.defined() && in.condition.size(0) > 1 ? in.condition.size(0) : o.n_samples;
+}
+
 /// planar, realnvp, cnf.
 class DensityModel : public Model {
  public:
@@ -79,8 +84,7 @@ class DensityModel : public Model {
       NoGrad off;
       return forward(in.noise, in).value;
     }
-    return flow_->sample(in.condition.defined() ? in.condition.size(0) : o.n_samples, generator,
-                         in.condition);
+    return flow_->sample(rows_of(in, o), generator, in.condition);
   }
 
   std::unique_ptr<Flow> flow_;
@@ -114,11 +118,6 @@ class CnfModel final : public DensityModel {
   ContinuousNormalizingFlow& cnf() { return static_cast<ContinuousNormalizingFlow&>(flow()); }
   OdeOptions own_;
 };
-
-/// Rows that a policy is asked for, from the arrays given.
-int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
-  return in.condition.defined() && in.condition.size(0) > 1 ? in.condition.size(0) : o.n_samples;
-}
 
 class FlowMatchingModel final : public Model {
  public:

@@ -308,6 +308,12 @@ TEST_CASE("flows refuse arrays that do not fit", "[density_test]") {
                  }),
                  {"(4, 2)"}));
   CHECK(conditional.sample(4, generator, randn({4, 2}, generator)).shape() == Shape{4, 3});
+  const Tensor one = randn({1, 2}, generator);
+  shake(conditional, 3, 0.5);
+  CHECK(distance(conditional.log_prob(x, one), conditional.log_prob(x, expand(one, {4, 2}))) == 0);
+  CHECK(distance(conditional.forward(x, one).value,
+                 conditional.forward(x, expand(one, {4, 2})).value) == 0);
+  CHECK(conditional.sample(4, generator, one).shape() == Shape{4, 3});
   o.dim = 1;
   CHECK(contains(raised<ValueError>([&] { RealNVP(o, generator); }),
                  {"dim = 1", "at least 2", "because"}));

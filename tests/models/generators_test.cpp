@@ -56,6 +56,10 @@ TEST_CASE("one condition serves all rows, and guidance needs one", "[generators_
   const Tensor noise = randn({4, 2}, generator);
   const Tensor one = randn({1, 3}, generator);
   CHECK(distance(net.generate(noise, one), net.generate(noise, expand(one, {4, 3}))) == 0);
+  const Tensor t = rand({4}, generator);
+  CHECK(distance(net.velocity(noise, t, one), net.velocity(noise, t, expand(one, {4, 3}))) == 0);
+  CHECK(distance(net.loss(noise, one, generator, noise * 2.0, t),
+                 net.loss(noise, expand(one, {4, 3}), generator, noise * 2.0, t)) == 0);
   CHECK(contains(raised<ShapeError>([&] {
                    net.generate(noise, randn({3, 3}, generator));
                  }),
