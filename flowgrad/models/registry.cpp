@@ -36,7 +36,9 @@ void refuse_guidance(const Model& m, const QuantityOptions& o) {
 
 /// Rows to draw, from the arrays given: one row of a condition serves any number.
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
-  return in.condition.defined() && in.condition.size(0) > 1 ? in.condition.size(0) : o.n_samples;
+  return in.condition.defined() && in.condition.rank() == 2 && in.condition.size(0) > 1
+             ? in.condition.size(0)
+             : o.n_samples;
 }
 
 /// planar, realnvp, cnf.
@@ -167,6 +169,7 @@ class DiffusionModel final : public Model {
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
+    check_steps(q, in.time);
     if (q == "noise_prediction") {
       return net_.noise_prediction(need(*this, q, "input", in.input),
                                    need(*this, q, "time", in.time), in.condition);
@@ -195,6 +198,16 @@ class DiffusionModel final : public Model {
   }
 
  private:
+  /// Steps outside the schedule have no meaning, though the net would answer.
+  void check_steps(const std::string& q, const Tensor& time) const {
+    if (!time.defined() || time.dtype() != DType::int64) return;
+    const int64_t n = net_.options().n_timesteps;
+    for (const int64_t t : time.to_vector<int64_t>()) {
+      if (t >= 0 && t < n) continue;
+      throw ValueError(fmt::format("model {}: {}: step {} given in time; 0 to {} are accepted",
+                                   name(), q, t, n - 1));
+    }
+  }
   DiffusionPolicy net_;
 };
 

@@ -21,7 +21,7 @@ struct ConfigKey {
 
 /// Arrays that a quantity may read; undefined where not given. Draws that are given are used as
 /// they are, so a stochastic quantity becomes a function. Floating arrays are converted to the
-/// model's dtype.
+/// model's dtype. A condition of one row serves all rows.
 struct QuantityInputs {
   Tensor input = {};
   Tensor time = {};
@@ -37,7 +37,7 @@ struct QuantityOptions {
   int64_t n_steps = 0;
   /// Solver name; empty takes the model's own.
   std::string solver = {};
-  /// Rows to draw where neither noise nor condition says.
+  /// Rows to draw where neither noise nor a condition of several rows says.
   int64_t n_samples = 1;
   /// Classifier-free guidance weight for conditional generation; 1 is off.
   double guidance = 1;

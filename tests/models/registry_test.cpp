@@ -215,6 +215,43 @@ TEST_CASE("sampling takes its rows from n, noise or condition, and its numbers f
   }
 }
 
+TEST_CASE("a condition of one row serves all rows", "[registry_test]") {
+  for (const Sample& s : kSmall) {
+    const auto model = make(s.name, s.config);
+    QuantityInputs one = inputs_for(*model, 4);
+    if (!one.condition.defined()) continue;
+    INFO(s.name);
+    one.condition = slice(one.condition, 0, 0, 1);
+    one.noise = one.input;
+    one.time = s.name == "diffusion" ? Tensor::from(std::vector<int64_t>{0, 1, 2, 6}, {4})
+                                     : Tensor::from(std::vector<double>{0, 0.1, 0.6, 1}, {4});
+    QuantityInputs each = one;
+    each.condition = contiguous(expand(one.condition, {4, one.condition.size(1)}));
+    for (const std::string& q : model->quantities()) {
+      INFO(q);
+      Generator a(1), b(1);
+      const Tensor x = model->evaluate(q, one, {}, a);
+      CHECK(distance(x, model->evaluate(q, each, {}, b)) == 0);
+    }
+    one.noise = {};
+    Generator c(1);
+    CHECK(model->evaluate("sample", one, {.n_samples = 6}, c).size(0) == 6);
+  }
+}
+
+TEST_CASE("diffusion steps outside the schedule are refused", "[registry_test]") {
+  const auto model = make("diffusion", {{"hidden", "8"}, {"n_timesteps", "7"}});
+  for (const int64_t bad : {-1, 7}) {
+    QuantityInputs in = inputs_for(*model, 2);
+    in.time = Tensor::from(std::vector<int64_t>{0, bad}, {2});
+    for (const char* q : {"noise_prediction", "loss"}) {
+      Generator generator(0);
+      CHECK(contains(raised<ValueError>([&] { model->evaluate(q, in, {}, generator); }),
+                     {"0 to 6 are accepted"}));
+    }
+  }
+}
+
 TEST_CASE("every parameter gets a finite gradient from one loss", "[registry_test]") {
   for (const Sample& s : kSmall) {
     for (const DType dtype : {DType::float32, DType::float64}) {
