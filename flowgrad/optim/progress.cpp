@@ -1,6 +1,7 @@
 #include "flowgrad/optim/progress.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -40,6 +41,11 @@ class Output {
       text.remove_prefix(static_cast<size_t>(n));
     }
   }
+  /// Of a terminal, at least 2.
+  size_t columns() const {
+    winsize size{};
+    return ::ioctl(fd_, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 1000;
+  }
 
  private:
   int fd_;
@@ -68,7 +74,8 @@ class TerminalProgress final : public ProgressSink {
 
  private:
   void draw(const ProgressState& state) {
-    out_.write("\r" + progress_text(state) + "\033[K");
+    // A line that wraps around could not be redrawn.
+    out_.write("\r" + progress_text(state).substr(0, out_.columns() - 1) + "\033[K");
     drawn_ = true;
   }
   void end_line() {
@@ -126,7 +133,8 @@ bool is_terminal(int fd) {
 
 std::string progress_text(const ProgressState& state) {
   const double left = static_cast<double>(state.steps - state.step) / state.steps_per_second;
-  return fmt::format("step {}/{}  loss {:.4g}  {}  ETA {}", state.step, state.steps, state.loss,
+  const std::string loss = std::isnan(state.loss) ? "-" : fmt::format("{:.4g}", state.loss);
+  return fmt::format("step {}/{}  loss {}  {}  ETA {}", state.step, state.steps, loss,
                      rate_text(state.steps_per_second),
                      state.step >= state.steps ? "0:00" : duration_text(left));
 }

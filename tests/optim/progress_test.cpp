@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <array>
+#include <cmath>
 
 #include "catch.hpp"
 
@@ -42,6 +44,7 @@ TEST_CASE("the progress line", "[progress_test]") {
   CHECK(progress_text({0, 10000, 1, 1}) == "step 0/10000  loss 1  1 it/s  ETA 2:46:40");
   CHECK(progress_text({0, 1000000, 1, 1}) == "step 0/1000000  loss 1  1 it/s  ETA 11d 13h");
   CHECK(progress_text({0, 10, 1, 0}) == "step 0/10  loss 1  - it/s  ETA -");
+  CHECK(progress_text({5, 10, std::nan(""), 1}) == "step 5/10  loss -  1 it/s  ETA 0:05");
   CHECK(progress_text({10, 10, 1, 0}) == "step 10/10  loss 1  - it/s  ETA 0:00");
 }
 
@@ -94,6 +97,11 @@ TEST_CASE("on a terminal one line is redrawn", "[progress_test]") {
   // A line left open, by an exception say, is closed.
   make_progress(false, terminal)->update({1, 3, 1, 1});
   CHECK(drain(main_end) == "\rstep 1/3  loss 1  1 it/s  ETA 0:02\033[K\r\n");
+  // A narrow terminal gets a line that does not wrap.
+  const winsize narrow{.ws_row = 24, .ws_col = 16, .ws_xpixel = 0, .ws_ypixel = 0};
+  REQUIRE(::ioctl(terminal, TIOCSWINSZ, &narrow) == 0);
+  make_progress(false, terminal)->update({1, 3, 1, 1});
+  CHECK(drain(main_end) == "\rstep 1/3  loss \033[K\r\n");
   ::setenv("TERM", "dumb", 1);
   make_progress(false, terminal, 0)->update({1, 3, 1, 1});
   CHECK(drain(main_end) == "step 1/3  loss 1  1 it/s  ETA 0:02\r\n");
