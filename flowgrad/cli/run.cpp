@@ -15,6 +15,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/config_file.h"
 #include "flowgrad/cli/options.h"
+#include "flowgrad/core/file.h"
 #include "flowgrad/core/text.h"
 #include "flowgrad/models/config.h"
 
@@ -66,6 +67,13 @@ void open_standard_descriptors() {
   for (int fd = 0; fd <= 2; ++fd) {
     if (::fcntl(fd, F_GETFD) == -1 && errno == EBADF && ::open("/dev/null", O_RDWR) != fd) return;
   }
+}
+
+/// Ends with 130 or 143 and leaves nothing half-written behind; a training has a handler of its
+/// own.
+void end_on_signal(int number) {
+  remove_own_temporaries();
+  ::_exit(128 + number);
 }
 
 std::string suggestion(const std::string& word, const std::vector<std::string>& candidates,
@@ -213,6 +221,8 @@ int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app
   open_standard_descriptors();
   // A reader that went away (`flowgrad inspect x | head`) shows as EPIPE below.
   std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGINT, end_on_signal);
+  std::signal(SIGTERM, end_on_signal);
   // A limit on file sizes shows as an error of write().
   std::signal(SIGXFSZ, SIG_IGN);
   CLI::App app("flowgrad: tensors, automatic differentiation and flow models", "flowgrad");

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cerrno>
 #include <cstdlib>
@@ -122,6 +123,28 @@ Target resolve_target(const char* op, const std::string& path) {
   return target;
 }
 
+/// Temporary files of this process, where a signal handler can read them.
+struct Pending {
+  std::atomic<int> state{0};  // 0 free, 1 being filled, 2 complete
+  int folder = -1;
+  std::array<char, 64> name{};
+};
+std::array<Pending, 16> pending;
+static_assert(std::atomic<int>::is_always_lock_free);
+
+/// Null where all places are taken; the file is then not known to signal handlers.
+Pending* remember(int folder, const std::string& name) {
+  for (Pending& p : pending) {
+    int free = 0;
+    if (name.size() >= p.name.size() || !p.state.compare_exchange_strong(free, 1)) continue;
+    p.folder = folder;
+    std::copy_n(name.c_str(), name.size() + 1, p.name.begin());
+    p.state = 2;
+    return &p;
+  }
+  return nullptr;
+}
+
 /// A new file with a unique name, locked while this process lives and removed unless renamed.
 class Temporary {
  public:
@@ -130,6 +153,8 @@ class Temporary {
     constexpr int kAttempts = 1000;
     for (int i = 0; i < kAttempts; ++i) {
       name_ = fmt::format("{}{}-{}{}", kTemporaryPrefix, ::getpid(), counter++, kTemporarySuffix);
+      forget();
+      pending_ = remember(folder_, name_);
       file_ = Descriptor(uninterrupted([&] {
         return ::openat(folder_, name_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
       }));
@@ -150,6 +175,7 @@ class Temporary {
   Temporary& operator=(const Temporary&) = delete;
   ~Temporary() {
     if (!name_.empty()) ::unlinkat(folder_, name_.c_str(), 0);
+    forget();
   }
 
   int fd() const { return file_.get(); }
@@ -159,10 +185,17 @@ class Temporary {
       return false;
     }
     name_.clear();
+    forget();
     return true;
   }
 
  private:
+  void forget() {
+    if (pending_) pending_->state = 0;
+    pending_ = nullptr;
+  }
+
+  Pending* pending_ = nullptr;
   int folder_;
   std::string name_;
   Descriptor file_{-1};
@@ -291,5 +324,23 @@ int remove_stale_temporaries(const std::string& folder) {
   if (errno != 0) fail_errno(kOp, folder, "cannot be read", errno);
   return removed;
 }
+
+void remove_own_temporaries() noexcept {
+  for (const Pending& p : pending) {
+    if (p.state == 2) ::unlinkat(p.folder, p.name.data(), 0);
+  }
+}
+
+FolderLock::FolderLock(const std::string& folder, const char* op)
+    : fd_(uninterrupted(
+          [&] { return ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); })) {
+  if (fd_ < 0) fail_errno(op, folder, "cannot be opened", errno);
+  if (uninterrupted([&] { return ::flock(fd_, LOCK_EX | LOCK_NB); }) == 0) return;
+  if (errno != EWOULDBLOCK) return;
+  ::close(fd_);
+  fail(op, folder, "another process writes there");
+}
+
+FolderLock::~FolderLock() { ::close(fd_); }
 
 }  // namespace flowgrad

@@ -58,5 +58,24 @@ void write_file_atomic(const std::string& path, std::string_view text,
 /// writers that are alive, in any process, are locked and stay. Raises IoError when the folder
 /// cannot be read.
 int remove_stale_temporaries(const std::string& folder);
+/// Removes what writers of this process have not renamed yet. For signal handlers that end the
+/// process.
+void remove_own_temporaries() noexcept;
+
+/// Keeps other processes from writing into a folder while it lives: an advisory lock on the folder
+/// itself, which ends with the process and leaves nothing behind. File systems without locks grant
+/// it to everyone.
+class FolderLock {
+ public:
+  /// Raises IoError "<op>: <folder>: ..." where another process, or another lock of this one, holds
+  /// it.
+  explicit FolderLock(const std::string& folder, const char* op = "FolderLock");
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  int fd_;
+};
 
 }  // namespace flowgrad

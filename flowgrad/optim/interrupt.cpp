@@ -6,6 +6,8 @@
 #include <atomic>
 #include <mutex>
 
+#include "flowgrad/core/file.h"
+
 namespace flowgrad {
 namespace {
 
@@ -21,7 +23,9 @@ struct sigaction previous_pipe;
 
 void on_signal(int number) {
   int none = 0;
-  if (!received.compare_exchange_strong(none, number)) ::_exit(128 + number);
+  if (received.compare_exchange_strong(none, number)) return;
+  remove_own_temporaries();
+  ::_exit(128 + number);
 }
 
 }  // namespace

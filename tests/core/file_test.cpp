@@ -272,6 +272,48 @@ TEST_CASE("a writer killed while writing leaves the old file and a removable res
   CHECK(remove_stale_temporaries(dir.path()) == 0);
 }
 
+TEST_CASE("a process that ends in the middle of a write can take its temporary file along",
+          "[file_test]") {
+  const Scratch dir;
+  put(dir / "x", "old");
+  int signal = 0;
+  const bool ended = in_child(
+      [&] {
+        limit(RLIMIT_CORE, 0);
+        ::signal(SIGXFSZ, [](int) {
+          flowgrad::remove_own_temporaries();
+          ::_exit(0);
+        });
+        limit(RLIMIT_FSIZE, 65'536);
+        write_file_atomic(dir / "x", std::string(100'000, 'n'));
+        return false;
+      },
+      &signal);
+  CHECK(ended);
+  CHECK(get(dir / "x") == "old");
+  CHECK(dir.names() == std::vector<std::string>{"x"});
+  write_file_atomic(dir / "x", std::string("new"));
+  flowgrad::remove_own_temporaries();  // what was renamed stays
+  CHECK(dir.names() == std::vector<std::string>{"x"});
+}
+
+TEST_CASE("a folder is locked by one writer at a time", "[file_test]") {
+  const Scratch dir;
+  {
+    const flowgrad::FolderLock lock(dir.path());
+    CHECK_THAT(error_of([&] { const flowgrad::FolderLock second(dir.path(), "--run"); }),
+               Contains("--run: ") && Contains("another process writes there"));
+    CHECK_FALSE(in_child([&] {
+      const flowgrad::FolderLock other(dir.path());
+      return true;
+    }));
+  }
+  const flowgrad::FolderLock again(dir.path());
+  CHECK(dir.names().empty());
+  CHECK_THAT(error_of([&] { const flowgrad::FolderLock none(dir / "missing"); }),
+             Contains("No such file or directory"));
+}
+
 TEST_CASE("remove_stale_temporaries takes nothing else", "[file_test]") {
   const Scratch dir;
   const std::string live = dir / ".flowgrad-1-1.tmp";
