@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <fstream>
@@ -23,6 +22,7 @@ namespace {
 struct BenchArguments {
   std::string only, json_file, isa;
   std::string device = "cpu";
+  std::string config_file;  // already among the other options when the command runs
   int threads = 0;
   double budget = 2;
   bool list = false;
@@ -85,7 +85,13 @@ std::string share(const BenchCase& c, double time, const Roofline& limit) {
 
 void run_bench(const BenchArguments& a) {
   if (!a.json_file.empty()) check_output("--json", a.json_file, {".json"});
-  if (!a.isa.empty()) kernels::cpu::set_isa(a.isa.c_str());
+  if (!a.isa.empty()) {
+    try {
+      kernels::cpu::set_isa(a.isa.c_str());
+    } catch (const ValueError& e) {
+      throw UsageError(fmt::format("--isa: {}", e.what()));
+    }
+  }
   if (a.threads > 0) kernels::set_num_threads(a.threads);
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   std::vector<BenchCase> cases = kernel_bench_cases(device);
@@ -145,24 +151,25 @@ void run_bench(const BenchArguments& a) {
 
 void add_bench(CLI::App& app) {
   auto a = std::make_shared<BenchArguments>();
-  CLI::App* sub = app.add_subcommand("bench", "Check and time kernels and training steps");
-  sub->add_option("--only", a->only, "Cases whose name contains this");
-  sub->add_option("--json", a->json_file,
-                  "Write the results to this file, in the form of the peers' scripts");
-  sub->add_option("--device", a->device, "Where the work runs: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}))
-      ->capture_default_str();
-  sub->add_option("--threads", a->threads, "Threads; 0 = one per core")
-      ->check(CLI::Range(0, 1024))
-      ->capture_default_str();
-  sub->add_option("--isa", a->isa,
-                  "Instruction set: baseline, avx2 or avx512; the widest without it");
-  sub->add_option("--budget", a->budget, "Seconds per case")
-      ->check(CLI::Range(0.0, 3600.0))
-      ->capture_default_str();
-  sub->add_flag("--list", a->list, "Print the names and stop");
-  sub->add_flag("--verify-only", a->verify_only, "Check every case, time none");
-  sub->callback([a] { run_bench(*a); });
+  Command c(app, "bench", "Check and time kernels and training steps");
+  c.group("Cases");
+  c.text("--only", a->only, "Cases whose name contains this");
+  c.flag("--list", a->list, "Print the names and stop");
+  c.flag("--verify-only", a->verify_only, "Check every case, time none");
+  c.file("--config", a->config_file, "Options as lines name = value or JSON; the command line wins")
+      .transient();
+  c.group("Computation");
+  c.real("--budget", a->budget, "Seconds per case", 0, 3600);
+  c.integer("--threads", a->threads, "Threads; 0 = one per core", 0, 1024);
+  c.choice("--device", a->device, "Where the work runs", {"cpu", "cuda"});
+  c.choice("--isa", a->isa, "Instruction set: baseline, avx2 or avx512; empty = the widest",
+           {"baseline", "avx2", "avx512"});
+  c.group("Output");
+  c.file("--json", a->json_file,
+         "Write the results to this file as well, in the form of the peers' scripts");
+  c.examples(
+      "flowgrad bench --only planar --threads 1\nflowgrad bench --budget 0.5 --json ours.json");
+  c.run([a](const Command&) { run_bench(*a); });
 }
 
 }  // namespace flowgrad::cli
