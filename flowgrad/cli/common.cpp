@@ -150,26 +150,53 @@ std::pair<std::string, Config> describe_model(const ModelOptions& o) {
     if (name.empty()) name = stored_name;
     if (name == stored_name) config.insert(stored_config.begin(), stored_config.end());
   }
-  if (name.empty())
-    throw UsageError(fmt::format("--model: none given; {} are accepted", listing(model_names())));
+  if (name.empty()) {
+    throw UsageError(fmt::format(
+        "--model: none given{}; {} are accepted",
+        o.weights.empty() ? "" : fmt::format(", and {} does not name its own", o.weights),
+        listing(model_names())));
+  }
   return {name, config};
+}
+
+std::unique_ptr<Model> new_model(const ModelOptions& o, const std::string& name,
+                                 const Config& config, Generator& generator, DType dtype) {
+  try {
+    config_keys(name);
+  } catch (const ValueError& e) {
+    if (!o.model.empty()) throw UsageError(fmt::format("--model: {}", e.what()));
+    throw IoError(fmt::format("{}: {}", o.weights, e.what()));
+  }
+  try {
+    return make_model(name, config, generator, dtype);
+  } catch (const ValueError& e) {
+    const std::string what = e.what();
+    for (const auto& [key, value] : config_of(o)) {
+      if (what.find(key) != std::string::npos) throw UsageError(fmt::format("--set: {}", what));
+    }
+    if (o.settings.empty() && !o.weights.empty())
+      throw IoError(fmt::format("{}: {}", o.weights, what));
+    throw;
+  }
 }
 
 std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& common,
                                   Generator& generator) {
   const auto [name, config] = describe_model(o);
-  auto model = make_model(name, config, generator, dtype_of(common));
-  if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights);
+  auto model = new_model(o, name, config, generator, dtype_of(common));
+  if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights, common.quiet);
   model->module().to(device_of(common));
   return model;
 }
 
-void load_weights(Model& model, const std::string& path, bool raw) {
+void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
   NamedTensors tensors;
+  bool checked = true;
   if (is_folder(path)) {
     tensors = checkpoint_weights(path, !raw);
   } else {
     SafetensorsFile file = load_safetensors(path);
+    checked = file.checksums;
     tensors = file.metadata.contains("flowgrad.checkpoint") ? checkpoint_weights(path, !raw)
                                                             : std::move(file.tensors);
   }
@@ -178,6 +205,7 @@ void load_weights(Model& model, const std::string& path, bool raw) {
   } catch (const IoError& e) {
     throw IoError(fmt::format("{}: {}", path, e.what()));
   }
+  if (!checked && !quiet) tell(fmt::format("{}: loaded without checksums, it has none", path));
 }
 
 std::map<std::string, std::string> weights_metadata(const Model& model) {
@@ -188,10 +216,18 @@ std::string model_json(const std::string& name, const Config& config) {
   return Json{{"model", name}, {"set", config}}.dump();
 }
 
-Tensor load_array(const std::string& path, DType dtype) {
+Tensor load_array(const char* option, const std::string& path, DType dtype, bool whole) {
   if (path.empty()) return {};
-  const Tensor t = load_npy(path);
-  return is_floating(t.dtype()) ? cast(t, dtype) : t;
+  Tensor t;
+  try {
+    t = load_npy(path);
+  } catch (const IoError& e) {
+    throw IoError(fmt::format("{}: {}", option, e.what()));
+  }
+  if (is_floating(t.dtype())) return cast(t, dtype);
+  if (whole && t.dtype() == DType::int64) return t;
+  throw IoError(fmt::format("{}: {}: {} given; {}float32 and float64 are accepted", option, path,
+                            name_of(t.dtype()), whole ? "int64, " : ""));
 }
 
 void check_output(const char* option, const std::string& path,

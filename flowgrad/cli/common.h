@@ -55,22 +55,26 @@ Config config_of(const ModelOptions& options);
 /// Name and keys, completed by what the file of --weights says about its model. Raises UsageError
 /// where nothing names a model, IoError for an unreadable file.
 std::pair<std::string, Config> describe_model(const ModelOptions& options);
+/// A model with fresh weights. An unknown name, key or value is blamed on --model, on --set or on
+/// the file of --weights, whichever it came from.
+std::unique_ptr<Model> new_model(const ModelOptions& options, const std::string& name,
+                                 const Config& config, Generator& generator, DType dtype);
 /// The model with its weights, on the device: those of --weights, or fresh ones drawn from the
 /// generator.
 std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common,
                                   Generator& generator);
 /// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a
 /// checkpoint, or of a run folder's newest checkpoint. Raises IoError naming the file and the first
-/// entry that does not fit.
-void load_weights(Model& model, const std::string& path, bool raw = false);
+/// entry that does not fit. Tells, unless quiet, when the file has no checksums.
+void load_weights(Model& model, const std::string& path, bool raw, bool quiet);
 /// Metadata of a weights file: model name and configuration.
 std::map<std::string, std::string> weights_metadata(const Model& model);
 /// What a checkpoint keeps about its model, as `describe_model` reads it.
 std::string model_json(const std::string& name, const Config& config);
 
-/// Reads a .npy array to the CPU and converts floating arrays to the dtype; undefined for an empty
-/// path.
-Tensor load_array(const std::string& path, DType dtype);
+/// Reads a .npy array, to the CPU, of floating numbers, or of int64 where `whole`, and converts the
+/// former to the dtype; undefined for an empty path. Raises IoError naming the option.
+Tensor load_array(const char* option, const std::string& path, DType dtype, bool whole = false);
 /// Raises IoError when a file could not be written there, before anything is computed. An empty
 /// path and one without the given ending (such as ".npy") raise UsageError naming the option.
 void check_output(const char* option, const std::string& path,

@@ -134,18 +134,25 @@ class FileData final : public TrainingData {
 
  private:
   static Tensor load_rows(const char* option, const std::string& path, DType dtype) {
-    const Tensor t = load_npy(path);
+    Tensor t;
+    try {
+      t = load_npy(path);
+    } catch (const IoError& e) {
+      throw IoError(fmt::format("{}: {}", option, e.what()));
+    }
     if (t.rank() != 2 || !is_floating(t.dtype()) || t.size(1) < 1 || t.size(0) < 2) {
       throw IoError(fmt::format(
           "{}: {}: {} {} given; rows (N, D) of float32 or float64 are accepted, at least 2 of them",
           option, path, name_of(t.dtype()), t.shape().to_string()));
     }
     NoGrad off;
-    if (all(isfinite(t)).item() == 0) {
+    const Tensor rows = cast(t, dtype);
+    if (all(isfinite(rows)).item() == 0) {
       throw IoError(fmt::format(
-          "{}: {}: holds values that are not finite; training needs finite ones", option, path));
+          "{}: {}: holds values that are not finite{}; training needs finite ones", option, path,
+          all(isfinite(t)).item() == 0 ? "" : fmt::format(" in {}", name_of(dtype))));
     }
-    return cast(t, dtype);
+    return rows;
   }
   std::vector<int64_t> split(uint64_t seed) const {
     return random_permutation(rows_.size(0), seed, static_cast<uint64_t>(Stream::held_out) << 32);

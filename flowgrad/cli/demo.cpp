@@ -2,10 +2,10 @@
 
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
+#include <memory>
 #include <nlohmann/json.hpp>
 
 #include "flowgrad/cli/commands.h"
@@ -18,13 +18,14 @@ namespace flowgrad::cli {
 namespace {
 
 /// Makes the run folder and writes into it, before anything is computed.
-void prepare_run_folder(const DemoSettings& settings) {
+std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   if (settings.run.empty()) throw UsageError("--run: nothing given; a folder is accepted");
   std::error_code error;
   std::filesystem::create_directories(settings.run, error);
   if (error)
     throw IoError(
         fmt::format("--run: {}: cannot make this folder: {}", settings.run, error.message()));
+  auto lock = std::make_unique<FolderLock>(settings.run, "--run");
   remove_stale_temporaries(settings.run);
   write_file_atomic(settings.run + "/config.json",
                     nlohmann::json({{"command", "demo"},
@@ -36,6 +37,7 @@ void prepare_run_folder(const DemoSettings& settings) {
                         "\n");
   // A page of an earlier run must not stand there as the result of this one.
   std::filesystem::remove(settings.run + "/report.html", error);
+  return lock;
 }
 
 nlohmann::json summary(const DemoSettings& settings, const DemoResults& r,
@@ -93,7 +95,7 @@ void run_demo(DemoSettings& settings, bool json) {
   const auto start = std::chrono::steady_clock::now();
   const FashionMnist data =
       FashionMnist::load(settings.data_folder);  // first, as it may be missing
-  prepare_run_folder(settings);
+  const auto lock = prepare_run_folder(settings);
   const DemoBudget budget = settings.quick ? DemoBudget::quick() : DemoBudget();
   DemoResults results;
   results.density = demo_density(settings, budget);
@@ -131,6 +133,7 @@ void add_demo(CLI::App& app) {
   struct Arguments {
     DemoSettings settings;
     CommonOptions common;
+    std::string config_file;  // already among the other options when the command runs
   };
   auto a = std::make_shared<Arguments>();
   Command c(app, "demo",
@@ -144,6 +147,8 @@ void add_demo(CLI::App& app) {
       "FOLDER");
   c.flag("--quick", a->settings.quick,
          "Small networks, few steps and weaker demands: a check in passing");
+  c.file("--config", a->config_file, "Options as lines name = value or JSON; the command line wins")
+      .transient();
   c.group("Computation");
   c.seed("--seed", a->common.seed, "Seed of all random draws; printed on stderr");
   c.choice("--device", a->common.device, "cpu or cuda", {"cpu", "cuda"});

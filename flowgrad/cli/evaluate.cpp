@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -10,6 +11,8 @@
 #include "flowgrad/cli/common.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/safetensors.h"
+#include "flowgrad/core/text.h"
+#include "flowgrad/models/config.h"
 
 // eval, grad, init: the door through which arrays and weights are exchanged with other frameworks.
 namespace flowgrad::cli {
@@ -44,10 +47,54 @@ void add_solver(Command& c, QuantityOptions& o) {
 
 QuantityInputs load_inputs(const QuantityArguments& a) {
   const DType dtype = dtype_of(a.common);
-  return on_device({load_array(a.input, dtype), load_array(a.time, dtype),
-                    load_array(a.condition, dtype), load_array(a.noise, dtype),
-                    load_array(a.probe_noise, dtype), load_array(a.step_noise, dtype)},
+  return on_device({.input = load_array("--input", a.input, dtype),
+                    .time = load_array("--time", a.time, dtype, true),
+                    .condition = load_array("--condition", a.condition, dtype),
+                    .noise = load_array("--noise", a.noise, dtype),
+                    .probe_noise = load_array("--probe-noise", a.probe_noise, dtype),
+                    .step_noise = load_array("--step-noise", a.step_noise, dtype)},
                    device_of(a.common));
+}
+
+/// Refuses what the quantity does not read, which would be ignored, and the lack of what it needs.
+void check_quantity(const QuantityArguments& a, const Command& command, const Model& model) {
+  const std::string& q = a.quantity;
+  const auto have = model.quantities();
+  const auto has = [&](const char* name) {
+    return std::find(have.begin(), have.end(), name) != have.end();
+  };
+  if (!has(q.c_str())) {
+    const std::string near = nearest_name(q, have);
+    throw UsageError(fmt::format(
+        "--quantity: model {}: no quantity {}{}; it has {}", model.name(), quote(q),
+        near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), fmt::join(have, ", ")));
+  }
+  const bool draws = q == "sample" || q == "generate";
+  const bool generator = has("generate");
+  const bool needs_time = q == "velocity" || q == "noise_prediction";
+  const auto check = [&](const char* option, bool given, bool read, bool needed, const char* what) {
+    if (given && !read) {
+      throw UsageError(fmt::format("{}: given, but quantity \"{}\" of model {} does not read it",
+                                   option, q, model.name()));
+    }
+    if (!given && needed)
+      throw UsageError(
+          fmt::format("{}: none given; quantity \"{}\" of model {} needs an array for {}", option,
+                      q, model.name(), what));
+  };
+  check("--input", !a.input.empty(), !draws, !draws, "input");
+  check("--time", !a.time.empty(), generator && !draws, needs_time, "time");
+  check("--noise", !a.noise.empty(), draws || (generator && q == "loss"), false, "noise");
+  check("--probe-noise", !a.probe_noise.empty(), model.name() == "cnf", false, "probe-noise");
+  check("--step-noise", !a.step_noise.empty(),
+        draws && model.name() == "diffusion" && a.options.solver != "ddim", false, "step-noise");
+  // Densities refuse these themselves, or solve with them.
+  if (generator && !draws) {
+    check("--n-steps", a.options.n_steps != 0, false, false, "");
+    check("--solver", !a.options.solver.empty(), false, false, "");
+    check("--guidance", a.options.guidance != 1, false, false, "");
+  }
+  check("--n", command.given("n"), draws, false, "");
 }
 
 void warn_if_not_finite(const char* what, const Tensor& t) {
@@ -56,11 +103,12 @@ void warn_if_not_finite(const char* what, const Tensor& t) {
   tell(fmt::format("flowgrad: warning: {} holds values that are not finite", what));
 }
 
-void run_eval(const QuantityArguments& a) {
+void run_eval(const QuantityArguments& a, const Command& command) {
   check_output("--output", a.output, {".npy"});
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
+  check_quantity(a, command, *model);
   NoGrad off;
   model->module().train(false);
   const Tensor y = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
@@ -77,11 +125,12 @@ void run_eval(const QuantityArguments& a) {
   }
 }
 
-void run_grad(const QuantityArguments& a) {
+void run_grad(const QuantityArguments& a, const Command& command) {
   check_output("--output", a.output, {".safetensors"});
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
+  check_quantity(a, command, *model);
   const Tensor value = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
   if (value.numel() == 0)
     throw UsageError("--input: no rows given; the mean of at least one is accepted");
@@ -153,7 +202,7 @@ void add_eval(CLI::App& app) {
       "flowgrad eval --model realnvp --set n_flows=4 --weights w.safetensors --quantity log_prob "
       "\\\n"
       "    --input x.npy --output y.npy");
-  c.run([a](const Command&) { run_eval(*a); });
+  c.run([a](const Command& self) { run_eval(*a, self); });
 }
 
 void add_grad(CLI::App& app) {
@@ -172,7 +221,7 @@ void add_grad(CLI::App& app) {
   add_common(c, a->common);
   c.examples(
       "flowgrad grad --model realnvp --weights w.safetensors --input x.npy --output g.safetensors");
-  c.run([a](const Command&) { run_grad(*a); });
+  c.run([a](const Command& self) { run_grad(*a, self); });
 }
 
 void add_init(CLI::App& app) {

@@ -244,6 +244,8 @@ void run_inspect(const InspectArguments& a) {
         "is accepted",
         listing(model_names())));
   }
+  if (!a.path.empty() && !std::filesystem::exists(a.path, ignored))
+    throw IoError(fmt::format("{}: cannot be opened: No such file or directory", a.path));
   if (!wants_graph && !a.path.empty() && a.model.model.empty()) {
     if (!folder) return inspect_file(a, a.path);
     const auto checkpoint = CheckpointStore::newest(a.path);

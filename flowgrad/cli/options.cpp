@@ -188,7 +188,10 @@ std::vector<std::pair<std::string, std::string>> Command::values() const {
   return out;
 }
 
-bool Command::given(const std::string& name) const { return sub_->get_option(name)->count() > 0; }
+bool Command::given(const std::string& name) const {
+  const CLI::Option* option = sub_->get_option_no_throw("--" + name);
+  return option && option->count() > 0;
+}
 
 std::string Command::config_text() const {
   std::string text = fmt::format("# flowgrad {} --config <this file>\n", sub_->get_name());

@@ -75,7 +75,8 @@ class Command {
   /// Options that are not transient with their values after parsing, defaults included, empty ones
   /// left out.
   std::vector<std::pair<std::string, std::string>> values() const;
-  /// Whether the option was given, on the command line or in a configuration file.
+  /// Whether the option (without its dashes) was given, on the command line or in a configuration
+  /// file. An option that the subcommand lacks was not.
   bool given(const std::string& name) const;
 
  private:

@@ -83,7 +83,7 @@ void run_sample(const SampleArguments& a) {
     check_picture("--picture", a.picture, width_of(*model, "dim", "action_dim"));
   model->module().train(false);
   NoGrad off;
-  Tensor condition = load_array(a.condition, dtype_of(a.common));
+  Tensor condition = load_array("--condition", a.condition, dtype_of(a.common));
   if (condition.defined() && condition.rank() != 2) {
     throw IoError(fmt::format("--condition: {}: shape {}; rows (N, C) are accepted", a.condition,
                               condition.shape().to_string()));

@@ -15,6 +15,8 @@
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/safetensors.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/optim/checkpoint.h"
+#include "flowgrad/optim/interrupt.h"
 
 namespace flowgrad::cli {
 namespace {
@@ -22,6 +24,15 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+
+/// Ends what follows the training; its weights are in the checkpoint by then.
+struct Interrupted {
+  int signal;
+};
+
+void stop_if_interrupted() {
+  if (const int signal = InterruptGuard::signal()) throw Interrupted{signal};
+}
 
 /// Widths that follow from the data are set where the user left them open, and must agree where
 /// not.
@@ -116,10 +127,13 @@ Json plain_json(const std::string& text) {
   return value.is_number() || value.is_boolean() ? value : Json(text);
 }
 
-void write_config(const TrainArguments& a, const Command& command, const Model& model) {
+void make_run_folder(const std::string& run) {
   std::error_code error;
-  std::filesystem::create_directories(a.run, error);
-  if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", a.run, error.message()));
+  std::filesystem::create_directories(run, error);
+  if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", run, error.message()));
+}
+
+void write_config(const TrainArguments& a, const Command& command, const Model& model) {
   Json options = Json::object();
   for (const auto& [name, value] : command.values()) {
     if (name != "model" && name != "run") options[name] = plain_json(value);
@@ -140,6 +154,55 @@ void check_run_folder(const TrainArguments& a) {
     throw IoError(fmt::format(
         "--run: {}: holds a training run already; --resume continues it, --overwrite starts anew",
         a.run));
+  }
+}
+
+/// The option and the value behind an entry of resume_config.
+std::string option_of(const std::string& key) {
+  std::string option = "--" + key;
+  std::replace(option.begin(), option.end(), '_', '-');
+  return option;
+}
+
+/// Names the option that keeps a run from being continued; the trainer would only refuse.
+void check_resume(const TrainArguments& a, const std::string& config) {
+  std::vector<std::string> warnings;  // the trainer tells them
+  const auto checkpoint = CheckpointStore::newest(a.run, &warnings);
+  if (!checkpoint) return;
+  const auto shown = [](const Json& value) {
+    return value.is_string() ? value.get<std::string>() : value.dump();
+  };
+  const auto refuse = [&](const std::string& what, const Json& given, const Json& stored) {
+    throw IoError(
+        fmt::format("{}{} given; the run in {} was started with {}, and another "
+                    "configuration cannot continue it",
+                    what, shown(given), a.run, shown(stored)));
+  };
+  const Json stored = Json::parse(checkpoint->config, nullptr, false);
+  const Json given = Json::parse(config);
+  if (stored.is_object()) {
+    for (const auto& [key, value] : given.items()) {
+      const Json other = stored.value(key, Json());
+      if (value == other) continue;
+      if (key != "set" || !other.is_object()) refuse(option_of(key) + ": ", value, other);
+      for (const auto& [name, setting] : value.items()) {
+        const Json old = other.value(name, Json());
+        if (setting != old) refuse(fmt::format("--set: {}=", name), setting, old);
+      }
+    }
+  }
+  const bool averaged =
+      std::any_of(checkpoint->tensors.begin(), checkpoint->tensors.end(),
+                  [](const auto& entry) { return entry.first.starts_with("ema."); });
+  if (averaged != (a.ema > 0)) {
+    throw IoError(fmt::format("--ema: {} given; the run in {} was started with{} averaged weights",
+                              a.ema, a.run, averaged ? "" : "out"));
+  }
+  if (checkpoint->step > a.steps) {
+    throw UsageError(
+        fmt::format("--steps: {} given; the run in {} has done {}, at least that many "
+                    "are accepted",
+                    a.steps, a.run, checkpoint->step));
   }
 }
 
@@ -171,7 +234,8 @@ std::string text_result(const TrainReport& r) {
                        r.held_out.standard_error);
     if (std::isfinite(r.floor)) out += fmt::format("; the density itself has {:.4f}", -r.floor);
   } else {
-    out += fmt::format("held-out loss {:.5g}", r.held_out.loss);
+    out += std::isnan(r.held_out.loss) ? std::string("held-out loss not a number")
+                                       : fmt::format("held-out loss {:.5g}", r.held_out.loss);
   }
   return out + fmt::format(" ({} rows)\nweights {}/weights.safetensors\nreport  {}/report.html\n",
                            r.held_out.rows, r.run, r.run);
@@ -193,7 +257,7 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
   model.module().train(false);
   QuantityInputs rows = on_device(data.held_out(), device_of(a.common));
   if (!takes_condition(model)) rows.condition = {};
-  r.held_out = measure(model, rows, a.common.seed);
+  r.held_out = measure(model, rows, a.common.seed, stop_if_interrupted);
   save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(),
                    weights_metadata(model));
   const bool plane = data.dim() == 2;
@@ -201,22 +265,31 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
     const int64_t n = std::min<int64_t>(plane ? 2000 : 64, rows.input.size(0));
     r.real = to(slice(rows.input, 0, 0, n), Device::cpu());
     r.samples = to(draw_samples(model, rows, n, a.common.seed), Device::cpu());
+    stop_if_interrupted();
   }
   for (const auto& setting : command.values()) r.settings.push_back(setting);
   for (const auto& setting : model.config()) r.settings.push_back(setting);
   write_report(r);
 }
 
-void report_interruption(const TrainArguments& a, const TrainResult& result) {
+[[noreturn]] void end_interrupted(const TrainArguments& a, int64_t steps_done, int signal) {
   tell(
       fmt::format("flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} "
                   "--resume continues",
-                  result.steps_done, a.steps, a.run));
+                  steps_done, a.steps, a.run));
+  throw ExitCode{128 + signal};
 }
 
 void run_train(TrainArguments a, const Command& command) {
+  const InterruptGuard guard;  // from here on a signal ends the run only where it can continue
   if (a.resume && a.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
   if (a.resume) check_run_folder(a);
+  if (a.resume && a.data.empty()) {
+    throw IoError(fmt::format(
+        "--resume: {}/config.json: names no data; it holds the options that the run was started "
+        "with, and without it --model, --data and the others must be given again",
+        a.run));
+  }
   if (a.data.empty()) {
     throw UsageError(
         "--data: none given; the name of a toy density (moons, 8gaussians, ...), fashion-mnist or "
@@ -235,8 +308,9 @@ void run_train(TrainArguments a, const Command& command) {
       {a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
   fit_to_data(name, config, *data);
   Generator generator = generator_of(a.common.seed, Stream::weights);
-  const auto model = make_model(name, config, generator, dtype_of(a.common));
-  if (!a.model.weights.empty()) load_weights(*model, a.model.weights, a.model.raw_weights);
+  const auto model = new_model(a.model, name, config, generator, dtype_of(a.common));
+  if (!a.model.weights.empty())
+    load_weights(*model, a.model.weights, a.model.raw_weights, a.common.quiet);
   const Device device = device_of(a.common);
   model->module().to(device);
   const bool conditional = takes_condition(*model);
@@ -270,10 +344,18 @@ void run_train(TrainArguments a, const Command& command) {
   parts.states = {data->state()};
   TrainerOptions options = trainer_options(a);
   options.config = resume_config(a, *model);
+  make_run_folder(a.run);
+  const FolderLock lock(a.run, "--run");
+  if (!a.resume) check_run_folder(a);  // another process may have been faster
+  if (a.resume) check_resume(a, options.config);
   Trainer trainer(std::move(parts), options);
   if (a.resume) {
     const int64_t step = trainer.resume();
-    if (!a.common.quiet) tell(fmt::format("continuing after step {}", step));
+    if (!a.common.quiet) {
+      tell(step < a.steps
+               ? fmt::format("continuing after step {}", step)
+               : fmt::format("all {} steps are done already; --steps N trains on to N", step));
+    }
   }
   write_config(a, command, *model);
 
@@ -288,9 +370,7 @@ void run_train(TrainArguments a, const Command& command) {
   r.result = trainer.run();
   r.history = trainer.history();
   switch (r.result.status) {
-    case TrainStatus::interrupted:
-      report_interruption(a, r.result);
-      throw ExitCode{128 + r.result.signal};
+    case TrainStatus::interrupted: end_interrupted(a, r.result.steps_done, r.result.signal);
     case TrainStatus::diverged: throw Error(fmt::format("training diverged: {}", r.result.reason));
     case TrainStatus::paused:
       if (!a.common.quiet)
@@ -299,7 +379,17 @@ void run_train(TrainArguments a, const Command& command) {
     case TrainStatus::finished:
     case TrainStatus::early_stopped: break;
   }
-  finish(a, command, *model, *data, trainer, r);
+  if (r.result.skipped == r.result.steps_done) {
+    throw Error(
+        fmt::format("training took no step: the loss or its gradient was not finite in all "
+                    "{} of them",
+                    r.result.steps_done));
+  }
+  try {
+    finish(a, command, *model, *data, trainer, r);
+  } catch (const Interrupted& e) {
+    end_interrupted(a, r.result.steps_done, e.signal);
+  }
   const char* status = r.result.status == TrainStatus::paused          ? "paused"
                        : r.result.status == TrainStatus::early_stopped ? "early_stopped"
                                                                        : "finished";
@@ -308,7 +398,7 @@ void run_train(TrainArguments a, const Command& command) {
 
 }  // namespace
 
-HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed) {
+HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, void (*between)()) {
   // Small enough for wide models, and the draws of a row do not depend on it.
   constexpr int64_t kChunk = 1000;
   NoGrad off;
@@ -318,6 +408,7 @@ HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed) {
   double sum = 0;
   double squares = 0;
   for (int64_t at = 0; at < n; at += kChunk) {
+    if (between) between();
     const int64_t end = std::min(at + kChunk, n);
     QuantityInputs chunk{.input = slice(rows.input, 0, at, end)};
     if (rows.condition.defined()) chunk.condition = slice(rows.condition, 0, at, end);
@@ -353,8 +444,8 @@ void add_train(CLI::App& app) {
          "fashion-mnist; or rows "
          "(N, D) in a .npy file, a tenth of which is held out",
          "NAME|FILE");
-  c.file("--data-folder", a->data_folder,
-         "Where the four files of Fashion-MNIST are; empty = the system's package");
+  c.text("--data-folder", a->data_folder,
+         "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
   c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
   c.real("--condition-dropout", a->condition_dropout,
          "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1,
@@ -376,7 +467,7 @@ void add_train(CLI::App& app) {
   c.integer("--patience", a->patience,
             "Validations without a new best that end the training; 0 = never", 0, 1000000);
   c.group("Run");
-  c.file("--run", a->run, "Folder of the run; empty = runs/<model>-<data>");
+  c.text("--run", a->run, "Folder of the run; empty = runs/<model>-<data>", "FOLDER");
   c.flag("--resume", a->resume,
          "Continue the run with its own configuration; other options given here win")
       .transient();

@@ -44,7 +44,9 @@ struct HeldOutResult {
   int64_t rows = 0;
 };
 /// Draws are the same at every call, so that two calls differ by the weights alone.
-HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed);
+/// `between` is called before each part of the rows.
+HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed,
+                      void (*between)() = nullptr);
 
 /// What report.html tells.
 struct TrainReport {

@@ -297,7 +297,7 @@ TrainResult Trainer::run() {
       }
     }
   }
-  progress_->finish(pace.state(counters_, options_.steps));
+  if (ended) progress_->finish(pace.state(counters_, options_.steps));
   if (!result.reason.empty()) warn(result.reason);
   result.steps_done = counters_.step;
   result.skipped = counters_.skipped;

@@ -22,6 +22,19 @@ printf '\252' | dd of=flipped.safetensors bs=1 seek=1500 conv=notrunc 2>/dev/nul
 sed 's/<f4/>f4/' x.npy >big_endian.npy
 cp x.npy nan.npy
 printf '\000\000\300\177' | dd of=nan.npy bs=1 seek=160 conv=notrunc 2>/dev/null
+ok sample --model planar --n 4 --output x4.npy
+# foreign <file> <metadata>: one planar layer as another tool writes it, without checksums.
+foreign() {
+  header="{$2\"flows.0.bias\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]},"
+  header="$header\"flows.0.scale\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[4,12]},"
+  header="$header\"flows.0.weight\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[12,20]}}"
+  { printf "\\$(printf %03o $((${#header} % 256)))\\$(printf %03o $((${#header} / 256)))\\0\\0\\0\\0\\0\\0"
+    printf %s "$header"
+    printf '\0\0\0\0\0\0\200\77\0\0\200\77\0\0\200\77\0\0\0\100'; } >"$1"
+}
+foreign foreign.safetensors ""
+foreign unknown_model.safetensors '"__metadata__":{"model":"nothing","config":"{}"},'
+e_no_model="eval --quantity log_prob --output y.npy"
 rm -f out err
 before=$(ls)
 
@@ -62,6 +75,16 @@ expect 3 "no/x.npy" sample --model planar --output no/x.npy
 expect 3 "no/x.svg" sample --model planar --output x9.npy --picture no/x.svg
 expect 3 "missing.npy" sample --model flow_matching --set condition_dim=2 --condition missing.npy --output x9.npy
 expect 3 "(40, 3)" sample --model flow_matching --set condition_dim=2 --condition x3.npy --output x9.npy
+expect 3 "--input: load_npy: missing.npy" $e --input missing.npy
+expect 3 "--input: whole.npy: int64 given" $e --input whole.npy
+expect 3 "--condition: load_npy: missing.npy" sample --model flow_matching --set condition_dim=2 --condition missing.npy --output x9.npy
+expect 3 "missing: cannot be opened" inspect missing
+expect 2 "step 4 given in time; 0 to 3 are accepted" eval --model diffusion --set n_timesteps=4 \
+  --quantity noise_prediction --input x4.npy --time whole.npy --output y.npy
+expect 2 "step 4 given in time; 0 to 3 are accepted" grad --model diffusion --set n_timesteps=4 --input x4.npy --time whole.npy \
+  --output y.safetensors
+expect 2 "foreign.safetensors does not name its own" $e_no_model --input x.npy --weights foreign.safetensors
+expect 3 "unknown_model.safetensors: unknown model" $e_no_model --input x.npy --weights unknown_model.safetensors
 expect 3 "missing.safetensors" inspect missing.safetensors
 expect 3 "short.safetensors" inspect short.safetensors
 expect 3 "flipped.safetensors" inspect flipped.safetensors
@@ -94,4 +117,9 @@ expect 1 "CUDA" train --model planar --data moons --device cuda --run r
 
 # Foreign weights: no checksums, no metadata, float64, other order.
 ok inspect w9.safetensors
+ok inspect foreign.safetensors
+ok eval --model planar --set n_flows=1 --weights foreign.safetensors --quantity log_prob --input x.npy --output y.npy
+says "foreign.safetensors: loaded without checksums" err
+ok eval --weights w.safetensors --quantity log_prob --input x.npy --output y.npy
+! grep -q checksums err || fail "our own file has checksums"
 finish

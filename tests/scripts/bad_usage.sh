@@ -115,9 +115,33 @@ it has forward@eval --model planar --quantity velocity --output y.npy
 it has velocity@eval --model flow_matching --quantity log_prob --output y.npy
 it has noise_prediction@eval --model diffusion --quantity inverse --output y.npy
 needs an array for input@eval --model planar --quantity forward --output y.npy
-needs an array for time@eval --model flow_matching --quantity velocity --output y.npy
+needs an array for time@eval --model flow_matching --quantity velocity --input x.npy --output y.npy
 needs an array for input@grad --model planar --output y.safetensors
 needs an array for input@grad --model diffusion --output y.safetensors
+--quantity: model planar@eval --model planar --quantity nothing-like-it --output y.npy
+--input: none given@eval --model planar --quantity forward --output y.npy
+--time: none given@eval --model diffusion --quantity noise_prediction --input x.npy --output y.npy
+--input: given@eval --model planar --quantity sample --input x.npy --output y.npy
+--input: given@eval --model flow_matching --quantity generate --input x.npy --output y.npy
+--time: given@eval --model planar --quantity log_prob --input x.npy --time t.npy --output y.npy
+--noise: given@eval --model realnvp --quantity loss --input x.npy --noise x.npy --output y.npy
+--probe-noise: given@eval --model planar --quantity log_prob --input x.npy --probe-noise x.npy --output y.npy
+--step-noise: given@eval --model flow_matching --quantity generate --step-noise x.npy --output y.npy
+--step-noise: given@eval --model diffusion --quantity generate --solver ddim --step-noise x.npy --output y.npy
+--n: given@eval --model planar --quantity forward --input x.npy --n 3 --output y.npy
+--n-steps: given@eval --model flow_matching --quantity velocity --input x.npy --time x.npy --n-steps 3 --output y.npy
+--solver: given@grad --model flow_matching --input x.npy --solver rk4 --output y.safetensors
+--guidance: given@eval --model flow_matching --quantity loss --input x.npy --guidance 2 --output y.npy
+--set: model planar: unknown key@init --model planar --set hidden=3 --output w.safetensors
+--model: unknown model@init --model nothing --output w.safetensors
+"-1" given; a number from 0 to 3600@bench --budget -1
+from 0 to 1024@bench --threads 5000
+baseline, avx2 and avx512 are accepted@bench --isa sse
+--only: no case@bench --only nothing-like-it
+ends in .json@bench --json x.txt
+unexpected argument@bench planar
+unknown option@demo --steps 3
+unknown key "model"@demo --config "$c/c14.toml" --run demo
 loss and log_prob are accepted@grad --model planar --quantity inverse --output y.safetensors
 no quantity "log_prob"@grad --model flow_matching --quantity log_prob --output y.safetensors
 guidance@sample --model planar --guidance 2 --output y.npy

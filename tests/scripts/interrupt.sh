@@ -52,6 +52,20 @@ for case in "INT 130 3" "TERM 143 20" "INT 130 60"; do
   [ ! -e part/report.html ] || fail "a report was written in spite of SIG$1"
   continues
 done
+# A signal at any moment, before and after the training proper too: saved or not begun, and nothing half-written.
+for delay in 0 0.01 0.02 0.04 0.06 0.1 0.15 0.2 0.3; do
+  rm -rf any
+  "$flowgrad" train --model planar --data moons --steps 30 --batch-size 16 --run any >/dev/null 2>err &
+  pid=$!
+  sleep $delay
+  kill -s TERM $pid 2>/dev/null || true
+  rc=0
+  wait $pid || rc=$?
+  checks=$((checks + 1))
+  case $rc in 0 | 143) ;; *) fail "SIGTERM after $delay s ended with $rc"; cat err ;; esac
+  [ -z "$(find any -name '.flowgrad-*' 2>/dev/null)" ] || fail "SIGTERM after $delay s left $(find any -name '.flowgrad-*')"
+  if [ -n "$(ls any/checkpoints 2>/dev/null)" ]; then ok train --run any --resume; else ok train --model planar --data moons --steps 3 --run any; fi
+done
 # Killed outright: the last checkpoint counts.
 interrupt KILL 90
 checks=$((checks + 1))

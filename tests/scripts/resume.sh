@@ -44,10 +44,43 @@ same a/weights.safetensors b/weights.safetensors
 cp -r b before
 expect 3 "n_flows" train --run b --resume --set n_flows=3
 expect 3 "another configuration" train --run b --resume --batch-size 7
+expect 3 "--batch-size: 7 given; the run in b was started with 256" train --run b --resume --batch-size 7
+expect 3 "--seed: 4 given" train --run b --resume --seed 4
+expect 3 "--model: realnvp given" train --run b --resume --model realnvp
+expect 3 "--data: circles given" train --run b --resume --data circles
+expect 3 "--dtype: float64 given" train --run b --resume --dtype float64
+expect 3 "--set: n_flows=3 given" train --run b --resume --set n_flows=3
+expect 3 "--ema: 0.9 given" train --run b --resume --ema 0.9
+expect 2 "--steps: 5 given; the run in b has done 8" train --run b --resume --steps 5
 expect 3 "holds a training run already" train --model planar --data rings --run b
 expect 3 "holds no checkpoint" train --run nothing --resume
 [ ! -e nothing ] || fail "a folder was made"
 for f in config.json metrics.jsonl weights.safetensors checkpoints/step-00000008.safetensors; do same b/$f before/$f; done
+# A run that is done already says so, and writes its results again.
+rm -rf done
+cp -r b done
+rm done/report.html
+ok train --run done --resume
+says "all 8 steps are done already" err
+! grep -q 'loss' err || fail "a loss where nothing was trained"
+exists done/report.html
+same done/weights.safetensors b/weights.safetensors
+rm done/config.json
+expect 3 "done/config.json" train --run done --resume
+# One process at a time.
+"$flowgrad" train --model planar --data rings --steps 100000000 --batch-size 16 --log-every 1 --run busy >/dev/null 2>&1 &
+pid=$!
+tries=0
+while [ ! -s busy/metrics.jsonl ] && [ $tries -lt 600 ]; do
+  tries=$((tries + 1))
+  sleep 0.1
+done
+expect 3 "busy: another process writes there" train --model planar --data rings --run busy --overwrite --steps 3
+kill $pid
+rc=0
+wait $pid || rc=$?
+[ $rc -eq 143 ] || fail "the busy run ended with $rc"
+ok train --model planar --data rings --run busy --overwrite --steps 3
 # A flipped bit in the newest checkpoint: the one before it is used, and said so.
 newest=$(ls b/checkpoints/* | tail -n 1)
 printf '\377' | dd of="$newest" bs=1 seek=1000 conv=notrunc 2>/dev/null
