@@ -67,6 +67,18 @@ void DiffusionPolicy::check_input(const char* op, const Tensor& x) const {
                                options_.action_dim));
 }
 
+void DiffusionPolicy::check_steps(const char* op, const Tensor& t, int64_t rows) const {
+  if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != rows) {
+    throw ShapeError(fmt::format("{}: t is {} {}; int64 ({},) is accepted", op, name_of(t.dtype()),
+                                 t.shape().to_string(), rows));
+  }
+  for (const int64_t step : t.to_vector<int64_t>()) {
+    if (step >= 0 && step < options_.n_timesteps) continue;
+    throw ValueError(fmt::format("{}: step {} given in t; 0 to {} are accepted", op, step,
+                                 options_.n_timesteps - 1));
+  }
+}
+
 void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t rows) const {
   const int64_t width = options_.state_dim;
   if (!state.defined() && width == 0) return;
@@ -84,10 +96,7 @@ void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t r
 Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const Tensor& state) {
   check_input("noise_prediction", x);
   check_state("noise_prediction", state, x.size(0));
-  if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("noise_prediction: t is {} {}; int64 ({},) is accepted",
-                                 name_of(t.dtype()), t.shape().to_string(), x.size(0)));
-  }
+  check_steps("noise_prediction", t, x.size(0));
   const Tensor time = unsqueeze(cast(t, x.dtype()) / static_cast<double>(options_.n_timesteps), 1);
   if (!state.defined()) return denoiser_(concat({x, time}, 1));
   return denoiser_(concat({x, expand(state, {x.size(0), options_.state_dim}), time}, 1));
@@ -95,6 +104,7 @@ Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const
 
 Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const {
   check_input("q_sample", x0);
+  check_steps("q_sample", t, x0.size(0));
   if (noise.shape() != x0.shape()) {
     throw ShapeError(fmt::format("q_sample: noise of shape {} given; {} is accepted",
                                  noise.shape().to_string(), x0.shape().to_string()));

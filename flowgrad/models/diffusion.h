@@ -50,7 +50,7 @@ class DiffusionPolicy final : public Module {
   const Tensor& alphas_cumprod() const { return alphas_cumprod_; }
 
   /// Predicted noise (N, A) for x (N, A), steps t (N) int64 and state (N, S); one state row serves
-  /// a batch.
+  /// a batch. ValueError for a step outside 0 .. n_timesteps - 1.
   Tensor noise_prediction(const Tensor& x, const Tensor& t, const Tensor& state = {});
   /// x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) noise.
   Tensor q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const;
@@ -66,6 +66,7 @@ class DiffusionPolicy final : public Module {
   struct Sampler;
   std::vector<int64_t> sampling_steps(const DiffusionSampling& sampling) const;
   void check_input(const char* op, const Tensor& x) const;
+  void check_steps(const char* op, const Tensor& t, int64_t rows) const;
   void check_state(const char* op, const Tensor& state, int64_t rows) const;
 
   DiffusionOptions options_;

@@ -195,4 +195,9 @@ TEST_CASE("samplers of the diffusion policy", "[generators_test]") {
                    net.loss(noise, state, a, Tensor::from(std::vector<int64_t>{0, 1, 2, 12}, {4}));
                  }),
                  {"12"}));
+  for (const int64_t bad : {-1, 12}) {
+    const Tensor t = Tensor::from(std::vector<int64_t>{0, 1, bad, 2}, {4});
+    CHECK(contains(raised<ValueError>([&] { net.noise_prediction(noise, t, state); }),
+                   {"noise_prediction: step " + std::to_string(bad), "0 to 11"}));
+  }
 }
