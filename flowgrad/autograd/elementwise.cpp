@@ -153,12 +153,17 @@ constexpr BinaryLine kBinary[] = {
 #undef BINARY
 };
 
-bool keeps_integers(UnaryOp op) {
+bool keeps_integers(UnaryOp op, Params params) {
   switch (op) {
+    case UnaryOp::pow_scalar: return params.p >= 0;
     case UnaryOp::neg:
     case UnaryOp::abs:
     case UnaryOp::sign:
+    case UnaryOp::floor:
+    case UnaryOp::ceil:
+    case UnaryOp::round:
     case UnaryOp::square:
+    case UnaryOp::relu:
     case UnaryOp::add_scalar:
     case UnaryOp::mul_scalar:
     case UnaryOp::rsub_scalar:
@@ -171,7 +176,7 @@ bool keeps_integers(UnaryOp op) {
 DType computing_dtype(UnaryOp op, Params params, DType dtype) {
   if (is_floating(dtype)) return dtype;
   const bool whole = params.p == std::floor(params.p) && params.q == std::floor(params.q);
-  return keeps_integers(op) && whole ? DType::int64 : DType::float32;
+  return keeps_integers(op, params) && whole ? DType::int64 : DType::float32;
 }
 
 Tensor unary(UnaryOp op, Params params, const Tensor& given) {

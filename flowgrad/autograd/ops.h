@@ -13,7 +13,8 @@
 /// requires gradients, and every differentiable one can be differentiated to any order.
 ///
 /// Binary operations broadcast as NumPy does and promote mixed dtypes (bool < int64 < bfloat16 <
-/// float32 < float64); a plain number never changes the tensor's dtype. Axes may be negative.
+/// float32 < float64); a plain number never changes a floating dtype, and a fraction turns int64
+/// into float32. Axes may be negative.
 /// Bad shapes raise ShapeError, bad dtypes DTypeError, bad values ValueError, each naming the
 /// function.
 namespace flowgrad {

@@ -41,9 +41,9 @@ void add_elementwise_rows(std::vector<Op>& t) {
   t.push_back(unary("neg", neg).smooth().dtypes(whole));
   t.push_back(unary("abs", abs).dtypes(whole));
   t.push_back(unary("sign", sign).steps().dtypes(whole));
-  t.push_back(unary("floor", floor).steps());
-  t.push_back(unary("ceil", ceil).steps());
-  t.push_back(unary("round", round).steps());
+  t.push_back(unary("floor", floor).steps().dtypes(whole));
+  t.push_back(unary("ceil", ceil).steps().dtypes(whole));
+  t.push_back(unary("round", round).steps().dtypes(whole));
   t.push_back(unary("exp", exp).smooth());
   t.push_back(unary("expm1", expm1).smooth());
   t.push_back(unary("log", log, 0.5, 4).smooth());
@@ -63,7 +63,7 @@ void add_elementwise_rows(std::vector<Op>& t) {
   t.push_back(unary("sigmoid", sigmoid).smooth());
   t.push_back(unary("softplus", softplus).smooth());
   t.push_back(unary("logsigmoid", logsigmoid).smooth());
-  t.push_back(unary("relu", relu));
+  t.push_back(unary("relu", relu).dtypes(whole));
   t.push_back(unary("silu", silu).smooth());
   t.push_back(unary("gelu", gelu).smooth());
   t.push_back(unary("mish", mish).smooth());

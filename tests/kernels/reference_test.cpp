@@ -226,6 +226,16 @@ TEST_CASE("int64 arithmetic is exact and wraps around", "[reference_test]") {
   CHECK(out.to_vector<int64_t>() == I{9, 8, -20});
   be.unary(UnaryOp::sign, {}, ints({bottom, 0, 9}), out);
   CHECK(out.to_vector<int64_t>() == I{-1, 0, 1});
+  for (const UnaryOp op : {UnaryOp::floor, UnaryOp::ceil, UnaryOp::round}) {
+    be.unary(op, {}, ints({bottom, top, 3}), out);
+    CHECK(out.to_vector<int64_t>() == I{bottom, top, 3});
+  }
+  be.unary(UnaryOp::relu, {}, ints({bottom, top, 0}), out);
+  CHECK(out.to_vector<int64_t>() == I{0, top, 0});
+  be.unary(UnaryOp::pow_scalar, {3, 0}, ints({-3, (1LL << 20) + 1, 1LL << 32}), out);
+  CHECK(out.to_vector<int64_t>() == I{-27, 1152924803144876033, 0});
+  be.unary(UnaryOp::pow_scalar, {0, 0}, ints({-3, 0, top}), out);
+  CHECK(out.to_vector<int64_t>() == I{1, 1, 1});
   CHECK_THROWS_AS(be.binary(BinaryOp::remainder, ints({1, 1, 1}), ints({1, 0, 1}), out),
                   ValueError);
   CHECK_THROWS_AS(be.unary(UnaryOp::add_scalar, {0.5, 0}, out, out), ValueError);

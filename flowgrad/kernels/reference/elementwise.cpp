@@ -117,6 +117,17 @@ bool zero_cotangent_wins(UnaryOp op) {
 int64_t wrap(uint64_t x) { return static_cast<int64_t>(x); }
 uint64_t bits(int64_t x) { return static_cast<uint64_t>(x); }
 
+/// By repeated squaring, for an exponent of at least 0.
+int64_t power(int64_t base, int64_t exponent) {
+  uint64_t result = 1;
+  uint64_t factor = bits(base);
+  for (int64_t e = exponent; e > 0; e >>= 1) {
+    if (e & 1) result *= factor;
+    factor *= factor;
+  }
+  return wrap(result);
+}
+
 /// The operations that int64 has; nullptr for the others.
 UnaryFunction<int64_t> integer_unary_function(UnaryOp op) {
   using I = int64_t;
@@ -124,6 +135,11 @@ UnaryFunction<int64_t> integer_unary_function(UnaryOp op) {
     case UnaryOp::neg: return [](I x, I, I) { return wrap(-bits(x)); };
     case UnaryOp::abs: return [](I x, I, I) { return x < 0 ? wrap(-bits(x)) : x; };
     case UnaryOp::sign: return [](I x, I, I) { return I{x > 0} - I{x < 0}; };
+    case UnaryOp::floor:
+    case UnaryOp::ceil:
+    case UnaryOp::round: return [](I x, I, I) { return x; };
+    case UnaryOp::relu: return [](I x, I, I) { return x < 0 ? I{0} : x; };
+    case UnaryOp::pow_scalar: return [](I x, I p, I) { return power(x, p); };
     case UnaryOp::square: return [](I x, I, I) { return wrap(bits(x) * bits(x)); };
     case UnaryOp::clamp: return [](I x, I p, I q) { return max(min(x, q), p); };
     case UnaryOp::add_scalar: return [](I x, I p, I) { return wrap(bits(x) + bits(p)); };
