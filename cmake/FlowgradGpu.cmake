@@ -88,7 +88,7 @@ function(flowgrad_gpu_sources target)
   if(FLOWGRAD_GPU_CHECKER)
     # The compiler announces every access to __tsan_* functions, which are the emulator's own. Splitting
     # vectors into scalars would hide what the hardware does in one access.
-    list(APPEND options -fsanitize=thread -O1 -fno-tree-sra)
+    list(APPEND options -fsanitize=thread -O1 -g1 -fno-tree-sra)
   endif()
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS "${options}"
                                                  SKIP_PRECOMPILE_HEADERS ON)

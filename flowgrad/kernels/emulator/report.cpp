@@ -106,6 +106,28 @@ std::string symbol_at(const void* address) {
   return name;
 }
 
+std::string source_line(const void* pc) {
+  const char* call = static_cast<const char*>(pc) - 1;
+  Image image{call, {}};
+  if (dl_iterate_phdr(find_image, &image) == 0) return hexadecimal(pc);
+  char path[4096];
+  const ssize_t length = readlink("/proc/self/exe", path, sizeof path - 1);
+  if (image.path == "/proc/self/exe" && length > 0) {
+    image.path.assign(path, static_cast<std::size_t>(length));
+  }
+  const auto offset = reinterpret_cast<ElfW(Addr)>(call) - image.base;
+  const std::string command = "addr2line -s -e '" + image.path + "' " +
+                              hexadecimal(reinterpret_cast<const void*>(offset)) + " 2>/dev/null";
+  std::string line;
+  if (FILE* output = popen(command.c_str(), "r")) {
+    char buffer[256];
+    if (std::fgets(buffer, sizeof buffer, output) != nullptr) line = buffer;
+    pclose(output);
+  }
+  while (!line.empty() && (line.back() == '\n' || line.back() == '\r')) line.pop_back();
+  return line.empty() || line[0] == '?' ? symbol_at(call) : line;
+}
+
 std::string Kernel::name() const {
   const std::string found = symbol_at(function_);
   return found.empty() ? "at " + hexadecimal(function_) : found;

@@ -18,5 +18,8 @@ std::string hexadecimal(const void* address);
 
 /// The function at an address, demangled, or an empty string. Local functions are found too.
 std::string symbol_at(const void* address);
+/// "softmax.cu:51", from the debugging information by way of addr2line, else the function's name.
+/// pc is a return address.
+std::string source_line(const void* pc);
 
 }  // namespace flowgrad::gpu::emulator
