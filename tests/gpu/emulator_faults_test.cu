@@ -91,7 +91,7 @@ __global__ void overrun_shared(int* out, int i) {
   int* first = buffer;  // no array whose size a compiler could check
   first[i] = 3;
   __syncthreads();
-  out[0] = buffer[0];
+  out[0] = first[i];
 }
 __global__ void too_much_shared(int* out) {
   GPU_SHARED(int, first, [8000]);

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "flowgrad/core/error.h"
+#include "flowgrad/kernels/emulator/async.h"
 #include "flowgrad/kernels/emulator/checker.h"
 #include "flowgrad/kernels/emulator/fault.h"
 #include "flowgrad/kernels/emulator/report.h"
@@ -128,6 +129,7 @@ void Scheduler::start_block() {
   ready_head_ = 0;
   n_ready_ = n_threads_;
   shared_.start_block();
+  async_start_block();
   checker::start_block();
 }
 
