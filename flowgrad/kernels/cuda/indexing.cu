@@ -1,14 +1,291 @@
+#include <algorithm>
+#include <bit>
+
 #include "flowgrad/kernels/cuda/backend.h"
-#include "flowgrad/kernels/gpu.cuh"
+#include "flowgrad/kernels/cuda/offsets.cuh"
+#include "flowgrad/kernels/cuda/radix_sort.h"
+#include "flowgrad/kernels/cuda/scratch.h"
+#include "flowgrad/kernels/reference/loops.h"
 
 namespace flowgrad::kernels {
 
-void CudaBackend::gather(View, int, View, View) { throw Error("gather: no CUDA kernel"); }
-void CudaBackend::scatter_add(View, int, View, View) { throw Error("scatter_add: no CUDA kernel"); }
-void CudaBackend::scatter_max(View, int, View, View) { throw Error("scatter_max: no CUDA kernel"); }
-void CudaBackend::index_select(View, int, View, View) {
-  throw Error("index_select: no CUDA kernel");
+using namespace cuda;
+using reference::require_dtype;
+using reference::size_along;
+using reference::stride_along;
+using reference::without_axis;
+
+namespace {
+
+// --- gather and index_select: copies of elements of any type, 1 to 16 bytes at a time ---
+
+/// out[i] = x[i but for the axis, where it is index[i]]. Operands of axes: x, index, out.
+template <class Unit>
+__global__ void __launch_bounds__(kBlock) pick(const Unit* x, int64_t step, const int64_t* index,
+                                               Unit* out, const __grid_constant__ Axes axes) {
+  const int64_t i = thread_number();
+  if (i >= axes.total) return;
+  int64_t o[3];
+  offsets_at(axes, i, o);
+  out[o[2]] = x[o[0] + index[o[1]] * step];
 }
-void CudaBackend::index_add(View, int, View, View) { throw Error("index_add: no CUDA kernel"); }
+
+bool is_multiple(const void* pointer, std::size_t bytes) {
+  return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
+}
+
+/// Whether neighbours can be moved `factor` at a time; if so, counts axes and step in such units.
+bool widen(Axes& axes, int64_t& step, int64_t factor) {
+  if (axes.rank == 0) return false;
+  const int last = axes.rank - 1;
+  if (axes.stride[0][last] != 1 || axes.stride[2][last] != 1 || axes.stride[1][last] != 0 ||
+      axes.size[last] % factor != 0 || step % factor != 0)
+    return false;
+  for (int d = 0; d < last; ++d) {
+    if (axes.stride[0][d] % factor != 0 || axes.stride[2][d] % factor != 0) return false;
+  }
+  axes.total /= factor;
+  axes.size[last] /= factor;
+  step /= factor;
+  for (int d = 0; d < last; ++d) {
+    axes.stride[0][d] /= factor;
+    axes.stride[2][d] /= factor;
+  }
+  return true;
+}
+
+template <class Unit>
+void pick_units(const View& x, int64_t step, const View& index, const View& out, const Axes& axes) {
+  gpu::launch(pick<Unit>, blocks_of(axes.total), kBlock, 0, gpu::default_stream(), x.as<Unit>(),
+              step, index.as<int64_t>(), out.as<Unit>(), axes);
+}
+
+void pick_along(const View& x, int axis, const View& index, const Strides& index_strides,
+                const View& out) {
+  Axes axes = axes_over(*out.shape, without_axis(x, axis), index_strides, *out.strides);
+  if (axes.total == 0) return;
+  int64_t step = stride_along(x, axis);
+  std::size_t bytes = size_of(x.dtype);
+  for (std::size_t unit = 16; unit > bytes; unit /= 2) {
+    if (is_multiple(x.data, unit) && is_multiple(out.data, unit) &&
+        widen(axes, step, static_cast<int64_t>(unit / bytes)))
+      bytes = unit;
+  }
+  switch (bytes) {
+    case 1: return pick_units<uint8_t>(x, step, index, out, axes);
+    case 2: return pick_units<uint16_t>(x, step, index, out, axes);
+    case 4: return pick_units<uint32_t>(x, step, index, out, axes);
+    case 8: return pick_units<uint64_t>(x, step, index, out, axes);
+    default: return pick_units<uint4>(x, step, index, out, axes);
+  }
+}
+
+// --- scatter_add, scatter_max and index_add ---
+
+struct Add {
+  template <class T>
+  GPU_INLINE static T apply(T target, T value) {
+    if constexpr (std::is_integral_v<T>) {
+      return static_cast<T>(static_cast<uint64_t>(target) + static_cast<uint64_t>(value));
+    } else {
+      return target + value;
+    }
+  }
+};
+/// NaN wins.
+struct Max {
+  template <class T>
+  GPU_INLINE static T apply(T target, T value) {
+    return target != target ? target : (target > value ? target : value);
+  }
+};
+
+/// Source elements scattered along one axis. A lane is a position on all other axes: no two lanes
+/// share an output element. The lanes of a group also share their indices.
+struct Scatter {
+  Axes lanes;  // of index, source, out; axes along which the index is constant come last
+  int64_t groups, lanes_per_group;
+  int64_t given;    // source elements of a lane
+  int64_t targets;  // output elements of a lane
+  int64_t index_step, source_step, out_step;
+};
+
+/// One thread walks a lane.
+template <class Operation, class T>
+__global__ void __launch_bounds__(kBlock) scatter_lanes(const int64_t* index, const T* source,
+                                                        T* out, const __grid_constant__ Scatter s) {
+  const int64_t lane = thread_number();
+  if (lane >= s.lanes.total) return;
+  int64_t o[3];
+  offsets_at(s.lanes, lane, o);
+  for (int64_t k = 0; k < s.given; ++k) {
+    T* target = out + o[2] + index[o[0] + k * s.index_step] * s.out_step;
+    *target = Operation::apply(*target, source[o[1] + k * s.source_step]);
+  }
+}
+
+/// The key of entry (group, k) orders by group, then by index. A stable sort keeps the order of k.
+template <class Key>
+__global__ void __launch_bounds__(kBlock)
+    scatter_keys(const int64_t* index, Key* keys, uint32_t* order,
+                 const __grid_constant__ Scatter s) {
+  const int64_t entry = thread_number();
+  if (entry >= s.groups * s.given) return;
+  const int64_t group = entry / s.given;
+  int64_t o[1];
+  offsets_at(s.lanes, group * s.lanes_per_group, o);
+  const int64_t at = index[o[0] + (entry - group * s.given) * s.index_step];
+  keys[entry] = static_cast<Key>(group * s.targets + at);
+  order[entry] = static_cast<uint32_t>(entry);
+}
+
+/// One thread for each sorted entry and lane of its group. The first entry of a run of equal keys
+/// combines the whole run in order; the others have nothing to do.
+template <class Operation, class T, class Key>
+__global__ void __launch_bounds__(kBlock)
+    scatter_runs(const Key* keys, const uint32_t* order, const T* source, T* out,
+                 const __grid_constant__ Scatter s) {
+  constexpr int kAhead = 8;  // loads in flight
+  const int64_t entries = s.groups * s.given;
+  const int64_t thread = thread_number();
+  int64_t p = thread / s.lanes_per_group;
+  if (p >= entries) return;
+  const Key key = keys[p];
+  if (p > 0 && keys[p - 1] == key) return;
+  const int64_t group = static_cast<int64_t>(key / static_cast<Key>(s.targets));
+  const int64_t at = static_cast<int64_t>(key % static_cast<Key>(s.targets));
+  int64_t o[3];
+  offsets_at(s.lanes, group * s.lanes_per_group + thread % s.lanes_per_group, o);
+  T* target = out + o[2] + at * s.out_step;
+  const T* from = source + o[1];
+  const int64_t first = group * s.given;
+  T value = *target;
+  for (; p + kAhead <= entries && keys[p + kAhead - 1] == key; p += kAhead) {
+    T next[kAhead];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) next[i] = from[(order[p + i] - first) * s.source_step];
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) value = Operation::apply(value, next[i]);
+  }
+  for (; p < entries && keys[p] == key; ++p) {
+    value = Operation::apply(value, from[(order[p] - first) * s.source_step]);
+  }
+  *target = value;
+}
+
+/// Sorting pays where lanes are long and too few to fill the device. Both ways combine the elements
+/// of a lane in the same order, so the bits do not depend on the choice.
+bool worth_sorting(const Scatter& s) {
+  return s.given > 128 && s.groups < 8192 && s.groups * s.given <= 0xffffffffll;
+}
+
+template <class Operation, class Key, class T>
+void scatter_sorted(const int64_t* index, const T* source, T* out, const Scatter& s) {
+  const int64_t entries = s.groups * s.given;
+  const auto n = static_cast<std::size_t>(entries);
+  const Scratch keys(2 * n * sizeof(Key));
+  const Scratch order(2 * n * sizeof(uint32_t));
+  const Scratch counts(radix_sort_bytes(1, entries));
+  const SortBuffers<Key> buffers{{keys.as<Key>(), keys.as<Key>() + n},
+                                 {order.as<uint32_t>(), order.as<uint32_t>() + n}};
+  const gpu::Stream stream = gpu::default_stream();
+  gpu::launch(scatter_keys<Key>, blocks_of(entries), kBlock, 0, stream, index, buffers.keys[0],
+              buffers.order[0], s);
+  const int bits = std::bit_width(static_cast<uint64_t>(s.groups * s.targets - 1));
+  const int at = radix_sort(buffers, 1, entries, bits, counts.as<void>());
+  gpu::launch(scatter_runs<Operation, T, Key>, blocks_of(entries * s.lanes_per_group), kBlock, 0,
+              stream, buffers.keys[at], buffers.order[at], source, out, s);
+}
+
+/// shape is that of source, and of index where it has one entry per element.
+Scatter scatter_along(const Shape& shape, int axis, const Strides& index, const View& source,
+                      const View& out) {
+  Scatter s{};
+  Shape sizes;
+  Strides lanes[3];
+  s.groups = s.lanes_per_group = s.given = 1;
+  for (const bool constant : {false, true}) {
+    for (int d = 0; d < shape.rank(); ++d) {
+      if (d == axis || (index[d] == 0) != constant) continue;
+      sizes.push_back(shape[d]);
+      lanes[0].push_back(index[d]);
+      lanes[1].push_back((*source.strides)[d]);
+      lanes[2].push_back((*out.strides)[d]);
+      (constant ? s.lanes_per_group : s.groups) *= shape[d];
+    }
+  }
+  s.lanes = axes_over(sizes, lanes[0], lanes[1], lanes[2]);
+  if (shape.rank() > 0) {
+    s.given = shape[axis];
+    s.index_step = index[axis];
+    s.source_step = (*source.strides)[axis];
+  }
+  s.targets = size_along(out, axis);
+  s.out_step = stride_along(out, axis);
+  return s;
+}
+
+template <class Operation>
+void scatter(const char* op, const View& index, const Scatter& s, const View& source,
+             const View& out) {
+  if (s.lanes.total * s.given == 0) return;
+  visit_numeric(op, out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    if (!worth_sorting(s)) {
+      gpu::launch(scatter_lanes<Operation, T>, blocks_of(s.lanes.total), kBlock, 0,
+                  gpu::default_stream(), index.as<int64_t>(), source.as<T>(), out.as<T>(), s);
+    } else if (s.groups * s.targets <= 0xffffffffll) {
+      scatter_sorted<Operation, uint32_t>(index.as<int64_t>(), source.as<T>(), out.as<T>(), s);
+    } else {
+      scatter_sorted<Operation, uint64_t>(index.as<int64_t>(), source.as<T>(), out.as<T>(), s);
+    }
+  });
+}
+
+/// Strides that walk a rank-1 index along `axis` of a larger shape.
+Strides index_strides(const View& index, int axis, int rank) {
+  Strides s = Dims::filled(rank, 0);
+  if (rank > 0) s[axis] = index.rank() == 0 ? 0 : (*index.strides)[0];
+  return s;
+}
+
+void require_numeric(const char* op, const View& index, const View& source, const View& out) {
+  require_dtype(op, "index", index, DType::int64);
+  require_dtype(op, "source", source, out.dtype);
+  visit_numeric(op, out.dtype, [](auto) {});
+}
+
+}  // namespace
+
+void CudaBackend::gather(View x, int axis, View index, View out) {
+  require_dtype("gather", "index", index, DType::int64);
+  require_dtype("gather", "out", out, x.dtype);
+  pick_along(x, axis, index, *index.strides, out);
+}
+
+void CudaBackend::index_select(View x, int axis, View index, View out) {
+  require_dtype("index_select", "index", index, DType::int64);
+  require_dtype("index_select", "out", out, x.dtype);
+  pick_along(x, axis, index, index_strides(index, axis, out.rank()), out);
+}
+
+void CudaBackend::scatter_add(View index, int axis, View source, View out) {
+  require_numeric("scatter_add", index, source, out);
+  const Scatter s = scatter_along(*index.shape, axis, *index.strides, source, out);
+  scatter<Add>("scatter_add", index, s, source, out);
+}
+
+void CudaBackend::scatter_max(View index, int axis, View source, View out) {
+  require_numeric("scatter_max", index, source, out);
+  const Scatter s = scatter_along(*index.shape, axis, *index.strides, source, out);
+  scatter<Max>("scatter_max", index, s, source, out);
+}
+
+void CudaBackend::index_add(View index, int axis, View source, View out) {
+  require_numeric("index_add", index, source, out);
+  const Scatter s =
+      scatter_along(*source.shape, axis, index_strides(index, axis, source.rank()), source, out);
+  scatter<Add>("index_add", index, s, source, out);
+}
 
 }  // namespace flowgrad::kernels
