@@ -19,7 +19,7 @@ inline int64_t chunk_length(int64_t n) {
 
 /// kept: result, x. reduced: x. Writes to `partial` where there are several chunks, else to `out`.
 template <class Team, class Op, class In, class Out>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(Team::kThreads, 1)
     reduce_rows(Op op, const In* __restrict__ x, Axes kept, RowAxes reduced, int64_t total,
                 RowWork work, Out* __restrict__ out, typename Op::Value* __restrict__ partial) {
   using A = typename Op::Value;

@@ -62,6 +62,7 @@ struct TeamPlace {
 
 /// One thread, rows of up to kSerialLength.
 struct ThreadTeam : TeamPlace {
+  static constexpr unsigned kThreads = kBlock;
   static constexpr int kStreams = 1;
   static constexpr int kStep = 1;
   static constexpr int first = 0;
@@ -78,6 +79,7 @@ struct ThreadTeam : TeamPlace {
 
 /// A warp, rows of up to kWarpLength.
 struct WarpTeam : TeamPlace {
+  static constexpr unsigned kThreads = kBlock;
   static constexpr int kStreams = 1;
   static constexpr int kStep = kLanes;
   int first;
@@ -98,6 +100,7 @@ struct WarpTeam : TeamPlace {
 
 /// A block of kBlock threads, rows beyond kWarpLength.
 struct BlockTeam : TeamPlace {
+  static constexpr unsigned kThreads = kBlock;
   static constexpr int kStreams = 1;
   static constexpr int kStep = kBlock;
   int first;
@@ -125,11 +128,13 @@ struct BlockTeam : TeamPlace {
   }
 };
 
-/// The rows lie across memory: blockDim.x neighbouring ones (a power of two up to 32) share a block
-/// of 32 blockDim.x threads, so that loads are coalesced across rows. Streams = 8 stands for the
-/// 256 lanes of rows beyond kWarpLength.
+/// The rows lie across memory: blockDim.x neighbouring ones (a power of two up to kWidth) share a
+/// block of 32 blockDim.x threads, so that loads are coalesced across rows. Streams = 8 stands for
+/// the 256 lanes of rows beyond kWarpLength.
 template <int Streams>
 struct TileTeam : TeamPlace {
+  static constexpr unsigned kWidth = Streams == 1 ? 32 : 16;  // wide sums need the registers
+  static constexpr unsigned kThreads = kLanes * kWidth;
   static constexpr int kStreams = Streams;
   static constexpr int kStep = kLanes;
   int first;
@@ -142,8 +147,8 @@ struct TileTeam : TeamPlace {
   GPU_INLINE bool leads() const { return active && first == 0; }
   template <class A, class Op>
   GPU_INLINE A fold(const A (&lanes)[Streams], const Op& op) const {
-    GPU_SHARED(A, tile, [kLanes][kLanes + 1]);
-    GPU_SHARED(A, result, [kLanes]);
+    GPU_SHARED(A, tile, [kLanes][kWidth + 1]);
+    GPU_SHARED(A, result, [kWidth]);
     A value = lanes[0];
 #pragma unroll
     for (int j = 1; j < Streams; ++j) value = op(value, lanes[j]);
@@ -170,6 +175,7 @@ GPU_INLINE void each_element(const Team& team, int64_t n, F&& f) {
 #pragma unroll Unroll
     for (; i < n; i += step) f(0, i);
   } else {
+#pragma unroll 1
     for (; i + (streams - 1) * step < n; i += streams * step) {
 #pragma unroll
       for (int j = 0; j < streams; ++j) f(j, i + j * step);
@@ -232,9 +238,9 @@ inline unsigned grid_of(int64_t teams, int64_t teams_per_block) {
 }
 
 /// Width of a tile of rows.
-inline unsigned tile_width(int64_t neighbours) {
+inline unsigned tile_width(int64_t neighbours, unsigned limit) {
   unsigned width = 1;
-  while (width < 32 && width < neighbours) width *= 2;
+  while (width < limit && width < neighbours) width *= 2;
   return width;
 }
 
@@ -249,14 +255,15 @@ void with_team(const RowWork& work, F&& f) {
   } else if (work.along_memory) {
     f(std::type_identity<BlockTeam>{}, dim3(grid_of(work.rows * work.chunks, 1)), dim3(kBlock));
   } else {
-    const unsigned width = tile_width(work.neighbours);
-    const int64_t tiles = (work.rows + width - 1) / width;
-    const dim3 grid(grid_of(tiles * work.chunks, 1));
-    const dim3 block(width, kLanes);
+    const auto run = [&](auto tag) {
+      const unsigned width = tile_width(work.neighbours, decltype(tag)::type::kWidth);
+      const int64_t tiles = (work.rows + width - 1) / width;
+      f(tag, dim3(grid_of(tiles * work.chunks, 1)), dim3(width, kLanes));
+    };
     if (work.length <= kWarpLength) {
-      f(std::type_identity<TileTeam<1>>{}, grid, block);
+      run(std::type_identity<TileTeam<1>>{});
     } else {
-      f(std::type_identity<TileTeam<8>>{}, grid, block);
+      run(std::type_identity<TileTeam<8>>{});
     }
   }
 }
