@@ -1,0 +1,34 @@
+#pragma once
+
+#include "flowgrad/kernels/backend.h"
+
+/// How CudaBackend::matmul chooses among its kernels. The depth K is cut into chunks whose length
+/// depends on K alone. Every kernel adds the products of a chunk in order, then the sums of the
+/// chunks in order, then the bias, then the old value. So the choice never changes a bit of the
+/// result, and neither does the number of rows.
+namespace flowgrad::kernels::cuda {
+
+enum class MatmulKernel : uint8_t {
+  element,  // one thread for each element of out: tiny matrices in any number
+  narrow,   // tiles of 128 x 16: few columns
+  wide,     // tiles of 16 x 128: few rows
+  medium,   // tiles of 64 x 64
+  large     // tiles of 128 x 128 (float64: as medium)
+};
+
+struct MatmulPlan {
+  MatmulKernel kernel = MatmulKernel::element;
+  /// Chunks go to blocks of their own, and a second kernel adds them up.
+  bool split = false;
+};
+
+/// Elements of K that are summed before they join a total: short chunks keep the error of a sum of
+/// float32 small, and at most 32 of them keep the memory of a split product small.
+int matmul_chunk(int64_t k);
+
+MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t k);
+
+/// As Backend::matmul; plan nullptr means plan_matmul's.
+void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, View out);
+
+}  // namespace flowgrad::kernels::cuda
