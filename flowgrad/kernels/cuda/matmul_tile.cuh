@@ -227,7 +227,12 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
   int buffer = 0;
   int until_flush = p.chunk;
-  bool has_total = false;
+  const bool has_total = k_end - k_begin > p.chunk;
+  if (has_total) {
+#pragma unroll
+    for (int i = 0; i < TM * TN / V; ++i)
+      gpu::store_vec(totals + (i * kThreads + thread) * V, Vector{});
+  }
   for (int left = k_end - k_begin; left > 0; left -= BK, buffer ^= 1) {
     const bool has_next = left > BK;
     if (has_next) {  // on its way while this slice is multiplied
@@ -259,17 +264,16 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 #pragma unroll
           for (int j = 0; j < TN / V; ++j) {
             T* const slot = totals + ((i * (TN / V) + j) * kThreads + thread) * V;
-            Vector total;
-            if (has_total) total = gpu::load_vec<V>(slot);
+            Vector total = gpu::load_vec<V>(slot);
 #pragma unroll
             for (int l = 0; l < V; ++l) {
-              total[l] = has_total ? total[l] + sums[i][j * V + l] : sums[i][j * V + l];
+              total[l] += sums[i][j * V + l];
               sums[i][j * V + l] = T(0);
             }
             gpu::store_vec(slot, total);
           }
+          __syncwarp();  // one row after the other: all at once would need twice the registers
         }
-        has_total = true;
       }
       slice_a.store(p.a, tile_a[buffer ^ 1]);
       slice_b.store(p.b, tile_b[buffer ^ 1]);
@@ -337,7 +341,7 @@ __global__ void matmul_element(const __grid_constant__ MatmulArgs<T> p, int64_t 
     T part = T(0);
     for (int k = k_begin; k < k_end; ++k)
       part = multiply_add(a[k * p.a.k_stride], b[k * p.b.k_stride], part);
-    sum = chunk == first ? part : sum + part;
+    sum = last - first == 1 ? part : sum + part;
   }
   if (p.partial != nullptr) {
     p.partial[((entry * p.n_chunks + first) * p.m + row) * p.n + column] = sum;
@@ -353,8 +357,8 @@ __global__ void matmul_add_chunks(const __grid_constant__ MatmulArgs<T> p, int64
   if (index >= total) return;
   const int64_t size = static_cast<int64_t>(p.m) * p.n;
   const T* from = p.partial + index / size * p.n_chunks * size + index % size;
-  T sum = from[0];
-  for (int chunk = 1; chunk < p.n_chunks; ++chunk) sum += from[chunk * size];
+  T sum = T(0);
+  for (int chunk = 0; chunk < p.n_chunks; ++chunk) sum += from[chunk * size];
   p.out[index] = finished(p, sum, static_cast<int>(index % p.n), p.out + index);
 }
 

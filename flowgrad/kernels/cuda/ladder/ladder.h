@@ -1,0 +1,42 @@
+#pragma once
+
+#include <span>
+
+#include "flowgrad/kernels/gpu_runtime.h"
+
+/// One product, c = a b, in steps from the plainest kernel to the device's matrix units: to read in
+/// order, and to measure each idea by itself. CudaBackend::matmul does not use them.
+namespace flowgrad::kernels::cuda {
+
+/// Row-major and without gaps: a (m, k), b (k, n), c (m, n), each aligned to 16 bytes. Any size, 0
+/// included.
+using LadderFunction = void (*)(const float* a, const float* b, float* c, int m, int n, int k,
+                                gpu::Stream stream);
+
+struct LadderRung {
+  int number;
+  const char* name;
+  LadderFunction run;
+  /// Compute capability, 10 * major + minor: from this one on, or this one only.
+  int needs;
+  bool needs_exactly;
+  /// |c - a b| is at most tolerance * (|a| |b|), element by element.
+  double tolerance;
+};
+
+std::span<const LadderRung> matmul_ladder();
+
+namespace ladder {
+#define FLOWGRAD_RUNG(name) \
+  void name(const float* a, const float* b, float* c, int m, int n, int k, gpu::Stream stream);
+FLOWGRAD_RUNG(naive)
+FLOWGRAD_RUNG(coalesced)
+FLOWGRAD_RUNG(shared_tile)
+FLOWGRAD_RUNG(register_tile_1d)
+FLOWGRAD_RUNG(register_tile_2d)
+FLOWGRAD_RUNG(vectorised)
+FLOWGRAD_RUNG(warp_tile)
+#undef FLOWGRAD_RUNG
+}  // namespace ladder
+
+}  // namespace flowgrad::kernels::cuda
