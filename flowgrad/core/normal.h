@@ -6,11 +6,7 @@
 
 #include "flowgrad/core/random.h"
 
-#if defined(__CUDACC__)
-#define FLOWGRAD_NORMAL_FUNCTION __host__ __device__ inline
-#else
-#define FLOWGRAD_NORMAL_FUNCTION inline
-#endif
+#define FLOWGRAD_NORMAL_FUNCTION FLOWGRAD_HOST_DEVICE inline
 
 /// The one Box-Muller transform (Box and Muller 1958). Every backend draws normals with this code,
 /// so equal words give equal bits everywhere: it consists of + - * / sqrt, integer steps and
@@ -211,7 +207,9 @@ FLOWGRAD_NORMAL_FUNCTION Pair<F> box_muller64(U word0, U word1) {
   return turn(quadrant, radius, cosine, sine);
 }
 
-constexpr uint64_t join(uint32_t high, uint32_t low) { return (uint64_t{high} << 32) | low; }
+FLOWGRAD_HOST_DEVICE constexpr uint64_t join(uint32_t high, uint32_t low) {
+  return (uint64_t{high} << 32) | low;
+}
 
 }  // namespace flowgrad::normal
 
@@ -232,15 +230,19 @@ inline double normal_at(uint64_t seed, uint64_t stream, uint64_t index) {
   return index % 2 == 0 ? z.first : z.second;
 }
 
-/// Draw `index` of (seed, stream), an integer in [0, count). The bias is at most count / 2^64.
-inline uint64_t integer_at(uint64_t seed, uint64_t stream, uint64_t index, uint64_t count) {
-  const Philox::Block w = Philox::block(seed, stream, index / 2);
-  const uint64_t x = index % 2 == 0 ? normal::join(w[0], w[1]) : normal::join(w[2], w[3]);
-  // High half of the 128-bit product, from 32-bit halves.
+/// A 64-bit word as an integer in [0, count): the high half of their 128-bit product, from 32-bit
+/// halves. The bias is at most count / 2^64.
+FLOWGRAD_HOST_DEVICE constexpr uint64_t integer_of(uint64_t x, uint64_t count) {
   const uint64_t low = (x & 0xffffffffu) * (count & 0xffffffffu);
   const uint64_t middle = (x >> 32) * (count & 0xffffffffu) + (low >> 32);
   const uint64_t other = (x & 0xffffffffu) * (count >> 32) + (middle & 0xffffffffu);
   return (x >> 32) * (count >> 32) + (middle >> 32) + (other >> 32);
+}
+
+/// Draw `index` of (seed, stream), an integer in [0, count).
+inline uint64_t integer_at(uint64_t seed, uint64_t stream, uint64_t index, uint64_t count) {
+  const Philox::Block w = Philox::block(seed, stream, index / 2);
+  return integer_of(index % 2 == 0 ? normal::join(w[0], w[1]) : normal::join(w[2], w[3]), count);
 }
 
 }  // namespace flowgrad

@@ -3,6 +3,13 @@
 #include <array>
 #include <cstdint>
 
+// Marks what CUDA kernels call too; nothing in plain C++.
+#if defined(__CUDACC__)
+#define FLOWGRAD_HOST_DEVICE __host__ __device__
+#else
+#define FLOWGRAD_HOST_DEVICE
+#endif
+
 namespace flowgrad {
 
 /// Philox4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): ten rounds
@@ -11,7 +18,8 @@ namespace flowgrad {
 struct Philox {
   using Block = std::array<uint32_t, 4>;
 
-  static constexpr Block block(uint64_t seed, uint64_t stream, uint64_t index) {
+  FLOWGRAD_HOST_DEVICE static constexpr Block block(uint64_t seed, uint64_t stream,
+                                                    uint64_t index) {
     Block c{static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32),
             static_cast<uint32_t>(stream), static_cast<uint32_t>(stream >> 32)};
     uint32_t k0 = static_cast<uint32_t>(seed);
@@ -29,9 +37,11 @@ struct Philox {
 };
 
 /// Uniform in [0, 1) on the 2^-24 grid.
-constexpr float uniform24(uint32_t word) { return static_cast<float>(word >> 8) * 0x1p-24f; }
+FLOWGRAD_HOST_DEVICE constexpr float uniform24(uint32_t word) {
+  return static_cast<float>(word >> 8) * 0x1p-24f;
+}
 /// Uniform in [0, 1) on the 2^-53 grid.
-constexpr double uniform53(uint32_t high, uint32_t low) {
+FLOWGRAD_HOST_DEVICE constexpr double uniform53(uint32_t high, uint32_t low) {
   return static_cast<double>((uint64_t{high} << 21) | (low >> 11)) * 0x1p-53;
 }
 

@@ -1,0 +1,158 @@
+// The CUDA optimiser steps against the reference loops.
+#include <cmath>
+
+#include "backend_support.cuh"
+
+using namespace flowgrad;
+using namespace flowgrad::kernels;
+using namespace flowgrad::test;
+using namespace flowgrad::testing;
+
+namespace {
+
+const std::vector<DType> kFloating{DType::float32, DType::float64};
+
+/// Parameters, gradients and both moments of many slots; sizes repeat where there are more slots
+/// than sizes, and every third one starts at an odd place in its storage.
+struct Slots {
+  std::vector<Tensor> tensors;  // parameters, moments, moments, gradients
+
+  Slots(size_t n, const std::vector<DType>& dtypes, const std::vector<int64_t>& sizes) {
+    for (uint64_t kind = 0; kind < 4; ++kind) {
+      for (size_t i = 0; i < n; ++i) {
+        const int64_t size = sizes[i % sizes.size()];
+        const int64_t offset = i % 3 == 2 ? 1 : 0;
+        const Tensor whole =
+            values({size + offset}, dtypes[i % dtypes.size()], kind * n + i, kind == 2 ? 0 : -2, 2);
+        tensors.push_back(
+            Tensor::over(whole.storage_ref(), {Shape{size}, Strides{1}, offset}, whole.dtype()));
+      }
+    }
+  }
+  size_t n() const { return tensors.size() / 4; }
+  std::vector<OptimizerSlot> of(const std::vector<View>& v, bool moments) const {
+    std::vector<OptimizerSlot> slots;
+    for (size_t i = 0; i < n(); ++i) {
+      slots.push_back(
+          {v[i], v[3 * n() + i], moments ? v[n() + i] : View(), moments ? v[2 * n() + i] : View()});
+    }
+    return slots;
+  }
+};
+
+const std::vector<int64_t> kSizes{1, 3, 4, 5, 0, 255, 1024, 1025, 7, 3000};
+
+}  // namespace
+
+TEST_CASE("adam: many slots of both dtypes", "[optimizer_test]") {
+  for (size_t n : {1, 10, 63, 64, 65, 150}) {
+    const Slots s(n, kFloating, kSizes);
+    for (bool decoupled : {false, true}) {
+      const AdamParams params{0.1, 0.9, 0.999, 1e-8, 0.01, 1 - 0.9, 1 - 0.999, decoupled};
+      same_as_reference(
+          "adam, slots: " + std::to_string(n), s.tensors, 3 * n,
+          [&](Backend& b, const std::vector<View>& v) { b.adam_step(s.of(v, true), params); });
+    }
+  }
+  const Slots large({1, {DType::float32}, {65537}});
+  same_as_reference("adam, large", large.tensors, 3, [&](Backend& b, const std::vector<View>& v) {
+    b.adam_step(large.of(v, true), {1e-3, 0.9, 0.999, 1e-8, 0, 0.3, 0.01, false});
+  });
+  cuda_backend().adam_step({}, {});
+}
+
+TEST_CASE("sgd: plain, momentum, dampening, nesterov", "[optimizer_test]") {
+  const Slots s(70, kFloating, kSizes);
+  for (double momentum : {0.0, 0.9}) {
+    for (bool nesterov : {false, true}) {
+      for (bool first : {false, true}) {
+        const SgdParams params{0.1, momentum, nesterov ? 0 : 0.3, 0.01, nesterov, first};
+        same_as_reference("sgd", s.tensors, momentum == 0 ? s.n() : 2 * s.n(),
+                          [&](Backend& b, const std::vector<View>& v) {
+                            b.sgd_step(s.of(v, momentum != 0), params);
+                          });
+      }
+    }
+  }
+  // What the buffer held before the first step does not matter.
+  const Tensor nan = Tensor::from(std::vector<double>(5, std::nan("")), {5}, DType::float32);
+  same_as_reference("sgd, first step",
+                    {values({5}, DType::float32, 1), nan, values({5}, DType::float32, 2)}, 2,
+                    [](Backend& b, const std::vector<View>& v) {
+                      const std::vector<OptimizerSlot> one{{v[0], v[2], v[1], View()}};
+                      b.sgd_step(one, {0.1, 0.5, 0, 0, false, true});
+                    });
+}
+
+TEST_CASE("sum of squares: many views, any layout, both dtypes", "[optimizer_test]") {
+  const auto check = [](const std::vector<Tensor>& tensors) {
+    std::vector<std::unique_ptr<OnDevice>> device;
+    std::vector<View> views;
+    std::vector<View> host;
+    for (const Tensor& t : tensors) {
+      device.push_back(std::make_unique<OnDevice>(t));
+      views.push_back(device.back()->view());
+      host.emplace_back(t);
+    }
+    const double got = cuda_backend().sum_of_squares(views);
+    const double want = reference_backend().sum_of_squares(host);
+    CHECK(std::abs(got - want) <= 1e-13 * want);
+    CHECK(cuda_backend().sum_of_squares(views) == got);
+    for (const auto& d : device) CHECK(d->is_untouched());
+  };
+  check({});
+  check({values({0}, DType::float32, 1)});
+  check({values({}, DType::float32, 1)});
+  std::vector<Tensor> many;
+  for (uint64_t i = 0; i < 300; ++i) {
+    const DType dtype = kFloating[i % 2];
+    const Tensor t = values({kSizes[i % kSizes.size()] % 40, 3}, dtype, i);
+    many.push_back(i % 5 == 0 ? strided(t, i) : t);
+  }
+  many.push_back(values({16384}, DType::float32, 7));
+  many.push_back(values({65537}, DType::float64, 8));
+  many.push_back(strided(values({20, 1000}, DType::float32, 9), 3));
+  check(many);
+  // Squares that overflow float32 are carried in double.
+  check({Tensor::from(std::vector<double>{1e30, 1e30}, {2}, DType::float32)});
+}
+
+TEST_CASE("scale and lerp: the CPU's bits", "[optimizer_test]") {
+  for (DType dtype : kFloating) {
+    for (const Shape& shape : {Shape{}, Shape{0}, Shape{1}, Shape{1025}, Shape{3, 4, 5}}) {
+      for (bool awkward : {false, true}) {
+        const Tensor x = values(shape, dtype, 1);
+        const Tensor a = awkward ? strided(x, 2) : x;
+        const Tensor v = values(shape, dtype, 3);
+        const Tensor b = awkward ? strided(v, 5) : v;
+        same_as_reference("scale", {a}, 1, [](Backend& backend, const std::vector<View>& views) {
+          backend.scale(views[0], -0.3);
+        });
+        same_as_reference("lerp", {a, b}, 1, [](Backend& backend, const std::vector<View>& views) {
+          backend.lerp(views[0], views[1], 0.995);
+        });
+        const OnDevice device_a(a);
+        const OnDevice device_b(b);
+        cuda_backend().lerp(device_a.view(), device_b.view(), 0.995);
+        cuda_backend().scale(device_a.view(), 1.7);
+        const Tensor got = device_a.back();
+        reference_backend().lerp(a, b, 0.995);
+        reference_backend().scale(a, 1.7);
+        CHECK(std::memcmp(got.storage().data(), a.storage().data(), a.storage().bytes()) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("optimiser: what is refused", "[optimizer_test]") {
+  Backend& b = cuda_backend();
+  const Tensor ints = values({2}, DType::int64, 1);
+  const Tensor x = values({2}, DType::float32, 1);
+  const std::vector<OptimizerSlot> slots{{ints, ints, ints, ints}};
+  const std::vector<View> views{ints};
+  CHECK_THROWS_AS(b.adam_step(slots, {}), DTypeError);
+  CHECK_THROWS_AS(b.sgd_step(slots, {}), DTypeError);
+  CHECK_THROWS_AS(b.sum_of_squares(views), DTypeError);
+  CHECK_THROWS_AS(b.scale(ints, 2), DTypeError);
+  CHECK_THROWS_AS(b.lerp(x, ints, 0.5), DTypeError);
+}
