@@ -137,6 +137,9 @@ TEST_CASE("scatters: long lanes go by way of a sort", "[indexing_test]") {
   // An index that is constant across the columns, as the backward of an embedding has it.
   check(Op::scatter_add, values({50, 8}, DType::float32, 1),
         expanded_to(indices({2000, 1}, 50, 2), {2000, 8}), values({2000, 8}, DType::float32, 3), 0);
+  // More elements than the parts of a radix pass hold in one tile each.
+  check(Op::index_add, values({4}, DType::float32, 1), indices({530000}, 4, 2),
+        values({530000}, DType::float32, 3), 0);
   // More targets than sixteen bits count.
   check(Op::index_add, values({70000}, DType::float32, 1), indices({5000}, 70000, 2),
         values({5000}, DType::float32, 3), 0);
