@@ -81,7 +81,7 @@ function(flowgrad_gpu_sources target)
     return()
   endif()
   # Kernels view arrays of one type as vectors of another, and carry pragmas for nvcc.
-  set(options -x c++ -fno-strict-aliasing -Wno-unknown-pragmas)
+  set(options -x c++ -fno-strict-aliasing -Wno-unknown-pragmas -Wno-psabi)
   if("undefined" IN_LIST FLOWGRAD_SANITIZE)
     list(APPEND options -fno-sanitize=null) # the emulator explains it, and goes on
   endif()
@@ -103,7 +103,8 @@ function(flowgrad_gpu_kernels room)
   set(target flowgrad_${room})
   file(GLOB_RECURSE kernels CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/flowgrad/kernels/cuda/*.cu")
   if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
-    list(APPEND kernels "${PROJECT_SOURCE_DIR}/flowgrad/kernels/gpu_runtime_cuda.cu")
+    list(APPEND kernels "${PROJECT_SOURCE_DIR}/flowgrad/kernels/gpu_runtime_cuda.cu"
+                        "${PROJECT_SOURCE_DIR}/flowgrad/kernels/gpu_tensor_map_cuda.cu")
     target_link_libraries(${target} PRIVATE CUDA::cudart_static)
   endif()
   if(kernels)

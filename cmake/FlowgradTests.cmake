@@ -138,6 +138,9 @@ function(flowgrad_test_gpu_room)
   if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
     list(FILTER sources EXCLUDE REGEX "/emulator_[a-z_]+\\.cu$") # what only an emulator can notice
   endif()
+  if(FLOWGRAD_GPU_KIND STREQUAL "CUDA" AND NOT CMAKE_CUDA_ARCHITECTURES MATCHES "^90a(-real)?$")
+    list(FILTER sources EXCLUDE REGEX "/sm90_[a-z_]+\\.cu$") # no other architecture has wgmma
+  endif()
   if(NOT FLOWGRAD_GPU_CHECKER)
     list(FILTER sources EXCLUDE REGEX "/emulator_checker_test\\.cu$")
   endif()

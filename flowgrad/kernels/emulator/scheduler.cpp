@@ -11,6 +11,7 @@
 #include "flowgrad/kernels/emulator/checker.h"
 #include "flowgrad/kernels/emulator/fault.h"
 #include "flowgrad/kernels/emulator/report.h"
+#include "flowgrad/kernels/emulator/sm90.h"
 
 uint3 threadIdx;
 uint3 blockIdx;
@@ -130,6 +131,7 @@ void Scheduler::start_block() {
   n_ready_ = n_threads_;
   shared_.start_block();
   async_start_block();
+  sm90_start_block();
   checker::start_block();
 }
 
