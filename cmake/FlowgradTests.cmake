@@ -152,7 +152,12 @@ function(flowgrad_test_gpu_room)
   foreach(file IN LISTS sources)
     flowgrad_test_file(test_gpu gpu "${file}")
   endforeach()
-  if(FLOWGRAD_GPU_KIND STREQUAL "EMULATED")
+  if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
+    get_property(entries DIRECTORY PROPERTY TESTS)
+    list(FILTER entries INCLUDE REGEX "^gpu\\.")
+    set_tests_properties(${entries} PROPERTIES
+      SKIP_REGULAR_EXPRESSION "cudaErrorNoDevice|cudaErrorInsufficientDriver")
+  else()
     foreach(order IN ITEMS reverse random)
       add_test(NAME gpu.order.${order} COMMAND test_gpu ${FLOWGRAD_CATCH_ARGUMENTS} "~[nightly]")
       set_tests_properties(gpu.order.${order} PROPERTIES
