@@ -3,11 +3,11 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <string>
 #include <type_traits>
 
 #include "flowgrad/core/error.h"
+#include "flowgrad/core/host_device.h"
 
 namespace flowgrad {
 
@@ -18,7 +18,7 @@ enum class DType : uint8_t { boolean, int64, bfloat16, float32, float64 };
 struct bfloat16 {
   uint16_t bits = 0;
   bfloat16() = default;
-  explicit bfloat16(float x) {
+  FLOWGRAD_HOST_DEVICE explicit bfloat16(float x) {
     auto u = std::bit_cast<uint32_t>(x);
     if ((u & 0x7fffffffu) > 0x7f800000u) {
       bits = static_cast<uint16_t>((u >> 16) | 0x40u);  // keep NaN a NaN
@@ -26,7 +26,7 @@ struct bfloat16 {
       bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
     }
   }
-  explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
+  FLOWGRAD_HOST_DEVICE explicit operator float() const { return std::bit_cast<float>(uint32_t{bits} << 16); }
 };
 
 size_t size_of(DType dtype);
@@ -52,28 +52,6 @@ constexpr DType dtype_of() {
   } else {
     static_assert(std::is_same_v<T, bfloat16>, "not an element type");
     return DType::bfloat16;
-  }
-}
-
-/// Conversion between element types. Out-of-range values saturate and NaN becomes 0 for integers,
-/// where the language leaves the result undefined.
-template <class To, class From>
-To convert(From x) {
-  if constexpr (std::is_same_v<From, To>) {
-    return x;
-  } else if constexpr (std::is_same_v<From, bfloat16>) {
-    return convert<To>(static_cast<float>(x));
-  } else if constexpr (std::is_same_v<To, bfloat16>) {
-    return bfloat16(static_cast<float>(x));
-  } else if constexpr (std::is_same_v<To, bool>) {
-    return x != From(0);
-  } else if constexpr (std::is_integral_v<To> && std::is_floating_point_v<From>) {
-    if (x != x) return To(0);
-    if (x >= From(0x1p63)) return std::numeric_limits<To>::max();
-    if (x < From(-0x1p63)) return std::numeric_limits<To>::min();
-    return static_cast<To>(x);
-  } else {
-    return static_cast<To>(x);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "flowgrad/core/convert.h"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/tensor_bytes.h"
 

@@ -1,5 +1,8 @@
 #include "flowgrad/kernels/axes.h"
 
+#include <algorithm>
+#include <cstdlib>
+
 namespace flowgrad::kernels {
 
 Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands) {
@@ -18,6 +21,25 @@ Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands)
     for (int i = 0; i < operands; ++i) axes.stride[i][last] = (*strides[i])[d];
   }
   return axes;
+}
+
+bool is_one_to_one(const Shape& shape, const Strides& strides) {
+  int64_t size[kMaxRank], stride[kMaxRank];
+  int rank = 0;
+  for (int d = 0; d < shape.rank(); ++d) {
+    if (shape[d] == 1) continue;
+    size[rank] = shape[d];
+    stride[rank++] = std::abs(strides[d]);
+  }
+  int order[kMaxRank];
+  for (int i = 0; i < rank; ++i) order[i] = i;
+  std::sort(order, order + rank, [&](int a, int b) { return stride[a] < stride[b]; });
+  int64_t span = 1;
+  for (int i = 0; i < rank; ++i) {
+    if (stride[order[i]] < span) return false;
+    span += stride[order[i]] * (size[order[i]] - 1);
+  }
+  return true;
 }
 
 }  // namespace flowgrad::kernels

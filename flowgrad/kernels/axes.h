@@ -24,4 +24,8 @@ struct Axes {
 };
 Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands);
 
+/// Distinct positions have distinct addresses (true for slices and permutations, not for expanded
+/// axes).
+bool is_one_to_one(const Shape& shape, const Strides& strides);
+
 }  // namespace flowgrad::kernels

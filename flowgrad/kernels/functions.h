@@ -4,8 +4,10 @@
 #include <cstdint>
 #include <type_traits>
 
-/// The functions that elementwise.def may use, for one scalar. The vec forms live in cpu/, the
-/// tensor forms in autograd/; all mean the same.
+#include "flowgrad/core/host_device.h"
+
+/// The functions that elementwise.def may use, for one scalar, on the host and in kernels. The vec
+/// forms live in cpu/, the tensor forms in autograd/; all mean the same.
 namespace flowgrad::kernels::scalar {
 
 using std::abs;
@@ -28,45 +30,45 @@ using std::tan;
 using std::tanh;
 
 template <class T>
-T select(bool c, T a, T b) {
+FLOWGRAD_HOST_DEVICE T select(bool c, T a, T b) {
   return c ? a : b;
 }
 /// -1, 0 or 1; NaN stays NaN.
 template <class T>
-T sign(T x) {
+FLOWGRAD_HOST_DEVICE T sign(T x) {
   return x > T(0) ? T(1) : (x < T(0) ? T(-1) : (x == T(0) ? T(0) : x));
 }
 /// Half to even, as PyTorch and NumPy.
 template <class T>
-T round(T x) {
+FLOWGRAD_HOST_DEVICE T round(T x) {
   return std::nearbyint(x);
 }
 /// NaN in either operand gives NaN.
 template <class T>
-T max(T a, T b) {
+FLOWGRAD_HOST_DEVICE T max(T a, T b) {
   return a != a ? a : (a > b ? a : b);
 }
 template <class T>
-T min(T a, T b) {
+FLOWGRAD_HOST_DEVICE T min(T a, T b) {
   return a != a ? a : (a < b ? a : b);
 }
 /// Product where an exact zero in a wins over an infinite or NaN b.
 template <class T>
-T mul_zero(T a, T b) {
+FLOWGRAD_HOST_DEVICE T mul_zero(T a, T b) {
   return a == T(0) ? T(0) : a * b;
 }
 template <class T>
-T sigmoid(T x) {
+FLOWGRAD_HOST_DEVICE T sigmoid(T x) {
   const T e = std::exp(-std::abs(x));
   return x >= T(0) ? T(1) / (T(1) + e) : e / (T(1) + e);
 }
 template <class T>
-T softplus(T x) {
+FLOWGRAD_HOST_DEVICE T softplus(T x) {
   return max(x, T(0)) + std::log1p(std::exp(-std::abs(x)));
 }
 /// The divisor's sign, as Python's %.
 template <class T>
-T remainder(T a, T b) {
+FLOWGRAD_HOST_DEVICE T remainder(T a, T b) {
   if constexpr (std::is_integral_v<T>) {
     const T r = a % b;
     return r != 0 && ((r < 0) != (b < 0)) ? r + b : r;
@@ -76,7 +78,7 @@ T remainder(T a, T b) {
   }
 }
 template <class T>
-T logaddexp(T a, T b) {
+FLOWGRAD_HOST_DEVICE T logaddexp(T a, T b) {
   if (a == b) return a + T(0.6931471805599453);
   return max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
 }

@@ -37,27 +37,6 @@ T* as(void* p) {
 /// An operand that a kernel does not read: any view of the right shape will do.
 const View& or_else(const View& v, const View& substitute) { return v.defined() ? v : substitute; }
 
-/// Distinct positions have distinct addresses (true for slices and permutations, not for expanded
-/// axes).
-bool is_one_to_one(const View& v) {
-  int64_t size[kMaxRank], stride[kMaxRank];
-  int rank = 0;
-  for (int d = 0; d < v.rank(); ++d) {
-    if ((*v.shape)[d] == 1) continue;
-    size[rank] = (*v.shape)[d];
-    stride[rank++] = std::abs((*v.strides)[d]);
-  }
-  int order[kMaxRank];
-  for (int i = 0; i < rank; ++i) order[i] = i;
-  std::sort(order, order + rank, [&](int a, int b) { return stride[a] < stride[b]; });
-  int64_t span = 1;
-  for (int i = 0; i < rank; ++i) {
-    if (stride[order[i]] < span) return false;
-    span += stride[order[i]] * (size[order[i]] - 1);
-  }
-  return true;
-}
-
 /// A matrix whose columns are contiguous, onto one whose rows are: by squares in registers.
 template <class T>
 bool copy_transposed(const Axes& axes, const void* in, void* out) {
@@ -170,7 +149,7 @@ void CpuBackendFast::fill(View out, double value) {
 }
 
 void CpuBackendFast::add_into(View in, View out) {
-  if (in.dtype != out.dtype || !is_one_to_one(out)) return ReferenceBackend::add_into(in, out);
+  if (in.dtype != out.dtype || !is_one_to_one(*out.shape, *out.strides)) return ReferenceBackend::add_into(in, out);
   const bool done = with_floating(out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = elementwise_table<T>().binary[number::binary_add];

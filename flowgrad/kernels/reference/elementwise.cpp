@@ -160,7 +160,7 @@ BinaryFunction<int64_t> integer_binary_function(BinaryOp op) {
     case BinaryOp::minimum: return [](I a, I b) { return min(a, b); };
     case BinaryOp::remainder:
       return [](I a, I b) {
-        if (b == 0) throw ValueError("remainder: b contains 0; an int64 divisor must not be 0");
+        if (b == 0) zero_divisor();
         return b == -1 ? I{0} : remainder(a, b);  // the smallest integer % -1 traps
       };
     default: return nullptr;
@@ -173,18 +173,6 @@ BinaryFunction<int64_t> integer_binary_function(BinaryOp op) {
 using namespace reference;
 
 namespace {
-
-[[noreturn]] void no_integer_form(const char* op) {
-  throw DTypeError(std::string(op) + ": dtype int64 given; float32 and float64 are accepted");
-}
-
-int64_t integer_parameter(const char* op, double value) {
-  if (std::isfinite(value) && value != std::floor(value)) {
-    throw ValueError(std::string(op) + ": parameter " + std::to_string(value) +
-                     " given for an int64 tensor; whole numbers are accepted");
-  }
-  return convert<int64_t>(value);
-}
 
 template <class T>
 T load(const View& v, int64_t offset) {

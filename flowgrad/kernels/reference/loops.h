@@ -5,8 +5,9 @@
 #include <utility>
 
 #include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/checks.h"
 
-/// What every reference kernel needs: walking strided views, lanes along an axis, conversions.
+/// What every reference kernel needs: walking strided views, lanes along an axis.
 namespace flowgrad::kernels::reference {
 
 /// Calls f(offset, ...) for every element of shape in row-major order, one offset for each of the
@@ -63,12 +64,5 @@ inline Strides without_axis(const View& v, int axis) {
 /// float and double accumulate in double, integers in themselves.
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, float>, double, T>;
-
-inline void require_dtype(const char* op, const char* argument, const View& v, DType wanted) {
-  if (v.dtype != wanted) {
-    throw DTypeError(std::string(op) + ": " + argument + " is " + name_of(v.dtype) + "; " +
-                     name_of(wanted) + " is accepted");
-  }
-}
 
 }  // namespace flowgrad::kernels::reference

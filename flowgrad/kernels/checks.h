@@ -1,0 +1,36 @@
+#pragma once
+
+#include <cmath>
+#include <string>
+
+#include "flowgrad/core/convert.h"
+#include "flowgrad/kernels/backend.h"
+
+/// Refusals that all backends word alike.
+namespace flowgrad::kernels {
+
+inline void require_dtype(const char* op, const char* argument, const View& v, DType wanted) {
+  if (v.dtype != wanted) {
+    throw DTypeError(std::string(op) + ": " + argument + " is " + name_of(v.dtype) + "; " +
+                     name_of(wanted) + " is accepted");
+  }
+}
+
+[[noreturn]] inline void no_integer_form(const char* op) {
+  throw DTypeError(std::string(op) + ": dtype int64 given; float32 and float64 are accepted");
+}
+
+/// A parameter of an operation on int64.
+inline int64_t integer_parameter(const char* op, double value) {
+  if (std::isfinite(value) && value != std::floor(value)) {
+    throw ValueError(std::string(op) + ": parameter " + std::to_string(value) +
+                     " given for an int64 tensor; whole numbers are accepted");
+  }
+  return convert<int64_t>(value);
+}
+
+[[noreturn]] inline void zero_divisor() {
+  throw ValueError("remainder: b contains 0; an int64 divisor must not be 0");
+}
+
+}  // namespace flowgrad::kernels
