@@ -149,7 +149,8 @@ void CpuBackendFast::fill(View out, double value) {
 }
 
 void CpuBackendFast::add_into(View in, View out) {
-  if (in.dtype != out.dtype || !is_one_to_one(*out.shape, *out.strides)) return ReferenceBackend::add_into(in, out);
+  if (in.dtype != out.dtype || !is_one_to_one(*out.shape, *out.strides))
+    return ReferenceBackend::add_into(in, out);
   const bool done = with_floating(out.dtype, [&](auto zero) {
     using T = decltype(zero);
     const auto kernel = elementwise_table<T>().binary[number::binary_add];
