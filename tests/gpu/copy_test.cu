@@ -82,6 +82,14 @@ TEST_CASE("copy of the same dtype takes any layout", "[copy_test]") {
         check_copy(name + " to contiguous " + shape.to_string(), in, values(shape, dtype, 7));
       }
     }
+    for (int64_t gap : {1, 2, 4, 16}) {
+      const Tensor in = values({9, 64}, dtype, 1, -9, 9);
+      const Tensor out = values({9, 64}, dtype, 2);
+      check_copy(name + " rows apart", with_gaps(in, gap), out);
+      check_copy(name + " to rows apart", in, with_gaps(out, gap));
+      for (DType to : kAll)
+        check_copy(name + " converted", with_gaps(in, gap), with_gaps(values({9, 64}, to, 2), gap));
+    }
     // Rows of one vector, a row for all, and one element for all.
     const Tensor row = values({64}, dtype, 1, -9, 9);
     check_copy(name + " row", row.with_layout({{9, 64}, {0, 1}, 0}), values({9, 64}, dtype, 2));

@@ -72,6 +72,9 @@ void each_layout(const std::string& what, const Shape& shape, const std::vector<
   check("output unaligned", [](const Tensor& t, size_t i) { return shifted(t, i == 0 ? 1 : 0); });
   check("aligned views", [](const Tensor& t, size_t) { return shifted(t, 16); });
   if (shape.rank() == 0 || numel(shape) == 0) return;
+  check("rows apart", [](const Tensor& t, size_t) { return with_gaps(t, 16); });
+  check("unaligned rows",
+        [](const Tensor& t, size_t i) { return with_gaps(t, static_cast<int64_t>(i) + 1); });
   for (size_t which = 1; which < dtypes.size(); ++which) {
     for (int axis : {0, shape.rank() - 1}) {
       check("broadcast", [&](const Tensor& t, size_t i) {

@@ -22,6 +22,25 @@ inline Tensor shifted(const Tensor& t, int64_t offset) {
   return Tensor::over(storage, {t.shape(), t.strides(), offset}, t.dtype());
 }
 
+/// Rows of a contiguous tensor moved apart by `gap` elements: contiguous rows, aligned or not.
+inline Tensor with_gaps(const Tensor& t, int64_t gap) {
+  const int last = t.rank() - 1;
+  Layout wide = t.layout();
+  Shape shape = t.shape();
+  shape[last] += gap;
+  wide.strides = contiguous_layout(shape).strides;
+  const Tensor out = testing::values(shape, t.dtype(), 99).with_layout(wide);
+  const size_t width = size_of(t.dtype());
+  const auto row = static_cast<size_t>(t.shape()[last]) * width;
+  const auto n = static_cast<size_t>(t.numel()) * width;
+  for (size_t i = 0; i * row < n; ++i) {
+    std::memcpy(
+        static_cast<char*>(out.storage().data()) + i * (row + static_cast<size_t>(gap) * width),
+        static_cast<const char*>(t.storage().data()) + i * row, row);
+  }
+  return out;
+}
+
 /// Lets a launch take `limit` elements only, so that small tensors are cut as huge ones are.
 struct SmallLaunches {
   int64_t before = kernels::loops::launch_limit();
