@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "backend_support.cuh"
+#include "flowgrad/kernels/cuda/team.cuh"
 #include "flowgrad/kernels/names.h"
 
 using namespace flowgrad;
@@ -60,7 +61,37 @@ std::vector<double> on_device(ReduceOp op, const Tensor& x, const Shape& to) {
   return out.back().to_vector<double>();
 }
 
+__global__ void places(cuda::RowAxes axes, const int64_t* at, int64_t* out, int n) {
+  for (int i = 0; i < n; ++i) out[i] = axes.place(at[i]);
+}
+
 }  // namespace
+
+TEST_CASE("elements of large rows are found without division", "[reduce_test]") {
+  for (int64_t inner : {int64_t{2}, int64_t{3}, int64_t{1000}, (int64_t{1} << 31) - 1,
+                        (int64_t{1} << 33) + 7, (int64_t{1} << 40) + 1}) {
+    Axes axes;
+    axes.rank = 2;
+    axes.size[0] = (int64_t{1} << 60) / inner;
+    axes.size[1] = inner;
+    axes.stride[0][0] = 7;
+    axes.stride[0][1] = 1000003;
+    std::vector<int64_t> at, want;
+    for (int64_t q : {int64_t{0}, int64_t{1}, axes.size[0] / 2, axes.size[0] - 1}) {
+      for (int64_t r : {int64_t{0}, int64_t{1}, inner / 2, inner - 1}) {
+        at.push_back(q * inner + r);
+        want.push_back(static_cast<int64_t>(static_cast<uint64_t>(q) * 7 +
+                                            static_cast<uint64_t>(r) * 1000003));
+      }
+    }
+    const DeviceArray<int64_t> in(at);
+    const DeviceArray<int64_t> out(at.size());
+    gpu::launch(places, dim3(1), dim3(1), 0, gpu::default_stream(), cuda::RowAxes(axes), in.get(),
+                out.get(), static_cast<int>(at.size()));
+    CAPTURE(inner);
+    CHECK(out.values() == want);
+  }
+}
 
 TEST_CASE("reduce over every set of axes, any layout", "[reduce_test]") {
   const std::vector<Shape> shapes{{}, {9}, {5, 3}, {3, 0, 2}, {2, 50, 3}, {3, 4, 5, 6}};
