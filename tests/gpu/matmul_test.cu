@@ -204,6 +204,17 @@ TEST_CASE("a batch of vectors keeps to aligned entries", "[matmul_test]") {
   }
 }
 
+TEST_CASE("more entries of a batch than a grid has layers", "[matmul_test]") {
+  const int64_t batch = 65535 + 3;
+  const Tensor a = values({batch, 17, 1}, DType::float32, 1);
+  const Tensor b = values({1, 1, 1}, DType::float32, 2);
+  const Tensor wide = b.with_layout(expanded("test", b.layout(), {batch, 1, 1}));
+  const Tensor column = strided(a, 2);  // not one product with more rows
+  same_as_reference(
+      "matmul", {Tensor::empty({batch, 17, 1}, DType::float32), column, wide}, 1,
+      [](Backend& be, const std::vector<View>& v) { be.matmul(v[1], v[2], View(), false, v[0]); });
+}
+
 TEST_CASE("empty sizes", "[matmul_test]") {
   for (const DType dtype : {DType::float32, DType::float64}) {
     for (const auto& [m, n] :

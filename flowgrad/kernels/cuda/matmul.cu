@@ -77,14 +77,20 @@ unsigned grid_size(int64_t blocks) {
 }
 
 template <class Tile, Load load_a, Load load_b>
-void launch_tile(const MatmulArgs<typename Tile::T>& p, int64_t batch) {
+void launch_tile(const MatmulArgs<typename Tile::T>& all, int64_t batch) {
+  constexpr int64_t kMostEntries = 65535;  // of a grid's z
+  MatmulArgs<typename Tile::T> p = all;
   const int64_t tiles = ceil_div(p.m, Tile::BM) * ceil_div(p.n, Tile::BN);
-  const bool several = p.partial == nullptr && p.n_chunks > 1;
+  const int chunks = p.partial == nullptr ? 1 : p.n_chunks;
+  const bool several = chunks < p.n_chunks;
   const std::size_t totals = several ? sizeof(typename Tile::T) * Tile::BM * Tile::BN : 0;
-  gpu::launch(
-      matmul_tile<Tile, load_a, load_b>,
-      dim3(grid_size(tiles * batch), static_cast<unsigned>(p.partial == nullptr ? 1 : p.n_chunks)),
-      dim3(Tile::kThreads), totals, gpu::default_stream(), p);
+  for (p.first_entry = 0; p.first_entry < batch; p.first_entry += kMostEntries) {
+    const int64_t entries = std::min(batch - p.first_entry, kMostEntries);
+    gpu::launch(
+        matmul_tile<Tile, load_a, load_b>,
+        dim3(grid_size(tiles), static_cast<unsigned>(chunks), static_cast<unsigned>(entries)),
+        dim3(Tile::kThreads), totals, gpu::default_stream(), p);
+  }
 }
 
 /// The four ways in which both operands come in vectors, or single elements of both.

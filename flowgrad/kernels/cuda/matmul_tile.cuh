@@ -28,6 +28,7 @@ struct MatmulArgs {
   int64_t bias_stride;
   T* out;
   T* partial;  // nullptr, or room for (batch, n_chunks, m, n) sums of chunks
+  int64_t first_entry;
   int m, n, k, chunk, n_chunks;
   bool accumulate, vector_out;
   MatmulBatch batch;
@@ -81,7 +82,9 @@ struct MatmulTile {
   static constexpr int kThreads = (BM / TM) * (BN / TN);
   static constexpr int kBlocks = Blocks;                            // of a multiprocessor, at least
   static constexpr int V = 16 / static_cast<int>(sizeof(Element));  // elements of a vector
-  static constexpr int WM = LM * TM, WN = LN * TN;                  // outputs of a warp
+  // Steps of k that the compiler may interleave: more of them would spill 64 sums a thread.
+  static constexpr int kUnroll = TM * TN == 64 ? 2 : BK;
+  static constexpr int WM = LM * TM, WN = LN * TN;  // outputs of a warp
   static_assert(LM * LN == 32 && TM % V == 0 && TN % V == 0 && BM % WM == 0 && BN % WN == 0);
 };
 
@@ -175,8 +178,8 @@ GPU_INLINE void tile_position(int index, int tiles_m, int tiles_n, int& row, int
   column = inside / height;
 }
 
-/// Grid: x = batch entry and tile, y = chunk when p.partial is given, else 1. Dynamic shared
-/// memory: BM * BN elements when a block sums several chunks.
+/// Grid: x = tile, y = chunk when p.partial is given, else 1, z = batch entry from p.first_entry
+/// on. Dynamic shared memory: BM * BN elements when a block sums several chunks.
 template <class Tile, Load load_a, Load load_b>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     matmul_tile(const __grid_constant__ MatmulArgs<typename Tile::T> p) {
@@ -190,15 +193,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
   const int tiles_m = (p.m + BM - 1) / BM;
   const int tiles_n = (p.n + BN - 1) / BN;
-  const int64_t entry = blockIdx.x / static_cast<unsigned>(tiles_m * tiles_n);
   int row0, column0;
-  tile_position(static_cast<int>(blockIdx.x - entry * tiles_m * tiles_n), tiles_m, tiles_n, row0,
-                column0);
+  tile_position(static_cast<int>(blockIdx.x), tiles_m, tiles_n, row0, column0);
   row0 *= BM;
   column0 *= BN;
   const T* a = p.a.data;
   const T* b = p.b.data;
-  select_batch(p.batch, entry, a, b);
+  select_batch(p.batch, p.first_entry + blockIdx.z, a, b);
   const int chunk = p.partial != nullptr ? static_cast<int>(blockIdx.y) : 0;
   const int k_begin = chunk * p.chunk;
   const int k_end = p.partial != nullptr && p.k - k_begin > p.chunk ? k_begin + p.chunk : p.k;
@@ -239,7 +240,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       slice_a.load(p.a, left - BK);
       slice_b.load(p.b, left - BK);
     }
-#pragma unroll
+#pragma unroll Tile::kUnroll
     for (int k = 0; k < BK; ++k) {
       Vector x[TM / V], y[TN / V];
 #pragma unroll
@@ -257,6 +258,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
     until_flush -= BK;
     if (has_next) {
+      slice_a.store(p.a, tile_a[buffer ^ 1]);
+      slice_b.store(p.b, tile_b[buffer ^ 1]);
+      __syncthreads();
       if (until_flush == 0) {  // the end of a chunk: each thread keeps its totals in its own slots
         until_flush = p.chunk;
 #pragma unroll
@@ -275,15 +279,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
           __syncwarp();  // one row after the other: all at once would need twice the registers
         }
       }
-      slice_a.store(p.a, tile_a[buffer ^ 1]);
-      slice_b.store(p.b, tile_b[buffer ^ 1]);
-      __syncthreads();
     }
   }
 
   const bool to_partial = p.partial != nullptr;
-  T* const matrix =
-      to_partial ? p.partial + (entry * p.n_chunks + chunk) * p.m * p.n : p.out + entry * p.m * p.n;
+  const int64_t entry = p.first_entry + blockIdx.z;
+  T* const matrix = to_partial ? p.partial + (entry * p.n_chunks + blockIdx.y) * p.m * p.n
+                               : p.out + entry * p.m * p.n;
 #pragma unroll
   for (int i = 0; i < TM; ++i) {
     const int row = row0 + first_row + i / V * Tile::LM * V + i % V;
