@@ -97,14 +97,14 @@ void check_kernels(int64_t m, int64_t n, int64_t k, int layout_a, int layout_b, 
                    bool accumulate) {
   CAPTURE(m, n, k, layout_a, layout_b, bias, accumulate);
   const Product p = product(m, n, k, dtype_of<T>(), layout_a, layout_b, bias, accumulate);
-  const MatmulPlan simple{MatmulKernel::element, false};
+  const MatmulPlan simple{MatmulKernel::element};
   const std::vector<char> want = p.on_device(&simple);
   // Within one chunk a sum of float32 wanders: the worst of thousands of elements passes 2.
   REQUIRE(error_of<T>(p, want) <= (k > 256 ? 2 : 3));
   for (const MatmulKernel kernel : kKernels) {
     for (const bool split : {false, true}) {
       if (split && k <= cuda::matmul_chunk(k)) continue;
-      const MatmulPlan plan{kernel, split};
+      const MatmulPlan plan{kernel, split, 65535};
       CAPTURE(static_cast<int>(kernel), split);
       REQUIRE(p.on_device(&plan) == want);
     }
@@ -192,7 +192,7 @@ TEST_CASE("a batch of vectors keeps to aligned entries", "[matmul_test]") {
   for (const int64_t rows : {20, 21}) {
     const Tensor a = values({3, rows, 20}, DType::float32, 1);
     const Tensor b = values({3, rows, 20}, DType::float32, 2);
-    const MatmulPlan plan{MatmulKernel::medium, false};
+    const MatmulPlan plan{MatmulKernel::medium};
     same_as_reference("a b^T",
                       {Tensor::empty({3, rows, rows}, DType::float32), a, transposed_last(b)}, 1,
                       [&](Backend& be, const std::vector<View>& v) {
@@ -204,15 +204,19 @@ TEST_CASE("a batch of vectors keeps to aligned entries", "[matmul_test]") {
   }
 }
 
-TEST_CASE("more entries of a batch than a grid has layers", "[matmul_test]") {
-  const int64_t batch = 65535 + 3;
-  const Tensor a = values({batch, 17, 1}, DType::float32, 1);
-  const Tensor b = values({1, 1, 1}, DType::float32, 2);
-  const Tensor wide = b.with_layout(expanded("test", b.layout(), {batch, 1, 1}));
-  const Tensor column = strided(a, 2);  // not one product with more rows
-  same_as_reference(
-      "matmul", {Tensor::empty({batch, 17, 1}, DType::float32), column, wide}, 1,
-      [](Backend& be, const std::vector<View>& v) { be.matmul(v[1], v[2], View(), false, v[0]); });
+TEST_CASE("more entries of a batch than one launch takes", "[matmul_test]") {
+  const Tensor a = values({7, 17, 5}, DType::float32, 1);
+  const Tensor b = strided(values({7, 5, 3}, DType::float32, 2), 2);
+  for (const MatmulKernel kernel : {MatmulKernel::narrow, MatmulKernel::large}) {
+    const MatmulPlan plan{kernel, false, 3};
+    same_as_reference("matmul", {Tensor::empty({7, 17, 3}, DType::float32), a, b}, 1,
+                      [&](Backend& be, const std::vector<View>& v) {
+                        if (&be == &cuda_backend())
+                          cuda::matmul(&plan, v[1], v[2], View(), false, v[0]);
+                        else
+                          be.matmul(v[1], v[2], View(), false, v[0]);
+                      });
+  }
 }
 
 TEST_CASE("empty sizes", "[matmul_test]") {
@@ -275,7 +279,7 @@ TEST_CASE("NaN and infinity stay in their rows", "[matmul_test]") {
     a[3 * 50 + 49] = std::numeric_limits<float>::infinity();
     const Product p{Tensor::from(a, {5, 50}), Tensor::from(random_floats(50 * 20, 2), {50, 20}),
                     Tensor(), Tensor::empty({5, 20}, DType::float32)};
-    const MatmulPlan plan{kernel, false};
+    const MatmulPlan plan{kernel};
     const std::vector<char> got = p.on_device(&plan);
     for (size_t row = 0; row < 5; ++row) {
       for (size_t column = 0; column < 20; ++column) {

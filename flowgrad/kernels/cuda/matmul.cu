@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <mutex>
 #include <string>
 
 #include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
+#include "flowgrad/kernels/cuda/workspace.h"
 
 namespace flowgrad::kernels {
 namespace cuda {
@@ -28,27 +28,6 @@ using Large = MatmulTile<float, 128, 128, 8, 8, 8, 4, 8, 2>;
 using Medium64 = MatmulTile<double, 64, 64, 8, 4, 4, 4, 8, 2>;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-/// Memory for the sums of chunks, kept between calls: giving memory back waits for the device.
-class Workspace {
- public:
-  /// Valid until the next call; work that uses it must be queued before lock is given up.
-  void* reserve(std::size_t bytes) {
-    if (bytes > bytes_) {
-      gpu::release(memory_);
-      bytes_ = 0;
-      memory_ = gpu::allocate(bytes);
-      if (memory_ == nullptr) return nullptr;
-      bytes_ = bytes;
-    }
-    return memory_;
-  }
-  std::mutex lock;
-
- private:
-  void* memory_ = nullptr;
-  std::size_t bytes_ = 0;
-};
 
 template <class T>
 bool is_aligned(const T* data) {
@@ -77,15 +56,14 @@ unsigned grid_size(int64_t blocks) {
 }
 
 template <class Tile, Load load_a, Load load_b>
-void launch_tile(const MatmulArgs<typename Tile::T>& all, int64_t batch) {
-  constexpr int64_t kMostEntries = 65535;  // of a grid's z
+void launch_tile(const MatmulPlan& plan, const MatmulArgs<typename Tile::T>& all, int64_t batch) {
   MatmulArgs<typename Tile::T> p = all;
   const int64_t tiles = ceil_div(p.m, Tile::BM) * ceil_div(p.n, Tile::BN);
   const int chunks = p.partial == nullptr ? 1 : p.n_chunks;
   const bool several = chunks < p.n_chunks;
   const std::size_t totals = several ? sizeof(typename Tile::T) * Tile::BM * Tile::BN : 0;
-  for (p.first_entry = 0; p.first_entry < batch; p.first_entry += kMostEntries) {
-    const int64_t entries = std::min(batch - p.first_entry, kMostEntries);
+  for (p.first_entry = 0; p.first_entry < batch; p.first_entry += plan.entries) {
+    const int64_t entries = std::min(batch - p.first_entry, plan.entries);
     gpu::launch(
         matmul_tile<Tile, load_a, load_b>,
         dim3(grid_size(tiles), static_cast<unsigned>(chunks), static_cast<unsigned>(entries)),
@@ -95,34 +73,34 @@ void launch_tile(const MatmulArgs<typename Tile::T>& all, int64_t batch) {
 
 /// The four ways in which both operands come in vectors, or single elements of both.
 template <class Tile>
-void launch_tile(const MatmulArgs<typename Tile::T>& p, int64_t batch) {
+void launch_tile(const MatmulPlan& plan, const MatmulArgs<typename Tile::T>& p, int64_t batch) {
   const Load a = load_of(p.a, p.batch, p.batch.a);
   const Load b = load_of(p.b, p.batch, p.batch.b);
   if (a == Load::any || b == Load::any)
-    launch_tile<Tile, Load::any, Load::any>(p, batch);
+    launch_tile<Tile, Load::any, Load::any>(plan, p, batch);
   else if (a == Load::along_k && b == Load::along_k)
-    launch_tile<Tile, Load::along_k, Load::along_k>(p, batch);
+    launch_tile<Tile, Load::along_k, Load::along_k>(plan, p, batch);
   else if (a == Load::along_k)
-    launch_tile<Tile, Load::along_k, Load::along_x>(p, batch);
+    launch_tile<Tile, Load::along_k, Load::along_x>(plan, p, batch);
   else if (b == Load::along_k)
-    launch_tile<Tile, Load::along_x, Load::along_k>(p, batch);
+    launch_tile<Tile, Load::along_x, Load::along_k>(plan, p, batch);
   else
-    launch_tile<Tile, Load::along_x, Load::along_x>(p, batch);
+    launch_tile<Tile, Load::along_x, Load::along_x>(plan, p, batch);
 }
 
 template <class T>
-void launch(MatmulKernel kernel, const MatmulArgs<T>& p, int64_t batch) {
-  switch (kernel) {
-    case MatmulKernel::narrow: return launch_tile<Narrow<T>, Load::any, Load::any>(p, batch);
-    case MatmulKernel::wide: return launch_tile<Wide<T>, Load::any, Load::any>(p, batch);
+void launch(const MatmulPlan& plan, const MatmulArgs<T>& p, int64_t batch) {
+  switch (plan.kernel) {
+    case MatmulKernel::narrow: return launch_tile<Narrow<T>, Load::any, Load::any>(plan, p, batch);
+    case MatmulKernel::wide: return launch_tile<Wide<T>, Load::any, Load::any>(plan, p, batch);
     case MatmulKernel::medium:
     case MatmulKernel::large:
       if constexpr (std::is_same_v<T, double>)
-        return launch_tile<Medium64>(p, batch);
-      else if (kernel == MatmulKernel::medium)
-        return launch_tile<Medium>(p, batch);
+        return launch_tile<Medium64>(plan, p, batch);
+      else if (plan.kernel == MatmulKernel::medium)
+        return launch_tile<Medium>(plan, p, batch);
       else
-        return launch_tile<Large>(p, batch);
+        return launch_tile<Large>(plan, p, batch);
     case MatmulKernel::element: break;
   }
   const int64_t total = batch * p.m * p.n;
@@ -192,14 +170,14 @@ void multiply(const MatmulPlan* given, const View& a, const View& b, const View&
   p.n_chunks = static_cast<int>(std::max<int64_t>(1, ceil_div(p.k, p.chunk)));
   p.vector_out = p.n % (16 / static_cast<int>(sizeof(T))) == 0 && is_aligned(p.out);
   const MatmulPlan plan = given != nullptr ? *given : plan_matmul(out.dtype, batch, p.m, p.n, p.k);
-  if (!plan.split || p.n_chunks == 1) return launch(plan.kernel, p, batch);
+  if (!plan.split || p.n_chunks == 1) return launch(plan, p, batch);
 
   static Workspace workspace;
   const std::scoped_lock lock(workspace.lock);
   const int64_t total = batch * p.m * p.n;
   p.partial =
       static_cast<T*>(workspace.reserve(static_cast<std::size_t>(total * p.n_chunks) * sizeof(T)));
-  launch(plan.kernel, p,
+  launch(plan, p,
          batch);  // no memory: p.partial is null and the blocks add up by themselves
   if (p.partial == nullptr) return;
   gpu::launch(matmul_add_chunks<T>, dim3(grid_size(ceil_div(total, 256))), dim3(256), 0,

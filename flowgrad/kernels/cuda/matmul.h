@@ -20,6 +20,8 @@ struct MatmulPlan {
   MatmulKernel kernel = MatmulKernel::element;
   /// Chunks go to blocks of their own, and a second kernel adds them up.
   bool split = false;
+  /// Batch entries of one launch: the most that a grid has room for.
+  int64_t entries = 65535;
 };
 
 /// Elements of K that are summed before they join a total: short chunks keep the error of a sum of

@@ -26,7 +26,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     for (int i = thread; i < BK * BN; i += kThreads)
       tile_b[i / BN][i % BN] = load1(b, k0 + i / BN, k, column0 + i % BN, n);
     __syncthreads();
-#pragma unroll
+#pragma unroll 2
     for (int i = 0; i < BK; ++i) {
       float x[TM], y[TN];
 #pragma unroll

@@ -47,4 +47,16 @@ GPU_INLINE void store4(float* x, int row, int rows, int column, int columns, con
   }
 }
 
+/// Two neighbours, as mma leaves them in a thread; column is even.
+GPU_INLINE void store2(float* x, int row, int rows, int column, int columns, float v0, float v1) {
+  if (row >= rows) return;
+  float* const at = x + static_cast<int64_t>(row) * columns + column;
+  if (columns % 2 == 0) {
+    if (column < columns) gpu::store_vec(at, gpu::Vec<float, 2>{{v0, v1}});
+  } else {
+    if (column < columns) at[0] = v0;
+    if (column + 1 < columns) at[1] = v1;
+  }
+}
+
 }  // namespace flowgrad::kernels::cuda::ladder

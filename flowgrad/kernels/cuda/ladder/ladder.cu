@@ -6,6 +6,10 @@ namespace {
 // A plain sum of k products of float32: its error grows with the square root of k, and stays below
 // this for the sizes that are measured.
 constexpr double kFloat32 = 1e-6;
+// Operands of 11 and of 8 bits, rounded to nearest: twice 2^-11 and 2^-9, and the sum's own error.
+constexpr double kTf32 = 1e-3;
+constexpr double kBf16 = 4e-3;
+constexpr double kTf32Thrice = 2e-6;
 
 constexpr LadderRung kRungs[] = {
     {1, "naive", ladder::naive, 50, false, kFloat32},
@@ -15,6 +19,12 @@ constexpr LadderRung kRungs[] = {
     {5, "2-D register tile", ladder::register_tile_2d, 50, false, kFloat32},
     {6, "vectorised", ladder::vectorised, 50, false, kFloat32},
     {7, "warp tile", ladder::warp_tile, 50, false, kFloat32},
+    {8, "cp.async double buffer", ladder::cp_async, 80, false, kFloat32},
+    {9, "TF32 mma.sync", ladder::tf32, 80, false, kTf32},
+    {10, "bf16 mma.sync", ladder::bf16, 80, false, kBf16},
+    {11, "3xTF32", ladder::tf32_thrice, 80, false, kTf32Thrice},
+    {12, "TF32 TMA + wgmma", ladder::wgmma_tf32, 90, true, kTf32},
+    {13, "bf16 TMA + wgmma", ladder::wgmma_bf16, 90, true, kBf16},
 };
 
 }  // namespace

@@ -36,6 +36,12 @@ FLOWGRAD_RUNG(register_tile_1d)
 FLOWGRAD_RUNG(register_tile_2d)
 FLOWGRAD_RUNG(vectorised)
 FLOWGRAD_RUNG(warp_tile)
+FLOWGRAD_RUNG(cp_async)
+FLOWGRAD_RUNG(tf32)
+FLOWGRAD_RUNG(bf16)
+FLOWGRAD_RUNG(tf32_thrice)
+FLOWGRAD_RUNG(wgmma_tf32)
+FLOWGRAD_RUNG(wgmma_bf16)
 #undef FLOWGRAD_RUNG
 }  // namespace ladder
 
