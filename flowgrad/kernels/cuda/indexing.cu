@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/radix_sort.h"
@@ -10,7 +11,6 @@
 namespace flowgrad::kernels {
 
 using namespace cuda;
-using reference::require_dtype;
 using reference::size_along;
 using reference::stride_along;
 using reference::without_axis;

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
@@ -8,7 +9,6 @@
 namespace flowgrad::kernels {
 
 using namespace cuda;
-using reference::require_dtype;
 
 namespace {
 

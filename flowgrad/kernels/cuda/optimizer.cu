@@ -2,6 +2,7 @@
 #include <cmath>
 #include <vector>
 
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
@@ -10,7 +11,6 @@
 namespace flowgrad::kernels {
 
 using namespace cuda;
-using reference::require_dtype;
 
 namespace {
 

@@ -1,5 +1,6 @@
 #include <cmath>
 
+#include "flowgrad/core/convert.h"
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
@@ -9,7 +10,6 @@
 namespace flowgrad::kernels {
 
 using namespace cuda;
-using reference::convert;
 
 namespace {
 

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/radix_sort.h"
@@ -9,7 +10,6 @@
 namespace flowgrad::kernels {
 
 using namespace cuda;
-using reference::require_dtype;
 using reference::size_along;
 using reference::stride_along;
 using reference::without_axis;
