@@ -77,10 +77,10 @@ TEST_CASE("every rung multiplies, at sizes around each tile edge", "[ladder_test
       CAPTURE(rung.number, rung.name, m, n, k);
       const std::vector<float> c = result_of(rung, da, db, size);
       REQUIRE(error_of(a, b, c, size) <= rung.tolerance);
-      REQUIRE(result_of(rung, da, db, size) == c);
+      REQUIRE((result_of(rung, da, db, size) == c));
     }
-    REQUIRE(da.values() == a);
-    REQUIRE(db.values() == b);
+    REQUIRE((da.values() == a));
+    REQUIRE((db.values() == b));
   }
 }
 

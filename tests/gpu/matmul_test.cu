@@ -106,10 +106,10 @@ void check_kernels(int64_t m, int64_t n, int64_t k, int layout_a, int layout_b, 
       if (split && k <= cuda::matmul_chunk(k)) continue;
       const MatmulPlan plan{kernel, split, 65535};
       CAPTURE(static_cast<int>(kernel), split);
-      REQUIRE(p.on_device(&plan) == want);
+      REQUIRE((p.on_device(&plan) == want));  // in brackets: no dump of bytes
     }
   }
-  REQUIRE(p.on_device(nullptr) == want);
+  REQUIRE((p.on_device(nullptr) == want));
 }
 
 }  // namespace

@@ -7,7 +7,7 @@
 #include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
-#include "flowgrad/kernels/cuda/workspace.h"
+#include "flowgrad/kernels/cuda/scratch.h"
 
 namespace flowgrad::kernels {
 namespace cuda {
@@ -172,14 +172,10 @@ void multiply(const MatmulPlan* given, const View& a, const View& b, const View&
   const MatmulPlan plan = given != nullptr ? *given : plan_matmul(out.dtype, batch, p.m, p.n, p.k);
   if (!plan.split || p.n_chunks == 1) return launch(plan, p, batch);
 
-  static Workspace workspace;
-  const std::scoped_lock lock(workspace.lock);
   const int64_t total = batch * p.m * p.n;
-  p.partial =
-      static_cast<T*>(workspace.reserve(static_cast<std::size_t>(total * p.n_chunks) * sizeof(T)));
-  launch(plan, p,
-         batch);  // no memory: p.partial is null and the blocks add up by themselves
-  if (p.partial == nullptr) return;
+  const Scratch sums(static_cast<std::size_t>(total * p.n_chunks) * sizeof(T));
+  p.partial = sums.as<T>();
+  launch(plan, p, batch);
   gpu::launch(matmul_add_chunks<T>, dim3(grid_size(ceil_div(total, 256))), dim3(256), 0,
               gpu::default_stream(), p, total);
 }

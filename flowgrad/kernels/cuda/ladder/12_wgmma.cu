@@ -4,9 +4,8 @@
 // barriers in shared memory say which buffers are full and which empty. wgmma wants both operands
 // along k, in the type that it multiplies: a first pass rounds a and transposes b into padded
 // copies. sm_90a only.
-#include "flowgrad/core/error.h"
 #include "flowgrad/kernels/cuda/ladder/common.cuh"
-#include "flowgrad/kernels/cuda/workspace.h"
+#include "flowgrad/kernels/cuda/scratch.h"
 #include "flowgrad/kernels/ptx_sm90.cuh"
 
 // nvcc also compiles this file for architectures without wgmma; nothing is launched there.
@@ -119,6 +118,7 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       gpu::wgmma_commit();
       gpu::wgmma_wait<1>();  // the products of the slice before are done, and its buffer is free
+      __syncwarp();
       if (slice > 0 && r % 32 == 0) gpu::mbarrier_arrive(&empty[(slice - 1) % kStages]);
     }
     gpu::wgmma_wait<0>();
@@ -145,13 +145,10 @@ void run(const float* a, const float* b, float* c, int m, int n, int k, gpu::Str
   constexpr int kSlice = kRowBytes / static_cast<int>(sizeof(T));
   const int slices = (k + kSlice - 1) / kSlice;
   const auto pitch = static_cast<std::size_t>(slices) * kSlice;
-  static Workspace workspace;
-  const std::scoped_lock lock(workspace.lock);
   const auto rows_a = static_cast<std::size_t>(m), rows_b = static_cast<std::size_t>(n);
-  T* const copy_a = static_cast<T*>(workspace.reserve((rows_a + rows_b) * pitch * sizeof(T)));
-  if (copy_a == nullptr) throw DeviceError("matmul ladder: no device memory for rounded operands");
+  const Scratch copies((rows_a + rows_b) * pitch * sizeof(T));
+  T* const copy_a = copies.as<T>();
   T* const copy_b = copy_a + rows_a * pitch;
-
   gpu::launch(round_kernel<T>, grid_of(m, k, 8, 32), dim3(32, 8), 0, stream, a, copy_a, m, k,
               static_cast<int>(pitch));
   gpu::launch(round_transposed_kernel<T>, grid_of(k, n, kTileSize, kTileSize), dim3(kTileSize, 8),
