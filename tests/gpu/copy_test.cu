@@ -245,6 +245,27 @@ TEST_CASE("what exceeds 32-bit indices is cut into launches", "[copy_test]") {
   }
 }
 
+TEST_CASE("blocks loop over more work than the grid has room for", "[copy_test]") {
+  for (unsigned limit : {1u, 3u}) {
+    const FewBlocks few(limit);
+    for (int64_t n : {255, 1025, 65537}) {
+      const Tensor in = values({n}, DType::float32, 1);
+      const Tensor out = values({n}, DType::float32, 2);
+      check_copy("converted", in, values({n}, DType::float64, 3));
+      check_copy("strided", strided(in, 3), strided(out, 4));
+      check_add("one-to-one", in, out);
+      check_add("unaligned", shifted(in, 1), out);
+      check_add("repeated", values({3, n}, DType::float32, 1),
+                window({3, n}, {0, 1}, 0, n, DType::float32));
+      same_as_reference("arange", {out}, 1,
+                        [](Backend& b, const std::vector<View>& v) { b.arange(v[0], 1, 0.5); });
+    }
+    const Tensor batch = values({3, 70, 100}, DType::float32, 1);
+    check_copy("transposed", batch.with_layout({{3, 100, 70}, {7000, 1, 100}, 0}),
+               values({3, 100, 70}, DType::float32, 2));
+  }
+}
+
 TEST_CASE("division by multiplication is exact below 2^31", "[copy_test]") {
   for (uint32_t d : {1u, 2u, 3u, 5u, 7u, 10u, 31u, 32u, 33u, 641u, 65535u, 65536u, 65537u, 1000003u,
                      0x3fffffffu, 0x40000000u, 0x40000001u, 0x7fffffffu}) {

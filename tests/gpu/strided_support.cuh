@@ -48,4 +48,11 @@ struct SmallLaunches {
   ~SmallLaunches() { kernels::loops::launch_limit() = before; }
 };
 
+/// Lets a launch have `limit` blocks only, so that kernels must loop.
+struct FewBlocks {
+  unsigned before = kernels::loops::grid_limit();
+  explicit FewBlocks(unsigned limit) { kernels::loops::grid_limit() = limit; }
+  ~FewBlocks() { kernels::loops::grid_limit() = before; }
+};
+
 }  // namespace flowgrad::test

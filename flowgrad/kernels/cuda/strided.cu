@@ -100,8 +100,13 @@ int64_t& launch_limit() {
   return limit;
 }
 
+unsigned& grid_limit() {
+  static unsigned limit = 1u << 16;
+  return limit;
+}
+
 unsigned capped_grid(uint64_t tiles) {
-  return static_cast<unsigned>(std::min<uint64_t>(tiles, 1u << 16));
+  return static_cast<unsigned>(std::min<uint64_t>(tiles, grid_limit()));
 }
 
 dim3 Piece::grid() const { return dim3(capped_grid(plan.tiles)); }

@@ -62,7 +62,10 @@ Axes ordered_axes(std::initializer_list<const View*> operands);
 /// Largest number of elements and largest offset of one launch. Tests lower it.
 int64_t& launch_limit();
 
-/// Blocks for `tiles` portions of work; kernels loop when there are fewer blocks than portions.
+/// Most blocks of one launch: kernels loop over the rest. Tests lower it.
+unsigned& grid_limit();
+
+/// Blocks for `tiles` portions of work, grid_limit at most.
 unsigned capped_grid(uint64_t tiles);
 
 /// Offsets of element `index` of a plan, one for each operand, to column `lane` of offset.
