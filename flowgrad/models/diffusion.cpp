@@ -74,7 +74,7 @@ void DiffusionPolicy::check_steps(const char* op, const Tensor& t, int64_t rows)
   }
   for (const int64_t step : t.to_vector<int64_t>()) {
     if (step >= 0 && step < options_.n_timesteps) continue;
-    throw ValueError(fmt::format("{}: step {} given in t; 0 to {} are accepted", op, step,
+    throw ValueError(fmt::format("{}: step {} given in time; 0 to {} are accepted", op, step,
                                  options_.n_timesteps - 1));
   }
 }

@@ -169,7 +169,6 @@ class DiffusionModel final : public Model {
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
-    check_steps(q, in.time);
     if (q == "noise_prediction") {
       return net_.noise_prediction(need(*this, q, "input", in.input),
                                    need(*this, q, "time", in.time), in.condition);
@@ -198,16 +197,6 @@ class DiffusionModel final : public Model {
   }
 
  private:
-  /// Steps outside the schedule have no meaning, though the net would answer.
-  void check_steps(const std::string& q, const Tensor& time) const {
-    if (!time.defined() || time.dtype() != DType::int64) return;
-    const int64_t n = net_.options().n_timesteps;
-    for (const int64_t t : time.to_vector<int64_t>()) {
-      if (t >= 0 && t < n) continue;
-      throw ValueError(fmt::format("model {}: {}: step {} given in time; 0 to {} are accepted",
-                                   name(), q, t, n - 1));
-    }
-  }
   DiffusionPolicy net_;
 };
 

@@ -5,7 +5,8 @@
 #include <limits>
 
 #include "flowgrad/kernels/axes.h"
-#include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/checks.h"
+#include "flowgrad/kernels/reference/loops.h"
 
 /// The host's view of operations along axes: which axes are kept, and how rows lie in memory.
 namespace flowgrad::kernels::cuda {
@@ -47,17 +48,7 @@ inline bool lies_along_memory(const Axes& kept, int operand, int64_t step) {
   return next_row == 0 || std::abs(step) <= next_row;
 }
 
-/// Size and stride along axis; a scalar is one row of one element.
-inline int64_t size_along(const View& v, int axis) { return v.rank() == 0 ? 1 : (*v.shape)[axis]; }
-inline int64_t stride_along(const View& v, int axis) {
-  return v.rank() == 0 ? 0 : (*v.strides)[axis];
-}
-
-inline void require_dtype(const char* op, const char* argument, const View& v, DType wanted) {
-  if (v.dtype != wanted) {
-    throw DTypeError(std::string(op) + ": " + argument + " is " + name_of(v.dtype) + "; " +
-                     name_of(wanted) + " is accepted");
-  }
-}
+using reference::size_along;
+using reference::stride_along;
 
 }  // namespace flowgrad::kernels::cuda
