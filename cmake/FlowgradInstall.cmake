@@ -10,7 +10,8 @@ if(TARGET flowgrad_cli)
 endif()
 install(DIRECTORY "${PROJECT_SOURCE_DIR}/flowgrad" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
         FILES_MATCHING PATTERN "*.h" PATTERN "*.cuh" PATTERN "*.def" PATTERN "*.inc"
-                       PATTERN "cli" EXCLUDE)
+                       PATTERN "cli" EXCLUDE
+                       PATTERN "core/json.h" EXCLUDE)
 
 set(package_folder "${CMAKE_INSTALL_LIBDIR}/cmake/flowgrad")
 install(EXPORT flowgrad NAMESPACE flowgrad:: FILE flowgradTargets.cmake

@@ -5,13 +5,13 @@
 #include <algorithm>
 #include <chrono>
 #include <fstream>
-#include <nlohmann/json.hpp>
 
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/cpu/dispatch.h"
 #include "flowgrad/kernels/parallel.h"
@@ -105,7 +105,7 @@ void run_bench(const BenchArguments& a) {
     for (const BenchCase& c : cases) fmt::print("{}\n", c.name);
     return;
   }
-  nlohmann::ordered_json root;
+  Json root;
   root["peer"] = fmt::format("flowgrad {}", FLOWGRAD_VERSION);
   root["threads"] = kernels::num_threads();
   root["isa"] = kernels::cpu::isa().name;
@@ -143,7 +143,7 @@ void run_bench(const BenchArguments& a) {
     }
     std::fflush(stdout);
   }
-  if (!a.json_file.empty()) write_file_atomic(a.json_file, root.dump(1) + "\n", "bench");
+  if (!a.json_file.empty()) write_file_atomic(a.json_file, json_text(root, 1) + "\n", "bench");
   if (failed > 0) throw ExitCode{1};
 }
 

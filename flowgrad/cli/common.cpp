@@ -9,12 +9,13 @@
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <system_error>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/config_file.h"
+#include "flowgrad/core/device_memory.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/safetensors.h"
 #include "flowgrad/core/text.h"
@@ -70,7 +71,9 @@ void apply(const CommonOptions& o) {
   device_of(o);  // refused first, where there is none
   if (o.threads > 0) kernels::set_num_threads(o.threads);
   if (o.backend == "reference") kernels::set_cpu_backend(kernels::CpuBackend::reference);
-  if (!o.quiet) tell(fmt::format("seed {}", o.seed));
+  if (o.quiet) return;
+  if (built_with_cuda() && !has_cuda()) tell("CUDA: built, no device: using the CPU");
+  tell(fmt::format("seed {}", o.seed));
 }
 
 DType dtype_of(const CommonOptions& o) {
@@ -90,8 +93,6 @@ QuantityInputs on_device(QuantityInputs in, Device device) {
 }
 
 namespace {
-
-using Json = nlohmann::json;
 
 bool is_folder(const std::string& path) {
   std::error_code ignored;
@@ -117,12 +118,12 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
                          metadata.at("config"));
     }
   }
-  const Json json = Json::parse(text, nullptr, false);
+  const Json json = parse_json_or_null(text);
   if (!json.is_object() || !json.contains("model") || !json["model"].is_string()) return {};
   Config config;
   if (const auto set = json.find("set"); set != json.end() && set->is_object()) {
     for (const auto& [key, value] : set->items()) {
-      config[key] = value.is_string() ? value.get<std::string>() : value.dump();
+      config[key] = value.is_string() ? value.get<std::string>() : json_text(value);
     }
   }
   return {json["model"].get<std::string>(), config};
@@ -209,11 +210,11 @@ void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
 }
 
 std::map<std::string, std::string> weights_metadata(const Model& model) {
-  return {{"format", "pt"}, {"model", model.name()}, {"config", Json(model.config()).dump()}};
+  return {{"format", "pt"}, {"model", model.name()}, {"config", json_text(model.config())}};
 }
 
 std::string model_json(const std::string& name, const Config& config) {
-  return Json{{"model", name}, {"set", config}}.dump();
+  return json_text({{"model", name}, {"set", config}});
 }
 
 Tensor load_array(const char* option, const std::string& path, DType dtype, bool whole) {
@@ -260,9 +261,7 @@ void print_result(const std::string& text) {
   throw Error(fmt::format("stdout: cannot be written: {}", std::generic_category().message(error)));
 }
 
-std::string json_string(const std::string& text) {
-  return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
-}
+std::string json_string(const std::string& text) { return json_text(text); }
 
 std::string json_number(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : "null";

@@ -4,20 +4,18 @@
 
 #include <algorithm>
 #include <charconv>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string_view>
 
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/text.h"
 #include "flowgrad/models/config.h"
 #include "flowgrad/models/registry.h"
 
 namespace flowgrad::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string_view trimmed(std::string_view s) {
   const size_t first = s.find_first_not_of(" \t\r");
@@ -113,15 +111,15 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
 
 std::string json_value(const Json& value, const std::string& key, const std::string& path) {
   if (value.is_string()) return value.get<std::string>();
-  if (value.is_number() || value.is_boolean()) return value.dump();
+  if (value.is_number() || value.is_boolean()) return json_text(value);
   refuse(path, fmt::format("\"{}\" is {}; a string, a number, true or false is accepted", key,
                            value.type_name()));
 }
 
-std::vector<ConfigEntry> parse_json(const std::string& text, const std::string& path) {
+std::vector<ConfigEntry> parse_json_config(const std::string& text, const std::string& path) {
   Json root;
   try {
-    root = Json::parse(text);
+    root = parse_json(text);
   } catch (const Json::exception& e) {
     refuse(path, fmt::format("not JSON: {}", e.what()));
   }
@@ -155,7 +153,7 @@ std::string suggestion(const std::string& word, const std::vector<std::string>& 
 std::vector<ConfigEntry> parse_config(const std::string& text, const std::string& path) {
   const size_t first = text.find_first_not_of(" \t\r\n");
   const bool json = first != std::string::npos && text[first] == '{';
-  std::vector<ConfigEntry> out = json ? parse_json(text, path) : parse_lines(text, path);
+  std::vector<ConfigEntry> out = json ? parse_json_config(text, path) : parse_lines(text, path);
   std::set<std::pair<std::string, std::string>> seen;
   for (const ConfigEntry& e : out) {
     if (!seen.emplace(e.section, e.key).second)

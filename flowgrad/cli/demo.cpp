@@ -6,11 +6,11 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/kernels/parallel.h"
 
 // demo: the whole project in one command, from nothing to a page that shows what was learned.
@@ -28,21 +28,21 @@ std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   auto lock = std::make_unique<FolderLock>(settings.run, "--run");
   remove_stale_temporaries(settings.run);
   write_file_atomic(settings.run + "/config.json",
-                    nlohmann::json({{"command", "demo"},
-                                    {"seed", settings.seed},
-                                    {"quick", settings.quick},
-                                    {"device", settings.device.to_string()},
-                                    {"threads", settings.threads}})
-                            .dump(2) +
+                    json_text({{"command", "demo"},
+                               {"seed", settings.seed},
+                               {"quick", settings.quick},
+                               {"device", settings.device.to_string()},
+                               {"threads", settings.threads}},
+                              2) +
                         "\n");
   // A page of an earlier run must not stand there as the result of this one.
   std::filesystem::remove(settings.run + "/report.html", error);
   return lock;
 }
 
-nlohmann::json summary(const DemoSettings& settings, const DemoResults& r,
-                       const std::vector<plot::Check>& checks) {
-  nlohmann::json rows = nlohmann::json::array();
+Json summary(const DemoSettings& settings, const DemoResults& r,
+             const std::vector<plot::Check>& checks) {
+  Json rows = Json::array();
   for (const plot::Check& c : checks) {
     rows.push_back({{"name", c.name},
                     {"measured", c.measured},
@@ -104,7 +104,7 @@ void run_demo(DemoSettings& settings, bool json) {
   results.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   write_demo_report(settings, budget, results, data);
   const std::vector<plot::Check> checks = demo_checks(results, budget);
-  const std::string record = summary(settings, results, checks).dump(2) + "\n";
+  const std::string record = json_text(summary(settings, results, checks), 2) + "\n";
   write_file_atomic(settings.run + "/summary.json", record);
   if (!settings.quiet) fmt::print(stderr, "\n");
   const bool passed =

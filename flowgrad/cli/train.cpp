@@ -6,13 +6,13 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/picture.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
 #include "flowgrad/models/flow_matching.h"
 #include "flowgrad/optim/checkpoint.h"
@@ -20,8 +20,6 @@
 
 namespace flowgrad::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
@@ -112,18 +110,18 @@ TrainerOptions trainer_options(const TrainArguments& a) {
 
 /// What a resumed run must share with the first one; steps, rates and intervals may change.
 std::string resume_config(const TrainArguments& a, const Model& model) {
-  Json json = Json::parse(model_json(model.name(), model.config()));
+  Json json = parse_json(model_json(model.name(), model.config()));
   json["data"] = a.data;
   json["batch_size"] = a.batch_size;
   json["accumulate"] = a.accumulate;
   json["seed"] = a.common.seed;
   json["dtype"] = a.common.dtype;
-  return json.dump();
+  return json_text(json);
 }
 
 /// Numbers and truth values as JSON's own.
 Json plain_json(const std::string& text) {
-  const Json value = Json::parse(text, nullptr, false);
+  const Json value = parse_json_or_null(text);
   return value.is_number() || value.is_boolean() ? value : Json(text);
 }
 
@@ -141,7 +139,7 @@ void write_config(const TrainArguments& a, const Command& command, const Model& 
   Json keys = Json::object();
   for (const auto& [key, value] : model.config()) keys[key] = plain_json(value);
   const Json root{{"model", model.name()}, {"set", keys}, {"train", options}};
-  write_file_atomic(a.run + "/config.json", root.dump(2) + "\n", "config");
+  write_file_atomic(a.run + "/config.json", json_text(root, 2) + "\n", "config");
 }
 
 void check_run_folder(const TrainArguments& a) {
@@ -170,7 +168,7 @@ void check_resume(const TrainArguments& a, const std::string& config) {
   const auto checkpoint = CheckpointStore::newest(a.run, &warnings);
   if (!checkpoint) return;
   const auto shown = [](const Json& value) {
-    return value.is_string() ? value.get<std::string>() : value.dump();
+    return value.is_string() ? value.get<std::string>() : json_text(value);
   };
   const auto refuse = [&](const std::string& what, const Json& given, const Json& stored) {
     throw IoError(
@@ -178,8 +176,8 @@ void check_resume(const TrainArguments& a, const std::string& config) {
                     "configuration cannot continue it",
                     what, shown(given), a.run, shown(stored)));
   };
-  const Json stored = Json::parse(checkpoint->config, nullptr, false);
-  const Json given = Json::parse(config);
+  const Json stored = parse_json_or_null(checkpoint->config);
+  const Json given = parse_json(config);
   if (stored.is_object()) {
     for (const auto& [key, value] : given.items()) {
       const Json other = stored.value(key, Json());
@@ -207,22 +205,21 @@ void check_resume(const TrainArguments& a, const std::string& config) {
 }
 
 std::string json_result(const TrainArguments& a, const TrainReport& r, const char* status) {
-  return Json{{"status", status},
-              {"steps", r.result.steps_done},
-              {"loss", r.held_out.loss},
-              {"log_likelihood", r.held_out.log_likelihood},
-              {"standard_error", r.held_out.standard_error},
-              {"floor", r.floor},
-              {"rows", r.held_out.rows},
-              {"skipped", r.result.skipped},
-              {"seconds", r.result.seconds},
-              {"parameters", r.parameters},
-              {"seed", a.common.seed},
-              {"run", a.run},
-              {"checkpoint", r.result.checkpoint},
-              {"weights", a.run + "/weights.safetensors"},
-              {"report", a.run + "/report.html"}}
-             .dump() +
+  return json_text({{"status", status},
+                    {"steps", r.result.steps_done},
+                    {"loss", r.held_out.loss},
+                    {"log_likelihood", r.held_out.log_likelihood},
+                    {"standard_error", r.held_out.standard_error},
+                    {"floor", r.floor},
+                    {"rows", r.held_out.rows},
+                    {"skipped", r.result.skipped},
+                    {"seconds", r.result.seconds},
+                    {"parameters", r.parameters},
+                    {"seed", a.common.seed},
+                    {"run", a.run},
+                    {"checkpoint", r.result.checkpoint},
+                    {"weights", a.run + "/weights.safetensors"},
+                    {"report", a.run + "/report.html"}}) +
          "\n";
 }
 

@@ -41,9 +41,9 @@ const DeviceMemory& device_memory(Device::Kind kind) {
   return cuda_memory;
 }
 
-bool has_cuda() {
-  return cuda_registered.load(std::memory_order_acquire) && cuda_memory.count() > 0;
-}
+bool built_with_cuda() { return cuda_registered.load(std::memory_order_acquire); }
+
+bool has_cuda() { return built_with_cuda() && cuda_memory.count() > 0; }
 
 void synchronize(Device device) {
   if (device.is_cpu()) return;

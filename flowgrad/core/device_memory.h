@@ -31,6 +31,8 @@ void register_device_memory(Device::Kind kind, const DeviceMemory& memory);
 const DeviceMemory& device_memory(Device::Kind kind);
 /// Whether Device::cuda() would succeed.
 bool has_cuda();
+/// Whether kernels for CUDA are in this program, be there a device or not.
+bool built_with_cuda();
 /// Waits for all work on a device; nothing to do on the CPU.
 void synchronize(Device device);
 

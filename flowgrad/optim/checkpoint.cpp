@@ -5,19 +5,18 @@
 #include <algorithm>
 #include <charconv>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
 
 namespace flowgrad {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
 
 constexpr const char* kMetadataKey = "flowgrad.checkpoint";
 constexpr const char* kValues = "trainer.values";
@@ -76,7 +75,7 @@ Checkpoint load_checkpoint(const std::string& path) {
   }
   Checkpoint out;
   try {
-    const Json json = Json::parse(text->second);
+    const Json json = parse_json(text->second);
     const int format = json.at("format").get<int>();
     if (format != kFormat) {
       throw IoError(fmt::format("load_checkpoint: {}: format {} given; {} is accepted", path,
@@ -180,7 +179,7 @@ std::string CheckpointStore::save(const Checkpoint& checkpoint) const {
   tensors.emplace_back(
       kValues, Tensor::from(checkpoint.values, {static_cast<int64_t>(checkpoint.values.size())}));
   const std::string path = path_of(run_folder_, checkpoint.step);
-  save_safetensors(path, tensors, {{kMetadataKey, json.dump()}});
+  save_safetensors(path, tensors, {{kMetadataKey, json_text(json)}});
   // By step, and never the file just written: one that was resumed from an older generation leaves
   // newer ones behind, which are damaged.
   const std::vector<std::string> all = list(run_folder_);

@@ -8,19 +8,18 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <string_view>
 #include <system_error>
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/text.h"
 
 namespace flowgrad {
 namespace {
 
 // Ordered, so that a person finds the step first.
-using Json = nlohmann::ordered_json;
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
@@ -31,7 +30,7 @@ double number(const Json& row, const char* key) {
 
 MetricsRow parse(const std::string& path, size_t line_number, std::string_view line) {
   try {
-    const Json row = Json::parse(line);
+    const Json row = parse_json(line);
     return {row.at("step").get<int64_t>(), number(row, "loss"),
             number(row, "learning_rate"),  number(row, "gradient_norm"),
             number(row, "validation"),     row.at("skipped").get<int64_t>(),
@@ -72,14 +71,13 @@ std::string read_text(const std::string& path) {
 }  // namespace
 
 std::string to_json(const MetricsRow& row) {
-  return Json{{"step", row.step},
-              {"loss", number(row.loss)},
-              {"learning_rate", number(row.learning_rate)},
-              {"gradient_norm", number(row.gradient_norm)},
-              {"validation", number(row.validation)},
-              {"skipped", row.skipped},
-              {"seconds", number(row.seconds)}}
-      .dump();
+  return json_text({{"step", row.step},
+                    {"loss", number(row.loss)},
+                    {"learning_rate", number(row.learning_rate)},
+                    {"gradient_norm", number(row.gradient_norm)},
+                    {"validation", number(row.validation)},
+                    {"skipped", row.skipped},
+                    {"seconds", number(row.seconds)}});
 }
 
 std::vector<MetricsRow> read_metrics(const std::string& path) {

@@ -13,8 +13,6 @@
 namespace flowgrad::testing {
 namespace {
 
-using Json = nlohmann::json;
-
 struct GoldenCase {
   std::map<std::string, Tensor> tensors;
   Json parameters = Json::object();
@@ -30,7 +28,7 @@ std::map<std::string, GoldenCase> golden_cases() {
   }
   for (auto& [name, c] : cases) {
     const auto found = file.metadata.find(name);
-    if (found != file.metadata.end()) c.parameters = Json::parse(found->second);
+    if (found != file.metadata.end()) c.parameters = parse_json(found->second);
   }
   return cases;
 }

@@ -5,8 +5,6 @@
 namespace flowgrad::testing {
 namespace {
 
-using Json = nlohmann::json;
-
 Dims dims(const Json& j) {
   Dims out;
   if (j.is_array()) {

@@ -5,9 +5,8 @@
 #include <optional>
 #include <string>
 
-#include <nlohmann/json.hpp>
-
 #include "autograd/op_table.h"
+#include "flowgrad/core/json.h"
 
 /// How the pinned cases of golden/ops.safetensors are computed here: PyTorch's parameters and
 /// names.
@@ -16,7 +15,7 @@ namespace flowgrad::testing {
 struct Pinned {
   /// The row of the op table that the case belongs to.
   std::string row;
-  std::function<Tensors(const nlohmann::json& p, In x)> f;
+  std::function<Tensors(const Json& p, In x)> f;
 };
 /// By the first part of a case's name.
 const std::map<std::string, Pinned>& pinned_functions();

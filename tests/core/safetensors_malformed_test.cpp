@@ -5,11 +5,11 @@
 #include <sys/wait.h>
 
 #include <ctime>
-#include <nlohmann/json.hpp>
 #include <random>
 
 #include "catch.hpp"
 #include "core/io_support.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
 
 using namespace io_test;
@@ -325,7 +325,7 @@ TEST_CASE("load_safetensors accepts only what a JSON library accepts too",
     put(dir / "x.st", bytes);
     if (load_error(dir / "x.st") != "no error") continue;
     ++accepted;
-    const auto json = nlohmann::json::parse(bytes.substr(8, length));
+    const auto json = flowgrad::parse_json(bytes.substr(8, length));
     size_t found = 0;
     for (const auto& [name, tensor] : load_safetensors(dir / "x.st").tensors)
       found += json.contains(name);

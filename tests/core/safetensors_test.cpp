@@ -1,9 +1,9 @@
 #include "flowgrad/core/safetensors.h"
+#include "flowgrad/core/json.h"
 
 #include <fcntl.h>
 
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "catch.hpp"
 #include "core/io_support.h"
@@ -59,10 +59,10 @@ std::string save_error(const std::string& path, const Named& tensors,
   return error_of<flowgrad::ValueError>([&] { save_safetensors(path, tensors, metadata); });
 }
 
-nlohmann::json header_of(const std::string& bytes) {
+flowgrad::Json header_of(const std::string& bytes) {
   uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
-  return nlohmann::json::parse(bytes.substr(8, length));
+  return flowgrad::parse_json(bytes.substr(8, length));
 }
 
 }  // namespace
@@ -124,7 +124,7 @@ TEST_CASE("the layout of a written file is the public format", "[safetensors_tes
   uint64_t length = 0;
   std::memcpy(&length, bytes.data(), 8);
   CHECK(length % 8 == 0);
-  const nlohmann::json header = header_of(bytes);
+  const flowgrad::Json header = header_of(bytes);
   CHECK(header.size() == samples().size() + 1);
   CHECK(header["__metadata__"]["note"] == "n");
   const std::map<std::string, size_t> sizes{

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -9,6 +8,7 @@
 #include "device/device.h"
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
 #include "flowgrad/models/registry.h"
 
@@ -20,7 +20,7 @@ class Golden {
   explicit Golden(const std::string& name)
       : file_(load_safetensors(std::string(FLOWGRAD_TEST_DATA) + "/golden/models/" + name +
                                ".safetensors")),
-        config(nlohmann::json::parse(file_.metadata.at("config"))),
+        config(parse_json(file_.metadata.at("config"))),
         dtype(file_.metadata.at("dtype") == "float64" ? DType::float64 : DType::float32),
         tolerance(std::stod(file_.metadata.at("tolerance"))) {}
 
@@ -47,7 +47,7 @@ class Golden {
   Config settings() const {
     Config out;
     for (const auto& [key, value] : config.items())
-      out[key] = value.is_string() ? value.get<std::string>() : value.dump();
+      out[key] = value.is_string() ? value.get<std::string>() : json_text(value);
     return out;
   }
 
@@ -81,7 +81,7 @@ class Golden {
   SafetensorsFile file_;
 
  public:
-  nlohmann::json config;
+  Json config;
   DType dtype;
   double tolerance;
 };

@@ -1,8 +1,8 @@
 #include "flowgrad/optim/metrics.h"
+#include "flowgrad/core/json.h"
 
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "catch.hpp"
 #include "core/io_support.h"
@@ -25,7 +25,7 @@ TEST_CASE("a row is one line of valid JSON, also where numbers are not finite", 
         R"({"step":20,"loss":0.1,"learning_rate":0.1,"gradient_norm":2.5,"validation":null,)"
         R"("skipped":3,"seconds":0.75})");
   for (const double bad : {std::nan(""), std::numeric_limits<double>::infinity()}) {
-    const auto json = nlohmann::json::parse(to_json(row(1, bad)));
+    const auto json = parse_json(to_json(row(1, bad)));
     CHECK(json.at("loss").is_null());
   }
 }

@@ -1,8 +1,8 @@
 #include <cmath>
 #include <limits>
-#include <nlohmann/json.hpp>
 
 #include "flowgrad/autograd/transforms.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
 #include "optim/training.h"
 
@@ -323,8 +323,8 @@ TEST_CASE("metrics.jsonl is valid line by line", "[trainer_test][device]") {
   Trainer trainer(p, o);
   trainer.run();
   std::istringstream lines(get(scratch / "a/b/metrics.jsonl"));
-  std::vector<nlohmann::json> rows;
-  for (std::string line; std::getline(lines, line);) rows.push_back(nlohmann::json::parse(line));
+  std::vector<Json> rows;
+  for (std::string line; std::getline(lines, line);) rows.push_back(parse_json(line));
   REQUIRE(rows.size() == 4);
   for (size_t i = 0; i < 4; ++i) {
     CHECK(rows[i].at("step") == 5 * (i + 1));

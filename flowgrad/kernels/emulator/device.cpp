@@ -161,7 +161,10 @@ using emulator::Arena;
 using emulator::Call;
 using emulator::Device;
 
-int device_count() noexcept { return 1; }
+int device_count() noexcept {
+  const char* devices = std::getenv("FLOWGRAD_EMULATOR_DEVICES");
+  return devices && std::strcmp(devices, "0") == 0 ? 0 : 1;
+}
 
 DeviceInfo device_info(int device) {
   if (device != 0) {

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <string_view>
+
+// Reading and printing of JSON, compiled once: the library's parser and printer cost seconds in
+// every file that instantiates them. Not installed.
+namespace flowgrad {
+
+/// Members stay in the order in which they were added, so that files read as they were written.
+using Json = nlohmann::ordered_json;
+
+/// Raises Json::parse_error.
+Json parse_json(std::string_view text);
+
+/// Null where `text` is not JSON.
+Json parse_json_or_null(std::string_view text);
+
+/// On one line, or indented by `indent` spaces a level. Bytes that are not UTF-8 are replaced.
+std::string json_text(const Json& value, int indent = -1);
+
+}  // namespace flowgrad
