@@ -41,7 +41,7 @@ struct DemoBudget {
   int64_t garment_components = 200;
   int64_t garment_hidden = 512;
   int64_t garment_batch = 256;
-  int64_t garment_steps = 4500;
+  int64_t garment_steps = 4000;
   double garment_rate = 2e-3;
   double garment_ema = 0.998;
   double garment_time_scale = 100;

@@ -5,7 +5,6 @@
 #include <filesystem>
 #include <limits>
 #include <map>
-#include <nlohmann/json.hpp>
 
 #include "flowgrad/autograd/graph.h"
 #include "flowgrad/autograd/mode.h"
@@ -13,6 +12,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/safetensors.h"
 #include "flowgrad/core/text.h"
@@ -20,8 +20,6 @@
 
 namespace flowgrad::cli {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 struct InspectArguments {
   CommonOptions common;
@@ -113,14 +111,14 @@ void print_tensors(const InspectArguments& a, const std::string& kind, const Nam
     Json root{{"file", a.path}, {"kind", kind}};
     root.update(facts);
     root.update({{"tensors", list}, {"elements", elements}, {"bytes", bytes}});
-    print_result(root.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
+    print_result(json_text(root) + "\n");
     return;
   }
   std::string out = fmt::format("{}: {}\n", a.path, kind);
   for (const auto& [key, value] : facts.items()) {
     if (!value.is_object()) {
-      out +=
-          fmt::format("{}: {}\n", key, value.is_string() ? value.get<std::string>() : value.dump());
+      out += fmt::format("{}: {}\n", key,
+                         value.is_string() ? value.get<std::string>() : json_text(value));
       continue;
     }
     for (const auto& [inner, v] : value.items()) {
@@ -187,7 +185,7 @@ void inspect_graph(const InspectArguments& a, Model& model, Generator& generator
                      {"saved_bytes", n.saved_bytes},
                      {"inputs", n.inputs}});
   }
-  print_result(Json{{"model", model.name()}, {"rows", a.rows}, {"nodes", nodes}}.dump() + "\n");
+  print_result(json_text({{"model", model.name()}, {"rows", a.rows}, {"nodes", nodes}}) + "\n");
 }
 
 void inspect_model(const InspectArguments& a, const Model& model, Module& module) {
@@ -210,13 +208,12 @@ void inspect_model(const InspectArguments& a, const Model& model, Module& module
   if (a.common.json) {
     Json list = Json::array();
     for (const auto& [name, p] : parts) list.push_back({{"module", name}, {"parameters", p.count}});
-    print_result(Json{{"model", model.name()},
-                      {"config", model.config()},
-                      {"quantities", model.quantities()},
-                      {"parameters", module.parameter_count()},
-                      {"buffers", buffers},
-                      {"modules", list}}
-                     .dump() +
+    print_result(json_text({{"model", model.name()},
+                            {"config", model.config()},
+                            {"quantities", model.quantities()},
+                            {"parameters", module.parameter_count()},
+                            {"buffers", buffers},
+                            {"modules", list}}) +
                  "\n");
     return;
   }
@@ -252,6 +249,11 @@ void run_inspect(const InspectArguments& a) {
     if (!checkpoint)
       throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", a.path));
     return inspect_file(a, checkpoint->path);
+  }
+  if (wants_graph && a.path.ends_with(".npy")) {
+    throw UsageError(
+        fmt::format("{}: {} given; a .safetensors file, the folder of a run or --model is accepted",
+                    a.graph ? "--graph" : "--dot", quote(a.path)));
   }
   ModelOptions model_options = a.model;
   if (!a.path.empty()) model_options.weights = a.path;

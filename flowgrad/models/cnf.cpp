@@ -67,6 +67,11 @@ Tensor ContinuousNormalizingFlow::draw_probe(const Tensor& like) {
 Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, double t1,
                                                  const Tensor& given) {
   check_rows("ContinuousNormalizingFlow", y0, options_.dim);
+  if (given.defined() && given.shape() != y0.shape()) {
+    throw ShapeError(
+        fmt::format("ContinuousNormalizingFlow: probe of shape {} given; {} is accepted",
+                    given.shape().to_string(), y0.shape().to_string()));
+  }
   const ODEFunc::Weights w = ode_func_.weights();
   OdeField field;
   if (options_.trace == Trace::exact) {
@@ -77,11 +82,6 @@ Transformed ContinuousNormalizingFlow::integrate(const Tensor& y0, double t0, do
     };
   } else {
     const Tensor probe = given.defined() ? given : draw_probe(y0);
-    if (probe.shape() != y0.shape()) {
-      throw ShapeError(
-          fmt::format("ContinuousNormalizingFlow: probe of shape {} given; {} is accepted",
-                      probe.shape().to_string(), y0.shape().to_string()));
-    }
     const Tensor left = matmul(probe, w.out);
     const Tensor right = linear(probe, w.x);
     field = [w, left, right](double t, const OdeState& y) {

@@ -5,6 +5,8 @@ ok train --model realnvp --set n_flows=2 --set hidden=8 --data moons --steps 7 -
   --run 'a "run" # 1' --print-config
 [ ! -e 'a "run" # 1' ] || fail "--print-config trained"
 cp out c.toml
+ok init --model planar --print-config # what is required for the work is not for this
+says "model = \"planar\"" out
 ok train --config c.toml --print-config
 same out c.toml
 ok train --config c.toml --steps 9 --set n_flows=3 --print-config

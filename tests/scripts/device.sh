@@ -1,0 +1,21 @@
+# --device cuda: the same draws as on the CPU, or one clear line where there is no device.
+. "$(dirname "$0")/common.inc"
+
+ok init --model planar --output w.safetensors --quiet
+ok sample --weights w.safetensors --n 5 --seed 3 --output x.npy
+if ! "$flowgrad" sample --weights w.safetensors --n 5 --device cuda --output y.npy 2>err; then
+  says "Device::cpu() is available" err
+  finish
+fi
+ok sample --weights w.safetensors --n 5 --seed 3 --device cuda --output y.npy
+ok inspect y.npy
+says "(5, 2)" out
+
+# The emulator can pretend that there is no device; a real one cannot.
+export FLOWGRAD_EMULATOR_DEVICES=0
+if ! "$flowgrad" sample --weights w.safetensors --n 5 --device cuda --output z.npy 2>err; then
+  says "no device was found" err
+  ok sample --weights w.safetensors --n 5 --output z.npy
+  says "CUDA: built, no device: using the CPU" err
+fi
+finish
