@@ -34,7 +34,11 @@ namespace {
   INTEGER(clamp, max(min(x, q), p))              \
   INTEGER(add_scalar, wrap(bits(x) + bits(p)))   \
   INTEGER(mul_scalar, wrap(bits(x) * bits(p)))   \
-  INTEGER(rsub_scalar, wrap(bits(p) - bits(x)))
+  INTEGER(rsub_scalar, wrap(bits(p) - bits(x)))  \
+  INTEGER(floor, x)                              \
+  INTEGER(ceil, x)                               \
+  INTEGER(round, x)                              \
+  INTEGER(relu, x > 0 ? x : 0)
 INTEGERS
 #undef INTEGER
 
