@@ -204,6 +204,24 @@ function(flowgrad_test_isa_symbols)
   endforeach()
 endfunction()
 
+# What nvcc makes of the kernels, where there is nvcc; no device is needed. The whole table takes a
+# quarter of an hour.
+function(flowgrad_test_static)
+  find_program(FLOWGRAD_PYTHON python3)
+  mark_as_advanced(FLOWGRAD_PYTHON)
+  if(NOT FLOWGRAD_PYTHON)
+    return()
+  endif()
+  set(script "${FLOWGRAD_PYTHON}" "${CMAKE_CURRENT_SOURCE_DIR}/static/registers.py")
+  add_test(NAME static.opcodes COMMAND ${script} --opcodes)
+  add_test(NAME static.registers.ladder COMMAND ${script} ladder/08_cp_async.cu ladder/12_wgmma.cu)
+  add_test(NAME static.registers.nightly COMMAND ${script})
+  set_tests_properties(static.opcodes static.registers.ladder PROPERTIES
+    LABELS static TIMEOUT 900 SKIP_RETURN_CODE 77)
+  set_tests_properties(static.registers.nightly PROPERTIES
+    LABELS nightly TIMEOUT 7200 SKIP_RETURN_CODE 77)
+endfunction()
+
 # Installs into a scratch prefix, then builds and runs tests/consumer against it.
 function(flowgrad_test_consumer)
   if(FLOWGRAD_SANITIZE OR FLOWGRAD_COVERAGE)
