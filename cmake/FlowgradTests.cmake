@@ -102,7 +102,7 @@ function(flowgrad_test_file program room file)
     string(REGEX REPLACE ",$" "" on_device "${on_device}")
     add_test(NAME ${room}.${stem}.device
              COMMAND ${program} ${FLOWGRAD_CATCH_ARGUMENTS} "${on_device}")
-    set_tests_properties(${room}.${stem}.device PROPERTIES LABELS "${room};device" TIMEOUT 900
+    set_tests_properties(${room}.${stem}.device PROPERTIES LABELS "${room};device" TIMEOUT 1800
                          SKIP_RETURN_CODE 77 ENVIRONMENT FLOWGRAD_TEST_DEVICE=cuda)
   endif()
   if(n_nightly GREATER 0)
@@ -213,12 +213,9 @@ function(flowgrad_test_static)
     return()
   endif()
   set(script "${FLOWGRAD_PYTHON}" "${CMAKE_CURRENT_SOURCE_DIR}/static/registers.py")
-  add_test(NAME static.opcodes COMMAND ${script} --opcodes)
-  add_test(NAME static.registers.ladder COMMAND ${script} ladder/08_cp_async.cu ladder/12_wgmma.cu)
+  add_test(NAME static.opcodes.nightly COMMAND ${script} --opcodes)
   add_test(NAME static.registers.nightly COMMAND ${script})
-  set_tests_properties(static.opcodes static.registers.ladder PROPERTIES
-    LABELS static TIMEOUT 900 SKIP_RETURN_CODE 77)
-  set_tests_properties(static.registers.nightly PROPERTIES
+  set_tests_properties(static.opcodes.nightly static.registers.nightly PROPERTIES
     LABELS nightly TIMEOUT 7200 SKIP_RETURN_CODE 77)
 endfunction()
 

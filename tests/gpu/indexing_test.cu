@@ -86,6 +86,11 @@ TEST_CASE("gather and index_select: rows of every width", "[indexing_test]") {
             values({9, width}, dtype, 3), 0);
     }
   }
+  // Rows cut out of wider ones: the row is a multiple of what the step between rows is not.
+  const Tensor wide = values({9, 10}, DType::float32, 1);
+  const Tensor cut =
+      Tensor::over(wide.storage_ref(), {Shape{9, 8}, Strides{10, 1}, 0}, DType::float32);
+  check(Op::index_select, values({40, 8}, DType::float32, 2), indices({40}, 9, 3), cut, 0);
   // An offset that breaks the alignment of wide accesses.
   const Tensor x = values({9, 8}, DType::float32, 1);
   const Tensor shifted =

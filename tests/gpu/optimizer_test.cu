@@ -13,7 +13,8 @@ namespace {
 const std::vector<DType> kFloating{DType::float32, DType::float64};
 
 /// Parameters, gradients and both moments of many slots; sizes repeat where there are more slots
-/// than sizes, and every third one starts at an odd place in its storage.
+/// than sizes. Every third one starts at odd places in its storages, and of every seven a few have
+/// one array that does.
 struct Slots {
   std::vector<Tensor> tensors;  // parameters, moments, moments, gradients
 
@@ -21,7 +22,7 @@ struct Slots {
     for (uint64_t kind = 0; kind < 4; ++kind) {
       for (size_t i = 0; i < n; ++i) {
         const int64_t size = sizes[i % sizes.size()];
-        const int64_t offset = i % 3 == 2 ? 1 : 0;
+        const int64_t offset = i % 3 == 2 || i % 7 == kind + 1 ? 1 : 0;
         const Tensor whole =
             values({size + offset}, dtypes[i % dtypes.size()], kind * n + i, kind == 2 ? 0 : -2, 2);
         tensors.push_back(
