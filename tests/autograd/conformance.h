@@ -201,7 +201,7 @@ inline Pinned read_pinned(std::istream& in) {
 
 /// The lines of tests/golden/conformance_numbers.txt that belong to a case.
 inline std::vector<PinnedLine> pinned(const std::string& id) {
-  std::ifstream file(std::string(FLOWGRAD_TEST_DATA) + "/golden/conformance_numbers.txt");
+  std::ifstream file(FLOWGRAD_TEST_DATA "/golden/conformance_numbers.txt");
   std::vector<PinnedLine> lines;
   for (std::string line; std::getline(file, line);) {
     if (line.rfind(id + " ", 0) != 0) continue;

@@ -19,8 +19,7 @@ struct GoldenCase {
 };
 
 std::map<std::string, GoldenCase> golden_cases() {
-  const SafetensorsFile file =
-      load_safetensors(std::string(FLOWGRAD_TEST_DATA) + "/golden/ops.safetensors");
+  const SafetensorsFile file = load_safetensors(FLOWGRAD_TEST_DATA "/golden/ops.safetensors");
   std::map<std::string, GoldenCase> cases;
   for (const auto& [name, tensor] : file.tensors) {
     const size_t dot = name.rfind('.');

@@ -18,8 +18,7 @@ namespace flowgrad::testing {
 class Golden {
  public:
   explicit Golden(const std::string& name)
-      : file_(load_safetensors(std::string(FLOWGRAD_TEST_DATA) + "/golden/models/" + name +
-                               ".safetensors")),
+      : file_(load_safetensors(FLOWGRAD_TEST_DATA "/golden/models/" + name + ".safetensors")),
         config(parse_json(file_.metadata.at("config"))),
         dtype(file_.metadata.at("dtype") == "float64" ? DType::float64 : DType::float32),
         tolerance(std::stod(file_.metadata.at("tolerance"))) {}
