@@ -117,15 +117,27 @@ function(flowgrad_command)
                                                 RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
 endfunction()
 
-# bench/<name>.cpp becomes the program bench_<name>.
+# bench/<name>.cpp becomes the program bench_<name>; bench/support is what they share.
 function(flowgrad_benchmarks)
+  file(GLOB support CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/bench/support/*.cpp")
+  add_library(flowgrad_bench STATIC ${support})
+  flowgrad_compile_rules(flowgrad_bench)
+  target_include_directories(flowgrad_bench PUBLIC "${PROJECT_SOURCE_DIR}/bench")
+  target_link_libraries(flowgrad_bench PUBLIC flowgrad_command fmt::fmt
+                                       PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json)
+  if(NOT FLOWGRAD_GPU_KIND STREQUAL "OFF")
+    file(GLOB kernels CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/bench/support/*.cu")
+    flowgrad_gpu_sources(flowgrad_bench ${kernels})
+  endif()
+  if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
+    target_link_libraries(flowgrad_bench PRIVATE CUDA::cublas)
+  endif()
   file(GLOB sources CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/bench/*.cpp")
   foreach(source IN LISTS sources)
     cmake_path(GET source STEM name)
     add_executable(bench_${name} ${source})
     flowgrad_compile_rules(bench_${name})
-    target_link_libraries(bench_${name} PRIVATE flowgrad::flowgrad fmt::fmt
-                                                nlohmann_json::nlohmann_json ${CMAKE_DL_LIBS})
+    target_link_libraries(bench_${name} PRIVATE flowgrad_bench)
     set_target_properties(bench_${name} PROPERTIES
       RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   endforeach()

@@ -185,6 +185,9 @@ function(flowgrad_test_scripts)
              COMMAND sh -c "rm -rf \"$3\" && mkdir -p \"$3\" && exec sh \"$1\" \"$2\" \"$3\"" cli
                      "${script}" "$<TARGET_FILE:flowgrad_cli>" "${folder}")
     set_tests_properties(cli.${name} PROPERTIES LABELS cli TIMEOUT 900 SKIP_RETURN_CODE 77)
+    if(name STREQUAL "device")
+      set_tests_properties(cli.${name} PROPERTIES LABELS "cli;device")
+    endif()
   endforeach()
 endfunction()
 

@@ -19,6 +19,10 @@
 namespace flowgrad::cli {
 namespace {
 
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 struct BenchArguments {
   std::string only, json_file, isa;
   std::string device = "cpu";
@@ -28,47 +32,6 @@ struct BenchArguments {
   bool list = false;
   bool verify_only = false;
 };
-
-double seconds() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-struct Timing {
-  double minimum = 0;
-  double median = 0;
-  size_t samples = 0;
-};
-
-/// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget is
-/// spent.
-Timing measure(const std::function<void()>& run, double budget, Device device) {
-  synchronize(device);
-  double start = seconds();
-  run();
-  run();
-  synchronize(device);
-  const double once = (seconds() - start) / 2;
-  const int inner = std::max(1, static_cast<int>(0.02 / std::max(once, 1e-9)));
-  std::vector<double> times;
-  const double end = seconds() + budget;
-  while (times.size() < 5 || (seconds() < end && times.size() < 200)) {
-    start = seconds();
-    for (int i = 0; i < inner; ++i) run();
-    synchronize(device);
-    times.push_back((seconds() - start) / inner);
-  }
-  std::sort(times.begin(), times.end());
-  const size_t n = times.size();
-  return {times.front(), n % 2 ? times[n / 2] : (times[n / 2 - 1] + times[n / 2]) / 2, n};
-}
-
-std::string cpu_name() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
-  }
-  return "unknown";
-}
 
 /// Rate, and percent of the measured limit that bounds the case where one is known; empty where
 /// neither work nor bytes are.
@@ -148,6 +111,35 @@ void run_bench(const BenchArguments& a) {
 }
 
 }  // namespace
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("model name")) return line.substr(line.find(':') + 2);
+  }
+  return "unknown";
+}
+
+Timing measure(const std::function<void()>& run, double budget, Device device) {
+  synchronize(device);
+  double start = seconds();
+  run();
+  run();
+  synchronize(device);
+  const double once = (seconds() - start) / 2;
+  const int inner = std::max(1, static_cast<int>(0.02 / std::max(once, 1e-9)));
+  std::vector<double> times;
+  const double end = seconds() + budget;
+  while (times.size() < 5 || (seconds() < end && times.size() < 200)) {
+    start = seconds();
+    for (int i = 0; i < inner; ++i) run();
+    synchronize(device);
+    times.push_back((seconds() - start) / inner);
+  }
+  std::sort(times.begin(), times.end());
+  const size_t n = times.size();
+  return {times.front(), n % 2 ? times[n / 2] : (times[n / 2 - 1] + times[n / 2]) / 2, n};
+}
 
 void add_bench(CLI::App& app) {
   auto a = std::make_shared<BenchArguments>();

@@ -35,4 +35,17 @@ struct Roofline {
 };
 Roofline measure_roofline();
 
+/// Seconds of one iteration.
+struct Timing {
+  double minimum = 0;
+  double median = 0;
+  size_t samples = 0;
+};
+/// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget in
+/// seconds is spent. A sample on a device ends when its work has.
+Timing measure(const std::function<void()>& run, double budget, Device device);
+
+/// As the operating system names the processor.
+std::string cpu_name();
+
 }  // namespace flowgrad::cli

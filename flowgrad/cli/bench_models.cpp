@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -146,6 +147,45 @@ void add_cnf(std::vector<BenchCase>& out, int64_t d, int64_t n, Device device) {
       device));
 }
 
+/// One solve without derivatives, against the same solve on the CPU in float64.
+void add_cnf_solve(std::vector<BenchCase>& out, int64_t n, Device device) {
+  BenchCase c;
+  c.name = fmt::format("cnf/solve_rk4x100_hutchinson/d2_b{}", n);
+  c.prepare = [n, device] {
+    Generator g(12);
+    CNFOptions o;
+    o.solver = {.solver = "rk4", .n_steps = 100};
+    const auto flow = std::make_shared<ContinuousNormalizingFlow>(o, g);
+    const auto exact = std::make_shared<ContinuousNormalizingFlow>(o, g, DType::float64);
+    exact->load_state_dict(flow->state_dict());
+    flow->to(device);
+    const Tensor x = normal({n, 2}, g, device);
+    const Tensor probe = rademacher({n, 2}, g, DType::float32, device);
+    const auto solve = [](ContinuousNormalizingFlow& f, const Tensor& y, const Tensor& e) {
+      NoGrad off;
+      const Transformed end = f.integrate(y, 0, 1, e);
+      return concat({end.value, unsqueeze(end.log_det, 1)}, 1).to_vector<double>();
+    };
+    auto verify = [=]() -> std::string {
+      const auto in_double = [](const Tensor& t) {
+        return cast(to(t, Device::cpu()), DType::float64);
+      };
+      const auto got = solve(*flow, x, probe);
+      const auto want = solve(*exact, in_double(x), in_double(probe));
+      double worst = 0;
+      for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - want[i]));
+      if (!(worst <= 1e-4)) return fmt::format("{:.1e} from float64; 1e-04 is accepted", worst);
+      return solve(*flow, x, probe) == got ? "" : "two runs differ in their bits";
+    };
+    return BenchCase::Prepared{[=] {
+                                 NoGrad off;
+                                 flow->integrate(x, 0, 1, probe);
+                               },
+                               verify};
+  };
+  out.push_back(std::move(c));
+}
+
 FlowMatchingOptions tutorial_matching() { return {.condition_dim = 256, .action_dim = 7}; }
 DiffusionOptions tutorial_diffusion() {
   return {.state_dim = 256, .action_dim = 7, .schedule = NoiseSchedule::linear};
@@ -163,7 +203,7 @@ void add_flow_matching(std::vector<BenchCase>& out, Device device) {
         [=](Module& m, Generator& g) { return static_cast<FlowMatching&>(m).loss(x1, c, g, x0); },
         device));
   }
-  for (const int64_t n : {1, 32, 256}) {
+  for (const int64_t n : {1, 32, 64, 256}) {
     out.push_back(sampling_case(fmt::format("flow_matching/generate100/b{}", n), [n, device] {
       auto g = std::make_shared<Generator>(9);
       const auto model = std::make_shared<FlowMatching>(tutorial_matching(), *g);
@@ -183,7 +223,7 @@ void add_diffusion(std::vector<BenchCase>& out, Device device) {
       [](Generator& g) { return std::make_unique<DiffusionPolicy>(tutorial_diffusion(), g); },
       [=](Module& m, Generator& g) { return static_cast<DiffusionPolicy&>(m).loss(x, s, g); },
       device));
-  for (const int64_t n : {1, 256}) {
+  for (const int64_t n : {1, 32, 64, 256}) {
     out.push_back(sampling_case(fmt::format("diffusion/sample100/b{}", n), [n, device] {
       auto g = std::make_shared<Generator>(11);
       const auto model = std::make_shared<DiffusionPolicy>(tutorial_diffusion(), *g);
@@ -206,6 +246,8 @@ std::vector<BenchCase> model_bench_cases(Device device) {
   add_cnf(out, 2, 128, device);
   add_cnf(out, 2, 1024, device);
   add_cnf(out, 43, 512, device);
+  for (const int64_t n : {128, 1024}) add_cnf_solve(out, n, device);
+  if (!device.is_cpu()) add_cnf_solve(out, 8192, device);  // seconds on a CPU
   add_flow_matching(out, device);
   add_diffusion(out, device);
   return out;

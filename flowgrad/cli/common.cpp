@@ -123,7 +123,7 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
   Config config;
   if (const auto set = json.find("set"); set != json.end() && set->is_object()) {
     for (const auto& [key, value] : set->items()) {
-      config[key] = value.is_string() ? value.get<std::string>() : json_text(value);
+      config[key] = plain_text(value);
     }
   }
   return {json["model"].get<std::string>(), config};

@@ -110,8 +110,7 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
 }
 
 std::string json_value(const Json& value, const std::string& key, const std::string& path) {
-  if (value.is_string()) return value.get<std::string>();
-  if (value.is_number() || value.is_boolean()) return json_text(value);
+  if (value.is_string() || value.is_number() || value.is_boolean()) return plain_text(value);
   refuse(path, fmt::format("\"{}\" is {}; a string, a number, true or false is accepted", key,
                            value.type_name()));
 }

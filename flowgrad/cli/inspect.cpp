@@ -117,8 +117,7 @@ void print_tensors(const InspectArguments& a, const std::string& kind, const Nam
   std::string out = fmt::format("{}: {}\n", a.path, kind);
   for (const auto& [key, value] : facts.items()) {
     if (!value.is_object()) {
-      out += fmt::format("{}: {}\n", key,
-                         value.is_string() ? value.get<std::string>() : json_text(value));
+      out += fmt::format("{}: {}\n", key, plain_text(value));
       continue;
     }
     for (const auto& [inner, v] : value.items()) {

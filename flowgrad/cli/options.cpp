@@ -164,8 +164,7 @@ void Command::run(std::function<void(const Command&)> action) {
   flag("--print-config", *print, "Print all options as a configuration file and exit").transient();
   last_->each([sub = sub_](const std::string& value) {
     if (value != "true") return;
-    for (CLI::Option* option : sub->get_options([](CLI::Option*) { return true; }))
-      option->required(false);
+    for (CLI::Option* option : sub->get_options()) option->required(false);
   });
   sub_->callback([self = *this, print, action = std::move(action)] {
     if (*print) {

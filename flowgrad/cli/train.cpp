@@ -167,14 +167,11 @@ void check_resume(const TrainArguments& a, const std::string& config) {
   std::vector<std::string> warnings;  // the trainer tells them
   const auto checkpoint = CheckpointStore::newest(a.run, &warnings);
   if (!checkpoint) return;
-  const auto shown = [](const Json& value) {
-    return value.is_string() ? value.get<std::string>() : json_text(value);
-  };
   const auto refuse = [&](const std::string& what, const Json& given, const Json& stored) {
     throw IoError(
         fmt::format("{}{} given; the run in {} was started with {}, and another "
                     "configuration cannot continue it",
-                    what, shown(given), a.run, shown(stored)));
+                    what, plain_text(given), a.run, plain_text(stored)));
   };
   const Json stored = parse_json_or_null(checkpoint->config);
   const Json given = parse_json(config);

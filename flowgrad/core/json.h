@@ -20,4 +20,7 @@ Json parse_json_or_null(std::string_view text);
 /// On one line, or indented by `indent` spaces a level. Bytes that are not UTF-8 are replaced.
 std::string json_text(const Json& value, int indent = -1);
 
+/// A string as it is, without quotes; anything else as json_text.
+std::string plain_text(const Json& value);
+
 }  // namespace flowgrad

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 /// What host code asks of a GPU: memory, copies, synchronisation. Two bodies: the CUDA runtime
 /// (gpu_runtime_cuda.cu) and the emulator (emulator/device.cpp). Kernels are launched through
@@ -59,5 +60,16 @@ void synchronize(Stream stream);
 /// Host memory that the device can copy from and to without a detour; nullptr when there is none.
 void* pinned_allocate(std::size_t bytes);
 void pinned_release(void* pointer) noexcept;
+
+/// What a launch used; registers and local bytes (a thread's spills and stack) are 0 on the
+/// emulator.
+struct LaunchRecord {
+  std::string kernel;  // mangled
+  int registers = 0;
+  std::size_t local_bytes = 0;
+  std::size_t shared_bytes = 0;
+};
+/// Where launches are noted down while it is set: for benchmarks.
+inline std::vector<LaunchRecord>* launch_records = nullptr;
 
 }  // namespace flowgrad::gpu

@@ -23,6 +23,18 @@ int attribute(cudaDeviceAttr which, int device) {
   return value;
 }
 
+std::string name_of(const void* kernel) {
+  const char* name = nullptr;
+  return cudaFuncGetName(&name, kernel) == cudaSuccess ? name : "(unknown)";
+}
+
+LaunchRecord record_of(const void* kernel, std::size_t dynamic_shared) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "launch_records");
+  return {name_of(kernel), attributes.numRegs, attributes.localSizeBytes,
+          attributes.sharedSizeBytes + dynamic_shared};
+}
+
 }  // namespace
 
 int device_count() noexcept {
@@ -101,20 +113,23 @@ namespace detail {
 
 void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
             void** arguments) {
-  constexpr std::size_t kWithoutOptIn = 48 << 10;
-  cudaError_t status = cudaSuccess;
-  if (dynamic_shared > kWithoutOptIn) {
+  const auto launch_once = [&] {
+    return cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
+  };
+  cudaError_t status = launch_once();
+  if (status == cudaErrorInvalidValue && dynamic_shared > 0) {
+    // More than 48 KiB a block, the kernel's static arrays included, must be asked for: once.
+    cudaGetLastError();
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(dynamic_shared));
+    if (status == cudaSuccess) status = launch_once();
   }
   if (status == cudaSuccess) {
-    status = cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
+    if (launch_records != nullptr) launch_records->push_back(record_of(kernel, dynamic_shared));
+    return;
   }
-  if (status == cudaSuccess) return;
   cudaGetLastError();
-  const char* name = nullptr;
-  if (cudaFuncGetName(&name, kernel) != cudaSuccess) name = "(unknown)";
-  const std::string text = std::string("launch of kernel ") + name;
+  const std::string text = "launch of kernel " + name_of(kernel);
   check(status, text.c_str());
 }
 

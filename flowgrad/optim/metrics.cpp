@@ -19,8 +19,6 @@
 namespace flowgrad {
 namespace {
 
-// Ordered, so that a person finds the step first.
-
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
 double number(const Json& row, const char* key) {

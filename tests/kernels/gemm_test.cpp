@@ -235,6 +235,8 @@ TEST_CASE("NaN and infinity pass through a product", "[gemm_test]") {
 TEST_CASE("an unknown instruction set is refused by name", "[gemm_test]") {
   CpuSettings restore;
   CHECK_THROWS_AS(set_isa("mmx"), ValueError);
-  CHECK_THROWS_WITH(set_isa("mmx"), Catch::Matchers::Contains("unknown instruction set 'mmx'") &&
-                                        Catch::Matchers::Contains("baseline"));
+  CHECK_THROWS_WITH(set_isa("mmx"),
+                    Catch::Matchers::StartsWith(
+                        "FLOWGRAD_ISA: unknown instruction set 'mmx'; this processor accepts: ") &&
+                        Catch::Matchers::EndsWith("baseline"));
 }

@@ -45,8 +45,7 @@ class Golden {
   /// The configuration as the registry takes it.
   Config settings() const {
     Config out;
-    for (const auto& [key, value] : config.items())
-      out[key] = value.is_string() ? value.get<std::string>() : json_text(value);
+    for (const auto& [key, value] : config.items()) out[key] = plain_text(value);
     return out;
   }
 

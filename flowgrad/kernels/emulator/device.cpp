@@ -133,6 +133,7 @@ void enqueue_launch(std::unique_ptr<const Kernel> kernel, dim3 grid, dim3 block,
                     std::size_t dynamic_shared) {
   const Call call("launch");
   check_launch(*kernel, grid, block, dynamic_shared);
+  if (launch_records != nullptr) launch_records->push_back({kernel->name(), 0, 0, dynamic_shared});
   const std::shared_ptr<const Kernel> shared = std::move(kernel);
   Device::instance().enqueue([shared, grid, block, dynamic_shared] {
     run_grid(*shared, grid, block, dynamic_shared);

@@ -1,0 +1,300 @@
+#include "support/bench.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <map>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/bench.h"
+#include "flowgrad/cli/options.h"
+#include "flowgrad/core/device_memory.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
+#include "flowgrad/kernels/gpu_runtime.h"
+#include "flowgrad/kernels/parallel.h"
+
+namespace flowgrad::bench {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+struct Arguments {
+  std::string device = "cpu", impl = "all", only, sizes, json, markdown, bars, roofline;
+  double budget = 0.5;
+  bool verify_only = false, list = false;
+};
+
+std::string device_name(Device device) {
+#if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
+  if (!device.is_cpu()) return gpu::device_info(device.index).name;
+#endif
+  return fmt::format("{}, {} threads", cli::cpu_name(), kernels::num_threads());
+}
+
+Tensors copies(const Case& c) {
+  Tensors out;
+  for (const Tensor& t : c.tensors) out.push_back(clone(t));
+  for (size_t i : c.poisoned) {
+    if (is_floating(out[i].dtype())) fill_(out[i], std::numeric_limits<double>::quiet_NaN());
+  }
+  return out;
+}
+
+std::vector<std::vector<double>> results_of(const Case& c, const Tensors& tensors) {
+  std::vector<std::vector<double>> out;
+  for (size_t i : c.results) out.push_back(tensors[i].to_vector<double>());
+  return out;
+}
+
+/// Results on the CPU in double, once for all impls of a kernel and size.
+const std::vector<std::vector<double>>& reference_of(const Case& c) {
+  static std::map<std::string, std::vector<std::vector<double>>> known;
+  const std::string key = c.kernel + " " + c.size;
+  if (const auto found = known.find(key); found != known.end()) return found->second;
+  known.clear();  // cases come in groups, and large results should not pile up
+  Tensors exact;
+  for (const Tensor& t : c.tensors) {
+    const Tensor host = to(t, Device::cpu());
+    exact.push_back(is_floating(t.dtype()) ? cast(host, DType::float64) : clone(host));
+  }
+  c.reference(exact);
+  return known[key] = results_of(c, exact);
+}
+
+double relative_error(const std::vector<double>& got, const std::vector<double>& want) {
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    difference += (got[i] - want[i]) * (got[i] - want[i]);
+    norm += want[i] * want[i];
+  }
+  return std::sqrt(difference / std::max(norm, 1e-300));
+}
+
+void check(const Case& c, Row& row) {
+  const Tensors first = copies(c), second = copies(c);
+  c.apply(first);
+  const auto got = results_of(c, first);
+  const auto& want = reference_of(c);
+  for (size_t i = 0; i < got.size(); ++i) {
+    const double error = relative_error(got[i], want[i]);
+    if (!(error <= row.error)) row.error = error;  // NaN counts
+  }
+  if (!(row.error <= c.tolerance)) {
+    row.failure = fmt::format("relative error {:.2g}; {:.0e} is demanded", row.error, c.tolerance);
+    return;
+  }
+  c.apply(second);
+  if (results_of(c, second) != got) row.failure = "two runs differ in their bits";
+}
+
+void count_launches(const Case& c, Row& row) {
+  std::vector<gpu::LaunchRecord> records;
+  gpu::launch_records = &records;
+  c.apply(c.tensors);
+  gpu::launch_records = nullptr;
+  row.launches = records.size();
+  for (const gpu::LaunchRecord& r : records) {
+    row.registers = std::max(row.registers, r.registers);
+    row.local_bytes = std::max(row.local_bytes, r.local_bytes);
+  }
+}
+
+std::string rate_of(const Row& r) {
+  if (r.gflops > 0) return fmt::format("{:.4g} TFLOP/s", r.gflops * 1e-3);
+  if (r.gbytes > 0) return fmt::format("{:.4g} GB/s", r.gbytes);
+  return "";
+}
+
+std::string percent(double value) { return value > 0 ? fmt::format("{:.0f} %", value) : ""; }
+
+std::string number(double value) { return value > 0 ? fmt::format("{:.0f}", value) : ""; }
+
+/// The columns of the table, as text.
+std::vector<std::string> columns(const Row& r) {
+  if (!r.failure.empty())
+    return {r.kernel, r.size, r.impl, "FAIL " + r.failure, "", "", "", "", "", "", ""};
+  return {r.kernel,
+          r.size,
+          r.impl,
+          fmt::format("{:.1e}", r.error),
+          r.seconds > 0 ? fmt::format("{:.4g}", r.seconds * 1e3) : "",
+          rate_of(r),
+          percent(r.percent_of_limit),
+          r.percent_of_peer > 0 ? fmt::format("{:.0f} % {}", r.percent_of_peer, r.peer) : "",
+          number(static_cast<double>(r.launches)),
+          number(r.registers),
+          r.launches > 0 ? fmt::format("{}", r.local_bytes) : ""};
+}
+
+const std::vector<std::string> kHeads{"kernel",   "size",      "impl",       "error",
+                                      "ms",       "rate",      "limit",      "peer",
+                                      "launches", "registers", "local bytes"};
+
+void print_row(const std::vector<std::string>& c) {
+  fmt::print("{:18} {:>18} {:26} {:>8} {:>9} {:>14} {:>6} {:>18} {:>8} {:>9} {:>6}\n", c[0], c[1],
+             c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10] == kHeads[10] ? "local" : c[10]);
+  std::fflush(stdout);
+}
+
+std::string markdown(const std::vector<Row>& rows) {
+  std::string out = fmt::format("| {} |\n|{}\n", fmt::join(kHeads, " | "),
+                                "---|---|---|---|---|---|---|---|---|---|---|");
+  for (const Row& r : rows) out += fmt::format("| {} |\n", fmt::join(columns(r), " | "));
+  return out;
+}
+
+Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) {
+  Json root;
+  root["device"] = device_name(device);
+  root["measured_gflops"] = limits.gflops;
+  root["measured_gbytes"] = limits.gbytes;
+  for (const Row& r : rows) {
+    Json row;
+    row["kernel"] = r.kernel;
+    row["size"] = r.size;
+    row["impl"] = r.impl;
+    row["error"] = r.error;
+    row["failure"] = r.failure;
+    row["median_s"] = r.seconds;
+    row["gflops"] = r.gflops;
+    row["gbytes"] = r.gbytes;
+    row["percent_of_limit"] = r.percent_of_limit;
+    row["percent_of_peer"] = r.percent_of_peer;
+    row["launches"] = r.launches;
+    row["registers"] = r.registers;
+    row["local_bytes"] = r.local_bytes;
+    root["rows"].push_back(row);
+  }
+  return root;
+}
+
+/// Percent of the peer's rate, once all rows are known.
+void compare(const std::vector<Case>& cases, std::vector<Row>& rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (const Row& other : rows) {
+      if (cases[i].peer.empty() || other.impl != cases[i].peer || rows[i].seconds == 0 ||
+          other.kernel != rows[i].kernel || other.size != rows[i].size) {
+        continue;
+      }
+      rows[i].peer = other.impl;
+      rows[i].percent_of_peer = 100 * other.seconds / rows[i].seconds;
+    }
+  }
+}
+
+Row run_case(const Case& c, const Arguments& a, Device device, const Limits& limits) {
+  Row row;
+  row.kernel = c.kernel;
+  row.size = c.size;
+  row.impl = c.impl;
+  check(c, row);
+  if (!row.failure.empty()) return row;
+  count_launches(c, row);
+  if (a.verify_only) return row;
+  row.seconds = cli::measure([&] { c.apply(c.tensors); }, a.budget, device).median;
+  row.gflops = c.flops / row.seconds * 1e-9;
+  row.gbytes = c.bytes / row.seconds * 1e-9;
+  if (c.flops == 0 && limits.gbytes > 0) row.percent_of_limit = 100 * row.gbytes / limits.gbytes;
+  if (c.flops > 0 && limits.gflops > 0) row.percent_of_limit = 100 * row.gflops / limits.gflops;
+  return row;
+}
+
+int run(const Arguments& a, const Program& program) {
+  const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
+  std::vector<Case> cases = program.cases({device, a.sizes, a.impl});
+  std::erase_if(cases, [&](const Case& c) {
+    return c.kernel.find(a.only) == std::string::npos ||
+           (a.impl != "all" && c.impl.find(a.impl) == std::string::npos);
+  });
+  if (cases.empty()) throw cli::UsageError("--only, --impl: no case is left; --list shows them");
+  if (a.list) {
+    for (const Case& c : cases) fmt::print("{:18} {:>18} {}\n", c.kernel, c.size, c.impl);
+    return 0;
+  }
+  Limits limits;
+  if (!a.verify_only) limits = measure_limits(device);
+  fmt::print("{}", device_name(device));
+  if (!a.verify_only)
+    fmt::print("; measured: {:.1f} TFLOP/s float32 multiply-add, {:.0f} GB/s copy",
+               limits.gflops * 1e-3, limits.gbytes);
+  fmt::print("\n");
+  print_row(kHeads);
+  std::vector<Row> rows;
+  for (Case& c : cases) {
+    rows.push_back(run_case(c, a, device, limits));
+    compare(cases, rows);
+    print_row(columns(rows.back()));
+    c.tensors.clear();
+    c.apply = c.reference = nullptr;  // they may hold tensors as well
+  }
+  compare(cases, rows);
+  if (!a.json.empty())
+    write_file_atomic(a.json, json_text(json_of(rows, limits, device), 1) + "\n", "--json");
+  if (!a.markdown.empty()) write_file_atomic(a.markdown, markdown(rows), "--markdown");
+  const std::string title = fmt::format("{} on {}", program.description, device_name(device));
+  if (!a.bars.empty()) write_file_atomic(a.bars, bars_svg(rows, title), "--bars");
+  if (!a.roofline.empty())
+    write_file_atomic(a.roofline, roofline_svg(rows, limits, title), "--roofline");
+  return std::any_of(rows.begin(), rows.end(), [](const Row& r) { return !r.failure.empty(); });
+}
+
+}  // namespace
+
+void set_work(Case& c, Device device, const Work& work) {
+  c.apply = [work, device](const Tensors& t) { work(kernels::backend(device), t); };
+  c.reference = [work](const Tensors& t) { work(kernels::backend(Device::cpu()), t); };
+}
+
+std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t least, size_t most) {
+  std::vector<std::vector<int64_t>> out;
+  for (const std::string& word : CLI::detail::split(text, ',')) {
+    std::vector<int64_t> sizes;
+    for (const std::string& part : CLI::detail::split(word, 'x')) {
+      int64_t value = 0;
+      if (!CLI::detail::lexical_cast(part, value) || value < 1 || value > INT32_MAX)
+        throw cli::UsageError(
+            fmt::format("--sizes: \"{}\" in \"{}\"; 1 to {} is accepted", part, text, INT32_MAX));
+      sizes.push_back(value);
+    }
+    if (sizes.size() < least || sizes.size() > most)
+      throw cli::UsageError(fmt::format("--sizes: \"{}\" has {} numbers; {} to {} are accepted",
+                                        word, sizes.size(), least, most));
+    out.push_back(std::move(sizes));
+  }
+  return out;
+}
+
+int run_cases(int argc, char** argv, const Program& program) {
+  Arguments a;
+  CLI::App app(program.description);
+  app.add_option("--device", a.device, "Where the work runs: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  app.add_option("--impl", a.impl, "Implementations whose name contains this, or all");
+  app.add_option("--only", a.only, "Kernels whose name contains this");
+  app.add_option("--sizes", a.sizes, program.sizes_help);
+  app.add_option("--budget", a.budget, "Seconds per case")->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--json", a.json, "Write the rows to this file");
+  app.add_option("--markdown", a.markdown, "Write the table to this file");
+  app.add_option("--bars", a.bars, "Draw the rates to this SVG file");
+  app.add_option("--roofline", a.roofline, "Draw rates over intensity to this SVG file");
+  app.add_flag("--verify-only", a.verify_only, "Check every case, time none");
+  app.add_flag("--list", a.list, "Print the cases and stop");
+  try {
+    app.parse(argc, argv);
+    return run(a, program);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  } catch (const cli::UsageError& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 2;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 1;
+  }
+}
+
+}  // namespace flowgrad::bench

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "flowgrad/core/tensor.h"
+#include "flowgrad/kernels/backend.h"
+
+/// What the benchmark programs share: each lists cases, and run_cases checks a case before it times
+/// it. A case that fails its check is printed as FAIL and has no speed.
+namespace flowgrad::bench {
+
+struct Case {
+  std::string kernel;  ///< what is computed: "sgemm", "softmax"
+  std::string size;    ///< "4096x4096x4096"
+  std::string impl;    ///< who computes it; "flowgrad" is the library's own choice
+  /// Impl of the same kernel and size whose time is the measure of this one, where there is one.
+  std::string peer;
+  double flops = 0;
+  double bytes = 0;  ///< each input read once, each output written once
+  /// All arrays that `apply` reads or writes, on the device that is measured.
+  std::vector<Tensor> tensors;
+  /// Positions in `tensors` of what is compared, and of the pure outputs among them, which are
+  /// filled with NaN before every checked run.
+  std::vector<size_t> results, poisoned;
+  /// ||result - reference|| / ||reference|| at most.
+  double tolerance = 1e-5;
+  std::function<void(const std::vector<Tensor>&)> apply;
+  /// The same on the CPU in double, given the tensors there.
+  std::function<void(const std::vector<Tensor>&)> reference;
+};
+
+/// Work of a backend: both `apply` on `device` and the reference.
+using Work = std::function<void(kernels::Backend&, const std::vector<Tensor>&)>;
+void set_work(Case& c, Device device, const Work& work);
+
+struct Options {
+  Device device;
+  std::string sizes;  ///< as given; empty for the program's own
+  std::string impl;   ///< "all", or a part of the impl's name
+};
+
+struct Program {
+  std::string description;
+  std::string sizes_help;
+  std::function<std::vector<Case>(const Options&)> cases;
+};
+
+/// Parses the command line, runs the cases, prints the table. Returns the exit code: 1 when a check
+/// failed, 2 for a wrong command line.
+int run_cases(int argc, char** argv, const Program& program);
+
+/// "512,1024x64" as numbers: one list for each comma. UsageError names --sizes.
+std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t least, size_t most);
+
+/// The measured limits of a device: of float32 multiply-adds outside the matrix units, in GFLOP/s,
+/// and of a copy between two arrays beyond the caches, reads and writes counted, in GB/s.
+struct Limits {
+  double gflops = 0;
+  double gbytes = 0;
+};
+Limits measure_limits(Device device);
+
+/// A row of the table, after the check.
+struct Row {
+  std::string kernel, size, impl;
+  double error = 0;
+  std::string failure;  ///< empty: passed
+  double seconds = 0;   ///< median; 0 when not timed
+  double gflops = 0, gbytes = 0;
+  double percent_of_limit = 0, percent_of_peer = 0;  ///< 0: not known
+  std::string peer;
+  size_t launches = 0;
+  int registers = 0;  ///< the most of its kernels
+  size_t local_bytes = 0;
+};
+
+/// The rows as bars in TFLOP/s or GB/s, one chart a program; and in the plane of intensity and
+/// rate, under the limits.
+std::string bars_svg(const std::vector<Row>& rows, const std::string& title);
+std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
+                         const std::string& title);
+
+}  // namespace flowgrad::bench

@@ -1,0 +1,80 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "flowgrad/plot/chart.h"
+#include "support/bench.h"
+
+namespace flowgrad::bench {
+namespace {
+
+/// "07 warp tile" of "sgemm 4096x4096x4096".
+std::string label_of(const Row& r) { return r.impl == "flowgrad" ? r.kernel : r.impl; }
+
+bool was_timed(const Row& r) { return r.failure.empty() && r.seconds > 0; }
+
+}  // namespace
+
+std::string bars_svg(const std::vector<Row>& rows, const std::string& title) {
+  const bool flops =
+      std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.gflops > 0; });
+  plot::BarChart chart;
+  chart.title = title;
+  chart.width = 1100;
+  chart.height = 460;
+  chart.y.label = flops ? "TFLOP/s" : "GB/s";
+  std::vector<std::string> sizes;
+  for (const Row& r : rows) {
+    if (!was_timed(r)) continue;
+    if (std::find(sizes.begin(), sizes.end(), r.size) == sizes.end()) sizes.push_back(r.size);
+    const std::string label = label_of(r);
+    if (std::find(chart.categories.begin(), chart.categories.end(), label) ==
+        chart.categories.end())
+      chart.categories.push_back(label);
+  }
+  for (const std::string& size : sizes) {
+    plot::BarSeries series;
+    series.name = size;
+    for (const std::string& label : chart.categories) {
+      const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
+        return was_timed(r) && r.size == size && label_of(r) == label;
+      });
+      series.values.push_back(row == rows.end() ? 0 : flops ? row->gflops * 1e-3 : row->gbytes);
+    }
+    chart.series.push_back(std::move(series));
+  }
+  chart.value_labels = sizes.size() == 1;
+  return chart.svg();
+}
+
+std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
+                         const std::string& title) {
+  plot::LineChart chart;
+  chart.title = title;
+  chart.subtitle = "under the measured copy rate and the measured rate of float32 multiply-adds";
+  chart.width = 900;
+  chart.height = 520;
+  chart.x = {.label = "intensity", .unit = "FLOP/byte", .scale = plot::Scale::log};
+  chart.y = {.label = "rate", .unit = "GFLOP/s", .scale = plot::Scale::log};
+  double lowest = 1, highest = 1;
+  for (const Row& r : rows) {
+    if (!was_timed(r) || r.gflops == 0 || r.gbytes == 0) continue;
+    const double intensity = r.gflops / r.gbytes;
+    lowest = std::min(lowest, intensity);
+    highest = std::max(highest, intensity);
+    chart.series.push_back({.name = fmt::format("{} {}", label_of(r), r.size),
+                            .x = {intensity},
+                            .y = {r.gflops},
+                            .markers = true});
+  }
+  if (limits.gflops > 0 && limits.gbytes > 0) {
+    const double knee = limits.gflops / limits.gbytes;
+    chart.series.push_back({.name = "limit",
+                            .x = {lowest / 2, knee, std::max(highest, knee) * 2},
+                            .y = {limits.gbytes * lowest / 2, limits.gflops, limits.gflops},
+                            .color = "#52525b"});
+  }
+  return chart.svg();
+}
+
+}  // namespace flowgrad::bench
