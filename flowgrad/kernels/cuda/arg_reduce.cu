@@ -18,11 +18,11 @@ struct FirstExtreme {
   GPU_INLINE Value load(const Value& v, int64_t) const { return v; }
   GPU_INLINE void store(int64_t* out, const Value& v) const { *out = v.at < 0 ? 0 : v.at; }
   GPU_INLINE Value operator()(const Value& a, const Value& b) const {
-    if (b.at < 0) return a;
-    if (a.at < 0) return b;
-    if (beats(maximum, a.value, b.value)) return a;
-    if (beats(maximum, b.value, a.value)) return b;
-    return a.at < b.at ? a : b;
+    // Without branches, so that loads of later elements need not wait for earlier ones.
+    const bool b_beats = beats(maximum, b.value, a.value);
+    const bool tie = !b_beats & !beats(maximum, a.value, b.value);
+    const bool take_b = (a.at < 0) | ((b.at >= 0) & (b_beats | (tie & (b.at < a.at))));
+    return {take_b ? b.value : a.value, take_b ? b.at : a.at};
   }
 };
 

@@ -16,8 +16,7 @@ struct Extreme {
 /// True where x takes the place of the extreme `best`; NaN is the extreme of all.
 template <class T>
 GPU_INLINE bool beats(bool maximum, T x, T best) {
-  if (best != best) return false;
-  return x != x || (maximum ? x > best : x < best);
+  return (best == best) & ((x != x) | (maximum ? x > best : x < best));
 }
 
 }  // namespace flowgrad::kernels::cuda

@@ -42,10 +42,24 @@ struct Rows {
   int64_t step[3] = {};
 };
 
+/// Blocks of a multiprocessor that the registers of cached rows leave room for.
+template <class T, int Cached>
+constexpr int kResident = Cached > 0 && Cached * sizeof(T) <= 128   ? 3
+                          : Cached > 0 && Cached * sizeof(T) <= 256 ? 2
+                                                                    : 1;
+
+/// f(k, i, in range) for the Cached elements of a thread.
+template <int Cached, class Team, class F>
+GPU_INLINE void each_cached(const Team& team, int64_t n, F&& f) {
+  const int length = static_cast<int>(n);  // of a row that fits into registers
+#pragma unroll
+  for (int k = 0; k < Cached; ++k) f(k, team.first + k * Team::kStep < length);
+}
+
 /// Cached = 0: the row is read three times, from the caches where it fits. Otherwise every thread
 /// keeps its Cached elements in registers. x is operand 1.
 template <class Team, int Cached, class T>
-__global__ void __launch_bounds__(Team::kThreads, 1)
+__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
     softmax_rows(bool logarithm, Rows rows, const T* __restrict__ x, T* __restrict__ out) {
   const Team team(rows.work.rows, 1);
   int64_t offset[2] = {};
@@ -60,33 +74,32 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
     largest[j] = lowest<T>();
     sums[j] = 0;
   }
-  const auto write = [&](int64_t i, T shifted, T power, double sum, T scale) {
-    to[i * rows.step[0]] =
-        logarithm ? static_cast<T>(static_cast<double>(shifted) - sum) : power * scale;
+  const auto result = [&](T shifted, T power, double log_sum, T scale) {
+    return logarithm ? static_cast<T>(static_cast<double>(shifted) - log_sum) : power * scale;
   };
   if constexpr (Cached > 0) {
     T mine[Cached];
-#pragma unroll
-    for (int k = 0; k < Cached; ++k) {
-      const int64_t i = team.first + k * Team::kStep;
-      mine[k] = i < n ? in[i * rows.step[1]] : lowest<T>();
-    }
-#pragma unroll
-    for (int k = 0; k < Cached; ++k) largest[0] = Larger<T>{}(largest[0], mine[k]);
+    const T* from = in + team.first * rows.step[1];
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
+      mine[k] = exists ? *from : lowest<T>();
+      from += Team::kStep * rows.step[1];
+      largest[0] = Larger<T>{}(largest[0], mine[k]);
+    });
     const T top = team.fold(largest, Larger<T>{});
-#pragma unroll
-    for (int k = 0; k < Cached; ++k) {
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
       mine[k] -= top;
-      if (team.first + k * Team::kStep < n) sums[0] += static_cast<double>(exp_of(mine[k]));
-    }
+      const T power = exp_of(mine[k]);
+      if (exists) sums[0] += static_cast<double>(power);
+      if (!logarithm) mine[k] = power;
+    });
     const double sum = team.fold(sums, Add{});
     const double log_sum = logarithm ? log(sum) : 0;
     const T scale = static_cast<T>(1 / sum);
-#pragma unroll
-    for (int k = 0; k < Cached; ++k) {
-      const int64_t i = team.first + k * Team::kStep;
-      if (i < n) write(i, mine[k], logarithm ? T(0) : exp_of(mine[k]), log_sum, scale);
-    }
+    T* at = to + team.first * rows.step[0];
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
+      if (exists) *at = result(mine[k], mine[k], log_sum, scale);
+      at += Team::kStep * rows.step[0];
+    });
   } else {
     each_element<4>(team, n, [&](int j, int64_t i) {
       largest[j] = Larger<T>{}(largest[j], in[i * rows.step[1]]);
@@ -100,40 +113,87 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
     const T scale = static_cast<T>(1 / sum);
     each_element<kPowers<T>>(team, n, [&](int, int64_t i) {
       const T shifted = in[i * rows.step[1]] - top;
-      write(i, shifted, logarithm ? T(0) : exp_of(shifted), log_sum, scale);
+      to[i * rows.step[0]] = result(shifted, logarithm ? T(0) : exp_of(shifted), log_sum, scale);
     });
   }
 }
 
-/// y is operand 1, g is operand 2.
-template <class Team, class T>
-__global__ void __launch_bounds__(Team::kThreads, 1)
+/// Cached as in softmax_rows, of g. y is operand 1, g is operand 2.
+template <class Team, int Cached, class T>
+__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 : 1))
     softmax_grad_rows(bool logarithm, Rows rows, const T* __restrict__ y, const T* __restrict__ g,
                       T* __restrict__ out) {
   const Team team(rows.work.rows, 1);
   int64_t offset[3] = {};
   if (team.active) offsets_at(rows.kept, team.row, offset);
   const int64_t n = team.active ? rows.work.length : 0;
-  const auto cotangent = [&](int64_t i) { return g[offset[2] + i * rows.step[2]]; };
-  const auto value = [&](int64_t i) { return y[offset[1] + i * rows.step[1]]; };
   double sums[Team::kStreams];
 #pragma unroll
   for (int j = 0; j < Team::kStreams; ++j) sums[j] = 0;
-  if (logarithm) {
-    each_element<4>(team, n,
-                    [&](int j, int64_t i) { sums[j] += static_cast<double>(cotangent(i)); });
+  const auto term = [&](T ct, T value) {
+    return logarithm ? static_cast<double>(ct)
+                     : static_cast<double>(ct) * static_cast<double>(value);
+  };
+  // The difference cancels where g is nearly constant, so it is taken in double.
+  const auto result = [&](T ct, T value, double sum) {
+    const auto wide = static_cast<double>(ct);
+    return logarithm ? static_cast<T>(wide - static_cast<double>(exp_of(value)) * sum)
+                     : value * static_cast<T>(wide - sum);
+  };
+  if constexpr (Cached > 0) {
+    // y is read again rather than kept: both would spill, and it is still in the cache.
+    T ct[Cached];
+    const T* const first_y = y + offset[1] + team.first * rows.step[1];
+    const T* from = g + offset[2] + team.first * rows.step[2];
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
+      ct[k] = exists ? *from : T(0);
+      from += Team::kStep * rows.step[2];
+    });
+    const T* values = first_y;
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
+      if (exists) sums[0] += term(ct[k], *values);
+      values += Team::kStep * rows.step[1];
+    });
+    const double sum = team.fold(sums, Add{});
+    values = first_y;
+    T* at = out + offset[0] + team.first * rows.step[0];
+    each_cached<Cached>(team, n, [&](int k, bool exists) {
+      if (exists) *at = result(ct[k], *values, sum);
+      values += Team::kStep * rows.step[1];
+      at += Team::kStep * rows.step[0];
+    });
   } else {
+    const T* const cotangents = g + offset[2];
+    const T* const values = y + offset[1];
     each_element<4>(team, n, [&](int j, int64_t i) {
-      sums[j] += static_cast<double>(cotangent(i)) * static_cast<double>(value(i));
+      sums[j] += term(cotangents[i * rows.step[2]], values[i * rows.step[1]]);
+    });
+    const double sum = team.fold(sums, Add{});
+    each_element<kPowers<T>>(team, n, [&](int, int64_t i) {
+      out[offset[0] + i * rows.step[0]] =
+          result(cotangents[i * rows.step[2]], values[i * rows.step[1]], sum);
     });
   }
-  const double sum = team.fold(sums, Add{});
-  each_element<kPowers<T>>(team, n, [&](int, int64_t i) {
-    const auto ct = static_cast<double>(cotangent(i));
-    const T v = value(i);
-    const double result =
-        logarithm ? ct - static_cast<double>(exp_of(v)) * sum : static_cast<double>(v) * (ct - sum);
-    out[offset[0] + i * rows.step[0]] = static_cast<T>(result);
+}
+
+/// f(Team, Cached, grid, block): small multiples of the team's lanes; a row has a kernel by its
+/// length alone.
+template <class F>
+void with_cached_team(const RowWork& work, F&& f) {
+  with_team(work, [&](auto tag, dim3 grid, dim3 block) {
+    using Team = typename decltype(tag)::type;
+    const auto run = [&]<int Cached>(std::integral_constant<int, Cached> cached) {
+      f(tag, cached, grid, block);
+    };
+    if constexpr (std::is_same_v<Team, WarpTeam>) {
+      if (work.length <= 4 * kLanes) return run(std::integral_constant<int, 4>{});
+      return run(std::integral_constant<int, 32>{});
+    } else if constexpr (std::is_same_v<Team, BlockTeam>) {
+      if (work.length <= 16 * int64_t{kBlock}) return run(std::integral_constant<int, 16>{});
+      return run(std::integral_constant<int, 0>{});
+    } else {
+      return run(std::integral_constant<int, 0>{});
+    }
   });
 }
 
@@ -164,22 +224,10 @@ void CudaBackend::softmax(bool logarithm, View x, int axis, View out) {
     if (out.numel() == 0) return;
     const View* const operands[] = {&out, &x};
     const Rows rows = rows_along(operands, 2, axis);
-    with_team(rows.work, [&](auto tag, dim3 grid, dim3 block) {
+    with_cached_team(rows.work, [&](auto tag, auto cached, dim3 grid, dim3 block) {
       using Team = typename decltype(tag)::type;
-      const auto run = [&](auto kernel) {
-        gpu::launch(kernel, grid, block, 0, gpu::default_stream(), logarithm, rows, x.as<const T>(),
-                    out.as<T>());
-      };
-      // Small multiples of the team's lanes; a row has a kernel by its length alone.
-      if constexpr (std::is_same_v<Team, WarpTeam>) {
-        if (rows.work.length <= 4 * kLanes) return run(softmax_rows<Team, 4, T>);
-        return run(softmax_rows<Team, 32, T>);
-      } else if constexpr (std::is_same_v<Team, BlockTeam>) {
-        if (rows.work.length <= 16 * int64_t{kBlock}) return run(softmax_rows<Team, 16, T>);
-        return run(softmax_rows<Team, 0, T>);
-      } else {
-        return run(softmax_rows<Team, 0, T>);
-      }
+      gpu::launch(softmax_rows<Team, decltype(cached)::value, T>, grid, block, 0,
+                  gpu::default_stream(), logarithm, rows, x.as<const T>(), out.as<T>());
     });
   });
 }
@@ -193,10 +241,11 @@ void CudaBackend::softmax_grad(bool logarithm, View g, View y, int axis, View ou
     if (out.numel() == 0) return;
     const View* const operands[] = {&out, &y, &g};
     const Rows rows = rows_along(operands, 3, axis);
-    with_team(rows.work, [&](auto tag, dim3 grid, dim3 block) {
+    with_cached_team(rows.work, [&](auto tag, auto cached, dim3 grid, dim3 block) {
       using Team = typename decltype(tag)::type;
-      gpu::launch(softmax_grad_rows<Team, T>, grid, block, 0, gpu::default_stream(), logarithm,
-                  rows, y.as<const T>(), g.as<const T>(), out.as<T>());
+      gpu::launch(softmax_grad_rows<Team, decltype(cached)::value, T>, grid, block, 0,
+                  gpu::default_stream(), logarithm, rows, y.as<const T>(), g.as<const T>(),
+                  out.as<T>());
     });
   });
 }

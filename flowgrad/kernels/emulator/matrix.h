@@ -1,6 +1,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -59,8 +60,15 @@ struct MmaSlot {
   float* c;
 };
 
+inline float toward_zero(double x) {
+  const float nearest = static_cast<float>(x);
+  return std::abs(static_cast<double>(nearest)) > std::abs(x) ? std::nextafter(nearest, 0.0f)
+                                                              : nearest;
+}
+
 /// C += A B for 16 x 8 elements of C, K columns of A; element functions pick from the lanes'
-/// registers. Sums are exact to double here; a device rounds in an order of its own.
+/// registers. Sums are exact to double here and then cut off, as a device cuts off what does not
+/// fit; it does so in an order of its own.
 template <int K, class A, class B>
 void combine_mma(void* const* slots, A element_a, B element_b) {
   float a[16][K];
@@ -79,7 +87,7 @@ void combine_mma(void* const* slots, A element_a, B element_b) {
       for (int k = 0; k < K; ++k) {
         sum += static_cast<double>(a[row][k]) * static_cast<double>(b[k][column]);
       }
-      slot->c[i] = static_cast<float>(sum);
+      slot->c[i] = toward_zero(sum);
     }
   }
 }

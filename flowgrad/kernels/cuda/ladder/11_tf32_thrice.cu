@@ -20,9 +20,15 @@ struct InTwoParts {
     std::uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
     split(a, a_high, a_low);
     split(b, b_high, b_low);
-    gpu::mma_m16n8k8_tf32(c, a_low, b_high);  // the small ones first
-    gpu::mma_m16n8k8_tf32(c, a_high, b_low);
-    gpu::mma_m16n8k8_tf32(c, a_high, b_high);
+    // The matrix units cut off what does not fit into their sum: over a deep product the error
+    // would grow with k. Sums of eight products each are added up with rounding to nearest instead
+    // (Ootomo and Yokota 2022).
+    float part[4] = {};
+    gpu::mma_m16n8k8_tf32(part, a_low, b_high);  // the small ones first
+    gpu::mma_m16n8k8_tf32(part, a_high, b_low);
+    gpu::mma_m16n8k8_tf32(part, a_high, b_high);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) c[i] += part[i];
   }
 };
 
