@@ -44,7 +44,7 @@ struct Rows {
   const T* weights;
   T* stages;  // StageArrays, then
   T *g_new, *g_sum, *left, *right, *g_left, *g_right;
-  int64_t row;
+  int64_t row = 0;
   int lane;
 
   GPU_INLINE Rows(const Solve<T>& s, const Cotangents<T>& g, const T* weights, T* mine)
