@@ -68,7 +68,7 @@ CnfTensors ODEFunc::weights() const {
 }
 
 Tensor ODEFunc::velocity(double t, const Tensor& x) const {
-  const Weights w = weights();
+  const CnfTensors w = weights();
   check_rows("ODEFunc", x, w.x.size(1));
   return run(w, t, x).velocity;
 }

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/gpu.cuh"
@@ -27,7 +28,7 @@ struct Sizes {
   int64_t n = 0;   // rows of the batch
   int d = 0;       // dimensions
   int h = 0;       // hidden units
-  int padded = 0;  // h, to a multiple of kUnits; what is added are zeros
+  int padded = 0;  // h, to a multiple of 32; what is added are zeros
   int groups = 0;  // of four units, in h
   int parts = 0;   // lanes that share a sum for one dimension
   int dims = 0;    // d, to a multiple of four
@@ -45,7 +46,7 @@ Sizes sizes_of(int64_t n, int64_t d, int64_t h) {
   s.n = n;
   s.d = static_cast<int>(d);
   s.h = static_cast<int>(h);
-  s.padded = (s.h + kUnits - 1) / kUnits * kUnits;
+  s.padded = (s.h + 31) / 32 * 32;
   s.groups = (s.h + 3) / 4;
   s.parts = 32;
   while (s.parts > 1 && 32 / s.parts < s.d) s.parts /= 2;
@@ -236,31 +237,44 @@ GPU_INLINE void load_weights(const Solve<T>& s, T* shared) {
   }
 }
 
+/// run(halves, unit) for tiles of 64 hidden units, two to a lane (unit and unit + 32), and for a
+/// last one of 32.
+template <class Run>
+GPU_INLINE void each_tile(const Sizes& z, Run&& run) {
+  const int lane = static_cast<int>(threadIdx.x % 32);
+  int first = 0;
+  for (; first + 64 <= z.padded; first += 64) {
+    run(std::integral_constant<int, 2>(), first + lane);
+  }
+  if (first < z.padded) run(std::integral_constant<int, 1>(), first + lane);
+}
+
 /// For each hidden unit of the lane, sum_d weights[d][unit] * in[row][d] over `count` inputs;
 /// done(row, unit, sum).
 template <int kRows, class T, class Done>
 GPU_INLINE void widen(const Sizes& z, const T* weights, const T* in, int step, int count,
                       Done&& done) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int unit = lane; unit < z.padded; unit += kUnits) {
-    T sum[2][kRows] = {};
+  each_tile(z, [&](auto halves, int unit) {
+    constexpr int kHalves = decltype(halves)::value;
+    T sum[kHalves][kRows] = {};
 #pragma unroll 4
     for (int d = 0; d < count; ++d) {
-      const T a = weights[d * z.narrow + unit];
-      const T b = weights[d * z.narrow + unit + 32];
+      T w[kHalves];
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) w[half] = weights[d * z.narrow + unit + 32 * half];
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
         const T value = in[r * step + d];
-        sum[0][r] = fma(a, value, sum[0][r]);
-        sum[1][r] = fma(b, value, sum[1][r]);
+#pragma unroll
+        for (int half = 0; half < kHalves; ++half) sum[half][r] = fma(w[half], value, sum[half][r]);
       }
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      done(r, unit, sum[0][r]);
-      done(r, unit + 32, sum[1][r]);
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) done(r, unit + 32 * half, sum[half][r]);
     }
-  }
+  });
 }
 
 /// For each dimension, sum_j weights[dimension][j] * in[row][j]; done(row, dimension, sum) in one
@@ -291,48 +305,47 @@ GPU_INLINE void narrow(const Sizes& z, const T* weights, const T* in, Done&& don
   }
 }
 
-/// As multiply by the transposed matrices: for each hidden unit of the lane,
-/// sum_j middle[j][unit] * a[row][j] and sum_j second[j][unit] * b[row][j].
-template <Second kSecond, int kRows, class T, class Done>
-GPU_INLINE void multiply_transposed(const Sizes& z, const T* middle, const T* second, const T* a,
-                                    const T* b, Done&& done) {
-  constexpr int kV = kVector<T>;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int unit = lane; unit < z.padded; unit += kUnits) {
-    T sum_a[2][kRows] = {};
-    T sum_b[2][kRows] = {};
-#pragma unroll 2
-    for (int j = 0; j < 4 * z.groups; j += kV) {
-      T w[2][kV];
-      T m[2][kV];
+/// The products of one tile's units with kRows rows: sums of the value's and of the trace's.
+template <class T, Second kSecond, int kHalves, int kRows>
+struct Products {
+  T values[kHalves][kRows] = {};
+  T traces[kHalves][kRows] = {};
+
+  /// Adds the terms of a vector of units: w of the middle matrix and m of the second one for each
+  /// half, a and b the rows' elements there, `step` apart.
+  template <class W>
+  GPU_INLINE void add(const W (&w)[kHalves], const W (&m)[kHalves], const T* a, const T* b,
+                      int step) {
+    constexpr int kV = kVector<T>;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      const auto va = gpu::load_vec<kV>(a + r * step);
+      auto vb = va;
+      if constexpr (kSecond != Second::none) vb = gpu::load_vec<kV>(b + r * step);
 #pragma unroll
       for (int i = 0; i < kV; ++i) {
-        const int at = (j + i) * z.wide + unit;
-        w[0][i] = middle[at];
-        w[1][i] = middle[at + 32];
-        m[0][i] = kSecond == Second::own ? second[at] : w[0][i];
-        m[1][i] = kSecond == Second::own ? second[at + 32] : w[1][i];
-      }
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const auto va = gpu::load_vec<kV>(a + r * z.padded + j);
-        const auto vb = gpu::load_vec<kV>(b + r * z.padded + j);
-#pragma unroll
-        for (int i = 0; i < kV; ++i) {
-          sum_a[0][r] = fma(w[0][i], va[i], sum_a[0][r]);
-          sum_a[1][r] = fma(w[1][i], va[i], sum_a[1][r]);
-          sum_b[0][r] = fma(m[0][i], vb[i], sum_b[0][r]);
-          sum_b[1][r] = fma(m[1][i], vb[i], sum_b[1][r]);
+        for (int half = 0; half < kHalves; ++half) {
+          values[half][r] = fma(w[half][i], va[i], values[half][r]);
+          if constexpr (kSecond != Second::none) {
+            traces[half][r] = fma(m[half][i], vb[i], traces[half][r]);
+          }
         }
       }
     }
+  }
+
+  template <class Done>
+  GPU_INLINE void finish(int unit, Done&& done) const {
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      done(r, unit, sum_a[0][r], sum_b[0][r]);
-      done(r, unit + 32, sum_a[1][r], sum_b[1][r]);
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
+        done(r, unit + 32 * half, values[half][r], traces[half][r]);
+      }
     }
   }
-}
+};
 
 /// For each hidden unit of the lane, sum_k middle[unit][k] * a[row][k] and
 /// sum_k second[unit][k] * b[row][k]; done(row, unit, first sum, second sum).
@@ -340,46 +353,81 @@ template <Second kSecond, int kRows, class T, class Done>
 GPU_INLINE void multiply(const Sizes& z, const T* middle, const T* second, const T* a, const T* b,
                          Done&& done) {
   constexpr int kV = kVector<T>;
-  const int lane = static_cast<int>(threadIdx.x % 32);
-  for (int unit = lane; unit < z.padded; unit += kUnits) {
-    T sum_a[2][kRows] = {};
-    T sum_b[2][kRows] = {};
-    const int row = unit * z.wide;
-    const int next = row + 32 * z.wide;
+  each_tile(z, [&](auto halves, int unit) {
+    constexpr int kHalves = decltype(halves)::value;
+    Products<T, kSecond, kHalves, kRows> sums;
 #pragma unroll 2
     for (int k = 0; k < 4 * z.groups; k += kV) {
-      const auto w0 = gpu::load_vec<kV>(middle + row + k);
-      const auto w1 = gpu::load_vec<kV>(middle + next + k);
-      auto m0 = w0;
-      auto m1 = w1;
-      if constexpr (kSecond == Second::own) {
-        m0 = gpu::load_vec<kV>(second + row + k);
-        m1 = gpu::load_vec<kV>(second + next + k);
-      }
+      gpu::Vec<T, kV> w[kHalves];
+      gpu::Vec<T, kV> m[kHalves];
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) {
-        const auto va = gpu::load_vec<kV>(a + r * z.padded + k);
+      for (int half = 0; half < kHalves; ++half) {
+        const int at = (unit + 32 * half) * z.wide + k;
+        w[half] = gpu::load_vec<kV>(middle + at);
+        m[half] = kSecond == Second::own ? gpu::load_vec<kV>(second + at) : w[half];
+      }
+      sums.add(w, m, a + k, b + k, z.padded);
+    }
+    sums.finish(unit, done);
+  });
+}
+
+/// As multiply by the transposed matrices: for each hidden unit of the lane,
+/// sum_j middle[j][unit] * a[row][j] and sum_j second[j][unit] * b[row][j].
+template <Second kSecond, int kRows, class T, class Done>
+GPU_INLINE void multiply_transposed(const Sizes& z, const T* middle, const T* second, const T* a,
+                                    const T* b, Done&& done) {
+  constexpr int kV = kVector<T>;
+  each_tile(z, [&](auto halves, int unit) {
+    constexpr int kHalves = decltype(halves)::value;
+    Products<T, kSecond, kHalves, kRows> sums;
+#pragma unroll 2
+    for (int j = 0; j < 4 * z.groups; j += kV) {
+      gpu::Vec<T, kV> w[kHalves];
+      gpu::Vec<T, kV> m[kHalves];
+#pragma unroll
+      for (int half = 0; half < kHalves; ++half) {
 #pragma unroll
         for (int i = 0; i < kV; ++i) {
-          sum_a[0][r] = fma(w0[i], va[i], sum_a[0][r]);
-          sum_a[1][r] = fma(w1[i], va[i], sum_a[1][r]);
-        }
-        if constexpr (kSecond != Second::none) {
-          const auto vb = gpu::load_vec<kV>(b + r * z.padded + k);
-#pragma unroll
-          for (int i = 0; i < kV; ++i) {
-            sum_b[0][r] = fma(m0[i], vb[i], sum_b[0][r]);
-            sum_b[1][r] = fma(m1[i], vb[i], sum_b[1][r]);
-          }
+          const int at = (j + i) * z.wide + unit + 32 * half;
+          w[half][i] = middle[at];
+          m[half][i] = kSecond == Second::own ? second[at] : w[half][i];
         }
       }
+      sums.add(w, m, a + j, b + j, z.padded);
     }
+    sums.finish(unit, done);
+  });
+}
+
+/// A middle matrix of up to 64 x 64 in the registers of a warp: a lane has two units' rows.
+struct Held {
+  static constexpr int kUnits = 64;
+  using Four = gpu::Vec<float, 4>;
+  Four rows[2][kUnits / 4];
+
+  GPU_INLINE void load(const Sizes& z, const float* middle) {
+    const int lane = static_cast<int>(threadIdx.x % 32);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      done(r, unit, sum_a[0][r], sum_b[0][r]);
-      done(r, unit + 32, sum_a[1][r], sum_b[1][r]);
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int k = 0; k < kUnits / 4; ++k) {
+        rows[half][k] = gpu::load_vec<4>(middle + (lane + 32 * half) * z.wide + 4 * k);
+      }
     }
   }
-}
+
+  /// As the function multiply, to the same bits, of kUnits units.
+  template <Second kSecond, int kRows, class Done>
+  GPU_INLINE void multiply(const float* a, const float* b, Done&& done) const {
+    Products<float, kSecond, 2, kRows> sums;
+#pragma unroll
+    for (int k = 0; k < kUnits / 4; ++k) {
+      const Four w[2] = {rows[0][k], rows[1][k]};
+      sums.add(w, w, a + 4 * k, b + 4 * k, kUnits);
+    }
+    sums.finish(static_cast<int>(threadIdx.x % 32), done);
+  }
+};
 
 }  // namespace flowgrad::kernels::cuda::cnf

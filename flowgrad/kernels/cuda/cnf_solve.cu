@@ -17,8 +17,9 @@ __host__ __device__ constexpr int row_elements(const Sizes& z) {
 }
 
 /// The lane's share of the integral is summed over the whole solve, and the lanes' shares once at
-/// its end. states: the state at the start of every step, (n_steps, N, D), or null.
-template <class T, Second kSecond, int kRows>
+/// its end. kHeld: the middle matrix stays in registers. states: the state at the start of every
+/// step, (n_steps, N, D), or null.
+template <class T, Second kSecond, int kRows, bool kHeld>
 __global__ void __launch_bounds__(kThreads, 1)
     solve_rows(const __grid_constant__ Solve<T> s, int warps, const T* __restrict__ y0,
                T* __restrict__ y, T* __restrict__ integral, T* __restrict__ states) {
@@ -67,6 +68,8 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   }
   T traces[kRows] = {};
+  [[maybe_unused]] Held held;
+  if constexpr (kHeld) held.load(z, middle);
   __syncwarp();
 
   for (int64_t step = 0; step < s.n_steps; ++step) {
@@ -89,14 +92,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       __syncwarp();
       const T weight = s.weight[stage];
       T partial[kRows] = {};
-      multiply<kSecond, kRows>(z, middle, second, one, tangent, [&](int r, int j, T sum, T along) {
+      const auto finish = [&](int r, int j, T sum, T along) {
         const T h = tanh_of(sum + middle_bias[j]);
         two[r * z.padded + j] = h;
         if constexpr (kSecond == Second::own) partial[r] = fma(slope_of(h), along, partial[r]);
         if constexpr (kSecond == Second::same) {
           partial[r] = fma(slope_of(h) * left[r * z.padded + j], along, partial[r]);
         }
-      });
+      };
+      if constexpr (kHeld) {
+        held.template multiply<kSecond, kRows>(one, tangent, finish);
+      } else {
+        multiply<kSecond, kRows>(z, middle, second, one, tangent, finish);
+      }
       if constexpr (kSecond != Second::none) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) traces[r] = fma(weight, partial[r], traces[r]);
@@ -145,9 +153,15 @@ void launch_solve(const Solve<T>& s, View y0, View y, View integral, View states
     gpu::launch(kernel, blocks, kThreads, tiles.shared_bytes, gpu::default_stream(), s, tiles.warps,
                 y0.as<const T>(), y.as<T>(), integral.as<T>(), states.as<T>());
   };
-  if (tiles.rows == 1) return run(solve_rows<T, kSecond, 1>);
-  if (tiles.rows == 2) return run(solve_rows<T, kSecond, 2>);
-  return run(solve_rows<T, kSecond, 4>);
+  if constexpr (std::is_same_v<T, float> && kSecond != Second::own) {
+    if (s.sizes.padded == Held::kUnits && tiles.rows < 4) {
+      if (tiles.rows == 1) return run(solve_rows<T, kSecond, 1, true>);
+      return run(solve_rows<T, kSecond, 2, true>);
+    }
+  }
+  if (tiles.rows == 1) return run(solve_rows<T, kSecond, 1, false>);
+  if (tiles.rows == 2) return run(solve_rows<T, kSecond, 2, false>);
+  return run(solve_rows<T, kSecond, 4, false>);
 }
 
 }  // namespace
