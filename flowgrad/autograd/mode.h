@@ -8,6 +8,7 @@ enum class AnomalyCheck { off, nan, non_finite };
 /// Per-thread switches of the tape.
 struct Mode {
   bool recording = true;
+  bool fused = true;
   AnomalyCheck anomaly = AnomalyCheck::off;
 };
 Mode& mode();
@@ -29,6 +30,19 @@ class NoGrad {
 class EnableGrad : public NoGrad {
  public:
   EnableGrad() : NoGrad(false) {}
+};
+
+/// While this lives, operations that have a fused kernel and a twin of plain operations take the
+/// kernel where a device has it (on, the default), or always the twin (off).
+class Fused {
+ public:
+  explicit Fused(bool on) : previous_(mode().fused) { mode().fused = on; }
+  ~Fused() { mode().fused = previous_; }
+  Fused(const Fused&) = delete;
+  Fused& operator=(const Fused&) = delete;
+
+ private:
+  bool previous_;
 };
 
 /// While this lives, the first recorded operation whose value, or rule whose gradient, has a NaN

@@ -43,6 +43,17 @@ const bool cuda_is_registered = (register_cuda(), true);
 
 }  // namespace
 
+bool Backend::has_cnf_solve(const CnfField&, const SolveSteps&, bool) const { return false; }
+
+void Backend::cnf_solve(const CnfField&, const SolveSteps&, View, View, View, View) {
+  throw DeviceError(std::string("cnf_solve: backend ") + name() + " has no such kernel");
+}
+
+void Backend::cnf_solve_grad(const CnfField&, const SolveSteps&, View, View, View, View, View, View,
+                             View) {
+  throw DeviceError(std::string("cnf_solve_grad: backend ") + name() + " has no such kernel");
+}
+
 Backend& reference_backend() {
   static ReferenceBackend instance;
   return instance;

@@ -85,6 +85,31 @@ struct SgdParams {
   bool nesterov, first_step;
 };
 
+/// n_steps steps of size h from t0 by an explicit Runge-Kutta method whose stages read the slope of
+/// the stage before them alone: Euler, midpoint, Heun, the classical one of order 4.
+struct SolveSteps {
+  static constexpr int kMaxStages = 4;
+  int stages = 0;
+  double time[kMaxStages] = {};      // of a stage, in steps
+  double previous[kMaxStages] = {};  // weight of the slope before in the stage's input
+  double weight[kMaxStages] = {};    // of the stage's slope in the step
+  int64_t n_steps = 0;
+  double t0 = 0;
+  double h = 0;
+};
+
+/// v(t, y) = W3 tanh(W2 tanh(W1 y + t w + b1) + b2) + b3, the field of a continuous flow, and what
+/// its trace reads. With d1, d2 the derivatives of the two tanh, the trace is
+/// sum(left * d2 * W2 (d1 * right)) when left and right are given, sum(d2 * exact d1) when exact
+/// is, and left out when neither is. All contiguous, of one dtype.
+struct CnfField {
+  View x, t, bias;           // W1 (H, D), w (H), b1 (H)
+  View middle, middle_bias;  // W2 (H, H), b2 (H)
+  View out, out_bias;        // W3 (D, H), b3 (D)
+  View left, right;          // (N, H)
+  View exact;                // (H, H)
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -153,6 +178,20 @@ class Backend {
   /// Element i of out, in row-major order, is draw i of (seed, stream): uniform in [p, q), normal
   /// with mean p and deviation q, bernoulli with probability p, +-1, or an integer in [p, q).
   virtual void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) = 0;
+
+  // A continuous flow's solve as one kernel. A backend may lack it; operations have a twin.
+  /// Whether cnf_solve, and cnf_solve_grad too where a gradient is wanted, take this field.
+  virtual bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const;
+  /// y0 (N, D) to y (N, D), and the trace's integral (N), undefined where the field has no trace.
+  /// states (n_steps, N, D), which may be undefined, gets the state at the start of every step.
+  virtual void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y,
+                         View integral, View states);
+  /// From the cotangents g_y (N, D) and g_integral (N) to those of y0, left and right (undefined
+  /// where the field has none) and, one after the other in one array, of x, t, bias, middle,
+  /// middle_bias, out, out_bias and exact. The field must have a trace.
+  virtual void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
+                              View g_integral, View g_y0, View g_left, View g_right,
+                              View g_weights);
 
   // Optimiser steps over many parameters in one call.
   virtual void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) = 0;

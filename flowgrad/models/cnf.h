@@ -1,5 +1,6 @@
 #pragma once
 
+#include "flowgrad/autograd/cnf_solve.h"
 #include "flowgrad/models/flow.h"
 #include "flowgrad/models/layers.h"
 #include "flowgrad/models/ode.h"
@@ -18,12 +19,8 @@ class ODEFunc final : public Module {
   Tensor velocity(double t, const Tensor& x) const;
 
   /// The parameters, the first layer split into its columns for x and for t: x W_x^T + (t w_t + b)
-  /// needs no column of times. Made once a solve.
-  struct Weights {
-    Tensor x, t, bias;  // (H, D), (H), (H)
-    Tensor middle, middle_bias, out, out_bias;
-  };
-  Weights weights() const;
+  /// needs no column of times. Made once a solve; without the trace's tensors.
+  CnfTensors weights() const;
 
  private:
   MLP& net_;
@@ -45,7 +42,9 @@ struct CNFOptions {
 /// With v = W3 tanh(W2 tanh(W1 x + ..)), and d1, d2 the derivatives of the two tanh, the Jacobian
 /// is W3 diag(d2) W2 diag(d1) W1. Written out, each trace costs one product more than the velocity:
 /// probe^T J probe = sum(((probe W3) d2) W2 * d1 * (probe W1^T)) and
-/// tr J = sum(d2 * (d1 M^T)) with M = W2 * (W1 W3)^T elementwise.
+/// tr J = sum(d2 * (d1 M^T)) with M = W2 * (W1 W3)^T elementwise. A CUDA device takes a whole solve
+/// as one kernel, and its gradient as another, where the weights fit into a block's shared memory;
+/// see Fused in autograd/mode.h.
 class ContinuousNormalizingFlow final : public Flow {
  public:
   ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator,

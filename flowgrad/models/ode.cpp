@@ -120,6 +120,25 @@ Tensor odeint(const std::function<Tensor(double, const Tensor&)>& field, const T
                 OdeState{y0}, t0, t1, options)[0];
 }
 
+std::optional<kernels::SolveSteps> solve_steps(double t0, double t1, const OdeOptions& options) {
+  const Tableau& method = tableau(options);
+  if (t0 == t1 || method.c.size() > kernels::SolveSteps::kMaxStages) return {};
+  kernels::SolveSteps steps;
+  steps.stages = static_cast<int>(method.c.size());
+  steps.n_steps = options.n_steps;
+  steps.t0 = t0;
+  steps.h = (t1 - t0) / static_cast<double>(options.n_steps);
+  for (size_t i = 0; i < method.c.size(); ++i) {
+    const std::vector<double>& a = method.a[i];
+    const auto before_last = a.empty() ? a.end() : a.end() - 1;
+    if (std::any_of(a.begin(), before_last, [](double w) { return w != 0; })) return {};
+    steps.time[i] = method.c[i];
+    steps.previous[i] = a.empty() ? 0 : a.back();
+    steps.weight[i] = method.b[i];
+  }
+  return steps;
+}
+
 std::vector<double> field_times(double t0, double t1, const OdeOptions& options) {
   const Tableau& method = tableau(options);
   std::vector<double> times;

@@ -1,10 +1,12 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "flowgrad/core/tensor.h"
+#include "flowgrad/kernels/backend.h"
 
 namespace flowgrad {
 
@@ -35,6 +37,10 @@ OdeState odeint(const OdeField& field, OdeState y0, double t0, double t1,
                 const OdeOptions& options = {});
 Tensor odeint(const std::function<Tensor(double t, const Tensor& y)>& field, const Tensor& y0,
               double t0, double t1, const OdeOptions& options = {});
+
+/// The same steps for a kernel that takes them all. Nothing where there is no step (t0 = t1), or a
+/// stage reads more than the slope before it. ValueError as odeint.
+std::optional<kernels::SolveSteps> solve_steps(double t0, double t1, const OdeOptions& options);
 
 /// Every time at which odeint evaluates the field, in that order: what depends on time alone can be
 /// prepared in one batch.

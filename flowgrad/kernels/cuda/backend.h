@@ -61,6 +61,15 @@ class CudaBackend final : public Backend {
   // cuda/random.cu
   void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
 
+  // cuda/cnf_solve.cu
+  bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const override;
+  void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y, View integral,
+                 View states) override;
+  // cuda/cnf_solve_grad.cu
+  void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
+                      View g_integral, View g_y0, View g_left, View g_right,
+                      View g_weights) override;
+
   // cuda/optimizer.cu
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
   void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
