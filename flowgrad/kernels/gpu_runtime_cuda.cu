@@ -97,25 +97,56 @@ void* pinned_allocate(std::size_t bytes) {
 }
 void pinned_release(void* pointer) noexcept { cudaFreeHost(pointer); }
 
-namespace detail {
+namespace {
 
-void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
-            void** arguments) {
+/// More dynamic shared memory than 48 KB must be asked for.
+cudaError_t allow_shared(const void* kernel, std::size_t dynamic_shared) {
   constexpr std::size_t kWithoutOptIn = 48 << 10;
-  cudaError_t status = cudaSuccess;
-  if (dynamic_shared > kWithoutOptIn) {
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(dynamic_shared));
-  }
-  if (status == cudaSuccess) {
-    status = cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
-  }
+  if (dynamic_shared <= kWithoutOptIn) return cudaSuccess;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                              static_cast<int>(dynamic_shared));
+}
+
+void check_kernel(cudaError_t status, const char* what, const void* kernel) {
   if (status == cudaSuccess) return;
   cudaGetLastError();
   const char* name = nullptr;
   if (cudaFuncGetName(&name, kernel) != cudaSuccess) name = "(unknown)";
-  const std::string text = std::string("launch of kernel ") + name;
+  const std::string text = std::string(what) + " of kernel " + name;
   check(status, text.c_str());
+}
+
+}  // namespace
+
+namespace detail {
+
+void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
+            void** arguments, bool cooperative) {
+  cudaError_t status = allow_shared(kernel, dynamic_shared);
+  if (status == cudaSuccess) {
+    status = cooperative
+                 ? cudaLaunchCooperativeKernel(kernel, grid, block, arguments, dynamic_shared,
+                                               native(stream))
+                 : cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
+  }
+  check_kernel(status, cooperative ? "cooperative launch" : "launch", kernel);
+}
+
+int coresident_blocks(const void* kernel, unsigned threads, std::size_t dynamic_shared) {
+  int device = 0;
+  check(cudaGetDevice(&device), "coresident_blocks");
+  if (dynamic_shared >
+      static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))) {
+    return 0;
+  }
+  int blocks = 0;
+  cudaError_t status = allow_shared(kernel, dynamic_shared);
+  if (status == cudaSuccess) {
+    status = cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+        &blocks, kernel, static_cast<int>(threads), dynamic_shared);
+  }
+  check_kernel(status, "occupancy", kernel);
+  return blocks * attribute(cudaDevAttrMultiProcessorCount, device);
 }
 
 }  // namespace detail
