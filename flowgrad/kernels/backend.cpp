@@ -43,6 +43,10 @@ const bool cuda_is_registered = (register_cuda(), true);
 
 }  // namespace
 
+void Backend::sample(const Sampler&, View, View) {
+  throw DeviceError(std::string("sample: backend ") + name() + " has no such kernel");
+}
+
 Backend& reference_backend() {
   static ReferenceBackend instance;
   return instance;

@@ -61,6 +61,10 @@ class CudaBackend final : public Backend {
   // cuda/random.cu
   void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
 
+  // cuda/sampler.cu
+  bool has_sampler(DType dtype, int64_t width, int64_t outputs) override;
+  void sample(const Sampler& sampler, View x, View out) override;
+
   // cuda/optimizer.cu
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
   void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
