@@ -9,6 +9,7 @@ enum class AnomalyCheck { off, nan, non_finite };
 struct Mode {
   bool recording = true;
   AnomalyCheck anomaly = AnomalyCheck::off;
+  bool fused_kernels = true;
 };
 Mode& mode();
 
@@ -29,6 +30,22 @@ class NoGrad {
 class EnableGrad : public NoGrad {
  public:
   EnableGrad() : NoGrad(false) {}
+};
+
+/// Whether models use kernels that run a whole solve, where the device has them. They round
+/// differently from the operations that they stand for.
+inline bool fused_kernels() { return mode().fused_kernels; }
+
+/// Turns them off, or on, while this lives.
+class FusedKernels {
+ public:
+  explicit FusedKernels(bool on) : previous_(mode().fused_kernels) { mode().fused_kernels = on; }
+  ~FusedKernels() { mode().fused_kernels = previous_; }
+  FusedKernels(const FusedKernels&) = delete;
+  FusedKernels& operator=(const FusedKernels&) = delete;
+
+ private:
+  bool previous_;
 };
 
 /// While this lives, the first recorded operation whose value, or rule whose gradient, has a NaN
