@@ -8,8 +8,8 @@ enum class AnomalyCheck { off, nan, non_finite };
 /// Per-thread switches of the tape.
 struct Mode {
   bool recording = true;
-  bool fused = true;
   AnomalyCheck anomaly = AnomalyCheck::off;
+  bool fused_kernels = true;
 };
 Mode& mode();
 
@@ -32,14 +32,17 @@ class EnableGrad : public NoGrad {
   EnableGrad() : NoGrad(false) {}
 };
 
-/// While this lives, operations that have a fused kernel and a twin of plain operations take the
-/// kernel where a device has it (on, the default), or always the twin (off).
-class Fused {
+/// Whether models use kernels that run a whole solve, where the device has them. They round
+/// differently from the operations that they stand for.
+inline bool fused_kernels() { return mode().fused_kernels; }
+
+/// Turns them off, or on, while this lives.
+class FusedKernels {
  public:
-  explicit Fused(bool on) : previous_(mode().fused) { mode().fused = on; }
-  ~Fused() { mode().fused = previous_; }
-  Fused(const Fused&) = delete;
-  Fused& operator=(const Fused&) = delete;
+  explicit FusedKernels(bool on) : previous_(mode().fused_kernels) { mode().fused_kernels = on; }
+  ~FusedKernels() { mode().fused_kernels = previous_; }
+  FusedKernels(const FusedKernels&) = delete;
+  FusedKernels& operator=(const FusedKernels&) = delete;
 
  private:
   bool previous_;

@@ -54,6 +54,10 @@ void Backend::cnf_solve_grad(const CnfField&, const SolveSteps&, View, View, Vie
   throw DeviceError(std::string("cnf_solve_grad: backend ") + name() + " has no such kernel");
 }
 
+void Backend::sample(const Sampler&, View, View) {
+  throw DeviceError(std::string("sample: backend ") + name() + " has no such kernel");
+}
+
 Backend& reference_backend() {
   static ReferenceBackend instance;
   return instance;

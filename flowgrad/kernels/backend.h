@@ -110,6 +110,52 @@ struct CnfField {
   View exact;                // (H, H)
 };
 
+/// How a sampler moves x (N, A) after an evaluation v (N, A) of its network, in this order:
+///
+///     sum = sum + sum_v v
+///     x = x_x x + x_y y + x_sum sum + x_v v + x_clean clamp(clean_x x + clean_v v, -clip, clip)
+///         + x_noise z
+///     if commit: y = x, sum = 0                      (at the start, y = x and sum = 0)
+///
+/// Explicit Runge-Kutta methods whose stages read the slope before them, DDPM and DDIM are all of
+/// this form. z is unit noise: draw `noise` of Sampler, or row `noise` of what it was given.
+struct SamplerStage {
+  double sum_v = 0, x_x = 0, x_y = 0, x_sum = 0, x_v = 0;
+  double x_clean = 0, clean_x = 0, clean_v = 0, clip = 0;
+  double x_noise = 0;
+  int64_t noise = 0;
+  bool commit = false;
+};
+
+/// A network of two residual blocks, folded so that products of weights are ready made:
+///
+///     h = act(x first + times[stage] + condition)
+///     u = silu(hidden[0] h + bias[0])
+///     w = silu(hidden[1] h + hidden[2] u + bias[1])
+///     v = last[0] h + last[1] u + last[2] w + last_bias
+///
+/// All contiguous and of one dtype.
+struct SamplerNet {
+  View first;      // (A, H)
+  View times;      // (stages, H)
+  View condition;  // (N, H), (1, H), or undefined
+  View hidden;     // (3, H, H), each out, in
+  View bias;       // (2, H)
+  View last;       // (3, A, H)
+  View last_bias;  // (A)
+  bool relu;       // act is relu, else silu
+};
+
+/// A whole solve. guidance: v + guidance (v with condition - v), where v lacks the condition; 1 is
+/// off.
+struct Sampler {
+  SamplerNet net;
+  std::span<const SamplerStage> stages;
+  double guidance = 1;
+  View noise;  // (rows, N, A), or undefined: draw i is that of stream first_stream + i
+  uint64_t seed = 0, first_stream = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -192,6 +238,14 @@ class Backend {
   virtual void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
                               View g_integral, View g_y0, View g_left, View g_right,
                               View g_weights);
+  /// Whether `sample` takes a network of this width H and number A of outputs. It never depends on
+  /// the number of rows.
+  virtual bool has_sampler(DType dtype, int64_t width, int64_t outputs) {
+    (void)dtype, (void)width, (void)outputs;
+    return false;
+  }
+  /// All stages, from x (N, A) to out (N, A), both contiguous. DeviceError without has_sampler.
+  virtual void sample(const Sampler& sampler, View x, View out);
 
   // Optimiser steps over many parameters in one call.
   virtual void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) = 0;

@@ -32,6 +32,7 @@
   T* const name = reinterpret_cast<T*>(flowgrad_dynamic_shared)
 
 #define GPU_INLINE __device__ __forceinline__
+#define FLOWGRAD_SITE
 
 #elif defined(FLOWGRAD_GPU_EMULATED)
 #include <memory>
@@ -62,6 +63,8 @@
   T* const name = static_cast<T*>(::flowgrad::gpu::emulator::shared_dynamic())
 
 #define GPU_INLINE __forceinline__
+// The last parameter of a function that waits: where the kernel called it, for errors.
+#define FLOWGRAD_SITE , const emulator::Site& site = emulator::Site::current()
 
 #else
 #error "gpu.cuh: compile with nvcc, or for the emulator (cmake -DFLOWGRAD_GPU=EMULATED)"
@@ -130,11 +133,36 @@ class KernelCall final : public Kernel {
 }  // namespace emulator
 #else
 namespace detail {
-/// cudaLaunchKernel with checks; in gpu_runtime_cuda.cu.
+/// cudaLaunchKernel, or cudaLaunchCooperativeKernel, with checks; in gpu_runtime_cuda.cu.
 void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
-            void** arguments);
+            void** arguments, bool cooperative);
+int coresident_blocks(const void* kernel, unsigned threads, std::size_t dynamic_shared);
 }  // namespace detail
 #endif
+
+namespace detail {
+template <class... P, class... A>
+void launch_any(bool cooperative, void (*kernel)(P...), dim3 grid, dim3 block,
+                std::size_t dynamic_shared, Stream stream, A&&... arguments) {
+  static_assert(sizeof...(P) == sizeof...(A), "launch: a wrong number of kernel arguments");
+  static_assert((std::is_trivially_copyable_v<P> && ...), "launch: arguments are copied as bytes");
+#if defined(FLOWGRAD_GPU_EMULATED)
+  (void)stream;  // one queue holds the work of all streams
+  auto call = std::make_unique<emulator::KernelCall<P...>>(kernel, std::forward<A>(arguments)...);
+  call->check_pointers();
+  emulator::enqueue_launch(std::move(call), {grid, block, dynamic_shared, cooperative});
+#else
+  std::tuple<P...> values(static_cast<P>(std::forward<A>(arguments))...);
+  std::apply(
+      [&](P&... p) {
+        void* pointers[] = {static_cast<void*>(&p)..., nullptr};
+        launch(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, stream, pointers,
+               cooperative);
+      },
+      values);
+#endif
+}
+}  // namespace detail
 
 /// Queues kernel(arguments...) for grid.x * grid.y * grid.z blocks of block.x * block.y * block.z
 /// threads. The arguments are converted to the kernel's parameter types and copied. A grid with no
@@ -142,22 +170,29 @@ void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_share
 template <class... P, class... A>
 void launch(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
             A&&... arguments) {
-  static_assert(sizeof...(P) == sizeof...(A), "launch: a wrong number of kernel arguments");
-  static_assert((std::is_trivially_copyable_v<P> && ...), "launch: arguments are copied as bytes");
+  detail::launch_any(false, kernel, grid, block, dynamic_shared, stream,
+                     std::forward<A>(arguments)...);
+}
+
+/// As launch, and all blocks are alive together, so that they may wait for each other
+/// (ptx_tagged.cuh). DeviceError for a grid of more than coresident_blocks.
+template <class... P, class... A>
+void launch_cooperative(void (*kernel)(P...), dim3 grid, dim3 block, std::size_t dynamic_shared,
+                        Stream stream, A&&... arguments) {
+  detail::launch_any(true, kernel, grid, block, dynamic_shared, stream,
+                     std::forward<A>(arguments)...);
+}
+
+/// How many blocks of so many threads the device can hold at a time; 0 where not even one fits.
+template <class... P>
+int coresident_blocks(void (*kernel)(P...), unsigned threads, std::size_t dynamic_shared) {
 #if defined(FLOWGRAD_GPU_EMULATED)
-  (void)stream;  // one queue holds the work of all streams
-  auto call = std::make_unique<emulator::KernelCall<P...>>(kernel, std::forward<A>(arguments)...);
-  call->check_pointers();
-  emulator::enqueue_launch(std::move(call), grid, block, dynamic_shared);
+  (void)kernel;
+  return dynamic_shared > emulator::kMaxShared
+             ? 0
+             : static_cast<int>(emulator::kMaxCooperativeThreads / threads);
 #else
-  std::tuple<P...> values(static_cast<P>(std::forward<A>(arguments))...);
-  std::apply(
-      [&](P&... p) {
-        void* pointers[] = {static_cast<void*>(&p)..., nullptr};
-        detail::launch(reinterpret_cast<const void*>(kernel), grid, block, dynamic_shared, stream,
-                       pointers);
-      },
-      values);
+  return detail::coresident_blocks(reinterpret_cast<const void*>(kernel), threads, dynamic_shared);
 #endif
 }
 

@@ -109,28 +109,62 @@ void* pinned_allocate(std::size_t bytes) {
 }
 void pinned_release(void* pointer) noexcept { cudaFreeHost(pointer); }
 
-namespace detail {
+namespace {
 
-void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
-            void** arguments) {
-  const auto launch_once = [&] {
-    return cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
-  };
-  cudaError_t status = launch_once();
+/// call() launches or asks about the kernel. More than 48 KiB of shared memory a block, its static
+/// arrays included, must be allowed first: once, so it is done when the call fails for it.
+template <class Call>
+void with_shared(const char* what, const void* kernel, std::size_t dynamic_shared, Call&& call) {
+  cudaError_t status = call();
   if (status == cudaErrorInvalidValue && dynamic_shared > 0) {
-    // More than 48 KiB a block, the kernel's static arrays included, must be asked for: once.
     cudaGetLastError();
     status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                   static_cast<int>(dynamic_shared));
-    if (status == cudaSuccess) status = launch_once();
+    if (status == cudaSuccess) status = call();
   }
-  if (status == cudaSuccess) {
-    if (launch_records != nullptr) launch_records->push_back(record_of(kernel, dynamic_shared));
-    return;
-  }
+  if (status == cudaSuccess) return;
   cudaGetLastError();
-  const std::string text = "launch of kernel " + name_of(kernel);
+  const std::string text = std::string(what) + " of kernel " + name_of(kernel);
   check(status, text.c_str());
+}
+
+}  // namespace
+
+namespace detail {
+
+void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
+            void** arguments, bool cooperative) {
+  with_shared(cooperative ? "cooperative launch" : "launch", kernel, dynamic_shared, [&] {
+    return cooperative
+               ? cudaLaunchCooperativeKernel(kernel, grid, block, arguments, dynamic_shared,
+                                             native(stream))
+               : cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
+  });
+  if (launch_records != nullptr) launch_records->push_back(record_of(kernel, dynamic_shared));
+}
+
+int coresident_blocks(const void* kernel, unsigned threads, std::size_t dynamic_shared) {
+  int device = 0;
+  check(cudaGetDevice(&device), "coresident_blocks");
+  if (dynamic_shared >
+      static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))) {
+    return 0;
+  }
+  // Answers 0, without an error, for what has not been allowed yet.
+  constexpr std::size_t kWithoutOptIn = 48 << 10;
+  int blocks = 0;
+  with_shared("occupancy", kernel, dynamic_shared, [&] {
+    if (dynamic_shared > kWithoutOptIn) {
+      cudaFuncAttributes attributes;
+      const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
+      if (status != cudaSuccess) return status;
+      if (static_cast<std::size_t>(attributes.maxDynamicSharedSizeBytes) < dynamic_shared)
+        return cudaErrorInvalidValue;
+    }
+    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads),
+                                                         dynamic_shared);
+  });
+  return blocks * attribute(cudaDevAttrMultiProcessorCount, device);
 }
 
 }  // namespace detail

@@ -6,10 +6,6 @@
 
 #if defined(FLOWGRAD_GPU_EMULATED)
 #include "flowgrad/kernels/emulator/matrix.h"
-// Where the kernel called, for errors.
-#define FLOWGRAD_SITE , const emulator::Site& site = emulator::Site::current()
-#else
-#define FLOWGRAD_SITE
 #endif
 
 /// Tensor cores by the warp (sm_80): ldmatrix, mma.sync, and the conversions they need. All 32

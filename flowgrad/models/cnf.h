@@ -44,7 +44,7 @@ struct CNFOptions {
 /// probe^T J probe = sum(((probe W3) d2) W2 * d1 * (probe W1^T)) and
 /// tr J = sum(d2 * (d1 M^T)) with M = W2 * (W1 W3)^T elementwise. A CUDA device takes a whole solve
 /// as one kernel, and its gradient as another, where the weights fit into a block's shared memory;
-/// see Fused in autograd/mode.h.
+/// see FusedKernels in autograd/mode.h.
 class ContinuousNormalizingFlow final : public Flow {
  public:
   ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator,

@@ -56,9 +56,9 @@ DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator
   noise_level_ = add_constant(Tensor::from(noise_level, shape, dtype));
   first_ = &denoiser_.add<Linear>(o.action_dim + o.state_dim + 1, o.hidden, generator, dtype);
   denoiser_.add<Activation>(relu);
-  denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
-  denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
-  denoiser_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
+  tail_.one = &denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
+  tail_.two = &denoiser_.add<ResidualBlock>(o.hidden, generator, dtype);
+  tail_.last = &denoiser_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
 }
 
 void DiffusionPolicy::check_input(const char* op, const Tensor& x) const {
@@ -124,31 +124,89 @@ Tensor DiffusionPolicy::loss(const Tensor& x0, const Tensor& state, Generator& g
   return mse_loss(noise_prediction(q_sample(x0, t, noise), t, state), noise);
 }
 
-/// The schedule at one step, and how a step moves x.
-struct DiffusionPolicy::Sampler {
-  double bar, before;  // alpha_bar at the step and at the one it leads to
+namespace {
 
-  Tensor predicted_x0(const Tensor& x, const Tensor& eps, double clip) const {
-    const Tensor x0 = (x - eps * std::sqrt(1 - bar)) * (1 / std::sqrt(bar));
-    return clip > 0 ? clamp(x0, -clip, clip) : x0;
+/// How a step moves x, given the predicted noise v: bar is alpha_bar at the step, before at the one
+/// it leads to. The step's own noise is left to the caller.
+struct Step {
+  double bar, before;
+
+  /// x and v make x0, clipped.
+  void set_clean(SamplerStage& s, double clip) const {
+    s.clean_x = 1 / std::sqrt(bar);
+    s.clean_v = -std::sqrt(1 - bar) / std::sqrt(bar);
+    s.clip = clip;
   }
   /// Mean of q(x_before | x, x0), with beta = 1 - bar / before (Ho et al. 2020, equations 7 and
   /// 11).
-  Tensor ddpm_mean(const Tensor& x, const Tensor& eps, double beta, double clip) const {
-    if (clip <= 0) return (x - eps * (beta / std::sqrt(1 - bar))) * (1 / std::sqrt(1 - beta));
-    return predicted_x0(x, eps, clip) * (std::sqrt(before) * beta / (1 - bar)) +
-           x * (std::sqrt(1 - beta) * (1 - before) / (1 - bar));
+  SamplerStage ddpm_mean(double beta, double clip) const {
+    SamplerStage s;
+    if (clip <= 0) {
+      s.x_x = 1 / std::sqrt(1 - beta);
+      s.x_v = -beta / std::sqrt(1 - bar) / std::sqrt(1 - beta);
+      return s;
+    }
+    set_clean(s, clip);
+    s.x_clean = std::sqrt(before) * beta / (1 - bar);
+    s.x_x = std::sqrt(1 - beta) * (1 - before) / (1 - bar);
+    return s;
   }
   double posterior_variance(double beta) const { return beta * (1 - before) / (1 - bar); }
   /// Song et al. 2021, equations 12 and 16.
   double ddim_sigma(double eta) const {
     return eta * std::sqrt((1 - before) / (1 - bar)) * std::sqrt(1 - bar / before);
   }
-  Tensor ddim_mean(const Tensor& x, const Tensor& eps, double sigma, double clip) const {
-    return predicted_x0(x, eps, clip) * std::sqrt(before) +
-           eps * std::sqrt(std::max(0.0, 1 - before - sigma * sigma));
+  SamplerStage ddim_mean(double sigma, double clip) const {
+    SamplerStage s;
+    set_clean(s, clip);
+    s.x_clean = std::sqrt(before);
+    s.x_v = std::sqrt(std::max(0.0, 1 - before - sigma * sigma));
+    return s;
   }
 };
+
+/// x after a stage, but for its noise.
+Tensor moved(const SamplerStage& s, const Tensor& x, const Tensor& v) {
+  Tensor out;
+  const auto add = [&](const Tensor& t, double factor) {
+    if (factor != 0) out = out.defined() ? out + t * factor : t * factor;
+  };
+  if (s.x_clean != 0) {
+    const Tensor clean = x * s.clean_x + v * s.clean_v;
+    add(s.clip > 0 ? clamp(clean, -s.clip, s.clip) : clean, s.x_clean);
+  }
+  add(x, s.x_x);
+  add(v, s.x_v);
+  return out;
+}
+
+}  // namespace
+
+std::vector<SamplerStage> DiffusionPolicy::sampler_moves(const std::vector<int64_t>& steps,
+                                                         const DiffusionSampling& s) const {
+  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
+  const StepVariance variance = s.variance.value_or(options_.variance);
+  std::vector<SamplerStage> moves;
+  int64_t draws = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    const bool last = i + 1 == steps.size();
+    const Step step{alpha_bar_[static_cast<size_t>(steps[i])],
+                    last ? 1 : alpha_bar_[static_cast<size_t>(steps[i + 1])]};
+    const double beta = beta_[static_cast<size_t>(steps[i])];
+    double sigma = 0;
+    if (ddim) {
+      sigma = step.ddim_sigma(s.eta);
+      moves.push_back(step.ddim_mean(sigma, s.clip));
+    } else {
+      if (!last)
+        sigma = std::sqrt(variance == StepVariance::beta ? beta : step.posterior_variance(beta));
+      moves.push_back(step.ddpm_mean(beta, s.clip));
+    }
+    moves.back().x_noise = sigma;
+    if (sigma != 0) moves.back().noise = s.step_noise.defined() ? steps[i] : draws++;
+  }
+  return moves;
+}
 
 std::vector<int64_t> DiffusionPolicy::sampling_steps(const DiffusionSampling& s) const {
   const int64_t n = options_.n_timesteps;
@@ -185,8 +243,7 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
                                  s.step_noise.shape().to_string(), noise_shape.to_string()));
   }
   NoGrad off;
-  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
-  const StepVariance variance = s.variance.value_or(options_.variance);
+  const std::vector<SamplerStage> moves = sampler_moves(steps, s);
   // The first layer reads x, state and time: the state's product is made once, the time's is one
   // column.
   const int64_t a = options_.action_dim;
@@ -196,31 +253,29 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
   const Tensor from_state = state.defined()
                                 ? linear(state, contiguous(slice(w, 1, a, a + options_.state_dim)))
                                 : Tensor();
+  std::vector<double> times;
+  for (const int64_t t : steps)
+    times.push_back(static_cast<double>(t) / static_cast<double>(options_.n_timesteps));
+  if (can_fuse(tail_, noise, from_state) && can_fuse(tail_, noise, s.step_noise)) {
+    const Tensor t =
+        Tensor::from(times, {static_cast<int64_t>(times.size()), 1}, noise.dtype(), noise.device());
+    const Tensor rows = linear(t, unsqueeze(w_time, 1), first_->bias());
+    const SamplerOptions options{
+        .noise = s.step_noise, .seed = generator.seed(), .first_stream = generator.stream()};
+    for (const SamplerStage& move : moves) {
+      if (move.x_noise != 0 && !s.step_noise.defined()) generator.next_stream();
+    }
+    return sample_net(folded(tail_, w_x, rows, from_state, true), moves, noise, options);
+  }
   Tensor x = noise;
   for (size_t i = 0; i < steps.size(); ++i) {
-    const int64_t t = steps[i];
-    const double time = static_cast<double>(t) / static_cast<double>(options_.n_timesteps);
-    Tensor in = linear(x, w_x, w_time * time + first_->bias());
+    Tensor in = linear(x, w_x, w_time * times[i] + first_->bias());
     if (from_state.defined()) in = in + from_state;
-    const Tensor eps = denoiser_.forward_from(1, in);
-
-    const bool last = i + 1 == steps.size();
-    const Sampler step{alpha_bar_[static_cast<size_t>(t)],
-                       last ? 1 : alpha_bar_[static_cast<size_t>(steps[i + 1])]};
-    const double beta = beta_[static_cast<size_t>(t)];
-    double sigma = 0;
-    if (ddim) {
-      sigma = step.ddim_sigma(s.eta);
-      x = step.ddim_mean(x, eps, sigma, s.clip);
-    } else {
-      if (!last)
-        sigma = std::sqrt(variance == StepVariance::beta ? beta : step.posterior_variance(beta));
-      x = step.ddpm_mean(x, eps, beta, s.clip);
-    }
-    if (sigma == 0) continue;
-    const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, t)
+    x = moved(moves[i], x, denoiser_.forward_from(1, in));
+    if (moves[i].x_noise == 0) continue;
+    const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, steps[i])
                                                : randn(x.shape(), generator, x.dtype(), x.device());
-    x = x + unit * sigma;
+    x = x + unit * moves[i].x_noise;
   }
   return x;
 }

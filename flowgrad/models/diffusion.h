@@ -3,6 +3,7 @@
 #include <optional>
 #include <vector>
 
+#include "flowgrad/models/fused_sampler.h"
 #include "flowgrad/models/layers.h"
 
 namespace flowgrad {
@@ -57,13 +58,14 @@ class DiffusionPolicy final : public Module {
   /// Mean squared error of the predicted noise; t (N) int64 and noise are drawn where undefined.
   Tensor loss(const Tensor& x0, const Tensor& state, Generator& generator, const Tensor& t = {},
               const Tensor& noise = {});
-  /// From noise (N, A) at the last step to an action, off the tape; the generator gives the noise
-  /// of the steps. ValueError for bad steps, eta or clip.
+  /// From noise (N, A) at the last step to an action, off the tape, in one kernel where the device
+  /// has it; the generator gives the noise of the steps. ValueError for bad steps, eta or clip.
   Tensor generate(const Tensor& noise, const Tensor& state, Generator& generator,
                   const DiffusionSampling& sampling = {});
 
  private:
-  struct Sampler;
+  std::vector<SamplerStage> sampler_moves(const std::vector<int64_t>& steps,
+                                          const DiffusionSampling& sampling) const;
   std::vector<int64_t> sampling_steps(const DiffusionSampling& sampling) const;
   void check_input(const char* op, const Tensor& x) const;
   void check_steps(const char* op, const Tensor& t, int64_t rows) const;
@@ -77,6 +79,7 @@ class DiffusionPolicy final : public Module {
   Tensor alphas_cumprod_;
   Sequential& denoiser_;
   Linear* first_;  // of the denoiser
+  ResidualTail tail_;
 };
 
 }  // namespace flowgrad

@@ -16,6 +16,7 @@ namespace {
 /// row, to bound the memory.
 class TimeTable {
  public:
+  static constexpr size_t kMost = 4096;
   TimeTable(std::vector<double> times, std::function<Tensor(const Tensor& t)> f, DType dtype,
             Device device)
       : times_(std::move(times)), f_(std::move(f)), dtype_(dtype), device_(device) {
@@ -33,7 +34,6 @@ class TimeTable {
   }
 
  private:
-  static constexpr size_t kMost = 4096;
   Tensor of(const std::vector<double>& times) const {
     return f_(Tensor::from(times, {static_cast<int64_t>(times.size())}, dtype_, device_));
   }
@@ -66,9 +66,9 @@ FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, D
   first_ = &velocity_net_.add<Linear>(o.action_dim + o.condition_dim + o.time_dim, o.hidden,
                                       generator, dtype);
   velocity_net_.add<Activation>(silu);
-  velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
-  velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
-  velocity_net_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
+  tail_.one = &velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
+  tail_.two = &velocity_net_.add<ResidualBlock>(o.hidden, generator, dtype);
+  tail_.last = &velocity_net_.add<Linear>(o.hidden, o.action_dim, generator, dtype);
 }
 
 Tensor FlowMatching::check(const char* op, const Tensor& x, const Tensor& condition) const {
@@ -127,12 +127,21 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
   };
   const Tensor w_x = columns(0, a);
   const Tensor w_time = columns(a + c, a + c + options_.time_dim);
-  const TimeTable rows(
-      field_times(0, 1, options.solver),
-      [&](const Tensor& t) { return linear(time_embed_(t), w_time, first_->bias()); },
-      noise.dtype(), noise.device());
+  const auto of_time = [&](const Tensor& t) {
+    return linear(time_embed_(t), w_time, first_->bias());
+  };
+  const std::vector<double> times = field_times(0, 1, options.solver);
   const Tensor from_condition =
       condition.defined() ? linear(condition, columns(a, a + c)) : Tensor();
+  const auto stages = sampler_stages(solver_stages(0, 1, options.solver));
+  if (!stages.empty() && times.size() <= TimeTable::kMost &&
+      can_fuse(tail_, noise, from_condition)) {
+    const Tensor rows = of_time(
+        Tensor::from(times, {static_cast<int64_t>(times.size())}, noise.dtype(), noise.device()));
+    return sample_net(folded(tail_, w_x, rows, from_condition, false), stages, noise,
+                      {.guidance = options.guidance});
+  }
+  const TimeTable rows(times, of_time, noise.dtype(), noise.device());
   const auto field = [&](double t, const Tensor& x) {
     const Tensor in = linear(x, w_x, rows(t));
     if (!condition.defined()) return velocity_net_.forward_from(1, in);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "flowgrad/models/fused_sampler.h"
 #include "flowgrad/models/layers.h"
 #include "flowgrad/models/ode.h"
 
@@ -43,7 +44,7 @@ class FlowMatching final : public Module {
   /// where undefined. ShapeError for draws of another shape.
   Tensor loss(const Tensor& x1, const Tensor& condition, Generator& generator,
               const Tensor& x0 = {}, const Tensor& t = {});
-  /// Integrates from noise (N, A) to data, off the tape.
+  /// Integrates from noise (N, A) to data, off the tape; in one kernel where the device has it.
   /// ValueError for guidance without a condition.
   Tensor generate(const Tensor& noise, const Tensor& condition = {},
                   const GenerateOptions& options = {});
@@ -58,6 +59,7 @@ class FlowMatching final : public Module {
   Sequential& time_embed_;
   Sequential& velocity_net_;
   Linear* first_;  // of the velocity net
+  ResidualTail tail_;
 };
 
 /// The condition with whole rows set to zero with probability p: training for guidance.

@@ -46,9 +46,9 @@ MLP::MLP(const std::vector<int64_t>& widths, const std::function<Tensor(const Te
 
 ResidualBlock::ResidualBlock(int64_t width, Generator& generator, DType dtype)
     : block_(add_module("block", std::make_unique<Sequential>())) {
-  block_.add<Linear>(width, width, generator, dtype);
+  first_ = &block_.add<Linear>(width, width, generator, dtype);
   block_.add<Activation>(silu);
-  block_.add<Linear>(width, width, generator, dtype);
+  second_ = &block_.add<Linear>(width, width, generator, dtype);
 }
 
 Tensor ResidualBlock::forward(const Tensor& x) { return x + block_(x); }

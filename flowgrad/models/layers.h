@@ -78,9 +78,12 @@ class ResidualBlock final : public Layer {
  public:
   ResidualBlock(int64_t width, Generator& generator, DType dtype = DType::float32);
   Tensor forward(const Tensor& x) override;
+  const Linear& first() const { return *first_; }
+  const Linear& second() const { return *second_; }
 
  private:
   Sequential& block_;
+  Linear *first_, *second_;
 };
 
 /// Features of a time t (N): all sines, then all cosines, of t times `scale` times frequencies

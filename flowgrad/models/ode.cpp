@@ -150,4 +150,22 @@ std::vector<double> field_times(double t0, double t1, const OdeOptions& options)
   return times;
 }
 
+std::vector<SolverStage> solver_stages(double t0, double t1, const OdeOptions& options) {
+  const Tableau& method = tableau(options);
+  const size_t n = method.c.size();
+  for (size_t i = 0; i < n; ++i) {
+    for (size_t j = 0; j + 1 < i; ++j) {
+      if (method.a[i][j] != 0) return {};
+    }
+  }
+  std::vector<SolverStage> stages;
+  const double h = (t1 - t0) / static_cast<double>(options.n_steps);
+  for (const double time : field_times(t0, t1, options)) {
+    const size_t i = stages.size() % n;
+    const bool last = i + 1 == n;
+    stages.push_back({time, h * method.b[i], last ? 0 : h * method.a[i + 1][i], last});
+  }
+  return stages;
+}
+
 }  // namespace flowgrad

@@ -46,4 +46,13 @@ std::optional<kernels::SolveSteps> solve_steps(double t0, double t1, const OdeOp
 /// prepared in one batch.
 std::vector<double> field_times(double t0, double t1, const OdeOptions& options);
 
+/// One evaluation of the field by odeint: its slope times in_step goes to the end of the step;
+/// times in_next, added to the step's start, it gives the next evaluation's state.
+struct SolverStage {
+  double time, in_step, in_next;
+  bool ends_step;
+};
+/// All evaluations in order; none where a stage of the solver reads more than the slope before it.
+std::vector<SolverStage> solver_stages(double t0, double t1, const OdeOptions& options);
+
 }  // namespace flowgrad

@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdlib>
 
+#include "flowgrad/kernels/ptx_async.cuh"
+#include "flowgrad/kernels/ptx_tagged.cuh"
 #include "support.cuh"
 
 using namespace flowgrad::test;
@@ -343,4 +345,55 @@ TEST_CASE("host code that touches device memory is told so", "[emulator_faults_t
   CHECK(WTERMSIG(status) == SIGSEGV);
   CHECK(contains(text, "host code touched device memory at"));
   CHECK(contains(text, "12 bytes into device memory of 40 bytes"));
+}
+
+namespace {
+
+// The last block forgets to send.
+__global__ void silent_block(gpu::Tagged<float>* boxes, float* out) {
+  if (blockIdx.x + 1 < gridDim.x) gpu::tagged_store(&boxes[blockIdx.x], 1.0f, 1u);
+  float got[1] = {};
+  gpu::tagged_wait(got, 1u, [&](int) { return &boxes[(blockIdx.x + 1) % gridDim.x]; });
+  out[blockIdx.x] = got[0];
+}
+
+__global__ void waits_for_zeros(gpu::Tagged<float>* boxes, float* out) {
+  float got[1] = {};
+  gpu::tagged_wait(got, 0u, [&](int) { return &boxes[0]; });
+  out[0] = got[0];
+}
+
+__global__ void copies_asynchronously(const float* in, float* out) {
+  GPU_SHARED(float, buffer, [4]);
+  gpu::cp_async<16>(buffer, in);
+  gpu::cp_async_wait_all();
+  out[blockIdx.x] = buffer[blockIdx.x];
+}
+
+std::string cooperative_failure(auto kernel, unsigned blocks, auto... arguments) {
+  return message_of([&] {
+    gpu::launch_cooperative(kernel, blocks, 1, 0, stream, arguments...);
+    gpu::synchronize(stream);
+  });
+}
+
+}  // namespace
+
+TEST_CASE("blocks that wait in vain are told so", "[emulator_faults_test]") {
+  const DeviceArray<gpu::Tagged<float>> boxes(3);
+  const DeviceArray<float> out(std::vector<float>(4, 1.0f));
+  gpu::fill_bytes(boxes.get(), 0, 3 * sizeof(gpu::Tagged<float>), stream);
+  const std::string silent = cooperative_failure(silent_block, 3, boxes.get(), out.get());
+  CHECK(contains(silent, "silent_block"));
+  CHECK(contains(silent, "deadlock"));
+  CHECK(contains(silent, "block number 1:"));
+  CHECK(contains(silent, "tagged_wait at emulator_faults_test.cu:"));
+  // Without the cooperation of the others, the first block waits for one that has not begun.
+  gpu::fill_bytes(boxes.get(), 0, 3 * sizeof(gpu::Tagged<float>), stream);
+  CHECK(contains(failure(silent_block, 2, 1, 0, boxes.get(), out.get()), "deadlock"));
+  CHECK(contains(cooperative_failure(waits_for_zeros, 1, boxes.get(), out.get()), "tag 0"));
+  CHECK(contains(cooperative_failure(copies_asynchronously, 2, out.get(), out.get()),
+                 "cp_async: not emulated in a cooperative launch"));
+  CHECK(contains(cooperative_failure(silent_block, 20000, boxes.get(), out.get()),
+                 "at most 16384 run together"));
 }

@@ -68,7 +68,7 @@ bool close(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
 /// squared gradient instead.
 std::vector<Tensor> solved(ContinuousNormalizingFlow& flow, int64_t n, int order, bool fused,
                            bool backwards = false) {
-  const Fused on(fused);
+  const FusedKernels on(fused);
   Generator generator(5);
   const DType dtype = flow.parameters()[0].second.dtype();
   const auto draw = [&](const Shape& shape) {
@@ -133,7 +133,7 @@ TEST_CASE("gradients of a probe alone, and of y0 alone", "[cnf_solve_test][devic
     for (const bool create_graph : {false, true}) {
       std::vector<Tensor> found;
       for (const bool fused : {true, false}) {
-        const Fused on(fused);
+        const FusedKernels on(fused);
         Generator generator(5);
         const Tensor y0 = randn({4, 2}, generator, DType::float64, test_device());
         const Tensor probe = randn({4, 2}, generator, DType::float64, test_device());
@@ -150,7 +150,7 @@ TEST_CASE("a flow trains and samples alike with and without the kernel",
           "[cnf_solve_test][device_only]") {
   std::vector<std::vector<Tensor>> runs;
   for (const bool fused : {true, false}) {
-    const Fused on(fused);
+    const FusedKernels on(fused);
     const auto flow = flow_of(2, 8, Trace::hutchinson, "rk4", DType::float64, 4);
     Adam optimizer({{flow->parameters()}}, {.lr = 1e-2});
     Generator generator(9);

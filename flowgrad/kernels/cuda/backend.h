@@ -69,6 +69,9 @@ class CudaBackend final : public Backend {
   void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
                       View g_integral, View g_y0, View g_left, View g_right,
                       View g_weights) override;
+  // cuda/sampler.cu
+  bool has_sampler(DType dtype, int64_t width, int64_t outputs) override;
+  void sample(const Sampler& sampler, View x, View out) override;
 
   // cuda/optimizer.cu
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;

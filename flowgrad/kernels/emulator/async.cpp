@@ -41,6 +41,7 @@ void land(const std::vector<Copy>& copies) {
 }  // namespace
 
 void async_copy(void* destination, const void* source, unsigned bytes, unsigned valid) {
+  refuse_cooperative("cp_async");
   check_alignment(destination, bytes, "cp_async: destination");
   if (valid > 0) check_alignment(source, bytes, "cp_async: source");
   if (valid > bytes)

@@ -37,6 +37,13 @@ unsigned present_lanes() {
   return warp.present & ~warp.exited;
 }
 
+unsigned block_slot() { return Scheduler::instance().block_slot(); }
+void refuse_cooperative(const char* what) {
+  if (Scheduler::instance().is_cooperative()) {
+    fail(std::string(what) + ": not emulated in a cooperative launch of several blocks");
+  }
+}
+
 void* shared_variable(const void* key, std::size_t bytes, std::size_t alignment) {
   std::string error;
   void* memory = Scheduler::instance().shared().variable(key, bytes, alignment, error);
@@ -53,7 +60,8 @@ unsigned shared_offset(const void* pointer) {
 }
 void* shared_pointer(unsigned offset) { return Scheduler::instance().shared().base() + offset; }
 
-void check_launch(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared) {
+void check_launch(const Kernel& kernel, const Launch& launch) {
+  const auto& [grid, block, dynamic_shared, cooperative] = launch;
   const auto refuse = [&](const std::string& why) {
     throw DeviceError("launch of kernel " + kernel.name() + ": " + why);
   };
@@ -68,14 +76,19 @@ void check_launch(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynam
     refuse("grid of " + text(grid) +
            " blocks; at least one and at most (2147483647, 65535, 65535) are accepted");
   }
+  if (const std::size_t blocks = std::size_t{grid.x} * grid.y * grid.z;
+      cooperative && blocks * threads > kMaxCooperativeThreads) {
+    refuse("cooperative grid of " + std::to_string(blocks) + " blocks; at most " +
+           std::to_string(kMaxCooperativeThreads / threads) + " run together");
+  }
   if (dynamic_shared > kMaxShared) {
     refuse(std::to_string(dynamic_shared) + " bytes of dynamic shared memory; at most " +
            std::to_string(kMaxShared) + " are accepted");
   }
 }
 
-void run_grid(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared) {
-  Scheduler::instance().run(kernel, grid, block, dynamic_shared);
+void run_grid(const Kernel& kernel, const Launch& launch) {
+  Scheduler::instance().run(kernel, launch);
 }
 
 }  // namespace flowgrad::gpu::emulator

@@ -47,6 +47,12 @@ void warp_collective(const char* what, const Site& site, unsigned mask, void* sl
 /// Lets the others run until done(argument) is true.
 void wait_until(const char* what, const Site& site, bool (*done)(void*), void* argument);
 
+/// Where the running block stands among the blocks that are alive together; 0 but in cooperative
+/// launches.
+unsigned block_slot();
+/// Ends a cooperative launch: what keeps its state per thread and not per block.
+void refuse_cooperative(const char* what);
+
 /// Bit mask of the lanes of the running warp that exist and have not exited.
 unsigned present_lanes();
 
@@ -82,10 +88,20 @@ class Kernel {
   const void* function_;
 };
 
+/// The configuration of a launch; all blocks of a cooperative one are alive together.
+struct Launch {
+  dim3 grid, block;
+  std::size_t dynamic_shared;
+  bool cooperative;
+};
+
+/// The most threads of a cooperative launch: each takes a stack.
+inline constexpr unsigned kMaxCooperativeThreads = 1 << 14;
+
 /// Runs a whole grid; throws DeviceError when a thread fails.
-void run_grid(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared);
+void run_grid(const Kernel& kernel, const Launch& launch);
 /// Throws DeviceError for a launch that a device would refuse.
-void check_launch(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared);
+void check_launch(const Kernel& kernel, const Launch& launch);
 
 }  // namespace flowgrad::gpu::emulator
 

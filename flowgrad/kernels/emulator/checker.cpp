@@ -48,15 +48,21 @@ struct WarpClocks {
   std::uint16_t known[kWarpSize][kWarpSize];
 };
 
+// What is known of one block that is alive.
+struct BlockShadow {
+  std::vector<Cell> shared = std::vector<Cell>(SharedMemory::kWindow);
+  std::array<WarpClocks, kMaxThreads / kWarpSize> clocks;
+  std::size_t shared_used = 0;  // bytes of it that hold anything
+  unsigned interval = 0;
+};
+
 struct State {
   std::map<const char*, std::unique_ptr<Shadow>> device;
   Shadow* recent[4] = {};  // kernels take turns among few arrays
   unsigned next_recent = 0;
-  std::vector<Cell> shared = std::vector<Cell>(SharedMemory::kWindow);
-  std::array<WarpClocks, kMaxThreads / kWarpSize> clocks;
-  std::size_t shared_used = 0;  // bytes of it that hold anything
+  std::vector<std::unique_ptr<BlockShadow>> blocks;
+  BlockShadow* block = nullptr;  // of the running thread
   unsigned launch = 0;
-  unsigned interval = 0;
 };
 
 State& state() {
@@ -86,8 +92,8 @@ Moment now() {
   m.launch = s.launch;
   m.block = scheduler.block_number();
   m.rank = rank;
-  m.interval = s.interval;
-  m.clock = s.clocks[rank / kWarpSize].known[rank % kWarpSize][rank % kWarpSize];
+  m.interval = s.block->interval;
+  m.clock = s.block->clocks[rank / kWarpSize].known[rank % kWarpSize][rank % kWarpSize];
   return m;
 }
 
@@ -97,7 +103,7 @@ bool ordered(const Moment& before, const Moment& present) {
   if (before.block != present.block) return false;
   if (before.rank == present.rank || before.interval != present.interval) return true;
   if (before.rank / kWarpSize != present.rank / kWarpSize) return false;
-  const WarpClocks& clocks = state().clocks[present.rank / kWarpSize];
+  const WarpClocks& clocks = state().block->clocks[present.rank / kWarpSize];
   const std::uint16_t known = clocks.known[present.rank % kWarpSize][before.rank % kWarpSize];
   return static_cast<std::int16_t>(known - static_cast<std::uint16_t>(before.clock)) > 0;
 }
@@ -203,8 +209,14 @@ void start_launch() {
 
 void end_launch() { profile_end_launch(); }
 
-void start_block() {
+void enter_block(unsigned slot) {
   State& s = state();
+  while (s.blocks.size() <= slot) s.blocks.push_back(std::make_unique<BlockShadow>());
+  s.block = s.blocks[slot].get();
+}
+
+void start_block() {
+  BlockShadow& s = *state().block;
   s.interval = 0;
   std::fill_n(s.shared.begin(), s.shared_used, Cell{});
   s.shared_used = 0;
@@ -216,10 +228,10 @@ void start_block() {
   profile_start_block();
 }
 
-void block_synchronized() { ++state().interval; }
+void block_synchronized() { ++state().block->interval; }
 
 void warp_synchronized(unsigned mask) {
-  WarpClocks& clocks = state().clocks[thread_rank() / kWarpSize];
+  WarpClocks& clocks = state().block->clocks[thread_rank() / kWarpSize];
   std::array<std::uint16_t, kWarpSize> joined{};
   for (unsigned l = 0; l < kWarpSize; ++l) {
     if ((mask >> l & 1) == 0) continue;
@@ -286,8 +298,9 @@ void access(const void* address, std::size_t bytes, AccessKind kind, const void*
     if (!in_extent(offset, bytes)) {
       fail_at(pc, std::string("out of bounds: ") + verb + name_of(address, true));
     }
-    cells = &state().shared[offset];
-    state().shared_used = std::max(state().shared_used, offset + bytes);
+    BlockShadow& block = *state().block;
+    cells = &block.shared[offset];
+    block.shared_used = std::max(block.shared_used, offset + bytes);
   } else {
     const Shadow* shadow = shadow_of(address);
     const auto* last = static_cast<const char*>(address) + bytes - 1;

@@ -21,6 +21,8 @@ enum class AccessKind : std::uint8_t { read, write, atomic };
 // From the scheduler.
 void start_launch();
 void end_launch();
+/// The accesses that follow are by the block in this slot.
+void enter_block(unsigned slot);
 void start_block();
 void block_synchronized();
 void warp_synchronized(unsigned mask);
@@ -47,6 +49,7 @@ inline void note_write(const void* address, std::size_t bytes) {
 
 inline void start_launch() {}
 inline void end_launch() {}
+inline void enter_block(unsigned) {}
 inline void start_block() {}
 inline void block_synchronized() {}
 inline void warp_synchronized(unsigned) {}

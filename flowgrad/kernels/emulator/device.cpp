@@ -129,14 +129,14 @@ void open_range(void* pointer, std::size_t bytes) {
 
 }  // namespace
 
-void enqueue_launch(std::unique_ptr<const Kernel> kernel, dim3 grid, dim3 block,
-                    std::size_t dynamic_shared) {
+void enqueue_launch(std::unique_ptr<const Kernel> kernel, const Launch& launch) {
   const Call call("launch");
-  check_launch(*kernel, grid, block, dynamic_shared);
-  if (launch_records != nullptr) launch_records->push_back({kernel->name(), 0, 0, dynamic_shared});
+  check_launch(*kernel, launch);
+  if (launch_records != nullptr)
+    launch_records->push_back({kernel->name(), 0, 0, launch.dynamic_shared});
   const std::shared_ptr<const Kernel> shared = std::move(kernel);
-  Device::instance().enqueue([shared, grid, block, dynamic_shared] {
-    run_grid(*shared, grid, block, dynamic_shared);
+  Device::instance().enqueue([shared, launch] {
+    run_grid(*shared, launch);
     if (const std::string overrun = Arena::instance().overrun(); !overrun.empty()) {
       throw DeviceError("kernel " + shared->name() + ": out of bounds: " + overrun);
     }

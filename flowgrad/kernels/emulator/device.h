@@ -9,8 +9,7 @@ namespace flowgrad::gpu::emulator {
 
 /// Checks the configuration now, and runs the grid at the next synchronising call
 /// (FLOWGRAD_EMULATOR=deferred, the default) or now (eager).
-void enqueue_launch(std::unique_ptr<const Kernel> kernel, dim3 grid, dim3 block,
-                    std::size_t dynamic_shared);
+void enqueue_launch(std::unique_ptr<const Kernel> kernel, const Launch& launch);
 
 /// Throws DeviceError when pointer, argument number index of kernel, is neither null nor memory
 /// that the device can reach.

@@ -96,7 +96,7 @@ void profile_access(const void* address, std::size_t shared_offset, std::size_t 
                     AccessKind kind, bool shared, const void* pc) {
   Profiler& p = profiler();
   if (!p.on || pc == nullptr) return;
-  const unsigned rank = thread_rank();
+  const unsigned rank = block_slot() * kMaxThreads + thread_rank();
   const std::uint64_t visit = p.visits[{pc, rank}]++;
   const Instruction instruction{pc, shared, kind != AccessKind::read};
   Request& request = p.requests[{instruction, rank / kWarpSize, visit}];

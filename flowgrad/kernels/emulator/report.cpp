@@ -139,15 +139,15 @@ std::string Scheduler::place_of_running_thread() {
          describe(threadIdx);
 }
 
-std::string Scheduler::deadlock_report() const {
-  std::string text = "deadlock; all threads that have not exited wait:";
+std::string Scheduler::threads_waiting(const Block& block) const {
+  std::string text;
   for (unsigned first = 0; first < n_threads_;) {
-    const Thread& thread = threads_[first];
+    const Thread& thread = block.threads[first];
     unsigned end = first + 1;
-    while (end < n_threads_ && threads_[end].state == thread.state &&
+    while (end < n_threads_ && block.threads[end].state == thread.state &&
            (thread.state == ThreadState::exited ||
-            (threads_[end].what == thread.what && threads_[end].mask == thread.mask &&
-             describe(threads_[end].site) == describe(thread.site)))) {
+            (block.threads[end].what == thread.what && block.threads[end].mask == thread.mask &&
+             describe(block.threads[end].site) == describe(thread.site)))) {
       ++end;
     }
     text += "\n  threads " + std::to_string(first) + " to " + std::to_string(end - 1) + ": ";
@@ -158,6 +158,16 @@ std::string Scheduler::deadlock_report() const {
       if (thread.state == ThreadState::in_warp) text += ", mask " + hexadecimal(thread.mask);
     }
     first = end;
+  }
+  return text;
+}
+
+std::string Scheduler::deadlock_report() const {
+  std::string text = "deadlock; all threads that have not exited wait:";
+  if (n_alive_ == 1) return text + threads_waiting(*block_);
+  for (unsigned slot = 0; slot < n_alive_; ++slot) {
+    text += "\n block number " + std::to_string(blocks_[slot]->number) + ":" +
+            threads_waiting(*blocks_[slot]);
   }
   return text;
 }

@@ -60,30 +60,44 @@ bool Scheduler::running_here() { return in_kernel; }
 
 void Scheduler::choose_order() {
   order_ = order_from_environment();
-  std::iota(permutation_.begin(), permutation_.begin() + n_threads_, 0u);
-  if (order_ == Order::reverse) {
-    for (unsigned i = 0; i < n_threads_; ++i) permutation_[i] = n_threads_ - 1 - i;
-  }
   if (random_ == 0) {
     const char* seed = std::getenv("FLOWGRAD_EMULATOR_SEED");
     random_ = (seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0) + 0x9E3779B97F4A7C15u;
   }
 }
 
-void Scheduler::run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared) {
-  kernel_ = &kernel;
-  gridDim = grid;
-  blockDim = block;
-  n_threads_ = block.x * block.y * block.z;
-  if (threads_.empty()) threads_.resize(kMaxThreads);
+void Scheduler::enter(Block& block) {
+  block_ = &block;
+  checker::enter_block(block.slot);
+  const std::uint64_t b = block.number;
+  blockIdx = {static_cast<unsigned>(b % gridDim.x),
+              static_cast<unsigned>(b / gridDim.x % gridDim.y),
+              static_cast<unsigned>(b / gridDim.x / gridDim.y)};
+}
+
+void Scheduler::prepare_block(unsigned slot, const Launch& launch) {
+  if (slot == blocks_.size()) blocks_.push_back(std::make_unique<Block>());
+  Block& block = *blocks_[slot];
+  block.slot = slot;
   for (unsigned i = 0; i < n_threads_; ++i) {
-    threads_[i].rank = i;
-    threads_[i].index = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
+    block.threads[i].rank = i;
+    block.threads[i].index = {i % blockDim.x, i / blockDim.x % blockDim.y,
+                              i / (blockDim.x * blockDim.y)};
+    block.permutation[i] = order_ == Order::reverse ? n_threads_ - 1 - i : i;
   }
+  block.shared.start_launch(launch.dynamic_shared);
+}
+
+void Scheduler::run(const Kernel& kernel, const Launch& launch) {
+  kernel_ = &kernel;
+  const dim3 grid = gridDim = launch.grid;
+  blockDim = launch.block;
+  n_threads_ = blockDim.x * blockDim.y * blockDim.z;
   choose_order();
-  shared_.start_launch(dynamic_shared);
-  checker::start_launch();
   const std::uint64_t n_blocks = std::uint64_t{grid.x} * grid.y * grid.z;
+  n_alive_ = launch.cooperative ? static_cast<unsigned>(n_blocks) : 1;
+  for (unsigned i = 0; i < n_alive_; ++i) prepare_block(i, launch);
+  checker::start_launch();
   std::uint64_t step = 1;
   std::uint64_t first = 0;
   if (order_ == Order::random) {
@@ -95,13 +109,17 @@ void Scheduler::run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dyn
   failed_ = false;
   prepare_fault_stack();
   in_kernel = true;
-  for (std::uint64_t i = 0; i < n_blocks && !failed_; ++i) {
-    std::uint64_t b = order_ == Order::reverse ? n_blocks - 1 - i : i;
-    if (order_ == Order::random) b = (first + i * step) % n_blocks;
-    block_number_ = b;
-    blockIdx = {static_cast<unsigned>(b % grid.x), static_cast<unsigned>(b / grid.x % grid.y),
-                static_cast<unsigned>(b / grid.x / grid.y)};
-    run_block();
+  for (std::uint64_t i = 0; i < n_blocks && !failed_;) {
+    for (unsigned slot = 0; slot < n_alive_; ++slot, ++i) {
+      block_ = blocks_[slot].get();
+      block_->number = order_ == Order::reverse  ? n_blocks - 1 - i
+                       : order_ == Order::random ? (first + i * step) % n_blocks
+                                                 : i;
+      enter(*block_);
+      start_block();
+    }
+    run_blocks();
+    for (unsigned slot = 0; slot < n_alive_; ++slot) end_block(*blocks_[slot]);
   }
   in_kernel = false;
   checker::end_launch();
@@ -110,33 +128,34 @@ void Scheduler::run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dyn
 }
 
 void Scheduler::start_block() {
+  Block& block = *block_;
   if (order_ == Order::random) {
     for (unsigned i = n_threads_; i > 1; --i) {
-      std::swap(permutation_[i - 1], permutation_[next_random(random_) % i]);
+      std::swap(block.permutation[i - 1], block.permutation[next_random(random_) % i]);
     }
   }
-  n_exited_ = 0;
-  n_conditions_ = 0;
-  barrier_ = {};
-  named_.fill({});
+  block.n_exited = 0;
+  block.n_conditions = 0;
+  block.barrier = {};
+  block.named.fill({});
   for (unsigned w = 0; w * kWarpSize < n_threads_; ++w) {
     const unsigned lanes = std::min(n_threads_ - w * kWarpSize, kWarpSize);
-    warps_[w] = {lanes == kWarpSize ? ~0u : (1u << lanes) - 1, 0, nullptr};
+    block.warps[w] = {lanes == kWarpSize ? ~0u : (1u << lanes) - 1, 0, nullptr};
   }
   for (unsigned i = 0; i < n_threads_; ++i) {
-    ready_[i] = &threads_[permutation_[i]];
-    ready_[i]->state = ThreadState::fresh;
+    block.ready[i] = &block.threads[block.permutation[i]];
+    block.ready[i]->state = ThreadState::fresh;
   }
-  ready_head_ = 0;
-  n_ready_ = n_threads_;
-  shared_.start_block();
+  block.ready_head = 0;
+  block.n_ready = n_threads_;
+  block.shared.start_block();
   async_start_block();
   sm90_start_block();
   checker::start_block();
 }
 
-void Scheduler::run_block() {
-  start_block();
+void Scheduler::run_blocks() {
+  enter(*blocks_[0]);
   // The host side of the switch is not one of the threads, so it cannot go through resume().
   Thread* first = next_thread();
   current_ = first;
@@ -144,11 +163,14 @@ void Scheduler::run_block() {
   first->stack = stacks_.take();
   prepare(first->fiber, first->stack, &Scheduler::fiber_main);
   switch_fiber(host_, first->fiber);
+}
+
+void Scheduler::end_block(Block& block) {
   if (failed_) {
     // What the abandoned fibers had on their stacks is not destroyed: no RAII across waits in
     // kernels.
     for (unsigned i = 0; i < n_threads_; ++i) {
-      const Thread& thread = threads_[i];
+      const Thread& thread = block.threads[i];
       const bool holds_stack = thread.state == ThreadState::exited
                                    ? &thread == current_  // failed on its way out
                                    : thread.state != ThreadState::fresh;
@@ -156,7 +178,8 @@ void Scheduler::run_block() {
     }
     return;
   }
-  if (const std::string overrun = shared_.overrun(); !overrun.empty()) {
+  if (const std::string overrun = block.shared.overrun(); !overrun.empty()) {
+    enter(block);
     failed_ = true;
     failure_ = "kernel " + kernel_->name() + ": block " + describe(blockIdx) +
                ": shared memory: " + overrun;
@@ -187,7 +210,9 @@ void Scheduler::run_threads() {
     thread_exits();
     Thread* next = next_thread();
     if (next == nullptr) {
-      if (n_exited_ < n_threads_) fail(deadlock_report());
+      for (unsigned slot = 0; slot < n_alive_; ++slot) {
+        if (blocks_[slot]->n_exited < n_threads_) fail(deadlock_report());
+      }
       stacks_.give_back(ended.stack);
       leave_block();
     } else if (next->state == ThreadState::fresh) {
@@ -220,10 +245,11 @@ void Scheduler::run_body() {
 void Scheduler::thread_exits() {
   Thread& thread = *current_;
   thread.state = ThreadState::exited;
-  ++n_exited_;
-  if (barrier_.waiting > 0) {
-    fail("exits while " + std::to_string(barrier_.waiting) + " threads of the block wait at " +
-         barrier_.what + " (" + describe(barrier_.site) + ")");
+  ++block_->n_exited;
+  const Barrier& barrier = block_->barrier;
+  if (barrier.waiting > 0) {
+    fail("exits while " + std::to_string(barrier.waiting) + " threads of the block wait at " +
+         barrier.what + " (" + describe(barrier.site) + ")");
   }
   Warp& mine = warp();
   const unsigned bit = 1u << (thread.rank % kWarpSize);
@@ -238,24 +264,37 @@ void Scheduler::thread_exits() {
 
 void Scheduler::make_ready(Thread& thread) {
   thread.state = ThreadState::ready;
-  ready_[(ready_head_ + n_ready_++) % kMaxThreads] = &thread;
+  block_->ready[(block_->ready_head + block_->n_ready++) % kMaxThreads] = &thread;
 }
 
-Thread* Scheduler::next_thread() {
-  if (n_ready_ == 0 && n_conditions_ > 0) {
+Thread* Scheduler::next_of_block() {
+  Block& block = *block_;
+  if (block.n_ready == 0 && block.n_conditions > 0) {
     for (unsigned i = 0; i < n_threads_; ++i) {
-      Thread& thread = threads_[permutation_[i]];
+      Thread& thread = block.threads[block.permutation[i]];
       if (thread.state == ThreadState::at_condition && thread.done(thread.argument)) {
-        --n_conditions_;
+        --block.n_conditions;
         make_ready(thread);
       }
     }
   }
-  if (n_ready_ == 0) return nullptr;
-  Thread* next = ready_[ready_head_];
-  ready_head_ = (ready_head_ + 1) % kMaxThreads;
-  --n_ready_;
+  if (block.n_ready == 0) return nullptr;
+  Thread* next = block.ready[block.ready_head];
+  block.ready_head = (block.ready_head + 1) % kMaxThreads;
+  --block.n_ready;
   return next;
+}
+
+Thread* Scheduler::next_thread() {
+  Block& last = *block_;
+  if (Thread* next = next_of_block()) return next;
+  // Nothing to do in this block: the others have their turn.
+  for (unsigned i = 1; i < n_alive_; ++i) {
+    enter(*blocks_[(last.slot + i) % n_alive_]);
+    if (Thread* next = next_of_block()) return next;
+  }
+  if (n_alive_ > 1) enter(last);
+  return nullptr;
 }
 
 void Scheduler::resume(Thread& thread) {
@@ -295,37 +334,38 @@ void Scheduler::fail_abruptly(const std::string& what) {
 // --- meeting others ---
 
 void Scheduler::block_barrier(const char* what, const Site& site, bool vote) {
-  if (barrier_.waiting == 0) {
-    if (n_exited_ > 0) {
+  Barrier& barrier = block_->barrier;
+  if (barrier.waiting == 0) {
+    if (block_->n_exited > 0) {
       fail(
-          std::string(what) + ": " + std::to_string(n_exited_) +
+          std::string(what) + ": " + std::to_string(block_->n_exited) +
           " threads of the block have exited and can never arrive; do not return before a barrier");
     }
-    barrier_.what = what;
-    barrier_.site = site;
-    barrier_.votes = 0;
-  } else if (!same_site(barrier_.site, site)) {
+    barrier.what = what;
+    barrier.site = site;
+    barrier.votes = 0;
+  } else if (!same_site(barrier.site, site)) {
     fail(std::string("divergent barrier: arrives at ") + what + " (" + describe(site) + ") while " +
-         std::to_string(barrier_.waiting) + " threads of the block wait at " + barrier_.what +
-         " (" + describe(barrier_.site) + ")");
+         std::to_string(barrier.waiting) + " threads of the block wait at " + barrier.what + " (" +
+         describe(barrier.site) + ")");
   }
-  barrier_.votes += vote ? 1 : 0;
-  if (++barrier_.waiting < n_threads_) {
+  barrier.votes += vote ? 1 : 0;
+  if (++barrier.waiting < n_threads_) {
     wait(ThreadState::at_barrier, what, site, 0);
     return;
   }
-  barrier_.waiting = 0;
-  barrier_.result = barrier_.votes;
+  barrier.waiting = 0;
+  barrier.result = barrier.votes;
   checker::block_synchronized();
   for (unsigned i = 0; i < n_threads_; ++i) {
-    Thread& thread = threads_[permutation_[i]];
+    Thread& thread = block_->threads[block_->permutation[i]];
     if (thread.state == ThreadState::at_barrier) make_ready(thread);
   }
 }
 
 void Scheduler::named_barrier(unsigned number, unsigned n_threads, bool waits, const Site& site) {
-  if (number >= named_.size()) fail("named barrier: the number must be below 16");
-  NamedBarrier& barrier = named_[number];
+  if (number >= block_->named.size()) fail("named barrier: the number must be below 16");
+  NamedBarrier& barrier = block_->named[number];
   if (n_threads == 0 || n_threads % kWarpSize != 0 || n_threads > n_threads_) {
     fail("named barrier: " + std::to_string(n_threads) +
          " threads; a multiple of 32 up to the size of the block is needed");
@@ -407,7 +447,7 @@ void Scheduler::warp_collective(const char* what, const Site& site, unsigned mas
   const unsigned start = order_ == Order::random ? next_random(random_) % kWarpSize : 0;
   for (unsigned i = 0; i < kWarpSize; ++i) {
     const unsigned l = order_ == Order::reverse ? kWarpSize - 1 - i : (i + start) % kWarpSize;
-    if ((expected >> l & 1) != 0 && l != own) make_ready(threads_[current_->rank - own + l]);
+    if ((expected >> l & 1) != 0 && l != own) make_ready(block_->threads[current_->rank - own + l]);
   }
 }
 
@@ -416,7 +456,7 @@ void Scheduler::wait_until(const char* what, const Site& site, bool (*done)(void
   while (!done(argument)) {
     current_->done = done;
     current_->argument = argument;
-    ++n_conditions_;
+    ++block_->n_conditions;
     wait(ThreadState::at_condition, what, site, 0);
   }
 }

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -62,11 +63,31 @@ struct NamedBarrier {
 /// all.
 enum class Order : std::uint8_t { forward, reverse, random };
 
+/// One block: its threads, and where they meet.
+struct Block {
+  unsigned slot = 0;  // among the blocks that are alive together
+  std::uint64_t number = 0;
+  unsigned n_exited = 0;
+  std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
+  std::array<Warp, kMaxThreads / kWarpSize> warps;
+  std::array<unsigned, kMaxThreads> permutation;
+  // Threads that can go on, a ring: at most all of them are in it.
+  std::array<Thread*, kMaxThreads> ready;
+  unsigned ready_head = 0;
+  unsigned n_ready = 0;
+  unsigned n_conditions = 0;
+  Barrier barrier;
+  std::array<NamedBarrier, 16> named;
+  SharedMemory shared;
+};
+
 class Scheduler {
  public:
   static Scheduler& instance();
 
-  void run(const Kernel& kernel, dim3 grid, dim3 block, std::size_t dynamic_shared);
+  /// Blocks run one after the other; those of a cooperative launch take turns, so that one may wait
+  /// for another.
+  void run(const Kernel& kernel, const Launch& launch);
 
   // What the functions of block.h do, for the running thread.
   [[noreturn]] void fail(const std::string& what);
@@ -79,35 +100,42 @@ class Scheduler {
   void wait_until(const char* what, const Site& site, bool (*done)(void*), void* argument);
 
   Thread& current() { return *current_; }
-  Warp& warp() { return warps_[current_->rank / kWarpSize]; }
-  unsigned last_vote() const { return barrier_.result; }
-  SharedMemory& shared() { return shared_; }
+  Warp& warp() { return block_->warps[current_->rank / kWarpSize]; }
+  unsigned last_vote() const { return block_->barrier.result; }
+  SharedMemory& shared() { return block_->shared; }
   const StackPool& stacks() const { return stacks_; }
   const Kernel* kernel() const { return kernel_; }
-  std::uint64_t block_number() const { return block_number_; }
+  std::uint64_t block_number() const { return block_->number; }
+  unsigned block_slot() const { return block_->slot; }
+  bool is_cooperative() const { return n_alive_ > 1; }
   /// Whether the calling OS thread is inside a kernel.
   static bool running_here();
   static std::string place_of_running_thread();
 
  private:
-  void run_block();
+  void enter(Block& block);
+  void prepare_block(unsigned slot, const Launch& launch);
   void start_block();
+  /// Runs all threads of the blocks that were started.
+  void run_blocks();
+  void end_block(Block& block);
   [[noreturn]] static void fiber_main();
   [[noreturn]] void run_threads();
   void run_body();
   [[noreturn]] void leave_block();
   void thread_exits();
   Thread* next_thread();
+  Thread* next_of_block();
   void wait(ThreadState state, const char* what, const Site& site, unsigned mask);
   void resume(Thread& thread);
   void make_ready(Thread& thread);
   std::string deadlock_report() const;
   void choose_order();
+  std::string threads_waiting(const Block& block) const;
 
   const Kernel* kernel_ = nullptr;
   unsigned n_threads_ = 0;
-  unsigned n_exited_ = 0;
-  std::uint64_t block_number_ = 0;
+  unsigned n_alive_ = 0;  // blocks at a time: one, or all of a cooperative launch
   std::uint64_t random_ = 0;
   Order order_ = Order::forward;
   bool failed_ = false;
@@ -115,17 +143,8 @@ class Scheduler {
 
   Fiber host_;
   Thread* current_ = nullptr;
-  std::vector<Thread> threads_;
-  std::array<Warp, kMaxThreads / kWarpSize> warps_;
-  std::array<unsigned, kMaxThreads> permutation_;
-  // Threads that can go on, a ring: at most all of them are in it.
-  std::array<Thread*, kMaxThreads> ready_;
-  unsigned ready_head_ = 0;
-  unsigned n_ready_ = 0;
-  unsigned n_conditions_ = 0;
-  Barrier barrier_;
-  std::array<NamedBarrier, 16> named_;
-  SharedMemory shared_;
+  Block* block_ = nullptr;  // of the current thread
+  std::vector<std::unique_ptr<Block>> blocks_;
   StackPool stacks_;
 };
 

@@ -170,6 +170,7 @@ void multiply(const Product& p) {
 }  // namespace
 
 void mbarrier_init(std::uint64_t* barrier, unsigned count) {
+  refuse_cooperative("mbarrier");
   shared_offset(barrier);
   check_alignment(barrier, 8, "mbarrier");
   checker::note_write(barrier, 8);
@@ -217,6 +218,7 @@ void tensor_load(void* destination, const TensorMap& map, int column, int row,
 }
 
 void wgmma(float* d, int n, std::uint64_t a, std::uint64_t b, bool accumulate, bool tf32) {
+  refuse_cooperative("wgmma");
   if (blockDim.x * blockDim.y * blockDim.z % 128 != 0)
     fail("wgmma: needs whole groups of 128 threads");
   state().products[thread_rank()].open.push_back({d, n, a, b, accumulate, tf32});
