@@ -127,6 +127,7 @@ TEST_CASE("sample_net says what does not fit together", "[sampler_test][device_o
   const auto at = [&](const Shape& shape) { return zeros(shape, DType::float32, test_device()); };
   const SamplerNet good{.first = at({3, 4}),
                         .times = at({1, 4}),
+                        .condition = {},
                         .hidden = at({3, 4, 4}),
                         .bias = at({2, 4}),
                         .last = at({3, 3, 4}),
