@@ -1,7 +1,9 @@
 // The CUDA runtime behind gpu_runtime.h. Only the CUDA build compiles this file.
 #include <cuda_runtime.h>
 
+#include <mutex>
 #include <string>
+#include <unordered_map>
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/gpu.cuh"
@@ -111,21 +113,31 @@ void pinned_release(void* pointer) noexcept { cudaFreeHost(pointer); }
 
 namespace {
 
-/// call() launches or asks about the kernel. More than 48 KiB of shared memory a block, its static
-/// arrays included, must be allowed first: once, so it is done when the call fails for it.
-template <class Call>
-void with_shared(const char* what, const void* kernel, std::size_t dynamic_shared, Call&& call) {
-  cudaError_t status = call();
-  if (status == cudaErrorInvalidValue && dynamic_shared > 0) {
-    cudaGetLastError();
-    status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                  static_cast<int>(dynamic_shared));
-    if (status == cudaSuccess) status = call();
-  }
+void check_kernel(cudaError_t status, const char* what, const void* kernel) {
   if (status == cudaSuccess) return;
   cudaGetLastError();
   const std::string text = std::string(what) + " of kernel " + name_of(kernel);
   check(status, text.c_str());
+}
+
+/// More than 48 KiB of shared memory a block, the kernel's static arrays included, must be asked
+/// for, once.
+void allow_shared(const char* what, const void* kernel, std::size_t dynamic_shared) {
+  if (dynamic_shared == 0) return;
+  constexpr std::size_t kWithoutOptIn = 48 << 10;
+  static std::mutex mutex;
+  static std::unordered_map<const void*, std::size_t> allowed;
+  const std::lock_guard lock(mutex);
+  std::size_t& most = allowed[kernel];
+  if (dynamic_shared <= most) return;
+  cudaFuncAttributes attributes;
+  check_kernel(cudaFuncGetAttributes(&attributes, kernel), what, kernel);
+  if (attributes.sharedSizeBytes + dynamic_shared > kWithoutOptIn) {
+    check_kernel(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                      static_cast<int>(dynamic_shared)),
+                 what, kernel);
+  }
+  most = dynamic_shared;
 }
 
 }  // namespace
@@ -134,36 +146,30 @@ namespace detail {
 
 void launch(const void* kernel, dim3 grid, dim3 block, std::size_t dynamic_shared, Stream stream,
             void** arguments, bool cooperative) {
-  with_shared(cooperative ? "cooperative launch" : "launch", kernel, dynamic_shared, [&] {
-    return cooperative
-               ? cudaLaunchCooperativeKernel(kernel, grid, block, arguments, dynamic_shared,
-                                             native(stream))
-               : cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared, native(stream));
-  });
+  const char* const what = cooperative ? "cooperative launch" : "launch";
+  allow_shared(what, kernel, dynamic_shared);
+  check_kernel(cooperative ? cudaLaunchCooperativeKernel(kernel, grid, block, arguments,
+                                                         dynamic_shared, native(stream))
+                           : cudaLaunchKernel(kernel, grid, block, arguments, dynamic_shared,
+                                              native(stream)),
+               what, kernel);
   if (launch_records != nullptr) launch_records->push_back(record_of(kernel, dynamic_shared));
 }
 
 int coresident_blocks(const void* kernel, unsigned threads, std::size_t dynamic_shared) {
   int device = 0;
   check(cudaGetDevice(&device), "coresident_blocks");
-  if (dynamic_shared >
+  cudaFuncAttributes attributes;
+  check_kernel(cudaFuncGetAttributes(&attributes, kernel), "occupancy", kernel);
+  if (attributes.sharedSizeBytes + dynamic_shared >
       static_cast<std::size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device))) {
     return 0;
   }
-  // Answers 0, without an error, for what has not been allowed yet.
-  constexpr std::size_t kWithoutOptIn = 48 << 10;
+  allow_shared("occupancy", kernel, dynamic_shared);
   int blocks = 0;
-  with_shared("occupancy", kernel, dynamic_shared, [&] {
-    if (dynamic_shared > kWithoutOptIn) {
-      cudaFuncAttributes attributes;
-      const cudaError_t status = cudaFuncGetAttributes(&attributes, kernel);
-      if (status != cudaSuccess) return status;
-      if (static_cast<std::size_t>(attributes.maxDynamicSharedSizeBytes) < dynamic_shared)
-        return cudaErrorInvalidValue;
-    }
-    return cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, static_cast<int>(threads),
-                                                         dynamic_shared);
-  });
+  check_kernel(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+                   &blocks, kernel, static_cast<int>(threads), dynamic_shared),
+               "occupancy", kernel);
   return blocks * attribute(cudaDevAttrMultiProcessorCount, device);
 }
 

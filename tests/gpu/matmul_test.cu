@@ -19,8 +19,7 @@ namespace {
 using V = std::vector<double>;
 
 constexpr MatmulKernel kKernels[] = {MatmulKernel::element, MatmulKernel::narrow,
-                                     MatmulKernel::wide,    MatmulKernel::medium,
-                                     MatmulKernel::large,   MatmulKernel::huge};
+                                     MatmulKernel::wide, MatmulKernel::medium, MatmulKernel::large};
 
 Tensor transposed_last(const Tensor& t) {
   return t.with_layout(transposed("test", t.layout(), -1, -2));
@@ -208,8 +207,7 @@ TEST_CASE("a batch of vectors keeps to aligned entries", "[matmul_test]") {
 TEST_CASE("more entries of a batch than one launch takes", "[matmul_test]") {
   const Tensor a = values({7, 17, 5}, DType::float32, 1);
   const Tensor b = strided(values({7, 5, 3}, DType::float32, 2), 2);
-  for (const MatmulKernel kernel :
-       {MatmulKernel::narrow, MatmulKernel::large, MatmulKernel::huge}) {
+  for (const MatmulKernel kernel : {MatmulKernel::narrow, MatmulKernel::large}) {
     const MatmulPlan plan{kernel, false, 3};
     same_as_reference("matmul", {Tensor::empty({7, 17, 3}, DType::float32), a, b}, 1,
                       [&](Backend& be, const std::vector<View>& v) {
@@ -298,11 +296,10 @@ TEST_CASE("which kernel runs", "[matmul_test]") {
   const auto kernel = [](DType dtype, int64_t batch, int64_t m, int64_t n, int64_t k) {
     return cuda::plan_matmul(dtype, batch, m, n, k).kernel;
   };
-  CHECK(kernel(DType::float32, 1, 4096, 4096, 4096) == MatmulKernel::huge);
-  CHECK(kernel(DType::float32, 1, 2048, 2048, 2048) == MatmulKernel::large);
+  CHECK(kernel(DType::float32, 1, 4096, 4096, 4096) == MatmulKernel::large);
   CHECK(kernel(DType::float64, 1, 4096, 4096, 4096) == MatmulKernel::medium);
   CHECK(kernel(DType::float32, 1, 512, 512, 512) == MatmulKernel::medium);
-  CHECK(kernel(DType::float32, 64, 512, 512, 512) == MatmulKernel::huge);
+  CHECK(kernel(DType::float32, 64, 512, 512, 512) == MatmulKernel::large);
   CHECK(kernel(DType::float32, 1, 1, 512, 512) == MatmulKernel::wide);
   CHECK(kernel(DType::float32, 1, 8192, 2, 64) == MatmulKernel::narrow);
   CHECK(kernel(DType::float32, 1000, 4, 4, 4) == MatmulKernel::element);

@@ -24,8 +24,9 @@ using Narrow = MatmulTile<T, 128, 16, sizeof(T) == 4 ? 16 : 8, 4, 4, 8, 4, 4>;
 template <class T>
 using Wide = MatmulTile<T, 16, 128, sizeof(T) == 4 ? 16 : 8, 4, 4, 4, 8, 4>;
 using Medium = MatmulTile<float, 64, 64, 16, 8, 4, 4, 8, 4>;
-using Large = MatmulTile<float, 128, 128, 8, 8, 8, 4, 8, 2>;
-using Huge = MatmulTile<float, 128, 256, 8, 8, 16, 4, 8, 1>;
+using Large = MatmulTile<float, 128, 128, 16, 8, 16, 4, 8, 2>;
+// Single elements take registers for their places, so fewer of them are on their way.
+using LargeAny = MatmulTile<float, 128, 128, 8, 8, 16, 4, 8, 2>;
 using Medium64 = MatmulTile<double, 64, 64, 8, 4, 4, 4, 8, 2>;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -78,7 +79,8 @@ void launch_tile(const MatmulPlan& plan, const MatmulArgs<typename Tile::T>& p, 
   const Load a = load_of(p.a, p.batch, p.batch.a);
   const Load b = load_of(p.b, p.batch, p.batch.b);
   if (a == Load::any || b == Load::any)
-    launch_tile<Tile, Load::any, Load::any>(plan, p, batch);
+    launch_tile<std::conditional_t<std::is_same_v<Tile, Large>, LargeAny, Tile>, Load::any,
+                Load::any>(plan, p, batch);
   else if (a == Load::along_k && b == Load::along_k)
     launch_tile<Tile, Load::along_k, Load::along_k>(plan, p, batch);
   else if (a == Load::along_k)
@@ -96,15 +98,12 @@ void launch(const MatmulPlan& plan, const MatmulArgs<T>& p, int64_t batch) {
     case MatmulKernel::wide: return launch_tile<Wide<T>, Load::any, Load::any>(plan, p, batch);
     case MatmulKernel::medium:
     case MatmulKernel::large:
-    case MatmulKernel::huge:
       if constexpr (std::is_same_v<T, double>)
         return launch_tile<Medium64>(plan, p, batch);
       else if (plan.kernel == MatmulKernel::medium)
         return launch_tile<Medium>(plan, p, batch);
-      else if (plan.kernel == MatmulKernel::large)
-        return launch_tile<Large>(plan, p, batch);
       else
-        return launch_tile<Huge>(plan, p, batch);
+        return launch_tile<Large>(plan, p, batch);
     case MatmulKernel::element: break;
   }
   const int64_t total = batch * p.m * p.n;
@@ -211,9 +210,6 @@ MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t
   } else if (m <= kFew) {
     plan.kernel = MatmulKernel::wide;
     blocks = tiles(16, 128);
-  } else if (dtype == DType::float32 && tiles(128, 256) >= 2 * kEnoughBlocks) {
-    plan.kernel = MatmulKernel::huge;
-    blocks = tiles(128, 256);
   } else if (dtype == DType::float32 && tiles(128, 128) >= kEnoughBlocks) {
     plan.kernel = MatmulKernel::large;
     blocks = tiles(128, 128);

@@ -13,8 +13,7 @@ enum class MatmulKernel : uint8_t {
   narrow,   // tiles of 128 x 16: few columns
   wide,     // tiles of 16 x 128: few rows
   medium,   // tiles of 64 x 64
-  large,    // tiles of 128 x 128 (float64: as medium)
-  huge      // tiles of 128 x 256, a block of a multiprocessor (float64: as medium)
+  large     // tiles of 128 x 128 (float64: as medium)
 };
 
 struct MatmulPlan {
