@@ -92,13 +92,14 @@ std::vector<Case> cases(const Options& o) {
   std::vector<Case> out;
   for (const auto& size : parse_sizes(o.sizes.empty() ? "512,1024,4096" : o.sizes, 1, 3)) {
     Case base = product(size, DType::float32, o.device);
-    base.peer = has_cublas() && !o.device.is_cpu() ? cublas_name(CublasMode::float32) : "";
-    out.push_back(base);
-    if (!o.device.is_cpu()) {
-      add_ladder(out, base);
-      base.peer.clear();
-      add_cublas(out, base);
+    if (o.device.is_cpu()) {
+      out.push_back(std::move(base));
+      continue;
     }
+    add_cublas(out, base);  // first, so that the others are printed beside it
+    base.peer = has_cublas() ? cublas_name(CublasMode::float32) : "";
+    out.push_back(base);
+    add_ladder(out, base);
   }
   return out;
 }

@@ -62,10 +62,10 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
     const double intensity = r.gflops / r.gbytes;
     lowest = std::min(lowest, intensity);
     highest = std::max(highest, intensity);
-    chart.series.push_back({.name = fmt::format("{} {}", label_of(r), r.size),
-                            .x = {intensity},
-                            .y = {r.gflops},
-                            .markers = true});
+    if (chart.series.empty() || chart.series.back().name != r.size)
+      chart.series.push_back({.name = r.size, .width = 0, .markers = true});
+    chart.series.back().x.push_back(intensity);
+    chart.series.back().y.push_back(r.gflops);
   }
   if (limits.gflops > 0 && limits.gbytes > 0) {
     const double knee = limits.gflops / limits.gbytes;

@@ -13,8 +13,8 @@ struct CnfTensors {
   Tensor x, t, bias;           // (H, D), (H), (H)
   Tensor middle, middle_bias;  // (H, H), (H)
   Tensor out, out_bias;        // (D, H), (D)
-  Tensor left, right;          // (N, H)
-  Tensor exact;                // (H, H)
+  Tensor left{}, right{};      // (N, H)
+  Tensor exact{};              // (H, H)
 
   /// y0 and the tensors, in the order above; undefined ones too.
   std::vector<Tensor> with(const Tensor& y0) const;

@@ -82,12 +82,11 @@ struct MatmulTile {
   static constexpr int kThreads = (BM / TM) * (BN / TN);
   static constexpr int kBlocks = Blocks;                            // of a multiprocessor, at least
   static constexpr int V = 16 / static_cast<int>(sizeof(Element));  // elements of a vector
-  // Steps of k in the body of the loop: an even number, since fragments alternate between two sets;
-  // a longer body would not stay in the instruction cache.
-  static constexpr int kUnroll = TM * TN > 64 ? 4 : TM* TN == 64 ? 2 : BK;
+  // Steps of k that the compiler may interleave. Reading fragments a step ahead by hand, in a loop
+  // short enough for the instruction cache, was slower on a device (40 against 44 TFLOP/s).
+  static constexpr int kUnroll = BK;
   static constexpr int WM = LM * TM, WN = LN * TN;  // outputs of a warp
-  static_assert(BK % 2 == 0 && LM * LN == 32 && TM % V == 0 && TN % V == 0 && BM % WM == 0 &&
-                BN % WN == 0);
+  static_assert(LM * LN == 32 && TM % V == 0 && TN % V == 0 && BM % WM == 0 && BN % WN == 0);
 };
 
 /// A thread's share of the BX x BK slices of an operand, on their way to shared memory [BK][BX +
@@ -228,18 +227,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   slice_b.store(p.b, tile_b[0]);
   __syncthreads();
 
-  // The fragments of step k + 1 are read while those of step k are multiplied, across slices too.
-  Vector x[2][TM / V], y[2][TN / V];
-  const auto read_fragments = [&](int buffer, int k, int set) {
-#pragma unroll
-    for (int i = 0; i < TM / V; ++i)
-      x[set][i] = gpu::load_vec<V>(&tile_a[buffer][k][first_row + i * Tile::LM * V]);
-#pragma unroll
-    for (int j = 0; j < TN / V; ++j)
-      y[set][j] = gpu::load_vec<V>(&tile_b[buffer][k][first_column + j * Tile::LN * V]);
-  };
-  read_fragments(0, 0, 0);
-
   int buffer = 0;
   int until_flush = p.chunk;
   const bool has_total = k_end - k_begin > p.chunk;
@@ -256,23 +243,25 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     }
 #pragma unroll Tile::kUnroll
     for (int k = 0; k < BK; ++k) {
-      if (k < BK - 1) {
-        read_fragments(buffer, k + 1, (k + 1) % 2);
-      } else if (has_next) {
-        slice_a.store(p.a, tile_a[buffer ^ 1]);
-        slice_b.store(p.b, tile_b[buffer ^ 1]);
-        __syncthreads();
-        read_fragments(buffer ^ 1, 0, 0);
-      }
+      Vector x[TM / V], y[TN / V];
+#pragma unroll
+      for (int i = 0; i < TM / V; ++i)
+        x[i] = gpu::load_vec<V>(&tile_a[buffer][k][first_row + i * Tile::LM * V]);
+#pragma unroll
+      for (int j = 0; j < TN / V; ++j)
+        y[j] = gpu::load_vec<V>(&tile_b[buffer][k][first_column + j * Tile::LN * V]);
 #pragma unroll
       for (int i = 0; i < TM; ++i) {
 #pragma unroll
         for (int j = 0; j < TN; ++j)
-          sums[i][j] = multiply_add(x[k % 2][i / V][i % V], y[k % 2][j / V][j % V], sums[i][j]);
+          sums[i][j] = multiply_add(x[i / V][i % V], y[j / V][j % V], sums[i][j]);
       }
     }
     until_flush -= BK;
     if (has_next) {
+      slice_a.store(p.a, tile_a[buffer ^ 1]);
+      slice_b.store(p.b, tile_b[buffer ^ 1]);
+      __syncthreads();
       if (until_flush == 0) {  // the end of a chunk: each thread keeps its totals in its own slots
         until_flush = p.chunk;
 #pragma unroll
