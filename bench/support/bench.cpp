@@ -35,6 +35,15 @@ std::string device_name(Device device) {
   return fmt::format("{}, {} threads", cli::cpu_name(), kernels::num_threads());
 }
 
+/// The emulator's times say nothing about a device.
+bool is_emulated([[maybe_unused]] Device device) {
+#if defined(FLOWGRAD_GPU_EMULATED)
+  return !device.is_cpu();
+#else
+  return false;
+#endif
+}
+
 Tensors copies(const Case& c) {
   Tensors out;
   for (const Tensor& t : c.tensors) out.push_back(clone(t));
@@ -186,7 +195,7 @@ void compare(const std::vector<Case>& cases, std::vector<Row>& rows) {
   }
 }
 
-Row run_case(const Case& c, const Arguments& a, Device device, const Limits& limits) {
+Row run_case(const Case& c, double budget, bool verify_only, Device device, const Limits& limits) {
   Row row;
   row.kernel = c.kernel;
   row.size = c.size;
@@ -194,8 +203,8 @@ Row run_case(const Case& c, const Arguments& a, Device device, const Limits& lim
   check(c, row);
   if (!row.failure.empty()) return row;
   count_launches(c, row);
-  if (a.verify_only) return row;
-  row.seconds = cli::measure([&] { c.apply(c.tensors); }, a.budget, device).median;
+  if (verify_only) return row;
+  row.seconds = cli::measure([&] { c.apply(c.tensors); }, budget, device).median;
   row.gflops = c.flops / row.seconds * 1e-9;
   row.gbytes = c.bytes / row.seconds * 1e-9;
   if (c.flops == 0 && limits.gbytes > 0) row.percent_of_limit = 100 * row.gbytes / limits.gbytes;
@@ -205,6 +214,7 @@ Row run_case(const Case& c, const Arguments& a, Device device, const Limits& lim
 
 int run(const Arguments& a, const Program& program) {
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
+  const bool verify_only = a.verify_only || is_emulated(device);
   std::vector<Case> cases = program.cases({device, a.sizes, a.impl});
   std::erase_if(cases, [&](const Case& c) {
     return c.kernel.find(a.only) == std::string::npos ||
@@ -216,16 +226,16 @@ int run(const Arguments& a, const Program& program) {
     return 0;
   }
   Limits limits;
-  if (!a.verify_only) limits = measure_limits(device);
+  if (!verify_only) limits = measure_limits(device);
   fmt::print("{}", device_name(device));
-  if (!a.verify_only)
+  if (!verify_only)
     fmt::print("; measured: {:.1f} TFLOP/s float32 multiply-add, {:.0f} GB/s copy",
                limits.gflops * 1e-3, limits.gbytes);
   fmt::print("\n");
   print_row(kHeads);
   std::vector<Row> rows;
   for (Case& c : cases) {
-    rows.push_back(run_case(c, a, device, limits));
+    rows.push_back(run_case(c, a.budget, verify_only, device, limits));
     compare(cases, rows);
     print_row(columns(rows.back()));
     c.tensors.clear();
@@ -281,7 +291,8 @@ int run_cases(int argc, char** argv, const Program& program) {
   app.add_option("--markdown", a.markdown, "Write the table to this file");
   app.add_option("--bars", a.bars, "Draw the rates to this SVG file");
   app.add_option("--roofline", a.roofline, "Draw rates over intensity to this SVG file");
-  app.add_flag("--verify-only", a.verify_only, "Check every case, time none");
+  app.add_flag("--verify-only", a.verify_only,
+               "Check every case, time none; always so on the emulator");
   app.add_flag("--list", a.list, "Print the cases and stop");
   try {
     app.parse(argc, argv);

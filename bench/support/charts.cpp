@@ -63,12 +63,13 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
     lowest = std::min(lowest, intensity);
     highest = std::max(highest, intensity);
     if (chart.series.empty() || chart.series.back().name != r.size)
-      chart.series.push_back({.name = r.size, .width = 0, .markers = true});
+      chart.series.push_back({.name = r.size, .markers = true});
     chart.series.back().x.push_back(intensity);
     chart.series.back().y.push_back(r.gflops);
   }
   if (limits.gflops > 0 && limits.gbytes > 0) {
     const double knee = limits.gflops / limits.gbytes;
+    lowest = std::min(lowest, knee);
     chart.series.push_back({.name = "limit",
                             .x = {lowest / 2, knee, std::max(highest, knee) * 2},
                             .y = {limits.gbytes * lowest / 2, limits.gflops, limits.gflops},

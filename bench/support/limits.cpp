@@ -15,7 +15,7 @@ Limits measure_limits(Device device) {
   Limits limits;
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
   const gpu::DeviceInfo info = gpu::device_info(device.index);
-  const int64_t n = info.emulated ? 1 << 10 : 1 << 28;  // bytes; beyond every cache
+  const int64_t n = int64_t{1} << 28;  // bytes; beyond every cache
   const Tensor from = Tensor::empty({n}, DType::boolean, device);
   const Tensor to = Tensor::empty({n}, DType::boolean, device);
   const auto bytes = static_cast<size_t>(n);
@@ -24,8 +24,8 @@ Limits measure_limits(Device device) {
                    0.3, device);
   limits.gbytes = 2 * static_cast<double>(n) / copy.minimum * 1e-9;
   const Tensor sink = zeros({1}, DType::float32, device);
-  const int blocks = info.emulated ? 1 : 8 * info.n_multiprocessors;
-  const int rounds = info.emulated ? 1 : 4096;
+  const int blocks = 8 * info.n_multiprocessors;
+  const int rounds = 4096;
   double operations = 0;
   const cli::Timing adds = cli::measure(
       [&] { operations = launch_multiply_adds(static_cast<float*>(sink.raw()), blocks, rounds); },

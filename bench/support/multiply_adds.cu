@@ -12,6 +12,7 @@ constexpr int kChains = 8;  // independent, so that no result is waited for
 __global__ void multiply_adds_kernel(float* sink, int rounds) {
   float chain[kChains];
   for (int i = 0; i < kChains; ++i) chain[i] = static_cast<float>(threadIdx.x + i);
+#pragma unroll 16  // so that counting the rounds takes no share worth naming
   for (int r = 0; r < rounds; ++r) {
 #pragma unroll
     for (int i = 0; i < kChains; ++i) chain[i] = fmaf(chain[i], 0.9999f, 1e-4f);

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "flowgrad/autograd/cnf_solve.h"
 #include "flowgrad/core/tensor.h"
-#include "flowgrad/kernels/backend.h"
 
 namespace flowgrad {
 

@@ -153,6 +153,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
     each_cached<Cached>(team, n, [&](int k, bool exists) {
       if (exists) sums[0] += term(ct[k], *values);
       values += Team::kStep * rows.step[1];
+      if (k % 4 == 3) __syncwarp();  // more loads ahead of their use would spill
     });
     const double sum = team.fold(sums, Add{});
     values = first_y;
