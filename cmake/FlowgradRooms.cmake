@@ -140,5 +140,10 @@ function(flowgrad_benchmarks)
     target_link_libraries(bench_${name} PRIVATE flowgrad_bench)
     set_target_properties(bench_${name} PROPERTIES
       RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+    if(FLOWGRAD_TESTS AND FLOWGRAD_GPU_KIND STREQUAL "EMULATED")
+      # On a device ./run gpu-check runs them.
+      add_test(NAME bench.${name} COMMAND bench_${name} --device cuda --verify-only --sizes 33x40)
+      set_tests_properties(bench.${name} PROPERTIES LABELS gpu TIMEOUT 300)
+    endif()
   endforeach()
 endfunction()

@@ -151,19 +151,15 @@ std::vector<double> field_times(double t0, double t1, const OdeOptions& options)
 }
 
 std::vector<SolverStage> solver_stages(double t0, double t1, const OdeOptions& options) {
-  const Tableau& method = tableau(options);
-  const size_t n = method.c.size();
-  for (size_t i = 0; i < n; ++i) {
-    for (size_t j = 0; j + 1 < i; ++j) {
-      if (method.a[i][j] != 0) return {};
-    }
-  }
+  const std::optional<kernels::SolveSteps> steps = solve_steps(t0, t1, options);
+  if (!steps) return {};
   std::vector<SolverStage> stages;
-  const double h = (t1 - t0) / static_cast<double>(options.n_steps);
+  const auto n = static_cast<size_t>(steps->stages);
   for (const double time : field_times(t0, t1, options)) {
     const size_t i = stages.size() % n;
     const bool last = i + 1 == n;
-    stages.push_back({time, h * method.b[i], last ? 0 : h * method.a[i + 1][i], last});
+    stages.push_back(
+        {time, steps->h * steps->weight[i], last ? 0 : steps->h * steps->previous[i + 1], last});
   }
   return stages;
 }

@@ -52,7 +52,7 @@ struct SolverStage {
   double time, in_step, in_next;
   bool ends_step;
 };
-/// All evaluations in order; none where a stage of the solver reads more than the slope before it.
+/// All evaluations in order; none where solve_steps gives nothing.
 std::vector<SolverStage> solver_stages(double t0, double t1, const OdeOptions& options);
 
 }  // namespace flowgrad

@@ -39,8 +39,9 @@ constexpr int kPredicateOps = static_cast<int>(PredicateOp::isnan) + 1;
 bool saves(const std::string& what, char letter) { return what.find(letter) != std::string::npos; }
 
 bool has_integer_form(UnaryOp op) {
-  for (UnaryOp other : {UnaryOp::neg, UnaryOp::abs, UnaryOp::sign, UnaryOp::square, UnaryOp::clamp,
-                        UnaryOp::add_scalar, UnaryOp::mul_scalar, UnaryOp::rsub_scalar}) {
+  for (UnaryOp other :
+       {UnaryOp::neg, UnaryOp::abs, UnaryOp::sign, UnaryOp::square, UnaryOp::clamp,
+        UnaryOp::add_scalar, UnaryOp::mul_scalar, UnaryOp::rsub_scalar, UnaryOp::pow_scalar}) {
     if (op == other) return true;
   }
   return false;
@@ -169,7 +170,7 @@ TEST_CASE("every unary operation at every size and layout", "[elementwise_test]"
       each_layout(
           name_of(op), shape, {DType::int64, DType::int64},
           [op](Backend& b, const std::vector<View>& v) {
-            b.unary(op, {-3, 4}, v[1], v[0]);
+            b.unary(op, {op == UnaryOp::pow_scalar ? 5.0 : -3.0, 4}, v[1], v[0]);
           },
           -9, 9);
     }

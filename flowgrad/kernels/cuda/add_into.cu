@@ -3,8 +3,8 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
-#include "flowgrad/kernels/cuda/integer.cuh"
 #include "flowgrad/kernels/cuda/strided.cuh"
+#include "flowgrad/kernels/integer.h"
 
 // out += in where out may show an element more than once (broadcast axes, overlapping windows). One
 // thread owns each address of out, finds the positions that lie there and adds them in row-major

@@ -2,9 +2,9 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
-#include "flowgrad/kernels/cuda/integer.cuh"
 #include "flowgrad/kernels/cuda/strided.cuh"
 #include "flowgrad/kernels/functions.h"
+#include "flowgrad/kernels/integer.h"
 #include "flowgrad/kernels/names.h"
 
 namespace flowgrad::kernels {

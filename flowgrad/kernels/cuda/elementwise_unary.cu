@@ -1,8 +1,8 @@
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
-#include "flowgrad/kernels/cuda/integer.cuh"
 #include "flowgrad/kernels/cuda/strided.cuh"
 #include "flowgrad/kernels/functions.h"
+#include "flowgrad/kernels/integer.h"
 #include "flowgrad/kernels/names.h"
 
 namespace flowgrad::kernels {
@@ -31,6 +31,7 @@ namespace {
   INTEGER(abs, x < 0 ? wrap(-bits(x)) : x)       \
   INTEGER(sign, int64_t{x > 0} - int64_t{x < 0}) \
   INTEGER(square, wrap(bits(x) * bits(x)))       \
+  INTEGER(pow_scalar, power(x, p))               \
   INTEGER(clamp, max(min(x, q), p))              \
   INTEGER(add_scalar, wrap(bits(x) + bits(p)))   \
   INTEGER(mul_scalar, wrap(bits(x) * bits(p)))   \

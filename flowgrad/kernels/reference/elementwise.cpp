@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "flowgrad/kernels/functions.h"
+#include "flowgrad/kernels/integer.h"
 #include "flowgrad/kernels/names.h"
 #include "flowgrad/kernels/reference/loops.h"
 #include "flowgrad/kernels/reference/reference.h"
@@ -111,21 +112,6 @@ bool zero_cotangent_wins(UnaryOp op) {
 #undef UNARY
   }
   return WEAK && STRONG;
-}
-
-// Signed overflow is undefined in C++; integers wrap around instead, as NumPy's and PyTorch's.
-int64_t wrap(uint64_t x) { return static_cast<int64_t>(x); }
-uint64_t bits(int64_t x) { return static_cast<uint64_t>(x); }
-
-/// By repeated squaring, for an exponent of at least 0.
-int64_t power(int64_t base, int64_t exponent) {
-  uint64_t result = 1;
-  uint64_t factor = bits(base);
-  for (int64_t e = exponent; e > 0; e >>= 1) {
-    if (e & 1) result *= factor;
-    factor *= factor;
-  }
-  return wrap(result);
 }
 
 /// The operations that int64 has; nullptr for the others.
