@@ -44,9 +44,7 @@ struct Rows {
 
 /// Blocks of a multiprocessor that the registers of cached rows leave room for.
 template <class T, int Cached>
-constexpr int kResident = Cached > 0 && Cached * sizeof(T) <= 128   ? 3
-                          : Cached > 0 && Cached * sizeof(T) <= 256 ? 2
-                                                                    : 1;
+constexpr int kResident = Cached > 0 && Cached * sizeof(T) <= 128 ? 3 : 1;
 
 /// f(k, i, in range) for the Cached elements of a thread.
 template <int Cached, class Team, class F>
@@ -91,6 +89,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
       const T power = exp_of(mine[k]);
       if (exists) sums[0] += static_cast<double>(power);
       if (!logarithm) mine[k] = power;
+      if (sizeof(T) == 8) __syncwarp();  // one exponential after the other, as in kPowers
     });
     const double sum = team.fold(sums, Add{});
     const double log_sum = logarithm ? log(sum) : 0;
