@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include "flowgrad/autograd/ops.h"
-#include "flowgrad/kernels/cpu/dispatch.h"
 #include "flowgrad/kernels/gpu_runtime.h"
 #include "support/bench.h"
 #include "support/cublas.h"
@@ -17,24 +16,26 @@ namespace {
 
 using Tensors = std::vector<Tensor>;
 
+constexpr double kFloat32 = 2e-6;  // of products and sums in float32
+
 /// c = a b without bias; the reference of all others.
 void multiply(kernels::Backend& backend, const Tensors& t) {
   backend.matmul(t[0], t[1], {}, false, t[2]);
 }
 
-Case product(const std::vector<int64_t>& size, DType dtype, Device device) {
+Case product(const std::vector<int64_t>& size, Device device) {
   const int64_t m = size[0], n = size.size() > 1 ? size[1] : m, k = size.size() > 2 ? size[2] : m;
   Generator g(1);
   Case c;
-  c.kernel = dtype == DType::float32 ? "sgemm" : "dgemm";
+  c.kernel = "sgemm";
   c.size = fmt::format("{}x{}x{}", m, n, k);
   c.impl = "flowgrad";
   c.flops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-  c.bytes = static_cast<double>((m * k + k * n + m * n) * static_cast<int64_t>(size_of(dtype)));
-  c.tensors = {randn({m, k}, g, dtype, device), randn({k, n}, g, dtype, device),
-               zeros({m, n}, dtype, device)};
+  c.bytes = 4.0 * static_cast<double>(m * k + k * n + m * n);
+  c.tensors = {randn({m, k}, g, DType::float32, device), randn({k, n}, g, DType::float32, device),
+               zeros({m, n}, DType::float32, device)};
   c.results = c.poisoned = {2};
-  c.tolerance = dtype == DType::float32 ? 2e-6 : 1e-14;
+  c.tolerance = kFloat32;
   set_work(c, device, multiply);
   return c;
 }
@@ -56,7 +57,7 @@ int columns_of(const Tensor& t) { return static_cast<int>(t.size(1)); }
 void add_cublas(std::vector<Case>& out, const Case& base) {
   if (!has_cublas()) return;
   for (const CublasMode mode : {CublasMode::float32, CublasMode::tf32, CublasMode::bf16}) {
-    out.push_back(variant(base, cublas_name(mode), mode == CublasMode::float32 ? 2e-6 : 1e-2,
+    out.push_back(variant(base, cublas_name(mode), mode == CublasMode::float32 ? kFloat32 : 1e-2,
                           [mode](const Tensors& t) {
                             cublas_gemm(mode, floats(t[0]), floats(t[1]), floats(t[2]),
                                         rows_of(t[0]), columns_of(t[1]), columns_of(t[0]));
@@ -67,19 +68,16 @@ void add_cublas(std::vector<Case>& out, const Case& base) {
 void add_ladder([[maybe_unused]] std::vector<Case>& out, [[maybe_unused]] const Case& base) {
 #if defined(FLOWGRAD_HAS_LADDER)
   const gpu::DeviceInfo info = gpu::device_info(0);
-  const int capability = 10 * info.major + info.minor;
   for (const kernels::cuda::LadderRung& rung : kernels::cuda::matmul_ladder()) {
-    const bool here =
-        info.emulated || (rung.needs_exactly ? capability == rung.needs : capability >= rung.needs);
-    if (!here) continue;
+    if (!rung.runs_on(info)) continue;
+    const bool exact = rung.tolerance < 1e-4;
     out.push_back(variant(base, fmt::format("{:02} {}", rung.number, rung.name),
-                          rung.tolerance < 1e-4 ? 2e-6 : 4 * rung.tolerance,
+                          exact ? kFloat32 : 4 * rung.tolerance,
                           [run = rung.run](const Tensors& t) {
                             run(floats(t[0]), floats(t[1]), floats(t[2]), rows_of(t[0]),
                                 columns_of(t[1]), columns_of(t[0]), gpu::default_stream());
                           }));
     const std::string_view name = rung.name;
-    const bool exact = name.find("3x") == 0 || rung.tolerance < 1e-4;
     const CublasMode mode = exact                      ? CublasMode::float32
                             : name.starts_with("TF32") ? CublasMode::tf32
                                                        : CublasMode::bf16;
@@ -91,7 +89,7 @@ void add_ladder([[maybe_unused]] std::vector<Case>& out, [[maybe_unused]] const 
 std::vector<Case> cases(const Options& o) {
   std::vector<Case> out;
   for (const auto& size : parse_sizes(o.sizes.empty() ? "512,1024,4096" : o.sizes, 1, 3)) {
-    Case base = product(size, DType::float32, o.device);
+    Case base = product(size, o.device);
     if (o.device.is_cpu()) {
       out.push_back(std::move(base));
       continue;

@@ -9,7 +9,6 @@ namespace flowgrad::bench {
 namespace {
 
 using kernels::Backend;
-using kernels::Params;
 using Tensors = std::vector<Tensor>;
 
 /// Cases over one size of array.
@@ -38,11 +37,8 @@ class Builder {
     c.kernel = kernel;
     c.size = fmt::format("{}x{}", shape_[0], shape_[1]);
     c.impl = "flowgrad";
-    for (const Tensor& t : tensors) {
-      int64_t n = 1;  // elements that exist: an expanded axis has one
-      for (int i = 0; i < t.rank(); ++i) n *= t.strides()[i] == 0 ? 1 : t.size(i);
-      c.bytes += static_cast<double>(n) * static_cast<double>(size_of(t.dtype()));
-    }
+    for (const Tensor& t : tensors)
+      c.bytes += static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
     c.tensors = std::move(tensors);
     c.results = std::move(results);
     c.poisoned = std::move(poisoned);
@@ -50,7 +46,7 @@ class Builder {
     set_work(c, device_, work);
     cases.push_back(std::move(c));
   }
-  /// Bytes of the case added last that its tensors do not tell: read and written, or not at all.
+  /// Bytes of the case added last, where its tensors do not tell them.
   void bytes(double bytes) { cases.back().bytes = bytes; }
 
   std::vector<Case> cases;
@@ -137,20 +133,17 @@ void add_random(Builder& b) {
   }
 }
 
-/// Adam over `n` parameters in arrays of different sizes.
+/// Adam over parameters in four arrays, and one of what is left.
 void add_optimizer(Builder& b) {
   const int64_t n = b.shape()[0] * b.shape()[1];
   Tensors tensors;
   std::vector<size_t> results;
-  int64_t left = n;
-  for (int64_t size = std::max<int64_t>(1, n / 4); left > 0; size = std::max<int64_t>(1, size)) {
-    const int64_t take = std::min(size, left);
+  const int64_t size = std::max<int64_t>(1, n / 4);
+  for (int64_t left = n; left > 0; left -= size) {
+    const Shape shape{std::min(size, left)};
     results.push_back(tensors.size());
-    tensors.push_back(b.normal({take}));
-    tensors.push_back(b.normal({take}));
-    tensors.push_back(b.normal({take}));
-    tensors.push_back(abs(b.normal({take})));
-    left -= take;
+    for (int i = 0; i < 3; ++i) tensors.push_back(b.normal(shape));
+    tensors.push_back(abs(b.normal(shape)));
   }
   const auto slots = [](const Tensors& t) {
     std::vector<kernels::OptimizerSlot> out;

@@ -4,7 +4,6 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <map>
 
@@ -67,20 +66,10 @@ const std::vector<std::vector<double>>& reference_of(const Case& c) {
   known.clear();  // cases come in groups, and large results should not pile up
   Tensors exact;
   for (const Tensor& t : c.tensors) {
-    const Tensor host = to(t, Device::cpu());
-    exact.push_back(is_floating(t.dtype()) ? cast(host, DType::float64) : clone(host));
+    exact.push_back(is_floating(t.dtype()) ? cli::exact(t) : clone(to(t, Device::cpu())));
   }
   c.reference(exact);
   return known[key] = results_of(c, exact);
-}
-
-double relative_error(const std::vector<double>& got, const std::vector<double>& want) {
-  double difference = 0, norm = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    difference += (got[i] - want[i]) * (got[i] - want[i]);
-    norm += want[i] * want[i];
-  }
-  return std::sqrt(difference / std::max(norm, 1e-300));
 }
 
 void check(const Case& c, Row& row) {
@@ -89,7 +78,7 @@ void check(const Case& c, Row& row) {
   const auto got = results_of(c, first);
   const auto& want = reference_of(c);
   for (size_t i = 0; i < got.size(); ++i) {
-    const double error = relative_error(got[i], want[i]);
+    const double error = cli::relative_error(got[i], want[i]);
     if (!(error <= row.error)) row.error = error;  // NaN counts
   }
   if (!(row.error <= c.tolerance)) {
@@ -181,17 +170,16 @@ Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) 
   return root;
 }
 
-/// Percent of the peer's rate, once all rows are known.
-void compare(const std::vector<Case>& cases, std::vector<Row>& rows) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    for (const Row& other : rows) {
-      if (cases[i].peer.empty() || other.impl != cases[i].peer || rows[i].seconds == 0 ||
-          other.kernel != rows[i].kernel || other.size != rows[i].size) {
-        continue;
-      }
-      rows[i].peer = other.impl;
-      rows[i].percent_of_peer = 100 * other.seconds / rows[i].seconds;
+/// Percent of the peer's rate in the last row.
+void compare(const Case& c, std::vector<Row>& rows) {
+  Row& row = rows.back();
+  for (const Row& other : rows) {
+    if (c.peer.empty() || row.seconds == 0 || other.impl != c.peer || other.kernel != row.kernel ||
+        other.size != row.size) {
+      continue;
     }
+    row.peer = other.impl;
+    row.percent_of_peer = 100 * other.seconds / row.seconds;
   }
 }
 
@@ -215,7 +203,7 @@ Row run_case(const Case& c, double budget, bool verify_only, Device device, cons
 int run(const Arguments& a, const Program& program) {
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   const bool verify_only = a.verify_only || is_emulated(device);
-  std::vector<Case> cases = program.cases({device, a.sizes, a.impl});
+  std::vector<Case> cases = program.cases({device, a.sizes});
   std::erase_if(cases, [&](const Case& c) {
     return c.kernel.find(a.only) == std::string::npos ||
            (a.impl != "all" && c.impl.find(a.impl) == std::string::npos);
@@ -236,12 +224,11 @@ int run(const Arguments& a, const Program& program) {
   std::vector<Row> rows;
   for (Case& c : cases) {
     rows.push_back(run_case(c, a.budget, verify_only, device, limits));
-    compare(cases, rows);
+    compare(c, rows);
     print_row(columns(rows.back()));
     c.tensors.clear();
     c.apply = c.reference = nullptr;  // they may hold tensors as well
   }
-  compare(cases, rows);
   if (!a.json.empty())
     write_file_atomic(a.json, json_text(json_of(rows, limits, device), 1) + "\n", "--json");
   if (!a.markdown.empty()) write_file_atomic(a.markdown, markdown(rows), "--markdown");

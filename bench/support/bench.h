@@ -15,7 +15,8 @@ struct Case {
   std::string kernel;  ///< what is computed: "sgemm", "softmax"
   std::string size;    ///< "4096x4096x4096"
   std::string impl;    ///< who computes it; "flowgrad" is the library's own choice
-  /// Impl of the same kernel and size whose time is the measure of this one, where there is one.
+  /// Impl of the same kernel and size whose time is the measure of this one, where there is one; it
+  /// is listed earlier.
   std::string peer;
   double flops = 0;
   double bytes = 0;  ///< each input read once, each output written once
@@ -38,7 +39,6 @@ void set_work(Case& c, Device device, const Work& work);
 struct Options {
   Device device;
   std::string sizes;  ///< as given; empty for the program's own
-  std::string impl;   ///< "all", or a part of the impl's name
 };
 
 struct Program {

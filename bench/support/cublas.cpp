@@ -9,7 +9,7 @@
 
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/tensor.h"
-#include "support/limits.h"
+#include "support/kernels.h"
 #endif
 
 namespace flowgrad::bench {

@@ -1,4 +1,4 @@
-#include "support/limits.h"
+#include "support/kernels.h"
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/bench.h"

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "flowgrad/core/device.h"
+#include "flowgrad/core/tensor.h"
 
 namespace flowgrad::cli {
 
@@ -44,6 +44,11 @@ struct Timing {
 /// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget in
 /// seconds is spent. A sample on a device ends when its work has.
 Timing measure(const std::function<void()>& run, double budget, Device device);
+
+/// What a result is held against: computed on the CPU in double.
+Tensor exact(const Tensor& x);
+/// ||got - want|| / ||want||; both have the same length.
+double relative_error(const std::vector<double>& got, const std::vector<double>& want);
 
 /// As the operating system names the processor.
 std::string cpu_name();

@@ -156,8 +156,8 @@ void add_cnf_solve(std::vector<BenchCase>& out, int64_t n, Device device) {
     CNFOptions o;
     o.solver = {.solver = "rk4", .n_steps = 100};
     const auto flow = std::make_shared<ContinuousNormalizingFlow>(o, g);
-    const auto exact = std::make_shared<ContinuousNormalizingFlow>(o, g, DType::float64);
-    exact->load_state_dict(flow->state_dict());
+    const auto in_double = std::make_shared<ContinuousNormalizingFlow>(o, g, DType::float64);
+    in_double->load_state_dict(flow->state_dict());
     flow->to(device);
     const Tensor x = normal({n, 2}, g, device);
     const Tensor probe = rademacher({n, 2}, g, DType::float32, device);
@@ -167,11 +167,8 @@ void add_cnf_solve(std::vector<BenchCase>& out, int64_t n, Device device) {
       return concat({end.value, unsqueeze(end.log_det, 1)}, 1).to_vector<double>();
     };
     auto verify = [=]() -> std::string {
-      const auto in_double = [](const Tensor& t) {
-        return cast(to(t, Device::cpu()), DType::float64);
-      };
       const auto got = solve(*flow, x, probe);
-      const auto want = solve(*exact, in_double(x), in_double(probe));
+      const auto want = solve(*in_double, exact(x), exact(probe));
       double worst = 0;
       for (size_t i = 0; i < got.size(); ++i) worst = std::max(worst, std::abs(got[i] - want[i]));
       if (!(worst <= 1e-4)) return fmt::format("{:.1e} from float64; 1e-04 is accepted", worst);

@@ -15,12 +15,7 @@ namespace {
 
 using Size = std::array<int, 3>;
 
-bool runs_here(const cuda::LadderRung& rung) {
-  const gpu::DeviceInfo info = gpu::device_info(0);
-  const int capability = 10 * info.major + info.minor;
-  return info.emulated ||
-         (rung.needs_exactly ? capability == rung.needs : capability >= rung.needs);
-}
+bool runs_here(const cuda::LadderRung& rung) { return rung.runs_on(gpu::device_info(0)); }
 
 /// c of a rung, between two guard zones that must stay as they were.
 std::vector<float> result_of(const cuda::LadderRung& rung, const DeviceArray<float>& a,

@@ -22,6 +22,11 @@ struct LadderRung {
   bool needs_exactly;
   /// |c - a b| is at most tolerance * (|a| |b|), element by element.
   double tolerance;
+
+  bool runs_on(const gpu::DeviceInfo& device) const {
+    const int capability = 10 * device.major + device.minor;
+    return device.emulated || (needs_exactly ? capability == needs : capability >= needs);
+  }
 };
 
 std::span<const LadderRung> matmul_ladder();

@@ -1,7 +1,7 @@
 // The rate of float32 multiply-adds, for measure_limits, and the rounding that cuBLAS needs.
 #include "flowgrad/kernels/gpu.cuh"
 #include "flowgrad/kernels/ptx_mma.cuh"
-#include "support/limits.h"
+#include "support/kernels.h"
 
 namespace flowgrad::bench {
 namespace {
