@@ -1,0 +1,81 @@
+#include "flowgrad/models/registry_entry.h"
+
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/planar.h"
+#include "flowgrad/models/realnvp.h"
+
+namespace flowgrad::registry {
+
+Tensor DensityModel::compute(const std::string& q, const QuantityInputs& in,
+                             const QuantityOptions& o, Generator& generator) {
+  refuse_guidance(*this, o);
+  prepare(o, generator);
+  if (q == "sample") return draw(in, o, generator);
+  const Tensor& x = need(*this, q, "input", in.input);
+  if (q == "forward") return forward(x, in).value;
+  if (q == "log_det") return forward(x, in).log_det;
+  const Transformed z = inverse(x, in);
+  if (q == "inverse") return z.value;
+  const Tensor log_prob = standard_normal_log_prob(z.value) + z.log_det;
+  return q == "log_prob" ? log_prob : -mean(log_prob);
+}
+
+void DensityModel::prepare(const QuantityOptions& o, Generator&) {
+  if (o.n_steps != 0)
+    refuse_option(*this, "n_steps", fmt::format("{}", o.n_steps),
+                  "0 is accepted, it has no solver");
+  if (!o.solver.empty())
+    refuse_option(*this, "solver", o.solver, "none is accepted, it has no solver");
+}
+
+Tensor DensityModel::draw(const QuantityInputs& in, const QuantityOptions& o,
+                          Generator& generator) {
+  if (in.noise.defined()) {
+    NoGrad off;
+    return forward(in.noise, in).value;
+  }
+  return flow_->sample(rows_of(in, o), generator, in.condition);
+}
+
+namespace {
+
+std::unique_ptr<Model> make_planar(const ConfigReader& c, Generator& g, DType dtype) {
+  return std::make_unique<DensityModel>(
+      c, std::make_unique<NormalizingFlow>(c.integer("dim", 1), c.integer("n_flows", 1), g, dtype));
+}
+
+std::unique_ptr<Model> make_realnvp(const ConfigReader& c, Generator& g, DType dtype) {
+  RealNVPOptions o;
+  o.dim = c.integer("dim", 1);
+  o.n_flows = c.integer("n_flows", 1);
+  o.hidden = c.integer("hidden", 1);
+  o.log_scale_bound = c.real("log_scale_bound", 0);
+  o.condition_dim = c.integer("condition_dim", 0);
+  o.permute = c.boolean("permute");
+  o.actnorm = c.boolean("actnorm");
+  return std::make_unique<DensityModel>(c, std::make_unique<RealNVP>(o, g, dtype));
+}
+
+}  // namespace
+
+std::vector<Entry> density_entries() {
+  return {
+      {"planar",
+       {{"dim", "2", "dimension of the data"}, {"n_flows", "10", "number of planar layers"}},
+       make_planar},
+      {"realnvp",
+       {{"dim", "2", "dimension of the data, at least 2"},
+        {"n_flows", "8", "number of coupling layers"},
+        {"hidden", "256", "width of the scale and translate nets"},
+        {"log_scale_bound", "3", "bound c of the log-scale c tanh(raw / c); 0 = none"},
+        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+        {"permute", "false", "a fixed random permutation after every coupling"},
+        {"actnorm", "false", "a trained scale and shift before every coupling"}},
+       make_realnvp},
+  };
+}
+
+}  // namespace flowgrad::registry
