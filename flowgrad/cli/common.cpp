@@ -261,6 +261,24 @@ void print_result(const std::string& text) {
   throw Error(fmt::format("stdout: cannot be written: {}", std::generic_category().message(error)));
 }
 
+std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& align) {
+  std::vector<size_t> width(align.size());
+  for (const auto& row : rows) {
+    for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+  }
+  std::string out;
+  for (const auto& row : rows) {
+    std::string line;
+    for (size_t i = 0; i < row.size(); ++i) {
+      if (i > 0) line += "  ";
+      line += align[i] == '>' ? fmt::format("{:>{}}", row[i], width[i])
+                              : fmt::format("{:<{}}", row[i], width[i]);
+    }
+    out += line.substr(0, line.find_last_not_of(' ') + 1) + "\n";
+  }
+  return out;
+}
+
 std::string json_string(const std::string& text) { return json_text(text); }
 
 std::string json_number(double value) {

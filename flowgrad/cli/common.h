@@ -82,6 +82,8 @@ void check_output(const char* option, const std::string& path,
 
 /// Writes a result to stdout. A reader that went away ends the command quietly.
 void print_result(const std::string& text);
+/// Rows of cells in columns; `align` has '<' or '>' for each.
+std::string table(const std::vector<std::vector<std::string>>& rows, const std::string& align);
 /// Text as a JSON string, quotes included.
 std::string json_string(const std::string& text);
 /// A number as JSON; null where it is not finite.

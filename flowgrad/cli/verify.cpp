@@ -1,0 +1,143 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/common.h"
+#include "flowgrad/cli/data.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
+#include "flowgrad/models/verify.h"
+
+namespace flowgrad::cli {
+namespace {
+
+struct VerifyArguments {
+  CommonOptions common;
+  ModelOptions model;
+  std::string data, data_folder, condition;
+  int64_t rows = 256;
+};
+
+const char* word(Outcome o) {
+  return o == Outcome::passed ? "passed" : o == Outcome::failed ? "FAILED" : "skipped";
+}
+
+int64_t count(const std::vector<Verdict>& verdicts, Outcome o) {
+  return std::count_if(verdicts.begin(), verdicts.end(),
+                       [&](const Verdict& v) { return v.outcome == o; });
+}
+
+std::string number(double value) { return value == 0 ? "0" : fmt::format("{:.2g}", value); }
+
+std::string text_of(const std::vector<Verdict>& verdicts) {
+  std::vector<std::vector<std::string>> rows{
+      {"#", "check", "measured", "", "demanded", "verdict", "how"}};
+  for (const Verdict& v : verdicts) {
+    const bool skipped = v.outcome == Outcome::skipped;
+    rows.push_back({fmt::format("{}", v.check), v.name, skipped ? "" : number(v.measured),
+                    skipped ? "" : v.relation, skipped ? "" : number(v.demanded), word(v.outcome),
+                    v.note});
+  }
+  return table(rows, "><><<<<");
+}
+
+std::string json_of(const VerifyArguments& a, const Model& model,
+                    const std::vector<Verdict>& verdicts, double seconds) {
+  Json checks = Json::array();
+  for (const Verdict& v : verdicts) {
+    Json check{
+        {"check", v.check}, {"name", v.name}, {"outcome", word(v.outcome)}, {"note", v.note}};
+    if (v.outcome != Outcome::skipped) {
+      check["measured"] = v.measured;
+      check["relation"] = v.relation;
+      check["demanded"] = v.demanded;
+    }
+    checks.push_back(check);
+  }
+  return json_text({{"model", model.name()},
+                    {"set", model.config()},
+                    {"weights", a.model.weights},
+                    {"seed", a.common.seed},
+                    {"passed", count(verdicts, Outcome::passed)},
+                    {"failed", count(verdicts, Outcome::failed)},
+                    {"skipped", count(verdicts, Outcome::skipped)},
+                    {"seconds", seconds},
+                    {"checks", checks}}) +
+         "\n";
+}
+
+/// Data of a run folder, as its config.json names it; empty where there is none.
+std::string data_of_run(const std::string& run) {
+  const std::string path = run + "/config.json";
+  if (!std::filesystem::is_regular_file(path)) return {};
+  const std::vector<std::byte> bytes = read_file(path, "config");
+  const Json json = parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const Json train = json.is_object() ? json.value("train", Json()) : Json();
+  return train.is_object() && train.contains("data") ? plain_text(train["data"]) : "";
+}
+
+void run_verify(VerifyArguments a) {
+  apply(a.common);
+  Generator generator(a.common.seed);
+  const auto model = open_model(a.model, a.common, generator);
+  if (a.data.empty() && !a.model.weights.empty()) a.data = data_of_run(a.model.weights);
+  VerifyOptions options{.seed = a.common.seed, .rows = a.rows, .trained = !a.model.weights.empty()};
+  if (!a.data.empty()) {
+    const auto data =
+        open_data({a.data, a.data_folder, a.condition, 1, a.common.seed, dtype_of(a.common)});
+    const QuantityInputs rows = data->held_out();
+    options.data = rows.input;
+    options.condition = rows.condition;
+    options.floor = data->floor();
+  }
+  const auto start = std::chrono::steady_clock::now();
+  const auto told = [&](const Verdict& v) {
+    if (!a.common.quiet) tell(fmt::format("  {} {}: {}", v.check, v.name, word(v.outcome)));
+  };
+  const auto verdicts = verify(*model, options, told);
+  const double seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const int64_t failed = count(verdicts, Outcome::failed);
+  if (a.common.json) {
+    print_result(json_of(a, *model, verdicts, seconds));
+  } else {
+    print_result(
+        text_of(verdicts) +
+        fmt::format("{}, {}: {} passed, {} failed, {} skipped in {:.1f} s\n", model->name(),
+                    a.model.weights.empty() ? fmt::format("fresh weights of seed {}", a.common.seed)
+                                            : a.model.weights,
+                    count(verdicts, Outcome::passed), failed, count(verdicts, Outcome::skipped),
+                    seconds));
+  }
+  if (failed > 0) throw ExitCode{1};
+}
+
+}  // namespace
+
+void add_verify(CLI::App& app) {
+  auto a = std::make_shared<VerifyArguments>();
+  Command c(
+      app, "verify",
+      "Check the mathematics of a model: measured beside demanded; exit 1 when one falls short");
+  add_model(c, a->model, Weights::use);
+  c.group("Data");
+  c.text("--data", a->data,
+         "What the likelihood is compared on: a toy density, fashion-mnist or rows in a .npy file; "
+         "empty = the data of the run, or none",
+         "NAME|FILE");
+  c.text("--data-folder", a->data_folder,
+         "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
+  c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
+  c.integer("--rows", a->rows, "Rows that a check takes", 4, 100000);
+  add_common(c, a->common);
+  c.examples(
+      "flowgrad verify --model realnvp\n"
+      "flowgrad verify --run runs/realnvp-moons\n"
+      "docs/verify.md explains each check by its number.");
+  c.run([a](const Command&) { run_verify(*a); });
+}
+
+}  // namespace flowgrad::cli

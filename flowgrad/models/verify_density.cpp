@@ -1,0 +1,230 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/cnf.h"
+#include "flowgrad/models/verify_subject.h"
+
+// The checks of densities: 1 to 8 and 12.
+namespace flowgrad::verification {
+namespace {
+
+bool is_cnf(const Subject& s) { return s.model.name() == "cnf"; }
+
+/// Keys under which a continuous flow's log-determinant is no estimate and its solver does not
+/// show: what is checked is the mathematics, not the solver's tolerance.
+Config exact_keys(int64_t n_steps = 100) {
+  return {{"trace", "exact"}, {"solver", "rk4"}, {"n_steps", fmt::format("{}", n_steps)}};
+}
+
+Flow& flow_of(Model& model) { return dynamic_cast<Flow&>(model.module()); }
+
+struct Tolerances {
+  double narrow, wide;
+};
+
+/// What rounding leaves: maps in closed form, those with a root to find, and solves of an equation.
+Tolerances tolerances(const Subject& s) {
+  if (is_cnf(s)) return {1e-4, 1e-6};
+  return {1e-5, s.model.name() == "spline" ? 1e-9 : 1e-12};
+}
+
+void check_maps(Subject& s, Flow& wide, Flow& narrow) {
+  const QuantityInputs in = s.inputs(s.options.rows, DType::float64);
+  const QuantityInputs in32 = s.inputs(s.options.rows, DType::float32);
+  const Tolerances tolerance = tolerances(s);
+  Tensor z;
+  {
+    NoGrad off;
+    z = wide.inverse(in.input, in.condition).value;
+  }
+  const Tensor z32 = cast(z, DType::float32);
+  const auto both = [&](const std::string& what, int check, const CheckError& e,
+                        const CheckError& e32) {
+    s.judge(check, what + ", float64", e.max, tolerance.wide,
+            fmt::format("99.9 percentile {:.1e}, {} rows", e.p999, s.options.rows));
+    s.judge(check, what + ", float32", e32.max, tolerance.narrow,
+            fmt::format("99.9 percentile {:.1e}", e32.p999));
+  };
+  both("round trip", 1, reconstruction_error(wide, in.input, in.condition),
+       reconstruction_error(narrow, in32.input, in32.condition));
+  both("log-determinants of both directions", 2, log_det_consistency(wide, z, in.condition),
+       log_det_consistency(narrow, z32, in32.condition));
+  const int64_t n = std::max<int64_t>(s.options.rows / 4, 1);
+  const auto first = [n](const Tensor& t) { return t.defined() ? slice(t, 0, 0, n) : t; };
+  s.judge(3, "log-determinant against the Jacobian, float64",
+          log_det_error(wide, first(z), first(in.condition)).max, is_cnf(s) ? 1e-6 : 1e-9,
+          fmt::format("{} rows of {} columns by automatic differentiation", n, s.dim));
+  s.judge(3, "log-determinant against the Jacobian, float32",
+          log_det_error(narrow, first(z32), first(in32.condition)).max, is_cnf(s) ? 1e-3 : 1e-4,
+          fmt::format("{} rows", n));
+}
+
+/// Integral of p and of -p log p over the grid.
+struct GridIntegrals {
+  double mass, entropy;
+};
+
+GridIntegrals integrals(Flow& flow, const GridOptions& grid) {
+  const auto log_prob = grid_log_prob(flow, grid).to_vector<double>();
+  const double step = 2 * grid.half_width / static_cast<double>(grid.points - 1);
+  GridIntegrals out{0, 0};
+  // The density is nothing at the edge: the trapezoidal rule is the plain sum.
+  for (const double l : log_prob) {
+    const double p = std::exp(l) * step * step;
+    out.mass += p;
+    if (p > 0) out.entropy -= p * l;
+  }
+  return out;
+}
+
+void check_mass(Subject& s, Flow& narrow) {
+  if (s.dim != 2 || s.condition_dim != 0) {
+    const std::string why = s.dim != 2 ? fmt::format("a grid needs 2 dimensions, not {}", s.dim)
+                                       : "one density for each condition";
+    s.skip(5, "density integrates to 1", why);
+    s.skip(6, "entropy of own samples against the grid's", why);
+    return;
+  }
+  NoGrad off;
+  constexpr int64_t n = 20000;
+  Generator draws = s.generator(5);
+  const Tensor own = narrow.sample(n, draws);
+  // Fresh weights of a planar flow are no identity: its folds are as sharp as trained ones.
+  const double demanded = s.options.trained || s.model.name() == "planar" ? 1e-3 : 1e-5;
+  // The grid covers the samples and is made finer until the integral stands; small models can
+  // afford the finest.
+  GridOptions grid{.half_width = std::min(1.25 * max(abs(own)).item() + 0.5, 1e3), .points = 401};
+  const int64_t finest = s.model.module().parameter_count() < 10000 ? 1601 : 801;
+  GridIntegrals whole = integrals(narrow, grid);
+  while (grid.points < finest && !(std::abs(whole.mass - 1) <= demanded)) {
+    grid.points = 2 * grid.points - 1;
+    whole = integrals(narrow, grid);
+  }
+  s.judge(5, "density integrates to 1", std::abs(whole.mass - 1), demanded,
+          fmt::format("|integral - 1|, {0} x {0} points of [-{1:.2f}, {1:.2f}]^2", grid.points,
+                      grid.half_width));
+
+  const Tensor log_prob = cast(narrow.log_prob(own), DType::float64);
+  const double mean_nll = -mean(log_prob).item();
+  const double error = std(log_prob).item() / std::sqrt(static_cast<double>(n));
+  s.judge(6, "entropy of own samples against the grid's",
+          std::abs(mean_nll - whole.entropy) / error, 4,
+          fmt::format("standard errors between {:.4f} (of {} samples) and {:.4f}", mean_nll, n,
+                      whole.entropy));
+}
+
+void check_samples(Subject& s, Flow& wide) {
+  NoGrad off;
+  Generator draws = s.generator(6);
+  const Tensor z = randn({s.options.rows, s.dim}, draws, DType::float64, s.device);
+  const Tensor condition = s.inputs(s.options.rows, DType::float64).condition;
+  const Transformed x = wide.forward(z, condition);
+  const Tensor back = wide.inverse(x.value, condition).log_det;
+  s.judge(6, "density of a sample by both directions", error_of(-back, x.log_det),
+          is_cnf(s) ? 1e-6 : 1e-9, "log-determinant on the way out and on the way back");
+}
+
+void check_floor(Subject& s, Flow& narrow) {
+  if (!s.options.data.defined()) {
+    s.skip(7, "likelihood below the data's entropy", "no data given");
+    return;
+  }
+  NoGrad off;
+  const int64_t n = s.options.data.size(0);
+  const QuantityInputs in = s.inputs(n, DType::float32);
+  double total = 0, squares = 0;
+  constexpr int64_t kPart = 8192;
+  for (int64_t at = 0; at < n; at += kPart) {
+    const int64_t end = std::min(at + kPart, n);
+    const Tensor condition =
+        in.condition.defined() ? slice(in.condition, 0, at, end) : in.condition;
+    for (const double l :
+         narrow.log_prob(slice(in.input, 0, at, end), condition).to_vector<double>()) {
+      total += l;
+      squares += l * l;
+    }
+  }
+  const auto rows = static_cast<double>(n);
+  const double nll = -total / rows;
+  const double error = std::sqrt(std::max(squares / rows - nll * nll, 0.0) / rows);
+  if (std::isnan(s.options.floor)) {
+    s.skip(
+        7, "likelihood below the data's entropy",
+        fmt::format("the entropy is not known; {:.4f} +- {:.4f} nats on {} rows", nll, error, n));
+    return;
+  }
+  s.judge(7, "likelihood below the data's entropy", (nll - s.options.floor) / error, -3,
+          fmt::format("standard errors; {:.4f} +- {:.4f} nats, floor {:.4f}", nll, error,
+                      s.options.floor),
+          ">=");
+}
+
+}  // namespace
+
+void check_density(Subject& s) {
+  if (dynamic_cast<Flow*>(&s.wide->module()) == nullptr) {
+    s.skip(1, "checks of a density, 1 to 7", fmt::format("{} has no log_prob", s.model.name()));
+    return;
+  }
+  const Config keys = is_cnf(s) ? exact_keys() : Config{};
+  const auto wide = s.copy(DType::float64, keys), narrow = s.copy(DType::float32, keys);
+  check_maps(s, flow_of(*wide), flow_of(*narrow));
+  const auto coarse = s.copy(DType::float32, is_cnf(s) ? exact_keys(20) : Config{});
+  check_mass(s, flow_of(*coarse));
+  check_samples(s, flow_of(*wide));
+  check_floor(s, flow_of(*s.narrow));
+}
+
+void check_solver(Subject& s) {
+  if (!is_cnf(s)) {
+    s.skip(8, "order of the solver", "no continuous flow");
+    s.skip(12, "Hutchinson's estimate", "no continuous flow");
+    return;
+  }
+  NoGrad off;
+  const int64_t n = 16;
+  const QuantityInputs in = s.inputs(n, DType::float64);
+  const auto reference =
+      s.copy(DType::float64, {{"trace", "exact"}, {"solver", "rk4"}, {"n_steps", "512"}});
+  const Tensor end = flow_of(*reference).forward(in.input).value;
+  // Small steps, so that the next order does not show; rk4 reaches rounding sooner.
+  for (const auto& [solver, order, steps] :
+       {std::tuple{"euler", 1, 128}, {"midpoint", 2, 64}, {"heun", 2, 64}, {"rk4", 4, 16}}) {
+    const auto solved = [&, solver = solver](int count) {
+      const auto model =
+          s.copy(DType::float64,
+                 {{"trace", "exact"}, {"solver", solver}, {"n_steps", fmt::format("{}", count)}});
+      return difference(flow_of(*model).forward(in.input).value, end);
+    };
+    const double slope = std::log2(solved(steps) / solved(2 * steps));
+    s.judge(8, fmt::format("order of {} on this field", solver), std::abs(slope - order), 0.35,
+            fmt::format("slope {:.2f} from {} to {} steps", slope, steps, 2 * steps));
+  }
+
+  const auto exact = s.copy(DType::float64, exact_keys());
+  Config estimate = exact_keys();
+  estimate["trace"] = "hutchinson";
+  const auto hutchinson = s.copy(DType::float64, estimate);
+  const int64_t probes = 1024, rows = 4;
+  const Tensor x = slice(in.input, 0, 0, rows);
+  const Tensor condition = in.condition.defined() ? slice(in.condition, 0, 0, rows) : in.condition;
+  const Tensor wanted = flow_of(*exact).forward(x, condition).log_det;
+  const auto repeated = [&](const Tensor& t) {
+    return reshape(expand(unsqueeze(t, 1), {rows, probes, t.size(1)}), {rows * probes, t.size(1)});
+  };
+  const Tensor draws =
+      reshape(flow_of(*hutchinson)
+                  .forward(repeated(x), condition.defined() ? repeated(condition) : condition)
+                  .log_det,
+              {rows, probes});
+  const Tensor error = std(draws, {1}) / std::sqrt(static_cast<double>(probes)) + 1e-12;
+  const auto off_by = (abs(mean(draws, {1}) - wanted) / error).to_vector<double>();
+  s.judge(12, "Hutchinson's estimate is unbiased", *std::max_element(off_by.begin(), off_by.end()),
+          4, fmt::format("standard errors of {} probes, worst of {} rows", probes, rows));
+}
+
+}  // namespace flowgrad::verification

@@ -1,0 +1,85 @@
+#include <fmt/format.h>
+
+#include <cmath>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/diffusion.h"
+#include "flowgrad/models/verify_subject.h"
+
+// The checks of models that turn noise into data without a density: 14, 17 and 18.
+namespace flowgrad::verification {
+namespace {
+
+constexpr int64_t kRows = 64;
+
+/// The loss from its formula: the velocity at (1 - t) x0 + t x1 against x1 - x0.
+void check_path(Subject& s) {
+  NoGrad off;
+  QuantityInputs in = s.inputs(kRows, DType::float64);
+  Generator draws = s.generator(14);
+  in.noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  Generator unused = s.generator(15);
+  const double loss = s.wide->evaluate("loss", in, {}, unused).item();
+  QuantityInputs at = in;
+  const Tensor t = unsqueeze(in.time, 1);
+  at.input = in.noise * (1.0 - t) + in.input * t;
+  const Tensor v = s.wide->evaluate("velocity", at, {}, unused);
+  s.judge(14, "loss against its formula",
+          std::abs(mean(square(v - (in.input - in.noise))).item() - loss) / (1 + loss), 1e-12,
+          "velocity at (1 - t) x0 + t x1 against x1 - x0");
+}
+
+/// Data N(2, 1/4) has the exact denoiser in closed form, linear in x: one DDPM pass moves mean and
+/// variance linearly, so where the schedule leads is known without a sample.
+void check_schedule(Subject& s, DiffusionPolicy& model) {
+  const auto bar = cast(model.alphas_cumprod(), DType::float64).to_vector<double>();
+  const double mu = 2, variance = 0.25;
+  double at = 0, spread = 1;  // of x at the last step
+  for (size_t t = bar.size(); t-- > 0;) {
+    const double alpha = bar[t] / (t > 0 ? bar[t - 1] : 1), beta = 1 - alpha;
+    const double total = bar[t] * variance + 1 - bar[t];
+    // noise(x) = sqrt(1 - bar) (x - sqrt(bar) mu) / total
+    const double slope = (1 - beta / total) / std::sqrt(alpha);
+    const double shift = beta * std::sqrt(bar[t]) * mu / total / std::sqrt(alpha);
+    at = slope * at + shift;
+    spread = slope * slope * spread + (t > 0 ? beta : 0);
+  }
+  s.judge(17, "mean of N(2, 1/4) through the schedule", std::abs(at - mu), 0.02,
+          fmt::format("{:.3f} and deviation {:.3f} by DDPM with the exact denoiser", at,
+                      std::sqrt(spread)));
+  s.judge(17, "signal left at the last step", std::sqrt(bar.back()), 0.05,
+          "sqrt of alpha_bar; sampling starts from noise alone");
+
+  NoGrad off;
+  QuantityInputs in = s.inputs(kRows, DType::float64);
+  Generator draws = s.generator(16);
+  const Tensor noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  auto& wide = dynamic_cast<DiffusionPolicy&>(s.wide->module());
+  const Tensor x = wide.q_sample(in.input, in.time, noise);
+  const Tensor signal =
+      unsqueeze(index_select(cast(wide.alphas_cumprod(), DType::float64), 0, in.time), 1);
+  // Noise back from x and x0, and x0 back from x and noise.
+  const Tensor noise_back = (x - sqrt(signal) * in.input) / sqrt(1.0 - signal);
+  const Tensor data_back = (x - sqrt(1.0 - signal) * noise) / sqrt(signal);
+  s.judge(18, "noise from x and x0", error_of(noise_back, noise), 1e-9, "q_sample and back");
+  s.judge(18, "x0 from x and noise", error_of(data_back * sqrt(signal), in.input * sqrt(signal)),
+          1e-12, "q_sample and back, times sqrt(alpha_bar)");
+}
+
+}  // namespace
+
+void check_generator(Subject& s) {
+  if (s.has("velocity")) {
+    check_path(s);
+  } else {
+    s.skip(14, "flow matching", "no velocity");
+  }
+  if (auto* diffusion = dynamic_cast<DiffusionPolicy*>(&s.wide->module())) {
+    check_schedule(s, *diffusion);
+  } else {
+    s.skip(17, "noise schedule", "no diffusion model");
+  }
+}
+
+}  // namespace flowgrad::verification
