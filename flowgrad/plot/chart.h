@@ -49,12 +49,22 @@ struct LineChart {
   std::string svg() const;
 };
 
+/// How the points of a group are drawn.
+enum class Mark {
+  dots,
+  path,    ///< joined in their order; a point that is not finite breaks the line
+  arrows,  ///< from (x, y) by (dx, dy), in the units of the axes
+};
+
 /// Points of one colour.
 struct PointGroup {
   std::string name = {};
   std::vector<double> x = {};
   std::vector<double> y = {};
   std::string color = {};
+  Mark mark = Mark::dots;
+  std::vector<double> dx = {};
+  std::vector<double> dy = {};
 };
 
 struct ScatterPanel {
@@ -62,7 +72,8 @@ struct ScatterPanel {
   std::vector<PointGroup> groups = {};
 };
 
-/// Small multiples of point clouds on common axes, equally scaled in x and y unless said otherwise.
+/// Small multiples of point clouds, paths and vector fields on common axes, equally scaled in x and
+/// y unless said otherwise.
 struct Scatter {
   std::string title = {};
   std::string subtitle = {};

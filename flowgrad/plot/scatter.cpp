@@ -25,6 +25,13 @@ void check(const Scatter& chart) {
                         "values; they must be equally many",
                         group.name, panel.title, group.x.size(), group.y.size()));
       }
+      if (group.mark == Mark::arrows &&
+          (group.dx.size() != group.x.size() || group.dy.size() != group.x.size())) {
+        throw ShapeError(fmt::format(
+            "scatter: group '{}' of panel '{}' has {} arrows, {} dx and {} dy; they must be "
+            "equally many",
+            group.name, panel.title, group.x.size(), group.dx.size(), group.dy.size()));
+      }
     }
   }
 }
@@ -36,10 +43,13 @@ void draw_points(SvgWriter& svg, const ScatterPanel& panel, const std::vector<st
                  const Scatter& chart, const Axis& x, const Axis& y) {
   constexpr size_t kPathPoints = 48;
   size_t longest = 0;
-  for (const PointGroup& group : panel.groups) longest = std::max(longest, group.x.size());
+  for (const PointGroup& group : panel.groups) {
+    if (group.mark == Mark::dots) longest = std::max(longest, group.x.size());
+  }
   for (size_t begin = 0; begin < longest; begin += kPathPoints) {
     for (size_t g = 0; g < panel.groups.size(); ++g) {
       const PointGroup& group = panel.groups[g];
+      if (group.mark != Mark::dots) continue;
       std::string data;
       for (size_t i = begin; i < std::min(begin + kPathPoints, group.x.size()); ++i) {
         if (!drawable(group.x[i], x.scale()) || !drawable(group.y[i], y.scale())) continue;
@@ -53,6 +63,46 @@ void draw_points(SvgWriter& svg, const ScatterPanel& panel, const std::vector<st
       svg.path(data, {.color = colors[g], .width = 2.0 * chart.radius, .opacity = chart.opacity});
     }
   }
+}
+
+void append(std::string& data, char command, double x, double y) {
+  data += command;
+  data += number(x, 1);
+  data += ' ';
+  data += number(y, 1);
+}
+
+/// A shaft and two strokes for its head, a third of its length and at most 4 pixels long.
+void append_arrow(std::string& data, double x, double y, double dx, double dy) {
+  const double length = std::hypot(dx, dy);
+  if (!(length > 0.3)) return;
+  append(data, 'M', x, y);
+  append(data, 'L', x + dx, y + dy);
+  const double head = std::min(length / 3, 4.0) / length;
+  append(data, 'M', x + dx - head * (dx + 0.6 * dy), y + dy - head * (dy - 0.6 * dx));
+  append(data, 'L', x + dx, y + dy);
+  append(data, 'L', x + dx - head * (dx - 0.6 * dy), y + dy - head * (dy + 0.6 * dx));
+}
+
+void draw_strokes(SvgWriter& svg, const PointGroup& group, const std::string& color,
+                  const Scatter& chart, const Axis& x, const Axis& y) {
+  if (group.mark == Mark::dots) return;
+  std::string data;
+  bool joined = false;
+  for (size_t i = 0; i < group.x.size(); ++i) {
+    const bool here = drawable(group.x[i], x.scale()) && drawable(group.y[i], y.scale());
+    if (here && group.mark == Mark::path) {
+      append(data, joined ? 'L' : 'M', x.pixel(group.x[i]), y.pixel(group.y[i]));
+    } else if (here && drawable(group.x[i] + group.dx[i], x.scale()) &&
+               drawable(group.y[i] + group.dy[i], y.scale())) {
+      const double px = x.pixel(group.x[i]), py = y.pixel(group.y[i]);
+      append_arrow(data, px, py, x.pixel(group.x[i] + group.dx[i]) - px,
+                   y.pixel(group.y[i] + group.dy[i]) - py);
+    }
+    joined = here;
+  }
+  if (!data.empty())
+    svg.path(data, {.color = color, .width = 0.8 * chart.radius, .opacity = chart.opacity});
 }
 
 /// Widens one of two axes so that a unit is equally long on both in a box of this width / height.
@@ -169,6 +219,8 @@ std::string Scatter::svg() const {
     std::vector<std::string> shades;
     for (size_t g = 0; g < panel.groups.size(); ++g)
       shades.push_back(colors.of(panel.groups[g], g));
+    for (size_t g = 0; g < panel.groups.size(); ++g)
+      draw_strokes(svg, panel.groups[g], shades[g], *this, px, py);
     draw_points(svg, panel, shades, *this, px, py);
     svg.close_clip();
   }

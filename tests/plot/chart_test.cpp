@@ -209,6 +209,34 @@ TEST_CASE("a scatter draws every point of every panel once", "[chart_test]") {
   CHECK(drawing::text_trouble(chart.svg()) == "");
 }
 
+TEST_CASE("a scatter draws paths and arrows", "[chart_test]") {
+  const double nan = std::nan("");
+  Scatter chart{.title = "field", .panel_size = 200.0};
+  chart.panels = {{.groups = {{.name = "paths",
+                               .x = {0, 1, 2, nan, 0, 1},
+                               .y = {0, 1, 0, nan, 2, 2},
+                               .mark = Mark::path},
+                              {.name = "field",
+                               .x = {0, 1, 2},
+                               .y = {0, 0, 0},
+                               .mark = Mark::arrows,
+                               .dx = {1, nan, 0},
+                               .dy = {1, 0, 0}}}}};
+  const auto paths = all(read(chart.svg()), "path");
+  REQUIRE(paths.size() == 2);
+  const std::string line = paths[0].attributes.at("d");
+  CHECK(std::count(line.begin(), line.end(), 'M') == 2);
+  CHECK(std::count(line.begin(), line.end(), 'L') == 3);
+  // One arrow has a shaft and a head; one has no length and one no direction.
+  const std::string arrows = paths[1].attributes.at("d");
+  CHECK(std::count(arrows.begin(), arrows.end(), 'M') == 2);
+  CHECK(std::count(arrows.begin(), arrows.end(), 'L') == 3);
+  chart.panels[0].groups[1].dx = {1};
+  CHECK(throws_with(chart) ==
+        "scatter: group 'field' of panel '' has 3 arrows, 1 dx and 3 dy; they must be equally "
+        "many");
+}
+
 TEST_CASE("a scatter has one unit length on both axes", "[chart_test]") {
   Scatter chart{.title = "t",
                 .panel_size = 200.0,
