@@ -12,6 +12,7 @@ void add_sample(CLI::App& app);
 void add_eval(CLI::App& app);
 void add_init(CLI::App& app);
 void add_grad(CLI::App& app);
+void add_analyze(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_demo(CLI::App& app);

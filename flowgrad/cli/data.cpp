@@ -10,6 +10,8 @@
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/common.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/text.h"
 #include "flowgrad/models/config.h"
@@ -85,6 +87,7 @@ class GarmentData final : public TrainingData {
     return batch(set_.test, all);
   }
   StateProvider state() override { return sampler_state(sampler_); }
+  double quantum() const override { return 2.0 / 255; }
   std::string description() const override {
     return fmt::format("{}: {} images, the class as condition", kGarments, set_.train.size());
   }
@@ -181,6 +184,15 @@ double TrainingData::floor() const { return std::numeric_limits<double>::quiet_N
 
 Generator generator_of(uint64_t seed, Stream stream) {
   return Generator(seed, static_cast<uint64_t>(stream) << 32);
+}
+
+std::string data_of_run(const std::string& run) {
+  const std::string path = run + "/config.json";
+  if (!std::filesystem::is_regular_file(path)) return {};
+  const std::vector<std::byte> bytes = read_file(path, "config");
+  const Json json = parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const Json train = json.is_object() ? json.value("train", Json()) : Json();
+  return train.is_object() && train.contains("data") ? plain_text(train["data"]) : "";
 }
 
 std::unique_ptr<TrainingData> open_data(const DataOptions& o) {

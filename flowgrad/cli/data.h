@@ -36,6 +36,8 @@ class TrainingData {
   virtual StateProvider state() = 0;
   /// Mean negative log-likelihood that no model can beat, in nats; NaN where unknown.
   virtual double floor() const;
+  /// Width of one level where the data is quantised; 0 where it is not, or nobody knows.
+  virtual double quantum() const { return 0; }
   /// "8gaussians: fresh draws", for people.
   virtual std::string description() const = 0;
 };
@@ -44,6 +46,9 @@ class TrainingData {
 /// cannot be used: not (N, D), fewer than two rows, values that are not finite, another number of
 /// conditions.
 std::unique_ptr<TrainingData> open_data(const DataOptions& options);
+
+/// The data that a training run was given, from its config.json; empty where there is none.
+std::string data_of_run(const std::string& run);
 
 /// Random draws of a run, each purpose with streams of its own.
 enum class Stream : uint64_t { weights = 0, training = 1, data = 2, held_out = 3, validation = 4 };

@@ -8,6 +8,7 @@ void declare(CLI::App& app) {
   add_demo(app);
   add_train(app);
   add_sample(app);
+  add_analyze(app);
   add_verify(app);
   add_inspect(app);
   add_eval(app);

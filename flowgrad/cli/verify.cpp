@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <chrono>
-#include <filesystem>
 
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/data.h"
-#include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/models/verify.h"
 
@@ -67,16 +65,6 @@ std::string json_of(const VerifyArguments& a, const Model& model,
                     {"seconds", seconds},
                     {"checks", checks}}) +
          "\n";
-}
-
-/// Data of a run folder, as its config.json names it; empty where there is none.
-std::string data_of_run(const std::string& run) {
-  const std::string path = run + "/config.json";
-  if (!std::filesystem::is_regular_file(path)) return {};
-  const std::vector<std::byte> bytes = read_file(path, "config");
-  const Json json = parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  const Json train = json.is_object() ? json.value("train", Json()) : Json();
-  return train.is_object() && train.contains("data") ? plain_text(train["data"]) : "";
 }
 
 void run_verify(VerifyArguments a) {
