@@ -13,14 +13,16 @@ Tensor normalised(bool logarithm, const char* op, const Tensor& x, int64_t given
   check_floating(op, x);
   const int axis = normalize_axis(op, given_axis, x.rank());
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
-  backend(x.device()).softmax(logarithm, x, axis, out);
+  // Row-major on the way in: kernels choose their path by layout, and one row of a view is
+  // row-major where many are not, so that its bits would depend on the batch.
+  backend(x.device()).softmax(logarithm, contiguous(x.detach()), axis, out);
   if (recording(x)) {
     record(op, out, {x}, {save_output(out)}, [logarithm, axis](Backward& r) {
       const Tensor& g = r.grad();
       const Tensor y = r.saved(0);
       if (!mode().recording) {
         const Tensor gradient = Tensor::empty(y.shape(), y.dtype(), y.device());
-        backend(y.device()).softmax_grad(logarithm, g, y, axis, gradient);
+        backend(y.device()).softmax_grad(logarithm, contiguous(g.detach()), y, axis, gradient);
         r.set(0, gradient);
       } else if (logarithm) {
         r.set(0, g - exp(y) * sum(g, {axis}, true));

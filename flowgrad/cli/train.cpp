@@ -6,6 +6,7 @@
 #include <cmath>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
@@ -317,12 +318,14 @@ void run_train(TrainArguments a, const Command& command) {
   TrainerParts parts;
   parts.model = model->module().state_dict();
   parts.optimizer = &optimizer;
+  bool initialized = false;
   parts.loss = [&](int64_t, int64_t) {
     QuantityInputs batch = on_device(data->next(), device);
     if (!conditional) batch.condition = {};
     if (conditional && a.condition_dropout > 0) {
       batch.condition = drop_condition(batch.condition, a.condition_dropout, draws);
     }
+    if (!std::exchange(initialized, true)) model->initialize_from(batch);
     return model->loss(batch, draws);
   };
   parts.schedule = schedule_of(a);

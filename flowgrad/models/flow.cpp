@@ -15,9 +15,17 @@ Tensor standard_normal_log_prob(const Tensor& z) {
   return sum(square(z), {-1}) * -0.5 - 0.5 * d * std::log(2 * std::numbers::pi);
 }
 
+Tensor Flow::base_log_prob(const Tensor& z) { return standard_normal_log_prob(z); }
+
+Tensor Flow::base_sample(int64_t n, Generator& generator) {
+  return randn({n, dim()}, generator, parameters().front().second.dtype(), device());
+}
+
+void Flow::initialize_from(const Tensor&, const Tensor&) {}
+
 Tensor Flow::log_prob(const Tensor& x, const Tensor& condition) {
   const Transformed z = inverse(x, condition);
-  return standard_normal_log_prob(z.value) + z.log_det;
+  return base_log_prob(z.value) + z.log_det;
 }
 
 Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
@@ -29,8 +37,7 @@ Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
                     n, condition.shape().to_string()));
   }
   NoGrad off;
-  const DType dtype = parameters().front().second.dtype();
-  return forward(randn({n, dim()}, generator, dtype, device()), condition).value;
+  return forward(base_sample(n, generator), condition).value;
 }
 
 Transformed then(const Transformed& so_far, const Transformed& next) {

@@ -10,9 +10,9 @@ struct Transformed {
   Tensor log_det;  // (N)
 };
 
-/// A density by change of variables. `forward` maps the base distribution N(0, I) to data.
-/// Rows (N, D); `condition` (N, C), or (1, C) for all rows, where the model is conditional, else
-/// undefined.
+/// A density by change of variables. `forward` maps the base distribution to data; the base is
+/// N(0, I) unless a model says otherwise. Rows (N, D); `condition` (N, C), or (1, C) for all rows,
+/// where the model is conditional, else undefined.
 class Flow : public Module {
  public:
   virtual int64_t dim() const = 0;
@@ -20,7 +20,14 @@ class Flow : public Module {
   virtual Transformed forward(const Tensor& z, const Tensor& condition = {}) = 0;
   /// Data to base.
   virtual Transformed inverse(const Tensor& x, const Tensor& condition = {}) = 0;
-  /// log N(z; 0, I) + log_det of the inverse, (N).
+  /// log-density of the base distribution at the rows of z, (N).
+  virtual Tensor base_log_prob(const Tensor& z);
+  /// n draws from the base distribution, (n, D).
+  virtual Tensor base_sample(int64_t n, Generator& generator);
+  /// Data-dependent initialization from the first training batch, where a layer has one (ActNorm)
+  /// and has not had it yet; outside of the tape. Nothing by default.
+  virtual void initialize_from(const Tensor& x, const Tensor& condition = {});
+  /// base_log_prob at the inverse + log_det of the inverse, (N).
   virtual Tensor log_prob(const Tensor& x, const Tensor& condition = {});
   /// n draws (n, D); a condition has n rows, or one for all.
   virtual Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {});

@@ -20,7 +20,7 @@ void Module::collect(const std::string& prefix,
 NamedTensors Module::parameters() const {
   NamedTensors out;
   collect("", [&](const std::string& name, const Item& item) {
-    if (item.trainable) out.emplace_back(name, item.tensor);
+    if (item.kind == Kind::parameter) out.emplace_back(name, item.tensor);
   });
   return out;
 }
@@ -28,7 +28,7 @@ NamedTensors Module::parameters() const {
 NamedTensors Module::buffers() const {
   NamedTensors out;
   collect("", [&](const std::string& name, const Item& item) {
-    if (!item.trainable) out.emplace_back(name, item.tensor);
+    if (item.kind != Kind::parameter) out.emplace_back(name, item.tensor);
   });
   return out;
 }
@@ -56,9 +56,14 @@ void Module::load_state_dict(const NamedTensors& state) {
     known.insert(name);
     const auto found = given.find(name);
     if (found == given.end()) {
-      if (item.trainable)
-        throw IoError(fmt::format("load_state_dict: parameter \"{}\" {} is missing", name,
+      if (item.kind == Kind::buffer) return;
+      if (!item.if_absent) {
+        throw IoError(fmt::format("load_state_dict: {} \"{}\" {} is missing",
+                                  item.kind == Kind::parameter ? "parameter" : "buffer", name,
                                   item.tensor.shape().to_string()));
+      }
+      copies.emplace_back(item.tensor,
+                          full(item.tensor.shape(), *item.if_absent, item.tensor.dtype()));
       return;
     }
     const Tensor& value = found->second;
@@ -70,7 +75,7 @@ void Module::load_state_dict(const NamedTensors& state) {
       throw IoError(fmt::format("load_state_dict: \"{}\" is {}; this model needs {}", name,
                                 name_of(value.dtype()), name_of(item.tensor.dtype())));
     }
-    if (item.trainable) {
+    if (item.kind != Kind::buffer) {
       copies.emplace_back(item.tensor, value);
       return;
     }
@@ -126,12 +131,18 @@ void Module::train(bool on) {
 
 Tensor Module::add_parameter(const std::string& name, const Tensor& value) {
   Tensor leaf = value.detach().requires_grad_();
-  items_.push_back({name, leaf, true});
+  items_.push_back({name, leaf, Kind::parameter});
   return leaf;
 }
 
 Tensor Module::add_buffer(const std::string& name, const Tensor& value) {
-  items_.push_back({name, value, false});
+  items_.push_back({name, value, Kind::buffer});
+  return value;
+}
+
+Tensor Module::add_state(const std::string& name, const Tensor& value,
+                         std::optional<double> if_absent) {
+  items_.push_back({name, value, Kind::state, if_absent});
   return value;
 }
 

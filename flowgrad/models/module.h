@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,8 @@ class Module {
 
   /// Copies values by name. A missing or extra parameter, or a wrong shape, raises IoError naming
   /// it; values are converted between float32 and float64, and copied to where the parameters are.
-  /// Buffers may be absent; a buffer that is present must agree with this model's within 1e-6.
+  /// Buffers may be absent; a buffer that is present must agree with this model's within 1e-6, but
+  /// those of add_state take its values.
   /// Nothing is changed when anything is wrong.
   void load_state_dict(const NamedTensors& state);
 
@@ -47,6 +49,11 @@ class Module {
   /// Marks the tensor as a leaf and registers it.
   Tensor add_parameter(const std::string& name, const Tensor& value);
   Tensor add_buffer(const std::string& name, const Tensor& value);
+  /// A buffer that does not follow from the configuration (drawn, or found from data): loading
+  /// copies it as it copies parameters. Where a file lacks it every element becomes `if_absent`;
+  /// without that value it must not be missing.
+  Tensor add_state(const std::string& name, const Tensor& value,
+                   std::optional<double> if_absent = {});
   /// Registers a tensor that follows from the configuration: it moves with the module and is no
   /// part of its state.
   Tensor add_constant(const Tensor& value);
@@ -58,10 +65,12 @@ class Module {
   }
 
  private:
+  enum class Kind { parameter, buffer, state };
   struct Item {
     std::string name;
     Tensor tensor;
-    bool trainable;
+    Kind kind;
+    std::optional<double> if_absent = {};
   };
   void collect(const std::string& prefix,
                const std::function<void(const std::string&, const Item&)>& f) const;

@@ -58,6 +58,8 @@ class Model {
   /// (naming it) or a bad option; ShapeError for arrays that do not fit.
   Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,
                   const QuantityOptions& options, Generator& generator);
+  /// Data-dependent initialization, to be called with the first training batch; see Flow.
+  virtual void initialize_from(const QuantityInputs&) {}
   /// The training loss as a scalar on the tape: the matching loss, or minus the mean
   /// log-likelihood.
   Tensor loss(const QuantityInputs& inputs, Generator& generator) {

@@ -6,6 +6,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/planar.h"
 #include "flowgrad/models/realnvp.h"
+#include "flowgrad/models/spline.h"
 
 namespace flowgrad::registry {
 
@@ -19,7 +20,7 @@ Tensor DensityModel::compute(const std::string& q, const QuantityInputs& in,
   if (q == "log_det") return forward(x, in).log_det;
   const Transformed z = inverse(x, in);
   if (q == "inverse") return z.value;
-  const Tensor log_prob = standard_normal_log_prob(z.value) + z.log_det;
+  const Tensor log_prob = flow_->base_log_prob(z.value) + z.log_det;
   return q == "log_prob" ? log_prob : -mean(log_prob);
 }
 
@@ -56,7 +57,22 @@ std::unique_ptr<Model> make_realnvp(const ConfigReader& c, Generator& g, DType d
   o.condition_dim = c.integer("condition_dim", 0);
   o.permute = c.boolean("permute");
   o.actnorm = c.boolean("actnorm");
+  o.base_components = c.integer("base_components", 0);
   return std::make_unique<DensityModel>(c, std::make_unique<RealNVP>(o, g, dtype));
+}
+
+std::unique_ptr<Model> make_spline(const ConfigReader& c, Generator& g, DType dtype) {
+  SplineFlowOptions o;
+  o.dim = c.integer("dim", 1);
+  o.n_flows = c.integer("n_flows", 1);
+  o.bins = c.integer("bins", 1);
+  o.tail = c.real("tail", 0);
+  o.hidden = c.integer("hidden", 1);
+  o.condition_dim = c.integer("condition_dim", 0);
+  o.permute = c.boolean("permute");
+  o.actnorm = c.boolean("actnorm");
+  o.base_components = c.integer("base_components", 0);
+  return std::make_unique<DensityModel>(c, std::make_unique<SplineFlow>(o, g, dtype));
 }
 
 }  // namespace
@@ -73,8 +89,20 @@ std::vector<Entry> density_entries() {
         {"log_scale_bound", "3", "bound c of the log-scale c tanh(raw / c); 0 = none"},
         {"condition_dim", "0", "width of the condition; 0 = unconditional"},
         {"permute", "false", "a fixed random permutation after every coupling"},
-        {"actnorm", "false", "a trained scale and shift before every coupling"}},
+        {"actnorm", "false", "a trained scale and shift before every coupling"},
+        {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}},
        make_realnvp},
+      {"spline",
+       {{"dim", "2", "dimension of the data, at least 2"},
+        {"n_flows", "4", "number of coupling layers"},
+        {"bins", "8", "bins of every spline"},
+        {"tail", "3", "splines act on [-tail, tail], outside is the identity"},
+        {"hidden", "64", "width of the nets"},
+        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+        {"permute", "false", "a fixed random permutation after every coupling"},
+        {"actnorm", "false", "a trained scale and shift before every coupling"},
+        {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}},
+       make_spline},
   };
 }
 

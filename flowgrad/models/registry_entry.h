@@ -17,7 +17,7 @@ struct Entry {
   std::unique_ptr<Model> (*make)(const ConfigReader&, Generator&, DType);
 };
 
-std::vector<Entry> density_entries();     // planar, realnvp
+std::vector<Entry> density_entries();     // planar, realnvp, spline, glow
 std::vector<Entry> continuous_entries();  // cnf
 std::vector<Entry> generator_entries();   // flow_matching and its kin, diffusion
 
@@ -38,6 +38,9 @@ class DensityModel : public Model {
   Module& module() override { return *flow_; }
   std::vector<std::string> quantities() const override {
     return {"forward", "inverse", "log_prob", "log_det", "loss", "sample"};
+  }
+  void initialize_from(const QuantityInputs& batch) override {
+    flow_->initialize_from(batch.input, batch.condition);
   }
 
  protected:

@@ -79,7 +79,7 @@ def density_case(model, x, context=None):
     x = x.clone().requires_grad_(True)
     y, log_det = model(x, context)
     z, inverse_log_det = model.inverse(x, context)
-    log_prob = ref.standard_normal_log_prob(z) + inverse_log_det
+    log_prob = getattr(model, "base_log_prob", ref.standard_normal_log_prob)(z) + inverse_log_det
     back, _ = model(z, context)
     tolerance = 1e-4 if x.dtype == torch.float32 else 1e-12
     round_trip = (back - x).abs().max().item()

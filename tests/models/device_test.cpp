@@ -29,6 +29,9 @@ const std::vector<Small>& all_models() {
   static const std::vector<Small> models = {
       {"planar", {{"dim", "3"}, {"n_flows", "2"}}, 3},
       {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"permute", "true"}, {"actnorm", "true"}}, 2},
+      {"spline",
+       {{"hidden", "8"}, {"n_flows", "2"}, {"actnorm", "true"}, {"base_components", "2"}},
+       2},
       {"cnf", {{"hidden", "8"}, {"n_steps", "2"}}, 2},
       {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
       {"flow_matching",

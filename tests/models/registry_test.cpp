@@ -36,6 +36,16 @@ const std::vector<Sample> kSmall = {
     {"realnvp",
      {{"n_flows", "3"}, {"hidden", "8"}, {"actnorm", "true"}, {"permute", "true"}, {"dim", "3"}}},
     {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"condition_dim", "3"}}},
+    {"spline", {{"n_flows", "2"}, {"hidden", "8"}, {"bins", "3"}}},
+    {"spline",
+     {{"n_flows", "2"},
+      {"hidden", "8"},
+      {"bins", "4"},
+      {"dim", "3"},
+      {"condition_dim", "3"},
+      {"actnorm", "true"},
+      {"permute", "true"},
+      {"base_components", "2"}}},
     {"cnf", {{"hidden", "8"}, {"n_steps", "3"}}},
     {"cnf", {{"hidden", "8"}, {"n_steps", "3"}, {"trace", "exact"}}},
     {"flow_matching",
@@ -105,8 +115,9 @@ TEST_CASE("names in the state dict", "[registry_test]") {
 }
 
 TEST_CASE("defaults as documented", "[registry_test]") {
-  CHECK(model_names() == std::vector<std::string>{"planar", "realnvp", "cnf", "flow_matching",
-                                                  "consistency", "score", "diffusion"});
+  CHECK(model_names() ==
+        std::vector<std::string>{"planar", "realnvp", "spline", "cnf", "flow_matching",
+                                 "consistency", "score", "diffusion"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
     CHECK(model->name() == name);
@@ -302,7 +313,7 @@ TEST_CASE("weights depend on the seed, travel through a file, and change dtype",
     save_safetensors(path.string(), state);
     b->module().load_state_dict(load_safetensors(path.string()).tensors);
     // The draws of a Hutchinson probe or of noise differ between dtypes only by rounding.
-    if (s.name == "planar" || s.name == "realnvp")
+    if (s.name == "planar" || s.name == "realnvp" || s.name == "spline")
       CHECK(value(*b) == Catch::Approx(value(*a)).epsilon(1e-4));
     for (size_t i = 0; i < state.size(); ++i)
       CHECK(distance(b->module().state_dict()[i].second, state[i].second) < 1e-7);

@@ -1,0 +1,143 @@
+"""Plain PyTorch definitions of the richer discrete flows, beside reference_models.py.
+
+The spline itself is zuko's MonotonicRQSTransform at given knots, the mixture torch.distributions'.
+"""
+import math
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
+from zuko.transforms import MonotonicRQSTransform
+
+import reference_models as ref
+
+
+def zuko_spline(x, y, slope):
+    """zuko's transform with these knots (..., K + 1) in place of its own parametrisation."""
+    bins = x.shape[-1] - 1
+    transform = MonotonicRQSTransform(x[..., :bins], x[..., :bins], x[..., : bins - 1])
+    transform.horizontal, transform.vertical, transform.derivatives = x, y, slope
+    return transform
+
+
+def knots(raw, bins, tail):
+    """nflows' parametrisation, with its boundary constant added to the inner slopes."""
+    smallest = 1e-3
+
+    def positions(u):
+        share = smallest + (1 - smallest * bins) * F.softmax(u, -1)
+        inner = 2 * tail * share.cumsum(-1)[..., :-1] - tail
+        end = torch.full_like(u[..., :1], tail)
+        return torch.cat([-end, inner, end], -1)
+
+    widths, heights, slopes = raw.split([bins, bins, bins - 1], -1)
+    one = torch.ones_like(raw[..., :1])
+    inner = smallest + F.softplus(slopes + math.log(math.expm1(1 - smallest)))
+    return positions(widths), positions(heights), torch.cat([one, inner, one], -1)
+
+
+class SplineCoupling(nn.Module):
+    """Data to base: z = spline(x), with trained numbers on the kept axes and a net's on the others."""
+
+    def __init__(self, dim, bins, tail, hidden, keep_even, condition_dim=0):
+        super().__init__()
+        axes = torch.arange(dim)
+        self.kept, self.moved = axes[0 if keep_even else 1::2], axes[1 if keep_even else 0::2]
+        self.bins, self.tail, numbers = bins, tail, 3 * bins - 1
+        self.kept_spline = nn.Parameter(torch.zeros(len(self.kept), numbers))
+        self.net = ref.mlp([len(self.kept) + condition_dim, hidden, hidden, len(self.moved) * numbers], nn.ReLU)
+
+    def splines(self, kept, condition):
+        raw = self.net(ref.join(kept, condition)).unflatten(-1, (len(self.moved), -1))
+        return zuko_spline(*knots(raw, self.bins, self.tail))
+
+    def own_splines(self):
+        return zuko_spline(*knots(self.kept_spline, self.bins, self.tail))
+
+    def join(self, kept, moved, log_det):
+        out = torch.empty(kept.shape[0], len(self.kept) + len(self.moved), dtype=kept.dtype)
+        out[:, self.kept], out[:, self.moved] = kept, moved
+        return out, log_det
+
+    def inverse(self, x, condition=None):
+        a, da = self.own_splines().call_and_ladj(x[:, self.kept])
+        b, db = self.splines(x[:, self.kept], condition).call_and_ladj(x[:, self.moved])
+        return self.join(a, b, da.sum(-1) + db.sum(-1))
+
+    def forward(self, z, condition=None):
+        own = self.own_splines()
+        kept = own.inv(z[:, self.kept])
+        splines = self.splines(kept, condition)
+        moved = splines.inv(z[:, self.moved])
+        log_det = own.call_and_ladj(kept)[1].sum(-1) + splines.call_and_ladj(moved)[1].sum(-1)
+        return self.join(kept, moved, -log_det)
+
+
+class ActNorm(nn.Module):
+    """x = z exp(log_scale) + shift per channel of rows that hold (C, positions) in C-order."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.log_scale, self.shift = nn.Parameter(torch.zeros(channels)), nn.Parameter(torch.zeros(channels))
+        self.register_buffer("initialized", torch.ones((), dtype=torch.int64))
+
+    def parts(self, x):
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        log_det = self.log_scale.sum() * (x[0].numel() / self.log_scale.numel())
+        return self.log_scale.view(shape), self.shift.view(shape), log_det.expand(x.shape[0])
+
+    def forward(self, z, condition=None):
+        s, t, log_det = self.parts(z)
+        return z * s.exp() + t, log_det
+
+    def inverse(self, x, condition=None):
+        s, t, log_det = self.parts(x)
+        return (x - t) * (-s).exp(), -log_det
+
+
+class Mixture(nn.Module):
+    def __init__(self, components, dim):
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(components))
+        self.means = nn.Parameter(torch.zeros(components, dim))
+        self.log_scales = nn.Parameter(torch.zeros(components, dim))
+
+    def forward(self, z):
+        parts = Independent(Normal(self.means, self.log_scales.exp()), 1)
+        return MixtureSameFamily(Categorical(logits=self.logits), parts).log_prob(z)
+
+
+class Stack(nn.Module):
+    """Couplings, each after its ActNorm if there are any, on a mixture base if components are given."""
+
+    def __init__(self, couplings, dim, actnorm=False, base_components=0):
+        super().__init__()
+        self.flows = nn.ModuleList(couplings)
+        if actnorm:
+            self.actnorms = nn.ModuleList(ActNorm(dim) for _ in couplings)
+        if base_components:
+            self.base = Mixture(base_components, dim)
+
+    def steps(self):
+        for i, flow in enumerate(self.flows):
+            if hasattr(self, "actnorms"):
+                yield self.actnorms[i]
+            yield flow
+
+    def base_log_prob(self, z):
+        return self.base(z) if hasattr(self, "base") else ref.standard_normal_log_prob(z)
+
+    def forward(self, z, condition=None):
+        total = 0
+        for step in self.steps():
+            z, log_det = step(z, condition)
+            total = total + log_det
+        return z, total
+
+    def inverse(self, x, condition=None):
+        total = 0
+        for step in reversed(list(self.steps())):
+            x, log_det = step.inverse(x, condition)
+            total = total + log_det
+        return x, total
