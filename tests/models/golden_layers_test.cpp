@@ -64,7 +64,7 @@ TEST_CASE("fixed-step solvers agree with PyTorch, plain and checkpointed",
     const Golden g(name);
     const Tensor w = g["weights.weight"].requires_grad_();
     const Tensor b = g["weights.bias"].requires_grad_();
-    for (const std::string& solver : fixed_step_solvers()) {
+    for (const std::string solver : {"euler", "midpoint", "heun", "rk4"}) {
       for (const bool reverse : {false, true}) {
         const std::string id = solver + (reverse ? "_reverse" : "");
         const Tensor y0 = g["input"].detach().requires_grad_();
@@ -72,7 +72,9 @@ TEST_CASE("fixed-step solvers agree with PyTorch, plain and checkpointed",
           return tanh(matmul(y, transpose(w)) + b * t);
         };
         const OdeOptions options{
-            .solver = solver, .n_steps = g.config["n_steps"], .checkpoint_steps = checkpointed};
+            .solver = solver,
+            .n_steps = g.config["n_steps"],
+            .gradient = checkpointed ? OdeGradient::checkpointed : OdeGradient::direct};
         const Tensor y = odeint(field, y0, reverse ? 1 : 0, reverse ? 0 : 1, options);
         g.check("forward." + id, y);
         const Tensor objective = sum(y * g["cotangent"]);

@@ -55,6 +55,13 @@ TEST_CASE("solvers have their orders in both directions", "[ode_test]") {
     CHECK(std::abs(slope("midpoint") - 2) < 0.15);
     CHECK(std::abs(slope("heun") - 2) < 0.15);
     CHECK(std::abs(slope("rk4") - 4) < 0.2);
+    CHECK(std::abs(order_of(
+                       [&](int64_t n) {
+                         return odeint(rotating, y0, t0, t1,
+                                       {.solver = "dopri5_fixed", .n_steps = n});
+                       },
+                       exact, 8) -
+                   5) < 0.3);
   }
 }
 
@@ -62,8 +69,8 @@ TEST_CASE("the edges of odeint", "[ode_test]") {
   const Tensor y0 = Tensor::from(V{1, 2, 3}, {1, 3});
   CHECK(odeint(rotating, y0, 0.4, 0.4, {.solver = "rk4", .n_steps = 3}).same_as(y0));
   CHECK(contains(
-      raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "dopri5", .n_steps = 3}); }),
-      {"dopri5", "euler, midpoint, heun, rk4"}));
+      raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "dopri8", .n_steps = 3}); }),
+      {"dopri8", "euler, midpoint, heun, rk4, dopri5_fixed, dopri5"}));
   CHECK(contains(
       raised<ValueError>([&] { odeint(rotating, y0, 0, 1, {.solver = "rk4", .n_steps = 0}); }),
       {"n_steps = 0", "at least 1"}));
@@ -103,8 +110,11 @@ TEST_CASE("checkpointed steps give the same gradients", "[ode_test]") {
     {
       // The field is gone when the backward pass runs it again.
       const auto field = [w](double t, const Tensor& y) { return tanh(matmul(y, w) + t); };
-      loss = sum(
-          square(odeint(field, y0, 0, 1, {.solver = "rk4", .n_steps = 5, .checkpoint_steps = on})));
+      loss =
+          sum(square(odeint(field, y0, 0, 1,
+                            {.solver = "rk4",
+                             .n_steps = 5,
+                             .gradient = on ? OdeGradient::checkpointed : OdeGradient::direct})));
     }
     const Tensor slope = sum(square(grad(loss, w, {.create_graph = true})));
     gradients.push_back({grad(loss, y0, {.retain_graph = true}), grad(slope, w)});

@@ -1,0 +1,160 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <unordered_set>
+
+#include "flowgrad/autograd/node.h"
+#include "flowgrad/autograd/transforms.h"
+#include "flowgrad/models/ode_step.h"
+
+namespace flowgrad::ode {
+namespace {
+
+std::vector<Tensor> joined(std::initializer_list<std::span<const Tensor>> parts) {
+  std::vector<Tensor> out;
+  for (const auto& p : parts) out.insert(out.end(), p.begin(), p.end());
+  return out;
+}
+
+/// GradError where the slopes depend on a leaf by another way than through `known`: its gradient
+/// would be missing without a word.
+void check_dependence(std::span<const Tensor> slopes, std::span<const Tensor> known) {
+  std::unordered_set<const TapeNode*> seen;
+  for (const Tensor& t : known) {
+    if (t.requires_grad()) seen.insert(t.node().get());
+  }
+  std::vector<const TapeNode*> open;
+  for (const Tensor& s : slopes) {
+    if (s.requires_grad()) open.push_back(s.node().get());
+  }
+  while (!open.empty()) {
+    const TapeNode* node = open.back();
+    open.pop_back();
+    if (!seen.insert(node).second) continue;
+    if (node->is_leaf()) {
+      throw GradError(fmt::format(
+          "odeint: the field depends on a tensor of shape {} that is not among `parameters`; the "
+          "adjoint gives gradients to y0 and `parameters` only",
+          static_cast<const Leaf*>(node)->layout.shape.to_string()));
+    }
+    const auto& edges = static_cast<const Node*>(node)->edges;
+    for (size_t i = 0; i < edges.size(); ++i) {
+      if (edges[i].node) open.push_back(edges[i].node.get());
+    }
+  }
+}
+
+/// The backward problem: state, adjoint, and the parameters' gradients as mere integrals.
+class Backwards {
+ public:
+  Backwards(const OdeField& field, std::span<const Tensor> parameters, size_t n,
+            const OdeOptions& options)
+      : field_(field), parameters_(parameters.begin(), parameters.end()), n_(n), options_(options) {
+    options_.gradient = OdeGradient::direct;
+    options_.integrals = static_cast<int64_t>(parameters_.size());
+    options_.parameters.clear();
+    options_.times.clear();
+    options_.trace = {};
+    for (const Tensor& p : parameters_) gradients.push_back(zeros_like(p));
+  }
+
+  /// From t, where the state is y and the adjoint `adjoint`, to an earlier point of the solve.
+  void run(std::span<const Tensor> y, double t, double until) {
+    if (t == until) return;
+    const OdeState start = joined({y, adjoint, gradients});
+    const OdeSolution s =
+        solve_ode([this](double at, const OdeState& all) { return slopes(at, all); }, start, t,
+                  until, options_);
+    require_success(s);
+    for (size_t i = 0; i < n_; ++i) adjoint[i] = s.y[n_ + i];
+    for (size_t i = 0; i < gradients.size(); ++i) gradients[i] = s.y[2 * n_ + i];
+  }
+
+  OdeState adjoint, gradients;
+
+ private:
+  OdeState slopes(double t, const OdeState& all) {
+    OdeState y, cotangents, outputs;
+    EnableGrad on;
+    for (size_t i = 0; i < n_; ++i) y.push_back(all[i].detach().requires_grad_());
+    OdeState out = field_(t, y);
+    check_slopes(out, y);
+    const std::vector<Tensor> inputs = joined({y, parameters_});
+    if (!checked_) check_dependence(out, inputs);
+    checked_ = true;
+    for (size_t i = 0; i < n_; ++i) {
+      if (!out[i].requires_grad()) continue;
+      outputs.push_back(out[i]);
+      cotangents.push_back(all[n_ + i]);
+    }
+    std::vector<Tensor> wanted;
+    for (const Tensor& t_in : inputs) {
+      if (t_in.requires_grad()) wanted.push_back(t_in);
+    }
+    std::vector<Tensor> g;
+    if (!outputs.empty()) g = grad(outputs, wanted, cotangents, {.allow_unused = true});
+    for (Tensor& f : out) f = f.detach();
+    NoGrad off;
+    size_t next = 0;
+    for (const Tensor& t_in : inputs) {
+      const bool has = t_in.requires_grad() && !g.empty();
+      const Tensor one = has ? g[next++] : Tensor();
+      out.push_back(one.defined() ? -one : zeros_like(t_in));
+    }
+    return out;
+  }
+
+  const OdeField& field_;
+  std::vector<Tensor> parameters_;
+  size_t n_;
+  OdeOptions options_;
+  bool checked_ = false;
+};
+
+}  // namespace
+
+OdeSolution solve_adjoint(const OdeField& field, const OdeState& y0, double t0, double t1,
+                          const OdeOptions& options) {
+  const size_t n = y0.size();
+  OdeSolution solution;
+  const MultiFunction forward = [&](std::span<const Tensor> in) {
+    OdeOptions plain = options;
+    plain.gradient = OdeGradient::direct;
+    solution = solve_ode(field, OdeState(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(n)),
+                         t0, t1, plain);
+    std::vector<Tensor> out = solution.y;
+    for (const OdeState& y : solution.at) out.insert(out.end(), y.begin(), y.end());
+    return out;
+  };
+  // What the forward solve reached is known once it ran, and the rule runs later.
+  const auto reached = std::make_shared<std::pair<double, size_t>>();
+  const VjpRule rule = [field, options, n, t0, reached](std::span<const Tensor> cotangents,
+                                                        std::span<const Tensor> in,
+                                                        std::span<const Tensor> out) {
+    Backwards back(field, in.subspan(n), n, options);
+    back.adjoint.assign(cotangents.begin(), cotangents.begin() + static_cast<std::ptrdiff_t>(n));
+    double t = reached->first;
+    OdeState y(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(n));
+    for (size_t i = reached->second; i-- > 0;) {
+      back.run(y, t, options.times[i]);
+      t = options.times[i];
+      for (size_t j = 0; j < n; ++j) {
+        y[j] = out[n * (i + 1) + j];
+        back.adjoint[j] = back.adjoint[j] + cotangents[n * (i + 1) + j];
+      }
+    }
+    for (Tensor& part : y) part = part.detach();
+    back.run(y, t, t0);
+    return joined({back.adjoint, back.gradients});
+  };
+  std::vector<Tensor> flat =
+      custom_vjp("odeint", forward, rule, joined({y0, options.parameters}), true);
+  *reached = {solution.t, solution.at.size()};
+  for (size_t i = 0; i < n; ++i) solution.y[i] = flat[i];
+  for (size_t k = 0; k < solution.at.size(); ++k) {
+    for (size_t j = 0; j < n; ++j) solution.at[k][j] = flat[n * (k + 1) + j];
+  }
+  return solution;
+}
+
+}  // namespace flowgrad::ode

@@ -1,0 +1,180 @@
+// Gradients of solves: direct, checkpointed and by the continuous adjoint, against each other and
+// against finite differences, in the state, the parameters and both times.
+#include "flowgrad/autograd/gradcheck.h"
+#include "flowgrad/core/allocator.h"
+#include "flowgrad/models/ode.h"
+#include "support.h"
+
+using namespace flowgrad;
+using flowgrad::testing::contains;
+using flowgrad::testing::distance;
+using flowgrad::testing::raised;
+using V = std::vector<double>;
+
+namespace {
+
+/// y' = tanh(y W) + sin(3 t) b with state (2, 3), and the integral of |y'|^2.
+struct Example {
+  Tensor w, b, y0, t0, t1;
+  double sign = 1;
+
+  explicit Example(double from = 0.1, double until = 0.9) {
+    Generator generator(4);
+    w = randn({3, 3}, generator, DType::float64).requires_grad_();
+    b = randn({3}, generator, DType::float64).requires_grad_();
+    y0 = randn({2, 3}, generator, DType::float64).requires_grad_();
+    t0 = scalar(from, DType::float64).requires_grad_();
+    t1 = scalar(until, DType::float64).requires_grad_();
+  }
+  std::vector<Tensor> inputs() const { return {y0, w, b, t0, t1}; }
+
+  OdeState slopes(double t, const OdeState& y) const {
+    const Tensor v = tanh(matmul(y[0], w)) + b * std::sin(3 * t);
+    return {v, sum(square(v), {1})};
+  }
+  Tensor loss(OdeOptions o, std::vector<double> times = {}) const {
+    o.integrals = 1;
+    o.times = std::move(times);
+    if (o.gradient == OdeGradient::adjoint) o.parameters = {w, b};
+    const OdeSolution s = solve_ode([*this](double t, const OdeState& y) { return slopes(t, y); },
+                                    OdeState{y0, zeros({2}, DType::float64)}, t0, t1, o);
+    require_success(s);
+    Tensor total = sum(square(s.y[0])) + sum(s.y[1] * 0.7);
+    for (size_t i = 0; i < s.at.size(); ++i) {
+      total = total + sum(sin(s.at[i][0])) * static_cast<double>(i + 1) + sum(s.at[i][1]);
+    }
+    return total;
+  }
+  std::vector<Tensor> gradients(const OdeOptions& o, const V& times = {}) const {
+    const Tensor value = loss(o, times);
+    const std::vector<Tensor> in = inputs();
+    return grad(std::span(&value, 1), in);
+  }
+};
+
+OdeOptions with(const char* solver, OdeGradient how, double tolerance = 1e-10) {
+  return {.solver = solver, .n_steps = 200, .gradient = how, .rtol = tolerance, .atol = tolerance};
+}
+
+/// Central difference in one element, the leaf restored.
+double numeric(const Example& e, const Tensor& leaf, int64_t i, const OdeOptions& o,
+               const V& times) {
+  NoGrad off;
+  const Tensor flat = reshape(leaf.detach(), {leaf.numel()});
+  const double h = 1e-4;
+  const double before = flat.at({i});
+  const auto at = [&](double value) {
+    fill_(slice(flat, 0, i, i + 1), value);
+    // The times are read when a solve starts.
+    return e.loss(o, times).item();
+  };
+  const double slope =
+      (at(before - 2 * h) - 8 * at(before - h) + 8 * at(before + h) - at(before + 2 * h)) /
+      (12 * h);
+  fill_(slice(flat, 0, i, i + 1), before);
+  return slope;
+}
+
+}  // namespace
+
+TEST_CASE("three kinds of gradient agree with finite differences", "[ode_gradient_test]") {
+  for (const bool reverse : {false, true}) {
+    const Example e(reverse ? 0.9 : 0.1, reverse ? 0.1 : 0.9);
+    V times{0.2, 0.55};
+    if (reverse) std::reverse(times.begin(), times.end());
+    for (const char* solver : {"rk4", "dopri5_fixed", "dopri5"}) {
+      for (const V& at : {V{}, times}) {
+        INFO(solver << (reverse ? " backwards" : "") << " with " << at.size() << " times");
+        const auto direct = e.gradients(with(solver, OdeGradient::direct), at);
+        const auto kept = e.gradients(with(solver, OdeGradient::checkpointed), at);
+        const auto adjoint = e.gradients(with(solver, OdeGradient::adjoint), at);
+        const std::vector<Tensor> in = e.inputs();
+        for (size_t i = 0; i < in.size(); ++i) {
+          INFO("input " << i);
+          CHECK(distance(kept[i], direct[i]) < 1e-12);
+          CHECK(distance(adjoint[i], direct[i]) < 1e-8);
+          const int64_t which = in[i].numel() / 2;
+          const double want = numeric(e, in[i], which, with(solver, OdeGradient::direct), at);
+          CHECK(reshape(direct[i], {in[i].numel()}).at({which}) ==
+                Catch::Approx(want).epsilon(1e-6).margin(1e-6));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("the adjoint's error follows the tolerance", "[ode_gradient_test]") {
+  const Example e;
+  const auto exact = e.gradients(with("dopri5", OdeGradient::direct, 1e-12));
+  for (const double tolerance : {1e-5, 1e-7, 1e-9}) {
+    const auto got = e.gradients(with("dopri5", OdeGradient::adjoint, tolerance));
+    for (size_t i = 0; i < got.size(); ++i) {
+      INFO("input " << i << " at " << tolerance);
+      CHECK(distance(got[i], exact[i]) < 10 * tolerance);
+    }
+  }
+}
+
+TEST_CASE("direct and checkpointed gradients have a second derivative, the adjoint says no",
+          "[ode_gradient_test]") {
+  const Example e;
+  const auto second = [&](OdeGradient how) {
+    OdeOptions o{.solver = "dopri5", .gradient = how, .integrals = 0, .rtol = 1e-8, .atol = 1e-8};
+    if (how == OdeGradient::adjoint) o.parameters = {e.w};
+    const Tensor end =
+        odeint([w = e.w](double, const Tensor& y) { return tanh(matmul(y, w)); }, e.y0, 0, 1, o);
+    const Tensor first = grad(sum(square(end)), e.w, {.create_graph = true});
+    return grad(sum(square(first)), e.w);
+  };
+  const Tensor direct = second(OdeGradient::direct);
+  CHECK(distance(second(OdeGradient::checkpointed), direct) < 1e-12);
+  CHECK(contains(raised<GradError>([&] { second(OdeGradient::adjoint); }), {"odeint", "once"}));
+  // A time's gradient is that of the exact flow: it has no derivative of its own.
+  CHECK(contains(raised<GradError>([&] {
+                   const Tensor end = odeint([](double, const Tensor& y) { return sin(y); }, e.y0,
+                                             0, e.t1, {.solver = "dopri5"});
+                   const Tensor g = grad(sum(end), e.t1, {.create_graph = true});
+                   grad(g, e.y0);
+                 }),
+                 {"odeint", "once"}));
+}
+
+TEST_CASE("the adjoint refuses a field that depends on what it was not told",
+          "[ode_gradient_test]") {
+  const Example e;
+  const Tensor end = odeint([&](double, const Tensor& y) { return matmul(y, e.w) + e.b; }, e.y0, 0,
+                            1, {.gradient = OdeGradient::adjoint, .parameters = {e.w}});
+  CHECK(contains(raised<GradError>([&] { backward(sum(end)); }), {"(3,)", "parameters"}));
+  // Tensors that are computed from leaves may be parameters too.
+  const Tensor derived = e.w * 2;
+  const auto through = [&](OdeGradient how) {
+    OdeOptions o{.n_steps = 100, .gradient = how};
+    if (how == OdeGradient::adjoint) o.parameters = {derived};
+    return grad(sum(odeint([&](double, const Tensor& y) { return sin(matmul(y, derived)); }, e.y0,
+                           0, 1, o)),
+                e.w, {.retain_graph = true});
+  };
+  CHECK(distance(through(OdeGradient::adjoint), through(OdeGradient::direct)) < 1e-6);
+}
+
+TEST_CASE("the adjoint's memory does not grow with the steps", "[ode_gradient_test]") {
+  Generator generator(4);
+  const Tensor w = randn({64, 64}, generator).requires_grad_();
+  const Tensor y0 = randn({256, 64}, generator).requires_grad_();
+  const auto peak = [&](OdeGradient how, int64_t steps) {
+    OdeOptions o{.solver = "rk4", .n_steps = steps, .gradient = how};
+    if (how == OdeGradient::adjoint) o.parameters = {w};
+    const int64_t before = memory_stats().live_bytes;
+    reset_peak_memory();
+    {
+      const Tensor end =
+          odeint([w](double, const Tensor& y) { return tanh(matmul(y, w) * 0.1); }, y0, 0, 1, o);
+      grad(sum(end), {y0, w});
+    }
+    CHECK(memory_stats().live_bytes == before);
+    return memory_stats().peak_bytes - before;
+  };
+  CHECK(peak(OdeGradient::adjoint, 64) == peak(OdeGradient::adjoint, 4));
+  CHECK(peak(OdeGradient::direct, 64) > 8 * peak(OdeGradient::direct, 4));
+  CHECK(peak(OdeGradient::checkpointed, 64) < peak(OdeGradient::direct, 64) / 4);
+}
