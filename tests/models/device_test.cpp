@@ -29,7 +29,8 @@ const std::vector<Small>& all_models() {
   static const std::vector<Small> models = {
       {"planar", {{"dim", "3"}, {"n_flows", "2"}}, 3},
       {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"permute", "true"}, {"actnorm", "true"}}, 2},
-      {"cnf", {{"hidden", "8"}, {"n_steps", "2"}}, 2},
+      {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "2"}}, 2},
+      {"cnf", {{"hidden", "8"}}, 2},
       {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
       {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}, 3}};
   return models;
