@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <limits>
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
@@ -31,6 +32,11 @@ class NodeIndex {
     return s.at;
   }
   uint32_t at(TapeNode* node) const { return slots_[find(node)].at; }
+  /// Null for a node that was not visited.
+  const uint32_t* position(TapeNode* node) const {
+    const Slot& s = slots_[find(node)];
+    return s.node ? &s.at : nullptr;
+  }
   bool contains(TapeNode* node) const { return slots_[find(node)].node == node; }
 
  private:
@@ -61,7 +67,10 @@ class Pass {
  public:
   Pass(const GradOptions& options, const char* caller) : options_(options), caller_(caller) {}
 
-  void collect(std::span<const Tensor> outputs) {
+  /// Leaves out what is older than `oldest`, the number of the oldest input: no way from there
+  /// leads to an input, and a derivative inside of a long computation does not walk through all of
+  /// it.
+  void collect(std::span<const Tensor> outputs, uint64_t oldest = 0) {
     std::vector<TapeNode*> stack;
     const auto visit = [&](TapeNode* node) {
       bool added = false;
@@ -83,7 +92,7 @@ class Pass {
       if (node->is_leaf()) continue;
       const auto& edges = static_cast<Node*>(node)->edges;
       for (size_t i = 0; i < edges.size(); ++i) {
-        if (edges[i].node) visit(edges[i].node.get());
+        if (edges[i].node && edges[i].node->number() >= oldest) visit(edges[i].node.get());
       }
     }
     order_.resize(visits_.size());
@@ -112,7 +121,8 @@ class Pass {
       if (v.node->is_leaf()) continue;
       const auto& edges = static_cast<Node*>(v.node.get())->edges;
       for (size_t i = 0; i < edges.size(); ++i) {
-        if (edges[i].node && visits_[index_.at(edges[i].node.get())].needed) {
+        const uint32_t* at = edges[i].node ? index_.position(edges[i].node.get()) : nullptr;
+        if (at && visits_[*at].needed) {
           v.needed = true;
           v.runs = true;
         }
@@ -194,8 +204,9 @@ class Pass {
       if (mode().anomaly != AnomalyCheck::off) {
         check_anomaly(g, fmt::format("the gradient that {} gave its input {}", node->label(), i));
       }
-      const Visit& target = visits_[index_.at(edge.node.get())];
-      if (!target.needed) continue;
+      const uint32_t* at = index_.position(edge.node.get());
+      if (!at || !visits_[*at].needed) continue;
+      const Visit& target = visits_[*at];
       add_to(gradients_[target.first_gradient + edge.output],
              check(std::move(g), edge.node.get(), edge.output, node.get(), i));
     }
@@ -357,7 +368,9 @@ std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor
   }
   NoGrad recording_as_asked(!options.create_graph);
   Pass pass(options, "grad");
-  pass.collect(outputs);
+  uint64_t oldest = std::numeric_limits<uint64_t>::max();
+  for (const Tensor& t : inputs) oldest = std::min(oldest, t.node()->number());
+  pass.collect(outputs, oldest);
   pass.restrict_to(inputs);
   const auto unused = [&](size_t i) {
     return GradError(

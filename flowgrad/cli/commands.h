@@ -16,6 +16,7 @@ void add_analyze(CLI::App& app);
 void add_verify(CLI::App& app);
 void add_inspect(CLI::App& app);
 void add_demo(CLI::App& app);
+void add_trace(CLI::App& app);
 void add_bench(CLI::App& app);
 
 /// Everything that main() does, with its exit code: 0 done, 1 failed, 2 usage, 3 bad or

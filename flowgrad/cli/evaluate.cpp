@@ -33,16 +33,19 @@ void add_arrays(Command& c, QuantityArguments& a) {
   c.file("--condition", a.condition,
          "Condition or state, rows (N, C), .npy; one row serves a whole batch");
   c.file("--noise", a.noise, "The noise to use in place of a draw, (N, D), .npy");
-  c.file("--probe-noise", a.probe_noise, "The trace probe of cnf in place of a draw, (N, D), .npy");
+  c.file("--probe-noise", a.probe_noise,
+         "The trace probe of a log_prob by a solve in place of a draw, (N, D), .npy");
 }
 
 void add_solver(Command& c, QuantityOptions& o) {
   c.group("Solver");
   c.integer("--n-steps", o.n_steps, "Steps of the solver or sampler; 0 = the model's own", 0,
             1000000);
-  c.text("--solver", o.solver,
-         "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
-         "NAME");
+  c.text(
+      "--solver", o.solver,
+      "dopri5, euler, midpoint, heun, rk4 or dopri5_fixed; for diffusion ddpm or ddim; empty = the "
+      "model's own",
+      "NAME");
 }
 
 QuantityInputs load_inputs(const QuantityArguments& a) {
@@ -83,17 +86,19 @@ void check_quantity(const QuantityArguments& a, const Command& command, const Mo
                       q, model.name(), what));
   };
   check("--input", !a.input.empty(), !draws, !draws, "input");
-  check("--time", !a.time.empty(), generator && !draws, needs_time, "time");
+  const bool density = q == "log_prob";
+  check("--time", !a.time.empty(), generator && !draws && !density, needs_time, "time");
   check("--noise", !a.noise.empty(), draws || (generator && q == "loss"), false, "noise");
-  check("--probe-noise", !a.probe_noise.empty(), model.name() == "cnf", false, "probe-noise");
+  check("--probe-noise", !a.probe_noise.empty(), model.name() == "cnf" || (generator && density),
+        false, "probe-noise");
   check("--step-noise", !a.step_noise.empty(),
         draws && model.name() == "diffusion" && a.options.solver != "ddim", false, "step-noise");
   // Densities refuse these themselves, or solve with them.
-  if (generator && !draws) {
+  if (generator && !draws && !density) {
     check("--n-steps", a.options.n_steps != 0, false, false, "");
     check("--solver", !a.options.solver.empty(), false, false, "");
-    check("--guidance", a.options.guidance != 1, false, false, "");
   }
+  if (generator && !draws) check("--guidance", a.options.guidance != 1, false, false, "");
   check("--n", command.given("n"), draws, false, "");
 }
 

@@ -14,6 +14,7 @@ void declare(CLI::App& app) {
   add_eval(app);
   add_grad(app);
   add_init(app);
+  add_trace(app);
   add_bench(app);
 }
 

@@ -122,9 +122,11 @@ void add_sample(CLI::App& app) {
   c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
   c.integer("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own",
             0, 1000000);
-  c.text("--solver", a->options.solver,
-         "euler, midpoint, heun or rk4; for diffusion ddpm or ddim; empty = the model's own",
-         "NAME");
+  c.text(
+      "--solver", a->options.solver,
+      "dopri5, euler, midpoint, heun, rk4 or dopri5_fixed; for diffusion ddpm or ddim; empty = the "
+      "model's own",
+      "NAME");
   c.file("--output", a->output, "Array to write, .npy").required();
   c.file("--picture", a->picture,
          "Picture to write as well: .svg for points in the plane, .png for images");

@@ -65,9 +65,10 @@ bool takes_condition(const Model& model) {
   return false;
 }
 
+/// Trained by its likelihood; a generator may have one too, which its loss is not.
 bool is_density(const Model& model) {
   const auto quantities = model.quantities();
-  return std::find(quantities.begin(), quantities.end(), "log_prob") != quantities.end();
+  return std::find(quantities.begin(), quantities.end(), "inverse") != quantities.end();
 }
 
 Schedule schedule_of(const TrainArguments& a) {

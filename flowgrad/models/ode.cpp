@@ -119,13 +119,17 @@ OdeState with_time(const OdeState& y, const OdeState& slope, const Tensor& t) {
       inputs, true);
 }
 
-OdeSolution solve(const OdeField& field, const OdeState& y0, double t0, double t1,
+OdeSolution solve(const OdeParameterField& field, const OdeState& y0,
+                  const std::vector<Tensor>& parameters, double t0, double t1,
                   const OdeOptions& options) {
   if (options.gradient == OdeGradient::adjoint && mode().recording) {
-    return ode::solve_adjoint(field, y0, t0, t1, options);
+    return ode::solve_adjoint(field, y0, parameters, t0, t1, options);
   }
-  return is_adaptive(options) ? ode::solve_adaptive(field, y0, t0, t1, options)
-                              : solve_fixed(field, y0, t0, t1, options);
+  const OdeField bound = [field, parameters](double t, const OdeState& y) {
+    return field(t, y, parameters);
+  };
+  return is_adaptive(options) ? ode::solve_adaptive(bound, y0, t0, t1, options)
+                              : solve_fixed(bound, y0, t0, t1, options);
 }
 
 }  // namespace
@@ -208,21 +212,30 @@ bool is_adaptive(const OdeOptions& options) { return options.solver == kAdaptive
 
 OdeSolution solve_ode(const OdeField& field, OdeState y0, const OdeTime& t0, const OdeTime& t1,
                       const OdeOptions& options) {
+  return solve_ode(
+      [field](double t, const OdeState& y, std::span<const Tensor>) { return field(t, y); },
+      std::move(y0), {}, t0, t1, options);
+}
+
+OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,
+                      const std::vector<Tensor>& parameters, const OdeTime& t0, const OdeTime& t1,
+                      const OdeOptions& options) {
   ode::check_options(options, y0.size(), t0.value, t1.value);
   const auto wants = [](const OdeTime& t) {
     return mode().recording && t.tensor.defined() && t.tensor.requires_grad();
   };
   const auto slopes = [&](double t, const OdeState& y, double sign) {
     NoGrad off;
-    OdeState f = field(t, y);
+    OdeState f = field(t, y, parameters);
     ode::check_slopes(f, y);
     for (Tensor& k : f) k = k * sign;
     return f;
   };
   if (wants(t0)) y0 = with_time(y0, slopes(t0.value, y0, -1), t0.tensor);
-  OdeSolution out = solve(field, y0, t0.value, t1.value, options);
+  OdeSolution out = solve(field, y0, parameters, t0.value, t1.value, options);
   out.statistics.evaluations += wants(t0) ? 1 : 0;
-  if (wants(t1)) {
+  // A solve that ended before t1 does not depend on it.
+  if (wants(t1) && out.status == OdeStatus::success) {
     out.y = with_time(out.y, slopes(t1.value, out.y, 1), t1.tensor);
     ++out.statistics.evaluations;
   }

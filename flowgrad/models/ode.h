@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -17,7 +18,10 @@ namespace flowgrad {
 using OdeState = std::vector<Tensor>;
 /// dy/dt at time t, with the shapes of y.
 using OdeField = std::function<OdeState(double t, const OdeState& y)>;
-/// The same with a time t (M) for each of M rows; `rows` (M, int64) are their positions in the
+/// The same with the tensors that it depends on given to it, in the order of a list.
+using OdeParameterField =
+    std::function<OdeState(double t, const OdeState& y, std::span<const Tensor> parameters)>;
+/// As OdeField with a time t (M) for each of M rows; `rows` (M, int64) are their positions in the
 /// batch, for whatever else the field has per row.
 using OdeRowField = std::function<OdeState(const Tensor& t, const OdeState& y, const Tensor& rows)>;
 
@@ -30,7 +34,9 @@ enum class OdeGradient {
   checkpointed,
   /// The continuous adjoint (Pontryagin et al. 1962; Chen et al. 2018): state, adjoint and
   /// parameter gradients are solved backwards from the end, in memory that does not depend on the
-  /// number of steps. First order; correct to the solver's tolerance.
+  /// number of steps. First order; correct to the solver's tolerance. For y0 and the parameters of
+  /// an OdeParameterField: a field that depends on another tensor of the tape raises GradError in
+  /// the backward pass.
   adjoint,
 };
 
@@ -66,9 +72,6 @@ struct OdeOptions {
   /// Times from t0 towards t1 at which the state is wanted as well (OdeSolution::at): by the
   /// quartic interpolant of dopri5, the cubic Hermite interpolant of the others.
   std::vector<double> times = {};
-  /// For OdeGradient::adjoint: every tensor on the tape that the field depends on. GradError in the
-  /// backward pass where the field depends on another one.
-  std::vector<Tensor> parameters = {};
   /// Told every attempted step.
   std::function<void(const OdeStep&)> trace = {};
 };
@@ -120,6 +123,9 @@ bool is_adaptive(const OdeOptions& options);
 /// negative or non-finite tolerance, both tolerances 0, non-finite or unordered times; ShapeError
 /// for a field whose result differs from its state.
 OdeSolution solve_ode(const OdeField& field, OdeState y0, const OdeTime& t0, const OdeTime& t1,
+                      const OdeOptions& options = {});
+OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,
+                      const std::vector<Tensor>& parameters, const OdeTime& t0, const OdeTime& t1,
                       const OdeOptions& options = {});
 
 /// The state at t1. As solve_ode, and OdeError where the solve does not get there.

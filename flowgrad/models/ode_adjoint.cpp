@@ -33,8 +33,8 @@ void check_dependence(std::span<const Tensor> slopes, std::span<const Tensor> kn
     if (!seen.insert(node).second) continue;
     if (node->is_leaf()) {
       throw GradError(fmt::format(
-          "odeint: the field depends on a tensor of shape {} that is not among `parameters`; the "
-          "adjoint gives gradients to y0 and `parameters` only",
+          "odeint: the field depends on a tensor of shape {} that is not among its parameters; the "
+          "adjoint gives gradients to y0 and the parameters only",
           static_cast<const Leaf*>(node)->layout.shape.to_string()));
     }
     const auto& edges = static_cast<const Node*>(node)->edges;
@@ -47,18 +47,23 @@ void check_dependence(std::span<const Tensor> slopes, std::span<const Tensor> kn
 /// The backward problem: state, adjoint, and the parameters' gradients as mere integrals.
 class Backwards {
  public:
-  Backwards(const OdeField& field, std::span<const Tensor> parameters, size_t n,
+  Backwards(const OdeParameterField& field, std::span<const Tensor> parameters, size_t n,
             const OdeOptions& options)
-      : field_(field), parameters_(parameters.begin(), parameters.end()), n_(n), options_(options) {
+      : field_(field), n_(n), options_(options) {
+    // Leaves of their own: a parameter may be computed from another one.
+    for (const Tensor& p : parameters) {
+      parameters_.push_back(p.detach());
+      if (!p.requires_grad()) continue;
+      tracked_.push_back(parameters_.back().requires_grad_());
+      gradients.push_back(zeros_like(p));
+    }
     options_.gradient = OdeGradient::direct;
-    options_.integrals = static_cast<int64_t>(parameters_.size());
-    options_.parameters.clear();
+    options_.integrals = static_cast<int64_t>(tracked_.size());
     options_.times.clear();
     options_.trace = {};
-    for (const Tensor& p : parameters_) gradients.push_back(zeros_like(p));
   }
 
-  /// From t, where the state is y and the adjoint `adjoint`, to an earlier point of the solve.
+  /// From t, where the state is y, to an earlier point of the solve.
   void run(std::span<const Tensor> y, double t, double until) {
     if (t == until) return;
     const OdeState start = joined({y, adjoint, gradients});
@@ -70,16 +75,17 @@ class Backwards {
     for (size_t i = 0; i < gradients.size(); ++i) gradients[i] = s.y[2 * n_ + i];
   }
 
-  OdeState adjoint, gradients;
+  OdeState adjoint;
+  OdeState gradients;  // of the parameters that require them, in order
 
  private:
   OdeState slopes(double t, const OdeState& all) {
     OdeState y, cotangents, outputs;
     EnableGrad on;
     for (size_t i = 0; i < n_; ++i) y.push_back(all[i].detach().requires_grad_());
-    OdeState out = field_(t, y);
+    OdeState out = field_(t, y, parameters_);
     check_slopes(out, y);
-    const std::vector<Tensor> inputs = joined({y, parameters_});
+    const std::vector<Tensor> inputs = joined({y, tracked_});
     if (!checked_) check_dependence(out, inputs);
     checked_ = true;
     for (size_t i = 0; i < n_; ++i) {
@@ -87,25 +93,18 @@ class Backwards {
       outputs.push_back(out[i]);
       cotangents.push_back(all[n_ + i]);
     }
-    std::vector<Tensor> wanted;
-    for (const Tensor& t_in : inputs) {
-      if (t_in.requires_grad()) wanted.push_back(t_in);
-    }
-    std::vector<Tensor> g;
-    if (!outputs.empty()) g = grad(outputs, wanted, cotangents, {.allow_unused = true});
-    for (Tensor& f : out) f = f.detach();
+    std::vector<Tensor> g(inputs.size());
+    if (!outputs.empty()) g = grad(outputs, inputs, cotangents, {.allow_unused = true});
     NoGrad off;
-    size_t next = 0;
-    for (const Tensor& t_in : inputs) {
-      const bool has = t_in.requires_grad() && !g.empty();
-      const Tensor one = has ? g[next++] : Tensor();
-      out.push_back(one.defined() ? -one : zeros_like(t_in));
+    for (Tensor& f : out) f = f.detach();
+    for (size_t i = 0; i < g.size(); ++i) {
+      out.push_back(g[i].defined() ? -g[i] : zeros_like(inputs[i].detach()));
     }
     return out;
   }
 
-  const OdeField& field_;
-  std::vector<Tensor> parameters_;
+  const OdeParameterField& field_;
+  std::vector<Tensor> parameters_, tracked_;
   size_t n_;
   OdeOptions options_;
   bool checked_ = false;
@@ -113,15 +112,15 @@ class Backwards {
 
 }  // namespace
 
-OdeSolution solve_adjoint(const OdeField& field, const OdeState& y0, double t0, double t1,
+OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
+                          std::span<const Tensor> parameters, double t0, double t1,
                           const OdeOptions& options) {
   const size_t n = y0.size();
   OdeSolution solution;
   const MultiFunction forward = [&](std::span<const Tensor> in) {
     OdeOptions plain = options;
     plain.gradient = OdeGradient::direct;
-    solution = solve_ode(field, OdeState(in.begin(), in.begin() + static_cast<std::ptrdiff_t>(n)),
-                         t0, t1, plain);
+    solution = solve_ode(field, joined({in.first(n)}), joined({in.subspan(n)}), t0, t1, plain);
     std::vector<Tensor> out = solution.y;
     for (const OdeState& y : solution.at) out.insert(out.end(), y.begin(), y.end());
     return out;
@@ -132,9 +131,9 @@ OdeSolution solve_adjoint(const OdeField& field, const OdeState& y0, double t0, 
                                                         std::span<const Tensor> in,
                                                         std::span<const Tensor> out) {
     Backwards back(field, in.subspan(n), n, options);
-    back.adjoint.assign(cotangents.begin(), cotangents.begin() + static_cast<std::ptrdiff_t>(n));
+    back.adjoint = joined({cotangents.first(n)});
     double t = reached->first;
-    OdeState y(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(n));
+    OdeState y = joined({out.first(n)});
     for (size_t i = reached->second; i-- > 0;) {
       back.run(y, t, options.times[i]);
       t = options.times[i];
@@ -143,12 +142,16 @@ OdeSolution solve_adjoint(const OdeField& field, const OdeState& y0, double t0, 
         back.adjoint[j] = back.adjoint[j] + cotangents[n * (i + 1) + j];
       }
     }
-    for (Tensor& part : y) part = part.detach();
     back.run(y, t, t0);
-    return joined({back.adjoint, back.gradients});
+    std::vector<Tensor> all = back.adjoint;
+    size_t next = 0;
+    for (const Tensor& p : in.subspan(n)) {
+      all.push_back(p.requires_grad() ? back.gradients[next++] : Tensor());
+    }
+    return all;
   };
-  std::vector<Tensor> flat =
-      custom_vjp("odeint", forward, rule, joined({y0, options.parameters}), true);
+  const std::vector<Tensor> flat =
+      custom_vjp("odeint", forward, rule, joined({y0, parameters}), true);
   *reached = {solution.t, solution.at.size()};
   for (size_t i = 0; i < n; ++i) solution.y[i] = flat[i];
   for (size_t k = 0; k < solution.at.size(); ++k) {

@@ -116,7 +116,8 @@ void check_options(const OdeOptions& options, size_t state, double t0, double t1
 OdeSolution solve_adaptive(const OdeField& field, const OdeState& y0, double t0, double t1,
                            const OdeOptions& options);
 /// Any solver, differentiated by the continuous adjoint.
-OdeSolution solve_adjoint(const OdeField& field, const OdeState& y0, double t0, double t1,
+OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
+                          std::span<const Tensor> parameters, double t0, double t1,
                           const OdeOptions& options);
 
 }  // namespace flowgrad::ode

@@ -28,6 +28,16 @@ void refuse_guidance(const Model& m, const QuantityOptions& o) {
     refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
 }
 
+OdeOptions solver_for(OdeOptions own, const QuantityOptions& o) {
+  if (!o.solver.empty()) {
+    own.solver = o.solver;
+  } else if (o.n_steps > 0 && is_adaptive(own)) {
+    own.solver = "rk4";
+  }
+  if (o.n_steps > 0) own.n_steps = o.n_steps;
+  return own;
+}
+
 /// Rows to draw, from the arrays given: one row of a condition serves any number.
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
   return in.condition.defined() && in.condition.rank() == 2 && in.condition.size(0) > 1
@@ -87,6 +97,12 @@ Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
     throw ValueError(fmt::format(
         "model {}: n_steps = {} given; at least 1 is accepted, or 0 for the model's own", name_,
         options.n_steps));
+  }
+  if (options.n_steps > 0 && is_adaptive({.solver = options.solver})) {
+    throw ValueError(fmt::format(
+        "model {}: n_steps = {} given with solver {}, which chooses its steps; it is accepted with "
+        "solvers of equal steps",
+        name_, options.n_steps, options.solver));
   }
   QuantityInputs inputs = given;
   const DType dtype = registry::dtype_of(*this);

@@ -1,5 +1,9 @@
 #include "flowgrad/models/registry_entry.h"
 
+#include <fmt/format.h>
+
+#include <array>
+
 #include "flowgrad/models/cnf.h"
 
 namespace flowgrad::registry {
@@ -11,22 +15,24 @@ class CnfModel final : public DensityModel {
       : DensityModel(config, std::move(flow)), own_(cnf().options().solver) {}
 
  protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
+    if (q != "loss") return DensityModel::compute(q, in, o, generator);
+    refuse_guidance(*this, o);
+    prepare(o, generator);
+    return cnf().loss(need(*this, q, "input", in.input), in.condition, in.probe_noise);
+  }
   void prepare(const QuantityOptions& o, Generator& generator) override {
-    OdeOptions solver = own_;
-    if (o.n_steps > 0) solver.n_steps = o.n_steps;
-    if (!o.solver.empty()) solver.solver = o.solver;
-    cnf().set_solver(solver);
+    cnf().set_solver(solver_for(own_, o));
     // One stream of the caller's generator seeds the probes, so that a seed fixes the whole result.
     cnf().probe_generator().set_state(generator.seed(),
                                       (generator.next_stream() << 20) | (uint64_t{1} << 62));
   }
   Transformed forward(const Tensor& z, const QuantityInputs& in) override {
-    check_condition("cnf", in.condition, z.size(0), 0);
-    return cnf().integrate(z, 0, 1, in.probe_noise);
+    return cnf().integrate(z, 0, 1, in.probe_noise, in.condition);
   }
   Transformed inverse(const Tensor& x, const QuantityInputs& in) override {
-    check_condition("cnf", in.condition, x.size(0), 0);
-    return cnf().integrate(x, 1, 0, in.probe_noise);
+    return cnf().integrate(x, 1, 0, in.probe_noise, in.condition);
   }
 
  private:
@@ -41,8 +47,23 @@ std::unique_ptr<Model> make_cnf(const ConfigReader& c, Generator& g, DType dtype
   o.trace = c.choice("trace", {"hutchinson", "exact"}) == 0 ? Trace::hutchinson : Trace::exact;
   o.probe =
       c.choice("probe", {"rademacher", "gaussian"}) == 0 ? Probe::rademacher : Probe::gaussian;
-  o.solver.solver = fixed_step_solvers()[c.choice("solver", fixed_step_solvers())];
+  o.condition_dim = c.integer("condition_dim", 0);
+  o.solver.solver = ode_solvers()[c.choice("solver", ode_solvers())];
   o.solver.n_steps = c.integer("n_steps", 1);
+  if (is_adaptive(o.solver) && o.solver.n_steps != OdeOptions().n_steps) {
+    throw ValueError(fmt::format(
+        "model cnf: n_steps = {} given with solver dopri5, whose steps follow from rtol and atol; "
+        "it is accepted with {}",
+        o.solver.n_steps, fmt::join(fixed_step_solvers(), ", ")));
+  }
+  o.solver.rtol = c.real("rtol", 0);
+  o.solver.atol = c.real("atol", 0);
+  constexpr std::array kGradients = {OdeGradient::direct, OdeGradient::checkpointed,
+                                     OdeGradient::adjoint};
+  o.solver.gradient = kGradients[c.choice("gradient", {"direct", "checkpointed", "adjoint"})];
+  o.kinetic = c.real("kinetic", 0);
+  o.jacobian_norm = c.real("jacobian_norm", 0);
+  o.redraw_probe = c.boolean("redraw_probe");
   return std::make_unique<CnfModel>(c, std::make_unique<ContinuousNormalizingFlow>(o, g, dtype));
 }
 
@@ -55,8 +76,16 @@ std::vector<Entry> continuous_entries() {
         {"hidden", "64", "width of the velocity field"},
         {"trace", "hutchinson", "trace of the Jacobian: hutchinson or exact"},
         {"probe", "rademacher", "probe of the estimate: rademacher or gaussian"},
-        {"solver", "rk4", "euler, midpoint, heun or rk4"},
-        {"n_steps", "20", "steps of a solve"}},
+        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+        {"solver", "dopri5", "dopri5, or in equal steps euler, midpoint, heun, rk4, dopri5_fixed"},
+        {"n_steps", "20", "steps of a solve by an equal-step solver"},
+        {"rtol", "1e-5", "relative tolerance of dopri5"},
+        {"atol", "1e-5", "absolute tolerance of dopri5"},
+        {"gradient", "direct", "of a solve: direct, checkpointed or adjoint"},
+        {"kinetic", "0", "weight of the kinetic energy int |v|^2 dt in the loss"},
+        {"jacobian_norm", "0", "weight of int |dv/dx|_F^2 dt in the loss"},
+        {"redraw_probe", "false",
+         "a counter-example: a new probe in every evaluation, which breaks the solver's order"}},
        make_cnf},
   };
 }

@@ -6,6 +6,7 @@
 
 #include "flowgrad/models/config.h"
 #include "flowgrad/models/flow.h"
+#include "flowgrad/models/ode.h"
 #include "flowgrad/models/registry.h"
 
 /// What the files of the registry share: each lists its models, registry.cpp joins the lists.
@@ -27,6 +28,9 @@ DType dtype_of(Model& m);
 [[noreturn]] void refuse_option(const Model& m, const char* option, const std::string& given,
                                 const char* accepted);
 void refuse_guidance(const Model& m, const QuantityOptions& o);
+/// A model's own solver, changed by the options: n_steps alone, where that solver is adaptive, asks
+/// for rk4.
+OdeOptions solver_for(OdeOptions own, const QuantityOptions& o);
 /// Rows to draw, from the arrays given: one row of a condition serves any number.
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o);
 

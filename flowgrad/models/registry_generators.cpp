@@ -8,6 +8,7 @@
 #include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/likelihood.h"
 #include "flowgrad/models/score.h"
 
 namespace flowgrad::registry {
@@ -20,7 +21,7 @@ class FlowMatchingModel final : public Model {
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
   std::vector<std::string> quantities() const override {
-    return {"velocity", "loss", "generate", "sample"};
+    return {"velocity", "loss", "log_prob", "generate", "sample"};
   }
 
  protected:
@@ -33,6 +34,10 @@ class FlowMatchingModel final : public Model {
     if (q == "loss") {
       return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise,
                        in.time);
+    }
+    if (q == "log_prob") {
+      return log_prob(net_, need(*this, q, "input", in.input), in.condition, in.probe_noise,
+                      solver_for({.solver = "dopri5"}, o), generator);
     }
     const Tensor noise = in.noise.defined() ? in.noise
                                             : randn({rows_of(in, o), net_.options().action_dim},

@@ -32,7 +32,7 @@ std::unique_ptr<Flow> make(const std::string& kind, int64_t dim, DType dtype) {
     o.dim = dim;
     o.hidden = 8;
     o.trace = Trace::exact;
-    o.solver.n_steps = 64;
+    o.solver = {.solver = "rk4", .n_steps = 64};
     flow = std::make_unique<ContinuousNormalizingFlow>(o, generator, dtype);
   } else if (kind.starts_with("spline")) {
     SplineFlowOptions o;

@@ -28,16 +28,14 @@ struct Example {
   }
   std::vector<Tensor> inputs() const { return {y0, w, b, t0, t1}; }
 
-  OdeState slopes(double t, const OdeState& y) const {
-    const Tensor v = tanh(matmul(y[0], w)) + b * std::sin(3 * t);
+  static OdeState slopes(double t, const OdeState& y, std::span<const Tensor> p) {
+    const Tensor v = tanh(matmul(y[0], p[0])) + p[1] * std::sin(3 * t);
     return {v, sum(square(v), {1})};
   }
   Tensor loss(OdeOptions o, std::vector<double> times = {}) const {
     o.integrals = 1;
     o.times = std::move(times);
-    if (o.gradient == OdeGradient::adjoint) o.parameters = {w, b};
-    const OdeSolution s = solve_ode([*this](double t, const OdeState& y) { return slopes(t, y); },
-                                    OdeState{y0, zeros({2}, DType::float64)}, t0, t1, o);
+    const OdeSolution s = solve_ode(slopes, {y0, zeros({2}, DType::float64)}, {w, b}, t0, t1, o);
     require_success(s);
     Tensor total = sum(square(s.y[0])) + sum(s.y[1] * 0.7);
     for (size_t i = 0; i < s.at.size(); ++i) {
@@ -120,9 +118,11 @@ TEST_CASE("direct and checkpointed gradients have a second derivative, the adjoi
   const Example e;
   const auto second = [&](OdeGradient how) {
     OdeOptions o{.solver = "dopri5", .gradient = how, .integrals = 0, .rtol = 1e-8, .atol = 1e-8};
-    if (how == OdeGradient::adjoint) o.parameters = {e.w};
     const Tensor end =
-        odeint([w = e.w](double, const Tensor& y) { return tanh(matmul(y, w)); }, e.y0, 0, 1, o);
+        solve_ode([](double, const OdeState& y,
+                     std::span<const Tensor> p) { return OdeState{tanh(matmul(y[0], p[0]))}; },
+                  {e.y0}, {e.w}, 0, 1, o)
+            .y[0];
     const Tensor first = grad(sum(square(end)), e.w, {.create_graph = true});
     return grad(sum(square(first)), e.w);
   };
@@ -142,17 +142,21 @@ TEST_CASE("direct and checkpointed gradients have a second derivative, the adjoi
 TEST_CASE("the adjoint refuses a field that depends on what it was not told",
           "[ode_gradient_test]") {
   const Example e;
-  const Tensor end = odeint([&](double, const Tensor& y) { return matmul(y, e.w) + e.b; }, e.y0, 0,
-                            1, {.gradient = OdeGradient::adjoint, .parameters = {e.w}});
-  CHECK(contains(raised<GradError>([&] { backward(sum(end)); }), {"(3,)", "parameters"}));
-  // Tensors that are computed from leaves may be parameters too.
-  const Tensor derived = e.w * 2;
+  const auto affine = [&](double, const OdeState& y, std::span<const Tensor> p) {
+    return OdeState{matmul(y[0], p[0]) + e.b};
+  };
+  const OdeSolution s = solve_ode(affine, {e.y0}, {e.w}, 0, 1, {.gradient = OdeGradient::adjoint});
+  CHECK(contains(raised<GradError>([&] { backward(sum(s.y[0])); }), {"(3,)", "parameters"}));
+  // Parameters may be computed from leaves, and from each other.
+  const Tensor one = e.w * 2;
+  const Tensor two = sin(one);
   const auto through = [&](OdeGradient how) {
-    OdeOptions o{.n_steps = 100, .gradient = how};
-    if (how == OdeGradient::adjoint) o.parameters = {derived};
-    return grad(sum(odeint([&](double, const Tensor& y) { return sin(matmul(y, derived)); }, e.y0,
-                           0, 1, o)),
-                e.w, {.retain_graph = true});
+    const auto field = [](double, const OdeState& y, std::span<const Tensor> p) {
+      return OdeState{sin(matmul(y[0], p[0])) + matmul(y[0], p[1])};
+    };
+    const OdeSolution end =
+        solve_ode(field, {e.y0}, {one, two, scalar(1)}, 0, 1, {.n_steps = 100, .gradient = how});
+    return grad(sum(end.y[0]), e.w, {.retain_graph = true});
   };
   CHECK(distance(through(OdeGradient::adjoint), through(OdeGradient::direct)) < 1e-6);
 }
@@ -163,12 +167,13 @@ TEST_CASE("the adjoint's memory does not grow with the steps", "[ode_gradient_te
   const Tensor y0 = randn({256, 64}, generator).requires_grad_();
   const auto peak = [&](OdeGradient how, int64_t steps) {
     OdeOptions o{.solver = "rk4", .n_steps = steps, .gradient = how};
-    if (how == OdeGradient::adjoint) o.parameters = {w};
     const int64_t before = memory_stats().live_bytes;
     reset_peak_memory();
     {
-      const Tensor end =
-          odeint([w](double, const Tensor& y) { return tanh(matmul(y, w) * 0.1); }, y0, 0, 1, o);
+      const OdeParameterField field = [](double, const OdeState& y, std::span<const Tensor> p) {
+        return OdeState{tanh(matmul(y[0], p[0]) * 0.1)};
+      };
+      const Tensor end = solve_ode(field, {y0}, {w}, 0, 1, o).y[0];
       grad(sum(end), {y0, w});
     }
     CHECK(memory_stats().live_bytes == before);

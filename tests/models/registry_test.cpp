@@ -46,8 +46,9 @@ const std::vector<Sample> kSmall = {
       {"actnorm", "true"},
       {"permute", "true"},
       {"base_components", "2"}}},
-    {"cnf", {{"hidden", "8"}, {"n_steps", "3"}}},
-    {"cnf", {{"hidden", "8"}, {"n_steps", "3"}, {"trace", "exact"}}},
+    {"cnf", {{"hidden", "8"}}},
+    {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "3"}, {"condition_dim", "3"}}},
+    {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "3"}, {"trace", "exact"}}},
     {"flow_matching",
      {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"time_law", "beta"}}},
     {"flow_matching",
@@ -144,8 +145,11 @@ TEST_CASE("bad names, keys and values are refused", "[registry_test]") {
   CHECK(contains(refused("realnvp", {{"hiden", "3"}}),
                  {"model realnvp", "\"hiden\"", "did you mean \"hidden\"", "n_flows"}));
   CHECK(contains(refused("realnvp", {{"dim", "1"}}), {"dim = 1", "at least 2", "because"}));
-  CHECK(contains(refused("cnf", {{"solver", "dopri5"}}),
-                 {"solver", "dopri5", "euler, midpoint, heun, rk4"}));
+  CHECK(contains(refused("cnf", {{"solver", "dopri8"}}),
+                 {"solver", "dopri8", "euler, midpoint, heun, rk4, dopri5_fixed, dopri5"}));
+  CHECK(contains(refused("cnf", {{"n_steps", "7"}}), {"n_steps = 7", "dopri5", "rk4"}));
+  CHECK(contains(refused("cnf", {{"rtol", "-1"}}), {"rtol", "-1", "at least 0"}));
+  CHECK(contains(refused("cnf", {{"redraw_probe", "true"}, {"trace", "exact"}}), {"redraw_probe"}));
   CHECK(contains(refused("cnf", {{"probe", "sobol"}}), {"probe", "sobol", "rademacher, gaussian"}));
   CHECK(contains(refused("realnvp", {{"permute", "yes"}}), {"permute", "yes", "false, true"}));
   for (const std::string bad : {"2.5", "two", "", "0", "-1", "99999999999", "1e3", " 2", "2 "}) {
@@ -192,6 +196,8 @@ TEST_CASE("quantities that cannot be computed are refused", "[registry_test]") {
   CHECK(contains(refused(*matching, "generate", {}, {.n_steps = -1}), {"n_steps = -1"}));
   CHECK(contains(refused(*matching, "generate", {}, {.solver = "dopri"}),
                  {"dopri", "euler, midpoint"}));
+  CHECK(contains(refused(*matching, "generate", {}, {.n_steps = 5, .solver = "dopri5"}),
+                 {"n_steps = 5", "dopri5"}));
   CHECK(contains(refused(*diffusion, "generate", {}, {.solver = "euler"}),
                  {"euler", "ddpm and ddim"}));
   CHECK(contains(refused(*diffusion, "generate", {}, {.n_steps = 5}), {"5 steps", "100", "ddim"}));
@@ -202,11 +208,14 @@ TEST_CASE("quantities that cannot be computed are refused", "[registry_test]") {
 }
 
 TEST_CASE("a solver asked for holds for that call only", "[registry_test]") {
-  const auto cnf = make("cnf", {{"hidden", "8"}, {"trace", "exact"}, {"n_steps", "4"}});
+  const auto cnf = make("cnf", {{"hidden", "8"}, {"trace", "exact"}});
   Generator generator(0);
   const QuantityInputs in{.input = randn({3, 2}, generator)};
   const Tensor own = cnf->evaluate("forward", in, {}, generator);
   CHECK(distance(cnf->evaluate("forward", in, {.n_steps = 1}, generator), own) > 0);
+  // Steps without a solver mean rk4.
+  CHECK(distance(cnf->evaluate("forward", in, {.n_steps = 3}, generator),
+                 cnf->evaluate("forward", in, {.n_steps = 3, .solver = "rk4"}, generator)) == 0);
   CHECK(distance(cnf->evaluate("forward", in, {.solver = "euler"}, generator), own) > 0);
   CHECK(distance(cnf->evaluate("forward", in, {}, generator), own) == 0);
 }

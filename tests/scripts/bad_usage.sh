@@ -76,6 +76,9 @@ trace@init --model cnf --set trace=approximate --output w.safetensors
 probe@init --model cnf --set probe=uniform --output w.safetensors
 solver@init --model cnf --set solver=rk5 --output w.safetensors
 n_steps@init --model cnf --set n_steps=0 --output w.safetensors
+n_steps = 7 given with solver dopri5@init --model cnf --set n_steps=7 --output w.safetensors
+rtol@init --model cnf --set rtol=-1 --output w.safetensors
+redraw_probe@init --model cnf --set trace=exact --set redraw_probe=true --output w.safetensors
 even numbers@init --model flow_matching --set time_dim=7 --output w.safetensors
 time_dim@init --model flow_matching --set time_dim=2 --output w.safetensors
 time_scale@init --model flow_matching --set time_scale=0 --output w.safetensors
@@ -112,7 +115,7 @@ ends in .svg or .png@sample --model planar --output y.npy --picture y.jpg
 ends in .dot or .gv@inspect --model planar --dot graph.pdf
 did you mean "log_prob"?@eval --model planar --quantity logprob --output y.npy
 it has forward@eval --model planar --quantity velocity --output y.npy
-it has velocity@eval --model flow_matching --quantity log_prob --output y.npy
+it has velocity@eval --model flow_matching --quantity inverse --output y.npy
 it has noise_prediction@eval --model diffusion --quantity inverse --output y.npy
 needs an array for input@eval --model planar --quantity forward --output y.npy
 needs an array for time@eval --model flow_matching --quantity velocity --input x.npy --output y.npy
@@ -143,7 +146,7 @@ unexpected argument@bench planar
 unknown option@demo --steps 3
 unknown key "model"@demo --config "$c/c14.toml" --run demo
 loss and log_prob are accepted@grad --model planar --quantity inverse --output y.safetensors
-no quantity "log_prob"@grad --model flow_matching --quantity log_prob --output y.safetensors
+no quantity "log_prob"@grad --model diffusion --quantity log_prob --output y.safetensors
 guidance@sample --model planar --guidance 2 --output y.npy
 --guidance@sample --model planar --guidance -1 --output y.npy
 --guidance@sample --model planar --guidance nan --output y.npy
@@ -153,6 +156,16 @@ n_steps@sample --model planar --n-steps 5 --output y.npy
 --n-steps@sample --model cnf --n-steps 1e3 --output y.npy
 solver@sample --model planar --solver rk4 --output y.npy
 solver@sample --model cnf --solver rk5 --output y.npy
+n_steps = 5 given with solver dopri5@sample --model cnf --solver dopri5 --n-steps 5 --output y.npy
+what@trace --model cnf
+solve are accepted@trace steps --model cnf
+solves no differential equation@trace solve --model realnvp
+--solver@trace solve --model cnf --solver
+dopri8@trace solve --model cnf --solver dopri8
+--n-steps: given with solver dopri5@trace solve --model cnf --solver dopri5 --n-steps 5
+--rtol: given with solver rk4@trace solve --model cnf --n-steps 5 --rtol 1e-3
+--n-samples: given with --input@trace solve --model cnf --input x.npy --n-samples 5
+ends in .csv or .json@trace solve --model cnf --output steps.txt
 solver@sample --model flow_matching --solver ddim --output y.npy
 solver@sample --model diffusion --solver rk4 --output y.npy
 steps given@sample --model diffusion --n-steps 7 --output y.npy

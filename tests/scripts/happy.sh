@@ -5,7 +5,7 @@ small() {
   case $1 in
     planar) echo "--set=n_flows=3" ;;
     realnvp) echo "--set=n_flows=2 --set=hidden=8" ;;
-    cnf) echo "--set=hidden=8 --set=n_steps=3" ;;
+    cnf) echo "--set=hidden=8 --set=solver=rk4 --set=n_steps=3" ;;
     flow_matching) echo "--set=time_dim=8 --set=hidden=16" ;;
     diffusion) echo "--set=hidden=16 --set=n_timesteps=8" ;;
   esac
@@ -47,6 +47,8 @@ for model in planar realnvp cnf flow_matching diffusion; do
     flow_matching)
       ok eval --weights $model.safetensors --quantity loss --input x.npy --output loss.npy --json
       ok eval --weights $model.safetensors --quantity generate --noise x.npy --n-steps 4 --solver rk4 --output g.npy
+      ok eval --weights $model.safetensors --quantity log_prob --input x.npy --n-steps 4 --output lp.npy
+      ok grad --weights $model.safetensors --quantity log_prob --input x.npy --n-steps 4 --output lp.safetensors
       ;;
     diffusion)
       ok eval --weights $model.safetensors --quantity noise_prediction --input x.npy --time steps.npy --output e.npy
@@ -92,9 +94,21 @@ ok sample --run d --class 1 --n 3 --output d.npy
 ok train --model planar --data rings --steps 3 --dtype float64 --backend reference --run e
 ok eval --run e --dtype float64 --quantity log_prob --input rows.npy --output f64.npy
 says "float64" out
+# The steps of a solve.
+ok trace solve --model cnf --n-samples 20
+says "error ratio" out
+ok trace solve --model cnf --input rows.npy --rtol 1e-3 --atol 1e-3 --json
+says '"success": true' out
+ok trace solve --model flow_matching --set hidden=8 --set time_dim=8 --n-samples 5 --n-steps 3 --output steps.csv
+says "3 steps, 3 accepted, 12 evaluations" out
+[ "$(wc -l <steps.csv)" -eq 4 ] || fail "steps.csv has not a line for each step"
+ok trace solve --run d --condition rows.npy --input rows.npy --solver heun --n-steps 2 --output steps.json
+exists steps.json
+expect 1 "raise max_steps" trace solve --model cnf --max-steps 1 --output part.csv
+exists part.csv
 ok --help
 ok --version
-for c in train sample inspect eval grad init; do
+for c in train sample inspect eval grad init trace; do
   ok $c --help
   says "[0]" out
 done

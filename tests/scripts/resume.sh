@@ -26,7 +26,7 @@ for data in moons rows.npy; do
   done
 done
 # Other models draw random numbers in the loss.
-for model in "cnf --set hidden=8 --set n_steps=2" "flow_matching --set hidden=8 --set time_dim=8" \
+for model in "cnf --set hidden=8 --set solver=rk4 --set n_steps=2" "cnf --set hidden=8" "flow_matching --set hidden=8 --set time_dim=8" \
   "diffusion --set hidden=8 --set n_timesteps=5"; do
   rm -rf a b
   ok train --model $model --data circles --steps 8 --batch-size 16 --run a

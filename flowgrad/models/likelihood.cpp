@@ -1,0 +1,125 @@
+#include "flowgrad/models/likelihood.h"
+
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/mode.h"
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/transforms.h"
+
+namespace flowgrad {
+namespace {
+
+/// Velocity and the estimates probe^T J probe of its divergence, (N, K), from one evaluation.
+OdeState estimated(const VelocityField& velocity, double t, const Tensor& x, const Tensor& probes,
+                   bool keep_graph) {
+  EnableGrad on;
+  const Tensor at = x.requires_grad() ? tap(x, {}) : x.detach().requires_grad_();
+  const Tensor v = velocity(t, at);
+  std::vector<Tensor> traces;
+  for (int64_t i = 0; i < probes.size(0); ++i) {
+    const Tensor probe = select(probes, 0, i);
+    const std::vector<Tensor> g =
+        v.requires_grad()
+            ? grad(std::span(&v, 1), std::span(&at, 1), std::span(&probe, 1),
+                   {.create_graph = keep_graph, .retain_graph = true, .allow_unused = true})
+            : std::vector<Tensor>(1);
+    const Tensor one =
+        g[0].defined() ? sum(g[0] * probe, {1}) : zeros({x.size(0)}, x.dtype(), x.device());
+    traces.push_back(keep_graph ? one : one.detach());
+  }
+  return {keep_graph ? v : v.detach(), stack(traces, 1)};
+}
+
+OdeState exact(const VelocityField& velocity, double t, const Tensor& x, bool keep_graph) {
+  const ValueAndDerivative d =
+      divergence([&](const Tensor& at) { return velocity(t, at); }, x, keep_graph);
+  return {d.value, unsqueeze(d.derivative, 1)};
+}
+
+OdeOptions finer(OdeOptions solver) {
+  solver.rtol /= 10;
+  solver.atol /= 10;
+  solver.n_steps *= 2;
+  solver.trace = {};
+  return solver;
+}
+
+}  // namespace
+
+Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator& generator,
+                      const LikelihoodOptions& options) {
+  if (x.rank() != 2) {
+    throw ShapeError(
+        fmt::format("likelihood: x has shape {}; (N, D) is accepted", x.shape().to_string()));
+  }
+  const bool by_probes = options.trace == Trace::hutchinson;
+  Tensor probes = options.probes;
+  if (by_probes && !probes.defined()) {
+    if (options.n_probes < 1) {
+      throw ValueError(
+          fmt::format("likelihood: n_probes = {} given; at least 1 is accepted", options.n_probes));
+    }
+    const Shape shape{options.n_probes, x.size(0), x.size(1)};
+    probes = options.probe == Probe::rademacher
+                 ? rademacher(shape, generator, x.dtype(), x.device())
+                 : randn(shape, generator, x.dtype(), x.device());
+  }
+  if (by_probes && (probes.rank() != 3 || probes.size(0) < 1 || probes.size(1) != x.size(0) ||
+                    probes.size(2) != x.size(1))) {
+    throw ShapeError(fmt::format("likelihood: probes of shape {} given; (K, {}, {}) is accepted",
+                                 probes.shape().to_string(), x.size(0), x.size(1)));
+  }
+  const int64_t k = by_probes ? probes.size(0) : 1;
+  // The path leads from data to base; the integral is that of the trace from t = 1 to 0, which has
+  // the sign of the inverse map's log-determinant.
+  const auto solve = [&](OdeOptions solver, bool keep_graph) {
+    NoGrad off(!keep_graph);
+    solver.integrals = 1;
+    const OdeField field = [&velocity, probes, by_probes, keep_graph](double t, const OdeState& y) {
+      return by_probes ? estimated(velocity, t, y[0], probes, keep_graph)
+                       : exact(velocity, t, y[0], keep_graph);
+    };
+    OdeSolution s =
+        solve_ode(field, {x, zeros({x.size(0), k}, x.dtype(), x.device())}, 1, 0, solver);
+    require_success(s);
+    return s;
+  };
+  const auto density = [](const OdeState& y) {
+    return standard_normal_log_prob(y[0]) + mean(y[1], {1});
+  };
+  const OdeSolution s = solve(options.solver, options.differentiable && mode().recording);
+  Likelihood out;
+  out.base = s.y[0];
+  out.log_prob = density(s.y);
+  out.evaluations = s.statistics.evaluations;
+  NoGrad off;
+  if (options.solver_error) {
+    const OdeSolution fine = solve(finer(options.solver), false);
+    out.solver_error = abs(density(fine.y) - out.log_prob.detach());
+  }
+  if (!by_probes) {
+    out.probe_error = zeros_like(out.log_prob.detach());
+  } else if (k > 1) {
+    out.probe_error = std(s.y[1].detach(), {1}) / std::sqrt(static_cast<double>(k));
+  }
+  return out;
+}
+
+Tensor log_prob(FlowMatching& model, const Tensor& x, const Tensor& condition, const Tensor& probe,
+                const OdeOptions& solver, Generator& generator) {
+  LikelihoodOptions options{.solver = solver, .differentiable = true, .solver_error = false};
+  if (probe.defined()) {
+    if (probe.shape() != x.shape()) {
+      throw ShapeError(fmt::format("log_prob: probe of shape {} given; {} is accepted",
+                                   probe.shape().to_string(), x.shape().to_string()));
+    }
+    options.trace = Trace::hutchinson;
+    options.probes = unsqueeze(probe, 0);
+  }
+  const VelocityField velocity = [&](double t, const Tensor& at) {
+    return model.velocity(at, full({at.size(0)}, t, at.dtype(), at.device()), condition);
+  };
+  return likelihood(velocity, x, generator, options).log_prob;
+}
+
+}  // namespace flowgrad
