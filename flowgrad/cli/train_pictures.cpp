@@ -46,8 +46,8 @@ Tensor velocity_at(Model& model, const Tensor& x, double t) {
 
 plot::PointGroup arrows(Model& model, const Tensor& like, double t, double reach) {
   constexpr int64_t kSide = 17;
-  const Tensor at = grid_points({.half_width = reach * 0.92, .points = kSide}, like.dtype(),
-                                like.device());
+  const Tensor at =
+      grid_points({.half_width = reach * 0.92, .points = kSide}, like.dtype(), like.device());
   const Tensor v = to(velocity_at(model, at, t), Device::cpu());
   const Tensor host = to(at, Device::cpu());
   // The longest arrow spans one cell of the grid.
@@ -96,8 +96,7 @@ std::string field_picture(Model& model, const Tensor& real, double reach, uint64
     picture.panels.push_back(
         {.title = fmt::format("field at t = {}", t), .groups = {arrows(model, real, t, reach)}});
   }
-  picture.panels.push_back(
-      {.title = "from noise to data", .groups = {paths(model, real, seed)}});
+  picture.panels.push_back({.title = "from noise to data", .groups = {paths(model, real, seed)}});
   return picture.svg();
 }
 

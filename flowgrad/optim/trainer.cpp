@@ -184,6 +184,7 @@ Trainer::Outcome Trainer::train_step() {
   }
   if (out.problem.empty()) {
     parts_.optimizer->step();
+    if (parts_.after_update) parts_.after_update();
     if (ema_) ema_->update();
     counters_.skipped_in_a_row = 0;
     ++counters_.window_steps;

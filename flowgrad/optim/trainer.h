@@ -46,6 +46,9 @@ struct TrainerParts {
   /// empty.
   std::function<double()> validate;
   std::vector<StateProvider> states;
+  /// Called after every update of the weights, before their averages: a constraint on them, say;
+  /// may be empty.
+  std::function<void()> after_update;
   /// Called after every step with the number of steps done; may be empty.
   std::function<void(int64_t steps_done)> after_step;
 };
