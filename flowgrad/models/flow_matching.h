@@ -1,8 +1,10 @@
 #pragma once
 
-#include "flowgrad/models/fused_sampler.h"
-#include "flowgrad/models/layers.h"
+#include <functional>
+
 #include "flowgrad/models/ode.h"
+#include "flowgrad/models/time_net.h"
+#include "flowgrad/models/transport.h"
 
 namespace flowgrad {
 
@@ -11,14 +13,24 @@ namespace flowgrad {
 enum class TimeLaw { uniform, beta };
 
 struct FlowMatchingOptions {
+  // The network, as TimeNetOptions.
   int64_t condition_dim = 0;
   int64_t action_dim = 2;
   int64_t time_dim = 128;
-  /// Factor on the time before its embedding; 1 reproduces the tutorial, 1000 lets most channels
-  /// move.
   double time_scale = 1000;
   int64_t hidden = 512;
   TimeLaw time_law = TimeLaw::uniform;
+  /// How the loss pairs the noise it draws with the data of the batch. Optimal transport pays for
+  /// unconditional data; with conditions it skews the prior (see `couple`).
+  Coupling coupling = Coupling::independent;
+  /// Standard deviation of noise on the path: x_t = (1 - t) x0 + t x1 + sigma z (Tong et al. 2024).
+  double sigma = 0;
+  NetKind net = NetKind::residual;
+  int64_t depth = 3;
+
+  TimeNetOptions network() const {
+    return {condition_dim, action_dim, time_dim, time_scale, hidden, net, depth};
+  }
 };
 
 struct GenerateOptions {
@@ -29,9 +41,8 @@ struct GenerateOptions {
 };
 
 /// Conditional flow matching (Lipman et al. 2023) on the straight path x_t = (1 - t) x0 + t x1 with
-/// target x1 - x0; t = 0 is noise, t = 1 data. Keys time_embed.{1,3}.*, velocity_net.0.*,
-/// velocity_net.{2,3}.block.{0,2}.*, velocity_net.4.*; input order x, condition, time embedding.
-class FlowMatching final : public Module {
+/// target x1 - x0; t = 0 is noise, t = 1 data. Keys as TimeNet, of body velocity_net.
+class FlowMatching final : public TimeNet {
  public:
   FlowMatching(const FlowMatchingOptions& options, Generator& generator,
                DType dtype = DType::float32);
@@ -39,9 +50,12 @@ class FlowMatching final : public Module {
 
   /// Velocity (N, A) at x (N, A), t (N), condition (N, C), one row of it for all, or undefined
   /// where C = 0.
-  Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {});
-  /// Mean squared error of the velocity for data x1 (N, A); noise x0 (N, A) and t (N) are drawn
-  /// where undefined. ShapeError for draws of another shape.
+  Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {}) {
+    return evaluate("velocity", x, t, condition);
+  }
+  /// Mean squared error of the velocity for data x1 (N, A). Noise x0 (N, A) and t (N) are drawn
+  /// where undefined, the noise by the option `coupling`; noise that is given stays with its row.
+  /// ShapeError for draws of another shape.
   Tensor loss(const Tensor& x1, const Tensor& condition, Generator& generator,
               const Tensor& x0 = {}, const Tensor& t = {});
   /// Integrates from noise (N, A) to data, off the tape; in one kernel where the device has it.
@@ -53,16 +67,20 @@ class FlowMatching final : public Module {
                     Device device = Device::cpu()) const;
 
  private:
-  Tensor check(const char* op, const Tensor& x, const Tensor& condition) const;
-
   FlowMatchingOptions options_;
-  Sequential& time_embed_;
-  Sequential& velocity_net_;
-  Linear* first_;  // of the velocity net
-  ResidualTail tail_;
 };
 
 /// The condition with whole rows set to zero with probability p: training for guidance.
 Tensor drop_condition(const Tensor& condition, double p, Generator& generator);
+
+/// The velocity as a field for odeint and metrics.h, with one time for all rows. Borrows the model.
+std::function<Tensor(double t, const Tensor& x)> velocity_field(FlowMatching& model,
+                                                                const Tensor& condition = {});
+
+/// ValueError for guidance without a condition.
+void check_guidance(const GenerateOptions& options, const Tensor& condition);
+
+/// ShapeError, naming the argument of a loss, unless a given draw has the shape wanted.
+void check_draw(const char* name, const Tensor& draw, const Shape& wanted);
 
 }  // namespace flowgrad

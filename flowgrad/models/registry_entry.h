@@ -19,7 +19,7 @@ struct Entry {
 
 std::vector<Entry> density_entries();     // planar, realnvp
 std::vector<Entry> continuous_entries();  // cnf
-std::vector<Entry> generator_entries();   // flow_matching, diffusion
+std::vector<Entry> generator_entries();   // flow_matching and its kin, diffusion
 
 /// The array, or ValueError naming model, quantity and array where it is undefined.
 const Tensor& need(const Model& m, const std::string& quantity, const char* name, const Tensor& t);

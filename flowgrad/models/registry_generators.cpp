@@ -2,9 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/score.h"
 
 namespace flowgrad::registry {
 namespace {
@@ -42,6 +46,73 @@ class FlowMatchingModel final : public Model {
 
  private:
   FlowMatching net_;
+};
+
+class ConsistencyModel final : public Model {
+ public:
+  ConsistencyModel(const ConfigReader& config, const ConsistencyOptions& options,
+                   Generator& generator, DType dtype)
+      : Model(config.model(), config.values()), net_(options, generator, dtype) {}
+  Module& module() override { return net_; }
+  std::vector<std::string> quantities() const override { return {"loss", "generate", "sample"}; }
+
+ protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
+    if (q == "loss") {
+      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, {}, in.noise,
+                       in.time);
+    }
+    refuse_guidance(*this, o);
+    if (!o.solver.empty())
+      refuse_option(*this, "solver", fmt::format("\"{}\"", o.solver), "none is accepted");
+    const Tensor noise = in.noise.defined()
+                             ? in.noise
+                             : randn({rows_of(in, o), net_.options().network.action_dim}, generator,
+                                     dtype_of(*this), net_.device());
+    return net_.generate(noise, in.condition, generator, std::max<int64_t>(o.n_steps, 1));
+  }
+
+ private:
+  Consistency net_;
+};
+
+class ScoreGenerator final : public Model {
+ public:
+  ScoreGenerator(const ConfigReader& config, const ScoreOptions& options, Generator& generator,
+                 DType dtype)
+      : Model(config.model(), config.values()), net_(options, generator, dtype) {}
+  Module& module() override { return net_; }
+  std::vector<std::string> quantities() const override {
+    return {"velocity", "noise_prediction", "loss", "generate", "sample"};
+  }
+
+ protected:
+  Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
+                 Generator& generator) override {
+    if (q == "velocity" || q == "noise_prediction") {
+      const Tensor& x = need(*this, q, "input", in.input);
+      const Tensor& t = need(*this, q, "time", in.time);
+      return q == "velocity" ? net_.velocity(x, t, in.condition)
+                             : net_.noise_prediction(x, t, in.condition);
+    }
+    if (q == "loss") {
+      return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise,
+                       in.time);
+    }
+    const Tensor noise = in.noise.defined()
+                             ? in.noise
+                             : randn({rows_of(in, o), net_.options().network.action_dim}, generator,
+                                     dtype_of(*this), net_.device());
+    GenerateOptions options = ScoreModel::default_sampling();
+    options.guidance = o.guidance;
+    if (o.n_steps > 0) options.solver.n_steps = o.n_steps;
+    if (!o.solver.empty()) options.solver.solver = o.solver;
+    return net_.generate(noise, in.condition, options);
+  }
+
+ private:
+  ScoreModel net_;
 };
 
 class DiffusionModel final : public Model {
@@ -88,15 +159,45 @@ class DiffusionModel final : public Model {
   DiffusionPolicy net_;
 };
 
-std::unique_ptr<Model> make_flow_matching(const ConfigReader& c, Generator& g, DType dtype) {
-  FlowMatchingOptions o;
+/// Reads the keys of with_net_keys into options that have these fields.
+template <class Options>
+void read_net(const ConfigReader& c, Options& o) {
   o.condition_dim = c.integer("condition_dim", 0);
   o.action_dim = c.integer("action_dim", 1);
   o.time_dim = c.integer("time_dim", 4);
   o.time_scale = c.real("time_scale", 1e-6);
   o.hidden = c.integer("hidden", 1);
+  o.net = c.choice("net", {"residual", "mlp"}) == 0 ? NetKind::residual : NetKind::mlp;
+  o.depth = c.integer("depth", 1);
+}
+
+Coupling coupling_of(const ConfigReader& c) {
+  return static_cast<Coupling>(c.choice("coupling", {"independent", "ot", "sinkhorn"}));
+}
+
+std::unique_ptr<Model> make_flow_matching(const ConfigReader& c, Generator& g, DType dtype) {
+  FlowMatchingOptions o;
+  read_net(c, o);
   o.time_law = c.choice("time_law", {"uniform", "beta"}) == 0 ? TimeLaw::uniform : TimeLaw::beta;
+  o.coupling = coupling_of(c);
+  o.sigma = c.real("sigma", 0);
   return std::make_unique<FlowMatchingModel>(c, o, g, dtype);
+}
+
+std::unique_ptr<Model> make_consistency(const ConfigReader& c, Generator& g, DType dtype) {
+  ConsistencyOptions o;
+  read_net(c, o.network);
+  o.scales = c.integer("scales", 1);
+  o.coupling = coupling_of(c);
+  return std::make_unique<ConsistencyModel>(c, o, g, dtype);
+}
+
+std::unique_ptr<Model> make_score(const ConfigReader& c, Generator& g, DType dtype) {
+  ScoreOptions o;
+  read_net(c, o.network);
+  o.beta_min = c.real("beta_min", 1e-6);
+  o.beta_max = c.real("beta_max", 1e-6);
+  return std::make_unique<ScoreGenerator>(c, o, g, dtype);
 }
 
 std::unique_ptr<Model> make_diffusion(const ConfigReader& c, Generator& g, DType dtype) {
@@ -113,18 +214,44 @@ std::unique_ptr<Model> make_diffusion(const ConfigReader& c, Generator& g, DType
   return std::make_unique<DiffusionModel>(c, o, g, dtype);
 }
 
+ConfigKey coupling_key() {
+  return {"coupling", "independent",
+          "how the loss pairs noise with data: independent, ot (optimal transport within the "
+          "batch) or sinkhorn; independent where conditional"};
+}
+
+/// The keys of a TimeNet, and those of the model.
+std::vector<ConfigKey> with_net_keys(const std::vector<ConfigKey>& own) {
+  std::vector<ConfigKey> keys = {
+      {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+      {"action_dim", "2", "dimension of the data"},
+      {"time_dim", "128", "width of the time embedding, even; residual net only"},
+      {"time_scale", "1000", "factor on the time before its embedding; residual net only"},
+      {"hidden", "512", "width of the network"},
+      {"net", "residual", "network: residual, or mlp (SELU layers on x, condition and time)"},
+      {"depth", "3", "hidden layers of the mlp"}};
+  keys.insert(keys.end(), own.begin(), own.end());
+  return keys;
+}
+
 }  // namespace
 
 std::vector<Entry> generator_entries() {
   return {
       {"flow_matching",
-       {{"condition_dim", "0", "width of the condition; 0 = unconditional"},
-        {"action_dim", "2", "dimension of the data"},
-        {"time_dim", "128", "width of the time embedding, even"},
-        {"time_scale", "1000", "factor on the time before its embedding"},
-        {"hidden", "512", "width of the velocity net"},
-        {"time_law", "uniform", "law of the training time: uniform or beta"}},
+       with_net_keys({{"time_law", "uniform", "law of the training time: uniform or beta"},
+                      coupling_key(),
+                      {"sigma", "0", "standard deviation of the noise on the path"}}),
        make_flow_matching},
+      {"consistency",
+       with_net_keys(
+           {{"scales", "32", "time steps between whose ends the loss asks for consistency"},
+            coupling_key()}),
+       make_consistency},
+      {"score",
+       with_net_keys({{"beta_min", "0.1", "beta of the SDE at the data"},
+                      {"beta_max", "20", "beta of the SDE at the noise"}}),
+       make_score},
       {"diffusion",
        {{"state_dim", "0", "width of the state that conditions; 0 = unconditional"},
         {"action_dim", "2", "dimension of the data"},

@@ -31,6 +31,11 @@ const std::vector<Small>& all_models() {
       {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"permute", "true"}, {"actnorm", "true"}}, 2},
       {"cnf", {{"hidden", "8"}, {"n_steps", "2"}}, 2},
       {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
+      {"flow_matching",
+       {{"action_dim", "3"}, {"hidden", "8"}, {"net", "mlp"}, {"coupling", "ot"}},
+       3},
+      {"consistency", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
+      {"score", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
       {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}, 3}};
   return models;
 }

@@ -40,6 +40,11 @@ const std::vector<Sample> kSmall = {
     {"cnf", {{"hidden", "8"}, {"n_steps", "3"}, {"trace", "exact"}}},
     {"flow_matching",
      {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"time_law", "beta"}}},
+    {"flow_matching",
+     {{"hidden", "8"}, {"net", "mlp"}, {"depth", "2"}, {"coupling", "ot"}, {"sigma", "0.1"}}},
+    {"consistency",
+     {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"coupling", "sinkhorn"}}},
+    {"score", {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}}},
     {"diffusion", {{"hidden", "8"}, {"state_dim", "3"}, {"n_timesteps", "7"}}},
 };
 
@@ -100,8 +105,8 @@ TEST_CASE("names in the state dict", "[registry_test]") {
 }
 
 TEST_CASE("defaults as documented", "[registry_test]") {
-  CHECK(model_names() ==
-        std::vector<std::string>{"planar", "realnvp", "cnf", "flow_matching", "diffusion"});
+  CHECK(model_names() == std::vector<std::string>{"planar", "realnvp", "cnf", "flow_matching",
+                                                  "consistency", "score", "diffusion"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
     CHECK(model->name() == name);
@@ -224,7 +229,7 @@ TEST_CASE("a condition of one row serves all rows", "[registry_test]") {
     one.condition = slice(one.condition, 0, 0, 1);
     one.noise = one.input;
     one.time = s.name == "diffusion" ? Tensor::from(std::vector<int64_t>{0, 1, 2, 6}, {4})
-                                     : Tensor::from(std::vector<double>{0, 0.1, 0.6, 1}, {4});
+                                     : Tensor::from(std::vector<double>{0, 0.1, 0.6, 0.99}, {4});
     QuantityInputs each = one;
     each.condition = contiguous(expand(one.condition, {4, one.condition.size(1)}));
     for (const std::string& q : model->quantities()) {
