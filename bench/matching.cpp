@@ -181,7 +181,10 @@ void run(Arguments a) {
     fmt::print(
         "| data | seed | sampler | W2 | times teacher's | straightness |\n"
         "|---|---|---|---|---|---|\n");
-    for (const char* data : {"torchcfm-8gaussians", "torchcfm-moons"}) run_one_step(a, data);
+    for (const Task& task : kTasks) {
+      if (*task.source == 0 && (a.tasks == "all" || a.tasks == task.name))
+        run_one_step(a, task.data);
+    }
   }
   if (a.one_step) return;
   fmt::print(
@@ -206,7 +209,8 @@ int main(int argc, char** argv) {
   app.add_option("--tasks", a.tasks, "N->8gaussians, moons->8gaussians, N->moons or all");
   app.add_option("--seed", a.seed, "Of weights, training and test points");
   app.add_option("--threads", a.threads, "Threads of the CPU")->check(CLI::Range(1, 1024));
-  app.add_flag("--one-step", a.one_step, "Reflow and distillation in place of the table");
+  app.add_flag("--one-step", a.one_step,
+               "Reflow and distillation from noise in place of the table");
   app.add_flag("--verify-only", a.verify_only, "Both, with as few test points as the batch has");
   try {
     app.parse(argc, argv);
