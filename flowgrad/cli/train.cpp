@@ -114,6 +114,7 @@ TrainerOptions trainer_options(const TrainArguments& a) {
 std::string resume_config(const TrainArguments& a, const Model& model) {
   Json json = parse_json(model_json(model.name(), model.config()));
   json["data"] = a.data;
+  if (!a.teacher.empty()) json["teacher"] = fmt::format("{} ({} pairs)", a.teacher, a.pairs);
   json["batch_size"] = a.batch_size;
   json["accumulate"] = a.accumulate;
   json["seed"] = a.common.seed;
@@ -300,8 +301,9 @@ void run_train(TrainArguments a, const Command& command) {
     a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
   if (!a.resume) check_run_folder(a);
   apply(a.common);
-  const auto data = open_data(
-      {a.data, a.data_folder, a.condition, a.batch_size, a.common.seed, dtype_of(a.common)});
+  const auto data = with_teacher(open_data({a.data, a.data_folder, a.condition, a.batch_size,
+                                            a.common.seed, dtype_of(a.common)}),
+                                 a, name);
   fit_to_data(name, config, *data);
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = new_model(a.model, name, config, generator, dtype_of(a.common));
@@ -410,6 +412,7 @@ HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, v
     const int64_t end = std::min(at + kChunk, n);
     QuantityInputs chunk{.input = slice(rows.input, 0, at, end)};
     if (rows.condition.defined()) chunk.condition = slice(rows.condition, 0, at, end);
+    if (rows.noise.defined()) chunk.noise = slice(rows.noise, 0, at, end);
     if (!density) {
       sum += model.evaluate("loss", chunk, {}, generator).item() * static_cast<double>(end - at);
       continue;
@@ -438,13 +441,16 @@ void add_train(CLI::App& app) {
   constexpr int64_t kMostSteps = 1000000000;
   c.group("Data");
   c.text("--data", a->data,
-         "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals or checkerboard; "
-         "fashion-mnist; or rows "
+         "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals, checkerboard, "
+         "torchcfm-8gaussians or torchcfm-moons; fashion-mnist; or rows "
          "(N, D) in a .npy file, a tenth of which is held out",
          "NAME|FILE");
   c.text("--data-folder", a->data_folder,
          "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
   c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
+  c.file("--teacher", a->teacher,
+         "Run or weights of a model whose pairs of noise and samples replace the data: reflow");
+  c.integer("--pairs", a->pairs, "Pairs that the teacher makes", 1, 100000000);
   c.real("--condition-dropout", a->condition_dropout,
          "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1,
          {.open_above = true});

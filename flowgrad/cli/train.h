@@ -15,6 +15,8 @@ struct TrainArguments {
   CommonOptions common;
   ModelOptions model;
   std::string data, data_folder, condition;
+  std::string teacher;
+  int64_t pairs = 65536;
   int64_t steps = 2000;
   int64_t batch_size = 256;
   double learning_rate = 1e-3;
@@ -34,6 +36,13 @@ struct TrainArguments {
   int64_t log_every = 0;
   int64_t pause_at = 0;
 };
+
+/// The data themselves, or with --teacher as many pairs of noise and the teacher's samples under
+/// their conditions. Raises UsageError for a model that learns from no pairs, or a teacher that
+/// makes none of these rows. What is held out are pairs as well.
+std::unique_ptr<TrainingData> with_teacher(std::unique_ptr<TrainingData> data,
+                                           const TrainArguments& arguments,
+                                           const std::string& model);
 
 /// Mean loss of rows the training never sees. `log_likelihood` and its standard error are NaN for
 /// models that are no densities.

@@ -112,6 +112,25 @@ Point checkerboard(const Source& source) {
   return {2.0 * x, 2.0 * (u1 - row + shift)};
 }
 
+/// sqrt of the variance 0.1 passed as a covariance: the standard deviation is 0.1^(1/4).
+Point torchcfm_eight_gaussians(const Source& source) {
+  const auto [n0, n1] = source.normals();
+  const double angle = 0.25 * kPi * pick(source.uniforms(0).x, 8);
+  const double std = std::sqrt(std::sqrt(0.1));
+  return {5.0 * std::cos(angle) + std * n0, 5.0 * std::sin(angle) + std * n1};
+}
+
+/// The noise is uniform and the same for both coordinates: a shift along the diagonal.
+Point torchcfm_moons(const Source& source) {
+  const auto [u, half] = source.uniforms(0);
+  const double shift = 0.2 * source.uniforms(1).x;
+  const double angle = kPi * u;
+  const bool outer = half < 0.5;
+  const double x = outer ? std::cos(angle) : 1.0 - std::cos(angle);
+  const double y = outer ? std::sin(angle) : 0.5 - std::sin(angle);
+  return {3.0 * (x + shift) - 1.0, 3.0 * (y + shift) - 1.0};
+}
+
 struct Density {
   const char* name;
   Point (*draw)(const Source&);
@@ -128,6 +147,8 @@ constexpr Density kDensities[] = {
     {"pinwheel", pinwheel, 2.31779},
     {"2spirals", two_spirals, 2.64547},
     {"checkerboard", checkerboard, 3.46574},  // ln 32
+    {"torchcfm-8gaussians", torchcfm_eight_gaussians, 3.76409},
+    {"torchcfm-moons", torchcfm_moons, 2.04783},
 };
 
 const Density& find(const char* op, const std::string& name) {

@@ -9,9 +9,12 @@
 /// The two-dimensional densities of FFJORD (Grathwohl et al. 2019; lib/toy_data.py at commit
 /// 994864a of rtqichen/ffjord), drawn independently: where the original spreads points evenly over
 /// a curve or splits a batch into equal classes, these draw the place and the class of each point.
+/// Two of torchcfm's (torchcfm/utils.py at commit cacd4dc of atong01/conditional-flow-matching) are
+/// here as well, noise and all as its code has it: its tables are about these.
 namespace flowgrad::toy {
 
-/// "moons", "circles", "rings", "swissroll", "8gaussians", "pinwheel", "2spirals", "checkerboard".
+/// "moons", "circles", "rings", "swissroll", "8gaussians", "pinwheel", "2spirals", "checkerboard",
+/// "torchcfm-8gaussians", "torchcfm-moons".
 const std::vector<std::string>& names();
 
 /// n points, shape (n, 2), float32 or float64. Point i depends on the generator's seed, the one

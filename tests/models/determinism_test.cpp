@@ -89,6 +89,22 @@ TEST_CASE("200 training steps of flow matching do not depend on the threads",
       "flow_matching", {{"action_dim", "5"}, {"hidden", "80"}, {"time_dim", "16"}}, {300, 5});
 }
 
+TEST_CASE("200 training steps with optimal transport do not depend on the threads",
+          "[determinism_test][device]") {
+  same_bits_at_any_thread_count(
+      "flow_matching",
+      {{"action_dim", "5"}, {"hidden", "80"}, {"net", "mlp"}, {"coupling", "ot"}, {"sigma", "0.1"}},
+      {65, 5});
+}
+
+TEST_CASE("200 training steps of a consistency model do not depend on the threads",
+          "[determinism_test][device]") {
+  same_bits_at_any_thread_count(
+      "consistency",
+      {{"action_dim", "5"}, {"hidden", "80"}, {"time_dim", "16"}, {"coupling", "sinkhorn"}},
+      {65, 5});
+}
+
 TEST_CASE("200 training steps of the diffusion policy do not depend on the threads",
           "[determinism_test][device]") {
   same_bits_at_any_thread_count("diffusion", {{"action_dim", "5"}, {"hidden", "80"}}, {300, 5});

@@ -6,13 +6,13 @@ small() {
     planar) echo "--set=n_flows=3" ;;
     realnvp) echo "--set=n_flows=2 --set=hidden=8" ;;
     cnf) echo "--set=hidden=8 --set=solver=rk4 --set=n_steps=3" ;;
-    flow_matching) echo "--set=time_dim=8 --set=hidden=16" ;;
+    flow_matching | consistency | score) echo "--set=time_dim=8 --set=hidden=16" ;;
     diffusion) echo "--set=hidden=16 --set=n_timesteps=8" ;;
   esac
 }
 int64 steps.npy 0 1 2 3 4 5 6 7
 
-for model in planar realnvp cnf flow_matching diffusion; do
+for model in planar realnvp cnf flow_matching consistency score diffusion; do
   o=$(small $model)
   ok init --model $model $o --output $model.safetensors
   ok init --model $model $o --output again.safetensors
@@ -90,6 +90,17 @@ ok train --model flow_matching --set time_dim=8 --set hidden=8 --data rows.npy -
 ok sample --run d --class all --n 2 --guidance 2 --output d.npy
 says "(4, 2)" out
 ok sample --run d --class 1 --n 3 --output d.npy
+# A student learns from its teacher's pairs; resuming makes the same pairs again.
+ok train --model flow_matching --set time_dim=8 --set hidden=8 --data moons --teacher runs/flow_matching --pairs 50 \
+  --batch-size 20 --steps 6 --run student
+says "50 pairs of runs/flow_matching" out
+ok train --model flow_matching --set time_dim=8 --set hidden=8 --data moons --teacher runs/flow_matching --pairs 50 \
+  --batch-size 20 --steps 6 --pause-at 3 --run resumed
+ok train --run resumed --resume
+same student/weights.safetensors resumed/weights.safetensors
+ok train --model consistency --set time_dim=8 --set hidden=8 --data rows.npy --condition rows.npy --teacher d --pairs 30 \
+  --batch-size 20 --steps 3 --run few
+ok sample --run few --condition rows.npy --n-steps 2 --output d.npy
 # float64 and the reference kernels.
 ok train --model planar --data rings --steps 3 --dtype float64 --backend reference --run e
 ok eval --run e --dtype float64 --quantity log_prob --input rows.npy --output f64.npy

@@ -132,6 +132,39 @@ double checkerboard(double x, double y) {
   return (column + row) % 2 == 0 ? 1.0 / 32.0 : 0.0;
 }
 
+double torchcfm_eight_gaussians(double x, double y) {
+  const double std = std::pow(0.1, 0.25);
+  double sum = 0.0;
+  for (int k = 0; k < 8; ++k) {
+    const double angle = k * kPi / 4.0;
+    sum += normal(x, 5.0 * std::cos(angle), std) * normal(y, 5.0 * std::sin(angle), std) / 8.0;
+  }
+  return sum;
+}
+
+/// Angle a and shift s lead to (cos a + s, sin a + s) on the one arc and (1 - cos a + s, 1/2 - sin
+/// a
+/// + s) on the other, times 3 less 1, with Jacobian 9 |sin a + cos a|; x - y tells the two angles.
+double torchcfm_moons(double x, double y) {
+  const double u = (x + 1.0) / 3.0;
+  const double difference = (x - y) / 3.0;
+  double sum = 0.0;
+  for (const bool outer : {true, false}) {
+    const double c = (outer ? difference : 0.5 - difference) / std::sqrt(2.0);
+    if (std::abs(c) > 1.0) continue;
+    for (const double turn : {std::acos(c), 2.0 * kPi - std::acos(c)}) {
+      const double a = turn - 0.25 * kPi;
+      const double shift = outer ? u - std::cos(a) : u - 1.0 + std::cos(a);
+      if (a < -1e-9 || a > kPi + 1e-9 || shift < -1e-9 || shift > 0.2 + 1e-9) continue;
+      sum += 1.0 / (2.0 * kPi * 0.2 * 9.0 * std::abs(std::sin(a) + std::cos(a)));
+    }
+  }
+  return sum;
+}
+
+/// Where all of a density lies, [-reach, reach]^2.
+double reach_of(const std::string& name) { return name == "torchcfm-8gaussians" ? 8.4 : 5.7; }
+
 const std::map<std::string, std::function<double(double, double)>>& densities() {
   static const std::map<std::string, std::function<double(double, double)>> all{
       {"moons", moons},
@@ -141,8 +174,25 @@ const std::map<std::string, std::function<double(double, double)>>& densities() 
       {"8gaussians", eight_gaussians},
       {"pinwheel", pinwheel},
       {"2spirals", two_spirals},
-      {"checkerboard", checkerboard}};
+      {"checkerboard", checkerboard},
+      {"torchcfm-8gaussians", torchcfm_eight_gaussians},
+      {"torchcfm-moons", torchcfm_moons}};
   return all;
+}
+
+/// Mean of x, y, x^2 + y^2 and x y, of p = 3 (q + shift) - 1 with q on either arc.
+std::array<double, 4> torchcfm_moons_moments() {
+  const double sine = 2.0 / kPi;  // mean of sin a; cos a has mean 0, sin a cos a too
+  const double shift = 0.1, shift2 = 0.04 / 3.0;
+  const double x = 0.5, y = 0.25;             // means of q: (0 + 1) / 2, (sine + 1/2 - sine) / 2
+  const double xx = 0.5 * (0.5 + 1.0 + 0.5);  // cos^2, (1 - cos)^2
+  const double yy = 0.5 * (0.5 + 0.25 - sine + 0.5);
+  const double xy = 0.5 * (0.5 - sine);
+  const auto second = [&](double product, double a, double b) {
+    return 9.0 * (product + shift * (a + b) + shift2) - 3.0 * (a + b + 2.0 * shift) + 1.0;
+  };
+  return {3.0 * (x + shift) - 1.0, 3.0 * (y + shift) - 1.0, second(xx, x, x) + second(yy, y, y),
+          second(xy, x, y)};
 }
 
 std::vector<double> draw(const std::string& name, int64_t n, uint64_t seed) {
@@ -171,10 +221,10 @@ Mean mean_over(const std::vector<double>& points, const std::function<double(dou
 
 }  // namespace
 
-TEST_CASE("the names are those of the original", "[toy_densities_test]") {
-  CHECK(toy::names() == std::vector<std::string>{"moons", "circles", "rings", "swissroll",
-                                                 "8gaussians", "pinwheel", "2spirals",
-                                                 "checkerboard"});
+TEST_CASE("the names are those of the originals", "[toy_densities_test]") {
+  CHECK(toy::names() == std::vector<std::string>{
+                            "moons", "circles", "rings", "swissroll", "8gaussians", "pinwheel",
+                            "2spirals", "checkerboard", "torchcfm-8gaussians", "torchcfm-moons"});
 }
 
 TEST_CASE("the mean negative log density of the points is the entropy floor",
@@ -191,12 +241,13 @@ TEST_CASE("the mean negative log density of the points is the entropy floor",
 
 TEST_CASE("the floors are the entropies of the densities", "[toy_densities_test]") {
   for (const std::string& name : toy::names()) {
+    if (name == "torchcfm-moons") continue;  // a fold without noise across it: below
     const auto& density = densities().at(name);
     // The midpoint rule is exact to many digits where the step is small against the noise.
     const double h = name == "rings" || name == "2spirals" ? 0.05 : 0.1;
     double mass = 0.0;
     double entropy = 0.0;
-    const int half = static_cast<int>(std::lround(5.4 / h));
+    const int half = static_cast<int>(std::lround((reach_of(name) - 0.3) / h));
     for (int j = -half; j < half; ++j) {
       for (int i = -half; i < half; ++i) {
         const double p = density((i + 0.5) * h, (j + 0.5) * h);
@@ -208,6 +259,29 @@ TEST_CASE("the floors are the entropies of the densities", "[toy_densities_test]
     CHECK(mass == Catch::Approx(1.0).margin(2e-4));
     CHECK(toy::entropy_floor(name) == Catch::Approx(entropy).margin(3e-4));
   }
+}
+
+TEST_CASE("the floor of torchcfm's moons by angle and shift", "[toy_densities_test]") {
+  // Midpoints in the root of the distance from 3 pi / 4, where the Jacobian is zero.
+  const int steps = 1500, shifts = 200;
+  const double low = -std::sqrt(0.75), high = std::sqrt(0.25);
+  double entropy = 0.0, mass = 0.0;
+  for (int k = 0; k < steps; ++k) {
+    const double w = low + (high - low) * (k + 0.5) / steps;
+    const double a = kPi * (0.75 + w * std::abs(w));
+    const double weight = 2.0 * std::abs(w) * (high - low) / steps / shifts;
+    for (int j = 0; j < shifts; ++j) {
+      const double s = 0.2 * (j + 0.5) / shifts;
+      mass += weight;
+      entropy -=
+          0.5 * weight *
+          (std::log(torchcfm_moons(3.0 * (std::cos(a) + s) - 1.0, 3.0 * (std::sin(a) + s) - 1.0)) +
+           std::log(torchcfm_moons(3.0 * (1.0 - std::cos(a) + s) - 1.0,
+                                   3.0 * (0.5 - std::sin(a) + s) - 1.0)));
+    }
+  }
+  CHECK(mass == Catch::Approx(1.0).margin(1e-6));
+  CHECK(toy::entropy_floor("torchcfm-moons") == Catch::Approx(entropy).margin(1e-4));
 }
 
 TEST_CASE("first and second moments are the exact ones", "[toy_densities_test]") {
@@ -224,7 +298,9 @@ TEST_CASE("first and second moments are the exact ones", "[toy_densities_test]")
       {"8gaussians", {0.0, 0.0, 16.5 / (1.414 * 1.414), 0.0}},
       {"pinwheel", {0.0, 0.0, 4.4, 0.0}},
       {"2spirals", {0.0, 0.0, spiral_square, spiral_product}},
-      {"checkerboard", {0.0, 0.0, 32.0 / 3.0, 1.0}}};
+      {"checkerboard", {0.0, 0.0, 32.0 / 3.0, 1.0}},
+      {"torchcfm-8gaussians", {0.0, 0.0, 25.0 + 2.0 * std::sqrt(0.1), 0.0}},
+      {"torchcfm-moons", torchcfm_moons_moments()}};
   for (const std::string& name : toy::names()) {
     const auto points = draw(name, 200000, 3);
     const std::array<Mean, 4> found{
@@ -267,7 +343,7 @@ TEST_CASE("points lie where the density is", "[toy_densities_test]") {
     double reach = 0.0;
     for (double v : points) reach = std::max(reach, std::abs(v));
     CAPTURE(name);
-    CHECK(reach < 5.0);
+    CHECK(reach < (name.starts_with("torchcfm") ? reach_of(name) : 5.0));
     CHECK(reach > 2.5);
     CHECK(mean_over(points, [&](double x, double y) {
             return densities().at(name)(x, y) > 0.0;
@@ -346,7 +422,8 @@ TEST_CASE("impossible requests name what is accepted", "[toy_densities_test]") {
   Generator generator;
   CHECK_THROWS_WITH(toy::sample("moon", 5, generator),
                     "toy::sample: name is 'moon'; accepted are moons, circles, rings, swissroll, "
-                    "8gaussians, pinwheel, 2spirals, checkerboard");
+                    "8gaussians, pinwheel, 2spirals, checkerboard, torchcfm-8gaussians, "
+                    "torchcfm-moons");
   CHECK_THROWS_AS(toy::entropy_floor(""), ValueError);
   CHECK_THROWS_WITH(toy::sample("moons", -1, generator),
                     "toy::sample: n is -1; accepted is n >= 0");
