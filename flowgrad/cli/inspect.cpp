@@ -129,17 +129,13 @@ void inspect_file(const InspectArguments& a, const std::string& path) {
 
 /// Parameters of one training step of a fresh model, or of the given weights.
 Tensor step_loss(Model& model, int64_t rows, Generator& generator) {
-  const auto width = [&](const char* a, const char* b) -> int64_t {
-    for (const char* key : {a, b}) {
-      const auto found = model.config().find(key);
-      if (found != model.config().end()) return std::stoll(found->second);
-    }
-    return 0;
-  };
   const DType dtype = model.module().parameters().front().second.dtype();
-  QuantityInputs inputs{.input = randn({rows, width("dim", "action_dim")}, generator, dtype)};
-  const int64_t c = width("condition_dim", "state_dim");
-  if (c > 0) inputs.condition = randn({rows, c}, generator, dtype);
+  QuantityInputs inputs{.input = randn({rows, model.width()}, generator, dtype)};
+  for (const char* key : {"condition_dim", "state_dim"}) {
+    const auto found = model.config().find(key);
+    const int64_t c = found == model.config().end() ? 0 : std::stoll(found->second);
+    if (c > 0) inputs.condition = randn({rows, c}, generator, dtype);
+  }
   return model.loss(inputs, generator);
 }
 

@@ -79,8 +79,7 @@ void run_sample(const SampleArguments& a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
-  if (!a.picture.empty())
-    check_picture("--picture", a.picture, width_of(*model, "dim", "action_dim"));
+  if (!a.picture.empty()) check_picture("--picture", a.picture, model->width());
   model->module().train(false);
   NoGrad off;
   Tensor condition = load_array("--condition", a.condition, dtype_of(a.common));

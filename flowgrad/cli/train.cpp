@@ -307,6 +307,10 @@ void run_train(TrainArguments a, const Command& command) {
   fit_to_data(name, config, *data);
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = new_model(a.model, name, config, generator, dtype_of(a.common));
+  if (model->width() != data->dim()) {
+    throw UsageError(fmt::format("--data: rows of {} given; the model takes rows of {}",
+                                 data->dim(), model->width()));
+  }
   if (!a.model.weights.empty())
     load_weights(*model, a.model.weights, a.model.raw_weights, a.common.quiet);
   const Device device = device_of(a.common);

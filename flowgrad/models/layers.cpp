@@ -28,6 +28,27 @@ void Linear::set_zero() {
   if (bias_.defined()) fill_(bias_, 0);
 }
 
+Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DType dtype)
+    : padding_(kernel / 2) {
+  if (in < 1 || out < 1 || kernel < 1 || kernel % 2 == 0) {
+    throw ValueError(fmt::format(
+        "Conv2d: in = {}, out = {}, kernel = {} given; at least 1, and an odd kernel, are accepted",
+        in, out, kernel));
+  }
+  const double bound = 1 / std::sqrt(static_cast<double>(in * kernel * kernel));
+  weight_ =
+      add_parameter("weight", rand({out, in, kernel, kernel}, generator, dtype, -bound, bound));
+  bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
+}
+
+Tensor Conv2d::forward(const Tensor& x) { return conv2d(x, weight_, bias_, {.padding = padding_}); }
+
+void Conv2d::set_zero() {
+  NoGrad off;
+  fill_(weight_, 0);
+  fill_(bias_, 0);
+}
+
 Tensor Sequential::forward_from(size_t first, const Tensor& x) {
   Tensor y = x;
   for (size_t i = first; i < layers_.size(); ++i) y = layers_[i]->forward(y);

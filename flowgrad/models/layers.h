@@ -30,6 +30,21 @@ class Linear final : public Layer {
   Tensor weight_, bias_;
 };
 
+/// Convolution of images (N, in, H, W) to (N, out, H, W): odd kernel, stride 1, zeros around.
+/// `weight` (out, in, k, k) and `bias` (out) uniform within 1/sqrt(in k^2), PyTorch's default.
+class Conv2d final : public Layer {
+ public:
+  Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator,
+         DType dtype = DType::float32);
+  Tensor forward(const Tensor& x) override;
+  /// Weight and bias zero: the start of a coupling net's last layer.
+  void set_zero();
+
+ private:
+  int64_t padding_;
+  Tensor weight_, bias_;
+};
+
 /// An activation or any other function without parameters.
 class Activation final : public Layer {
  public:

@@ -80,6 +80,14 @@ std::vector<std::string> model_names() {
   return out;
 }
 
+int64_t Model::width() const {
+  for (const char* key : {"dim", "action_dim"}) {
+    if (const auto found = config_.find(key); found != config_.end())
+      return std::stoll(found->second);
+  }
+  return 0;
+}
+
 Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
                        const QuantityOptions& options, Generator& generator) {
   const auto have = quantities();

@@ -51,6 +51,8 @@ class Model {
   /// Every key with its value, defaults included.
   const Config& config() const { return config_; }
   virtual Module& module() = 0;
+  /// Values of one row of data: the key dim or action_dim, 0 where a model has neither.
+  virtual int64_t width() const;
   /// Names that `evaluate` accepts, e.g. forward, inverse, log_prob, log_det, velocity,
   /// noise_prediction, loss, generate, sample.
   virtual std::vector<std::string> quantities() const = 0;

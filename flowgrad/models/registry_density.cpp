@@ -4,6 +4,7 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/glow.h"
 #include "flowgrad/models/planar.h"
 #include "flowgrad/models/realnvp.h"
 #include "flowgrad/models/spline.h"
@@ -75,6 +76,17 @@ std::unique_ptr<Model> make_spline(const ConfigReader& c, Generator& g, DType dt
   return std::make_unique<DensityModel>(c, std::make_unique<SplineFlow>(o, g, dtype));
 }
 
+std::unique_ptr<Model> make_glow(const ConfigReader& c, Generator& g, DType dtype) {
+  GlowOptions o;
+  o.height = c.integer("height", 1);
+  o.width = c.integer("width", 1);
+  o.channels = c.integer("channels", 1);
+  o.levels = c.integer("levels", 1);
+  o.steps = c.integer("steps", 1);
+  o.hidden = c.integer("hidden", 1);
+  return std::make_unique<DensityModel>(c, std::make_unique<Glow>(o, g, dtype));
+}
+
 }  // namespace
 
 std::vector<Entry> density_entries() {
@@ -103,6 +115,14 @@ std::vector<Entry> density_entries() {
         {"actnorm", "false", "a trained scale and shift before every coupling"},
         {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}},
        make_spline},
+      {"glow",
+       {{"height", "28", "height of the images, a multiple of 2^levels"},
+        {"width", "28", "width of the images, a multiple of 2^levels"},
+        {"channels", "1", "channels of the images; a row holds them in C-order"},
+        {"levels", "2", "levels, each of which halves height and width"},
+        {"steps", "4", "ActNorm, 1x1 convolution and coupling per level"},
+        {"hidden", "64", "channels inside the coupling nets"}},
+       make_glow},
   };
 }
 

@@ -40,6 +40,7 @@ class DensityModel : public Model {
   DensityModel(const ConfigReader& config, std::unique_ptr<Flow> flow)
       : Model(config.model(), config.values()), flow_(std::move(flow)) {}
   Module& module() override { return *flow_; }
+  int64_t width() const override { return flow_->dim(); }
   std::vector<std::string> quantities() const override {
     return {"forward", "inverse", "log_prob", "log_det", "loss", "sample"};
   }

@@ -169,8 +169,8 @@ SplineCoupling::SplineCoupling(const SplineFlowOptions& options, bool keep_even,
 
 SplineKnots SplineCoupling::moved_knots(const Tensor& kept, const Tensor& condition) {
   const Tensor raw = net_(condition.defined() ? concat({kept, condition}, 1) : kept);
-  return spline_knots(reshape(raw, {kept.size(0), options_.dim - kept.size(1), -1}), options_.bins,
-                      options_.tail);
+  const Shape shape{kept.size(0), options_.dim - kept.size(1), 3 * options_.bins - 1};
+  return spline_knots(reshape(raw, shape), options_.bins, options_.tail);
 }
 
 SplineKnots SplineCoupling::kept_knots() const {

@@ -74,5 +74,21 @@ def _(draw, **c):
     return stack(draw, 5, flows.Stack(couplings, c["dim"], True, c["base_components"]), **c)
 
 
+# ---------------------------------------------------------------- images
+def glow(draw, n, **c):
+    model = draw.fill(flows.Glow(**c), gain=0.2, bias=0.2)
+    for buffers in model.modules():
+        for name, buffer in buffers.named_buffers(recurse=False):
+            if name in ("permutation", "sign"):
+                setattr(buffers, name, buffer.to(draw.dtype))
+    x = draw.normal(n, c["height"] * c["width"] * c["channels"])
+    return model, density_case(model, x), {"objective": f"{NLL}; {KL}"}
+
+
+for name, n, config in [("glow_1x4x4", 3, dict(height=4, width=4, channels=1, levels=2, steps=2, hidden=5)),
+                        ("glow_3x4x8", 1, dict(height=4, width=8, channels=3, levels=1, steps=1, hidden=4))]:
+    case(name, "glow", **config)(lambda d, n=n, **c: glow(d, n, **c))
+
+
 if __name__ == "__main__":
     make_models.main()

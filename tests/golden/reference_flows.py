@@ -141,3 +141,114 @@ class Stack(nn.Module):
             x, log_det = step.inverse(x, condition)
             total = total + log_det
         return x, total
+
+
+class InvertibleConv(nn.Module):
+    """Data to base: channels times P L (U + diag(sign exp(log_diagonal))), by a 1x1 convolution."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.lower, self.upper = (nn.Parameter(torch.zeros(channels, channels)) for _ in range(2))
+        self.log_diagonal = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("permutation", torch.eye(channels).roll(1, 0))
+        self.register_buffer("sign", torch.tensor([1.0, -1.0]).repeat(channels // 2))
+
+    def parts(self, x):
+        lower = self.lower.tril(-1) + torch.eye(len(self.lower), dtype=x.dtype)
+        upper = self.upper.triu(1) + torch.diag(self.sign.to(x.dtype) * self.log_diagonal.exp())
+        log_det = self.log_diagonal.sum() * x[0, 0].numel()
+        return self.permutation.to(x.dtype) @ lower @ upper, log_det.expand(x.shape[0])
+
+    def inverse(self, x, condition=None):
+        weight, log_det = self.parts(x)
+        return F.conv2d(x, weight[:, :, None, None]), log_det
+
+    def forward(self, z, condition=None):
+        weight, log_det = self.parts(z)
+        return F.conv2d(z, torch.linalg.inv(weight)[:, :, None, None]), -log_det
+
+
+class ImageCoupling(nn.Module):
+    """The first half of the channels moves the second; hidden = 0: one 3x3 convolution."""
+
+    def __init__(self, channels, hidden):
+        super().__init__()
+        half = channels // 2
+        if hidden:
+            self.net = nn.Sequential(nn.Conv2d(half, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1),
+                                     nn.ReLU(), nn.Conv2d(hidden, 2 * half, 3, padding=1))
+        else:
+            self.net = nn.Sequential(nn.Conv2d(half, 2 * half, 3, padding=1))
+
+    def parts(self, kept):
+        raw, shift = self.net(kept).chunk(2, 1)
+        log_scale = 3 * torch.tanh(raw / 3)
+        return log_scale, shift, log_scale.flatten(1).sum(1)
+
+    def forward(self, z, condition=None):
+        kept, moved = z.chunk(2, 1)
+        s, t, log_det = self.parts(kept)
+        return torch.cat([kept, moved * s.exp() + t], 1), log_det
+
+    def inverse(self, x, condition=None):
+        kept, moved = x.chunk(2, 1)
+        s, t, log_det = self.parts(kept)
+        return torch.cat([kept, (moved - t) * (-s).exp()], 1), -log_det
+
+
+class Level(nn.Module):
+    def __init__(self, channels, steps, hidden, last):
+        super().__init__()
+        self.actnorms = nn.ModuleList(ActNorm(channels) for _ in range(steps))
+        self.convs = nn.ModuleList(InvertibleConv(channels) for _ in range(steps))
+        self.couplings = nn.ModuleList(ImageCoupling(channels, hidden) for _ in range(steps))
+        if not last:
+            self.prior = ImageCoupling(channels, 0)
+
+    def steps(self):
+        """From data to base."""
+        for parts in zip(self.actnorms, self.convs, self.couplings):
+            yield from parts
+        if hasattr(self, "prior"):
+            yield self.prior
+
+
+class Glow(nn.Module):
+    """Rows of images; the base lists the halves split off, first to last, and then what is left."""
+
+    def __init__(self, height, width, channels, levels, steps, hidden):
+        super().__init__()
+        self.image, self.levels = (channels, height, width), nn.ModuleList()
+        for level in range(levels):
+            self.levels.append(Level(4 * channels, steps, hidden, level == levels - 1))
+            channels *= 2
+
+    def inverse(self, x, condition=None):
+        at, total, parts = x.unflatten(1, self.image), 0, []
+        for level in self.levels:
+            at = F.pixel_unshuffle(at, 2)
+            for step in level.steps():
+                at, log_det = step.inverse(at)
+                total = total + log_det
+            if hasattr(level, "prior"):
+                at, split = at.chunk(2, 1)
+                parts.append(split.flatten(1))
+        return torch.cat(parts + [at.flatten(1)], 1), total
+
+    def forward(self, z, condition=None):
+        channels, height, width = self.image
+        total, at = 0, None
+        for i, level in reversed(list(enumerate(self.levels))):
+            size = (channels * 4 * 2**i, height >> (i + 1), width >> (i + 1))
+            if hasattr(level, "prior"):
+                half = size[0] // 2 * size[1] * size[2]
+                part, z = z[:, -half:], z[:, :-half]
+                at = torch.cat([at, part.unflatten(1, (size[0] // 2, *size[1:]))], 1)
+            else:
+                count = size[0] * size[1] * size[2]
+                at, z = z[:, -count:].unflatten(1, size), z[:, :-count]
+            for step in reversed(list(level.steps())):
+                at, log_det = step(at)
+                total = total + log_det
+            at = F.pixel_shuffle(at, 2)
+        return at.flatten(1), total

@@ -150,6 +150,34 @@ TEST_CASE("a row's result does not depend on its batch", "[density_test]") {
   }
 }
 
+TEST_CASE("zero rows pass and a NaN stays in its row", "[density_test]") {
+  const std::string kind = GENERATE("planar", "realnvp", "spline", "cnf");
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    INFO(kind << " " << name_of(dtype));
+    const auto flow = make(kind, 3, dtype);
+    Generator generator(5);
+    const Tensor none = zeros({0, 3}, dtype);
+    for (const Transformed& t : {flow->forward(none), flow->inverse(none)}) {
+      CHECK(t.value.shape() == Shape{0, 3});
+      CHECK(t.log_det.shape() == Shape{0});
+    }
+    CHECK(flow->log_prob(none).shape() == Shape{0});
+    CHECK(flow->sample(0, generator).shape() == Shape{0, 3});
+    const Tensor x = randn({2, 3}, generator, dtype);
+    const Tensor poisoned = concat({x, full({1, 3}, NAN, dtype)}, 0);
+    const Tensor log_prob = flow->log_prob(poisoned);
+    CHECK(std::isnan(log_prob.at({2})));
+    CHECK(distance(slice(log_prob, 0, 0, 2), flow->log_prob(x)) == 0);
+  }
+}
+
+TEST_CASE("the densities of the spline flow and of planar layers integrate to 1",
+          "[density_test]") {
+  const auto [kind, limit] = GENERATE(std::pair{"spline", 1e-3}, std::pair{"planar", 1e-3});
+  const auto flow = make(kind, 2, DType::float64);
+  CHECK(std::abs(density_integral(*flow, {.points = 401}) - 1) < limit);
+}
+
 TEST_CASE("log_prob is differentiable twice in parameters and data", "[density_test]") {
   const std::string kind = GENERATE("planar", "realnvp", "spline", "cnf");
   const auto flow = make(kind, 2, DType::float64);
@@ -291,6 +319,18 @@ TEST_CASE("what a mask hides never shows", "[density_test]") {
   const Tensor g = grad(sum(y.log_det), x);
   CHECK(std::isfinite(g.at({0, 0})));
   CHECK(g.at({0, 1}) == 0);
+}
+
+TEST_CASE("a fresh spline flow is the identity", "[density_test]") {
+  Generator generator(2);
+  SplineFlowOptions o;
+  o.dim = 3;
+  SplineFlow flow(o, generator, DType::float64);
+  const Tensor z = randn({6, 3}, generator, DType::float64) * 2.0;
+  CHECK(distance(flow.forward(z).value, z) < 1e-14);
+  CHECK(distance(flow.log_prob(z), standard_normal_log_prob(z)) < 1e-14);
+  SplineFlow flat({.dim = 2}, generator, DType::float64);
+  CHECK(std::abs(density_integral(flat, {.points = 401}) - 1) < 1e-6);
 }
 
 TEST_CASE("a fresh RealNVP is the identity", "[density_test]") {

@@ -34,6 +34,9 @@ const std::vector<Small>& all_models() {
        2},
       {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "2"}}, 2},
       {"cnf", {{"hidden", "8"}}, 2},
+      {"glow",
+       {{"height", "2"}, {"width", "4"}, {"levels", "1"}, {"steps", "1"}, {"hidden", "4"}},
+       8},
       {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
       {"flow_matching",
        {{"action_dim", "3"}, {"hidden", "8"}, {"net", "mlp"}, {"coupling", "ot"}},
@@ -55,8 +58,10 @@ std::vector<Tensor> trained(const Small& small, Device device) {
   std::vector<Tensor> out;
   for (int step = 0; step < 5; ++step) {
     optimizer.zero_grad();
-    const Tensor loss = model->loss(
-        {.input = randn({16, small.width}, generator, DType::float64, device)}, generator);
+    const QuantityInputs batch{.input =
+                                   randn({16, small.width}, generator, DType::float64, device)};
+    if (step == 0) model->initialize_from(batch);
+    const Tensor loss = model->loss(batch, generator);
     CHECK(loss.device() == device);
     out.push_back(loss.detach());
     backward(loss);

@@ -30,7 +30,8 @@ TEST_CASE("density models agree with PyTorch", "[golden_models_test][device]") {
        both({"planar_d2", "planar_d3", "planar_d7", "realnvp_d2", "realnvp_d3_unbounded",
              "realnvp_d7_conditional", "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint",
              "cnf_exact_d3_euler", "cnf_hutchinson_d3", "cnf_hutchinson_d2_gaussian",
-             "realnvp_d3_mixture", "spline_d2", "spline_d3_all", "spline_d7_one"})) {
+             "realnvp_d3_mixture", "spline_d2", "spline_d3_all", "spline_d7_one", "glow_1x4x4",
+             "glow_3x4x8"})) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);

@@ -49,6 +49,7 @@ const std::vector<Sample> kSmall = {
     {"cnf", {{"hidden", "8"}}},
     {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "3"}, {"condition_dim", "3"}}},
     {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "3"}, {"trace", "exact"}}},
+    {"glow", {{"height", "2"}, {"width", "4"}, {"levels", "1"}, {"steps", "1"}, {"hidden", "4"}}},
     {"flow_matching",
      {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"time_law", "beta"}}},
     {"flow_matching",
@@ -62,9 +63,8 @@ const std::vector<Sample> kSmall = {
 QuantityInputs inputs_for(const Model& model, int64_t n) {
   Generator generator(17);
   const Config& c = model.config();
-  const std::string width = c.contains("dim") ? c.at("dim") : c.at("action_dim");
   QuantityInputs in;
-  in.input = randn({n, std::stoll(width)}, generator);
+  in.input = randn({n, model.width()}, generator);
   const std::string condition = c.contains("condition_dim") ? c.at("condition_dim")
                                 : c.contains("state_dim")   ? c.at("state_dim")
                                                             : "0";
@@ -117,7 +117,7 @@ TEST_CASE("names in the state dict", "[registry_test]") {
 
 TEST_CASE("defaults as documented", "[registry_test]") {
   CHECK(model_names() ==
-        std::vector<std::string>{"planar", "realnvp", "spline", "cnf", "flow_matching",
+        std::vector<std::string>{"planar", "realnvp", "spline", "glow", "cnf", "flow_matching",
                                  "consistency", "score", "diffusion"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
@@ -322,7 +322,7 @@ TEST_CASE("weights depend on the seed, travel through a file, and change dtype",
     save_safetensors(path.string(), state);
     b->module().load_state_dict(load_safetensors(path.string()).tensors);
     // The draws of a Hutchinson probe or of noise differ between dtypes only by rounding.
-    if (s.name == "planar" || s.name == "realnvp" || s.name == "spline")
+    if (s.name == "planar" || s.name == "realnvp" || s.name == "spline" || s.name == "glow")
       CHECK(value(*b) == Catch::Approx(value(*a)).epsilon(1e-4));
     for (size_t i = 0; i < state.size(); ++i)
       CHECK(distance(b->module().state_dict()[i].second, state[i].second) < 1e-7);
