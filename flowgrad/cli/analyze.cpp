@@ -22,6 +22,7 @@ struct AnalyzeArguments {
   ModelOptions model;
   std::string data, data_folder, condition;
   AnalysisOptions analysis;
+  bool all_rows = false;
   int64_t classifier_steps = 1500;
 };
 
@@ -70,8 +71,10 @@ bool has_classes(const Tensor& condition) {
 
 void judge_classes(std::vector<Property>& out, Model& model, TrainingData& data,
                    const AnalyzeArguments& a) {
-  if (!has_classes(a.analysis.condition)) {
-    out.push_back({.name = "Frechet distance", .note = "the data comes without classes"});
+  if (a.all_rows || !has_classes(a.analysis.condition)) {
+    out.push_back({.name = "Frechet distance",
+                   .note = a.all_rows ? "no rows are left to train a classifier on"
+                                      : "the data comes without classes"});
     return;
   }
   Judge judge(data, a.classifier_steps, a.common.seed, dtype_of(a.common), device_of(a.common));
@@ -110,8 +113,13 @@ void run_analyze(AnalyzeArguments a) {
         "--data: none given, and no run that names its own; a toy density, fashion-mnist or a .npy "
         "file is accepted");
   }
-  const auto data =
-      open_data({a.data, a.data_folder, a.condition, 256, a.common.seed, dtype_of(a.common)});
+  const auto data = open_data({.data = a.data,
+                               .folder = a.data_folder,
+                               .condition = a.condition,
+                               .batch_size = a.all_rows ? 1 : 64,
+                               .seed = a.common.seed,
+                               .dtype = dtype_of(a.common),
+                               .all_rows = a.all_rows});
   const QuantityInputs rows = on_device(data->held_out(), device_of(a.common));
   model->module().train(false);
   a.analysis.seed = a.common.seed;
@@ -160,6 +168,8 @@ void add_analyze(CLI::App& app) {
   c.text("--data-folder", a->data_folder,
          "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
   c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
+  c.flag("--all-rows", a->all_rows,
+         "Compare with all rows of a .npy file, which was not trained on, and not a tenth");
   c.integer("--n", a->analysis.samples, "Samples to draw", 4, 1000000);
   c.real("--quantum", a->analysis.quantum,
          "Width of one level of quantised data, for bits per dimension; 0 = as the data says", 0,

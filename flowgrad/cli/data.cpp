@@ -106,6 +106,7 @@ class FileData final : public TrainingData {
  public:
   explicit FileData(const DataOptions& o)
       : path_(o.data),
+        all_rows_(o.all_rows),
         rows_(load_rows("--data", o.data, o.dtype)),
         order_(split(o.seed)),
         sampler_(1, 1, 0) {
@@ -127,12 +128,12 @@ class FileData final : public TrainingData {
     return take(rows);
   }
   QuantityInputs held_out() const override {
-    return take({order_.begin() + train_rows(), order_.end()});
+    return take({order_.begin() + (all_rows_ ? 0 : train_rows()), order_.end()});
   }
   StateProvider state() override { return sampler_state(sampler_); }
   std::string description() const override {
     return fmt::format("{}: {} rows, {} of them held out", path_, rows_.size(0),
-                       rows_.size(0) - train_rows());
+                       rows_.size(0) - (all_rows_ ? 0 : train_rows()));
   }
 
  private:
@@ -172,6 +173,7 @@ class FileData final : public TrainingData {
   }
 
   std::string path_;
+  bool all_rows_;
   Tensor rows_;
   Tensor condition_;
   std::vector<int64_t> order_;

@@ -19,6 +19,8 @@ struct DataOptions {
   int64_t batch_size = 256;
   uint64_t seed = 0;
   DType dtype = DType::float32;
+  /// All rows of a file are held out: it is not trained on.
+  bool all_rows = false;
 };
 
 /// What `flowgrad train` learns from. Equal options give the same batches in the same order.

@@ -21,18 +21,9 @@ struct SampleArguments {
   std::string condition, category, output, picture;
 };
 
-/// The key that the model has, as a number; 0 where it has neither.
-int64_t width_of(const Model& model, const char* a, const char* b) {
-  for (const char* key : {a, b}) {
-    const auto found = model.config().find(key);
-    if (found != model.config().end()) return std::stoll(found->second);
-  }
-  return 0;
-}
-
 /// One-hot rows of a class, or of all classes one after another, n of each.
 Tensor class_condition(const Model& model, const std::string& text, int64_t n) {
-  const int64_t classes = width_of(model, "condition_dim", "state_dim");
+  const int64_t classes = model.condition_width();
   if (classes == 0)
     throw UsageError(fmt::format("--class: {} given; this model has no condition", quote(text)));
   int64_t only = -1;

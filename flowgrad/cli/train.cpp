@@ -15,7 +15,7 @@
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
-#include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/flow_trainer.h"
 #include "flowgrad/optim/checkpoint.h"
 #include "flowgrad/optim/interrupt.h"
 
@@ -57,43 +57,23 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
   }
 }
 
-bool takes_condition(const Model& model) {
-  for (const char* key : {"condition_dim", "state_dim"}) {
-    const auto found = model.config().find(key);
-    if (found != model.config().end()) return found->second != "0";
-  }
-  return false;
-}
-
 /// Trained by its likelihood; a generator may have one too, which its loss is not.
 bool is_density(const Model& model) {
   const auto quantities = model.quantities();
   return std::find(quantities.begin(), quantities.end(), "inverse") != quantities.end();
 }
 
-Schedule schedule_of(const TrainArguments& a) {
-  const int64_t rest = std::max<int64_t>(a.steps - a.warm_up, 1);
-  Schedule s = a.schedule == "constant" ? constant_schedule(a.learning_rate)
-               : a.schedule == "cosine" ? cosine_schedule(a.learning_rate, rest)
-                                        : one_cycle_schedule(a.learning_rate, rest);
-  return a.warm_up > 0 ? warm_up_schedule(a.warm_up, std::move(s)) : s;
-}
-
-/// Decay acts on matrices; biases and scales are left alone.
-std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double weight_decay) {
-  ParameterGroup matrices, others;
-  matrices.weight_decay = weight_decay;
-  for (const auto& p : parameters)
-    (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
-  std::vector<ParameterGroup> out;
-  for (ParameterGroup* g : {&matrices, &others}) {
-    if (!g->parameters.empty()) out.push_back(std::move(*g));
-  }
-  return out;
-}
-
-TrainerOptions trainer_options(const TrainArguments& a) {
-  TrainerOptions o;
+FlowTrainerOptions trainer_options(const TrainArguments& a) {
+  FlowTrainerOptions options;
+  options.learning_rate = a.learning_rate;
+  options.schedule = a.schedule == "constant" ? LearningRate::constant
+                     : a.schedule == "cosine" ? LearningRate::cosine
+                                              : LearningRate::one_cycle;
+  options.warm_up = a.warm_up;
+  options.weight_decay = a.weight_decay;
+  options.spectral_norm = a.spectral_norm;
+  options.condition_dropout = a.condition_dropout;
+  TrainerOptions& o = options.trainer;
   const int64_t tenth = std::max<int64_t>(a.steps / 10, 1);
   o.steps = a.steps;
   o.accumulate = a.accumulate;
@@ -107,101 +87,7 @@ TrainerOptions trainer_options(const TrainArguments& a) {
   o.run_folder = a.run;
   o.overwrite = a.overwrite;
   o.quiet = a.common.quiet;
-  return o;
-}
-
-/// What a resumed run must share with the first one; steps, rates and intervals may change.
-std::string resume_config(const TrainArguments& a, const Model& model) {
-  Json json = parse_json(model_json(model.name(), model.config()));
-  json["data"] = a.data;
-  if (!a.teacher.empty()) json["teacher"] = fmt::format("{} ({} pairs)", a.teacher, a.pairs);
-  json["batch_size"] = a.batch_size;
-  json["accumulate"] = a.accumulate;
-  json["seed"] = a.common.seed;
-  json["dtype"] = a.common.dtype;
-  return json_text(json);
-}
-
-/// Numbers and truth values as JSON's own.
-Json plain_json(const std::string& text) {
-  const Json value = parse_json_or_null(text);
-  return value.is_number() || value.is_boolean() ? value : Json(text);
-}
-
-void make_run_folder(const std::string& run) {
-  std::error_code error;
-  std::filesystem::create_directories(run, error);
-  if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", run, error.message()));
-}
-
-void write_config(const TrainArguments& a, const Command& command, const Model& model) {
-  Json options = Json::object();
-  for (const auto& [name, value] : command.values()) {
-    if (name != "model" && name != "run") options[name] = plain_json(value);
-  }
-  Json keys = Json::object();
-  for (const auto& [key, value] : model.config()) keys[key] = plain_json(value);
-  const Json root{{"model", model.name()}, {"set", keys}, {"train", options}};
-  write_file_atomic(a.run + "/config.json", json_text(root, 2) + "\n", "config");
-}
-
-void check_run_folder(const TrainArguments& a) {
-  if (a.resume && a.overwrite)
-    throw UsageError("--overwrite: given with --resume; one of them is accepted");
-  const bool used = !CheckpointStore::list(a.run).empty();
-  if (a.resume && !used)
-    throw IoError(fmt::format("--resume: {}: holds no checkpoint to continue from", a.run));
-  if (!a.resume && !a.overwrite && used) {
-    throw IoError(fmt::format(
-        "--run: {}: holds a training run already; --resume continues it, --overwrite starts anew",
-        a.run));
-  }
-}
-
-/// The option and the value behind an entry of resume_config.
-std::string option_of(const std::string& key) {
-  std::string option = "--" + key;
-  std::replace(option.begin(), option.end(), '_', '-');
-  return option;
-}
-
-/// Names the option that keeps a run from being continued; the trainer would only refuse.
-void check_resume(const TrainArguments& a, const std::string& config) {
-  std::vector<std::string> warnings;  // the trainer tells them
-  const auto checkpoint = CheckpointStore::newest(a.run, &warnings);
-  if (!checkpoint) return;
-  const auto refuse = [&](const std::string& what, const Json& given, const Json& stored) {
-    throw IoError(
-        fmt::format("{}{} given; the run in {} was started with {}, and another "
-                    "configuration cannot continue it",
-                    what, plain_text(given), a.run, plain_text(stored)));
-  };
-  const Json stored = parse_json_or_null(checkpoint->config);
-  const Json given = parse_json(config);
-  if (stored.is_object()) {
-    for (const auto& [key, value] : given.items()) {
-      const Json other = stored.value(key, Json());
-      if (value == other) continue;
-      if (key != "set" || !other.is_object()) refuse(option_of(key) + ": ", value, other);
-      for (const auto& [name, setting] : value.items()) {
-        const Json old = other.value(name, Json());
-        if (setting != old) refuse(fmt::format("--set: {}=", name), setting, old);
-      }
-    }
-  }
-  const bool averaged =
-      std::any_of(checkpoint->tensors.begin(), checkpoint->tensors.end(),
-                  [](const auto& entry) { return entry.first.starts_with("ema."); });
-  if (averaged != (a.ema > 0)) {
-    throw IoError(fmt::format("--ema: {} given; the run in {} was started with{} averaged weights",
-                              a.ema, a.run, averaged ? "" : "out"));
-  }
-  if (checkpoint->step > a.steps) {
-    throw UsageError(
-        fmt::format("--steps: {} given; the run in {} has done {}, at least that many "
-                    "are accepted",
-                    a.steps, a.run, checkpoint->step));
-  }
+  return options;
 }
 
 std::string json_result(const TrainArguments& a, const TrainReport& r, const char* status) {
@@ -253,7 +139,7 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
   const EmaScope averages(trainer.ema());
   model.module().train(false);
   QuantityInputs rows = on_device(data.held_out(), device_of(a.common));
-  if (!takes_condition(model)) rows.condition = {};
+  if (model.condition_width() == 0) rows.condition = {};
   r.held_out = measure(model, rows, a.common.seed, stop_if_interrupted);
   save_safetensors(a.run + "/weights.safetensors", model.module().state_dict(),
                    weights_metadata(model));
@@ -264,6 +150,8 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
     r.samples = to(draw_samples(model, rows, n, a.common.seed), Device::cpu());
     stop_if_interrupted();
   }
+  if (plane && !rows.condition.defined())
+    r.pictures = model_pictures(model, slice(rows.input, 0, 0, 2000), a.common.seed);
   for (const auto& setting : command.values()) r.settings.push_back(setting);
   for (const auto& setting : model.config()) r.settings.push_back(setting);
   write_report(r);
@@ -315,44 +203,33 @@ void run_train(TrainArguments a, const Command& command) {
     load_weights(*model, a.model.weights, a.model.raw_weights, a.common.quiet);
   const Device device = device_of(a.common);
   model->module().to(device);
-  const bool conditional = takes_condition(*model);
+  const bool conditional = model->condition_width() > 0;
   if (a.condition_dropout > 0 && !conditional) {
     throw UsageError("--condition-dropout: given for a model without condition; 0 is accepted");
   }
 
-  Adam optimizer(groups_of(model->module().parameters(), a.weight_decay), {.lr = a.learning_rate});
   Generator draws = generator_of(a.common.seed, Stream::training);
-  TrainerParts parts;
-  parts.model = model->module().state_dict();
-  parts.optimizer = &optimizer;
-  bool initialized = false;
-  parts.loss = [&](int64_t, int64_t) {
-    QuantityInputs batch = on_device(data->next(), device);
-    if (!conditional) batch.condition = {};
-    if (conditional && a.condition_dropout > 0) {
-      batch.condition = drop_condition(batch.condition, a.condition_dropout, draws);
-    }
-    if (!std::exchange(initialized, true)) model->initialize_from(batch);
-    return model->loss(batch, draws);
-  };
-  parts.schedule = schedule_of(a);
-  parts.generator = &draws;
   QuantityInputs held_out = on_device(data->held_out(), device);
   if (!conditional) held_out.condition = {};
-  parts.validate = [&] {
+  const auto next = [&] {
+    QuantityInputs batch = on_device(data->next(), device);
+    if (!conditional) batch.condition = {};
+    return batch;
+  };
+  const auto validate = [&] {
     model->module().train(false);
     const double loss = measure(*model, held_out, a.common.seed).loss;
     model->module().train(true);
     return loss;
   };
-  parts.states = {data->state()};
-  TrainerOptions options = trainer_options(a);
-  options.config = resume_config(a, *model);
+  FlowTrainerOptions options = trainer_options(a);
+  options.trainer.config = resume_config(a, *model);
   make_run_folder(a.run);
   const FolderLock lock(a.run, "--run");
   if (!a.resume) check_run_folder(a);  // another process may have been faster
-  if (a.resume) check_resume(a, options.config);
-  Trainer trainer(std::move(parts), options);
+  if (a.resume) check_resume(a, options.trainer.config);
+  FlowTrainer training(*model, {next, validate, {data->state()}}, draws, options);
+  Trainer& trainer = training.trainer();
   if (a.resume) {
     const int64_t step = trainer.resume();
     if (!a.common.quiet) {
@@ -469,6 +346,8 @@ void add_train(CLI::App& app) {
            {"constant", "cosine", "one-cycle"});
   c.integer("--warm-up", a->warm_up, "Steps of a linear rise before the schedule", 0, kMostSteps);
   c.real("--weight-decay", a->weight_decay, "AdamW's decay, of matrices only", 0, 1000);
+  c.real("--spectral-norm", a->spectral_norm,
+         "Largest spectral norm of a weight matrix, by projection; 0 = no bound", 0, 1e6);
   c.real("--clip", a->clip, "Largest norm of the gradient; 0 = no clipping", 0, kMax);
   c.real("--ema", a->ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1,
          {.open_above = true});

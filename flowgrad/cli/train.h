@@ -7,6 +7,7 @@
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/data.h"
 #include "flowgrad/optim/trainer.h"
+#include "flowgrad/plot/report.h"
 
 /// The parts of `flowgrad train`.
 namespace flowgrad::cli {
@@ -24,6 +25,7 @@ struct TrainArguments {
   int64_t warm_up = 0;
   double weight_decay = 0;
   double clip = 1;
+  double spectral_norm = 0;
   double ema = 0;
   double condition_dropout = 0;
   int64_t accumulate = 1;
@@ -43,6 +45,15 @@ struct TrainArguments {
 std::unique_ptr<TrainingData> with_teacher(std::unique_ptr<TrainingData> data,
                                            const TrainArguments& arguments,
                                            const std::string& model);
+
+/// What a resumed run must share with the first one; steps, rates and intervals may change.
+std::string resume_config(const TrainArguments& a, const Model& model);
+void make_run_folder(const std::string& run);
+void write_config(const TrainArguments& a, const Command& command, const Model& model);
+/// Refuses a folder that holds a run already, or none to resume.
+void check_run_folder(const TrainArguments& a);
+/// Names the option that keeps a run from being continued; the trainer would only refuse.
+void check_resume(const TrainArguments& a, const std::string& config);
 
 /// Mean loss of rows the training never sees. `log_likelihood` and its standard error are NaN for
 /// models that are no densities.
@@ -72,7 +83,11 @@ struct TrainReport {
   std::vector<MetricsRow> history;
   Tensor real;     // rows of the data, to look at
   Tensor samples;  // as many of the model
+  std::vector<plot::Figure> pictures;
 };
+/// Density, field with paths, and sample quality of an unconditional model of the plane; what it
+/// lacks is left out.
+std::vector<plot::Figure> model_pictures(Model& model, const Tensor& real, uint64_t seed);
 /// Writes <run>/report.html.
 void write_report(const TrainReport& report);
 

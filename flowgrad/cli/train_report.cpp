@@ -97,6 +97,7 @@ void write_report(const TrainReport& r) {
     report.figure({.svg = rate_and_norm(r).svg()});
   }
   add_samples(report, r);
+  for (const plot::Figure& picture : r.pictures) report.figure(picture);
   report.heading("How to go on");
   report.code(
       fmt::format("flowgrad sample --run {0} --n 1000 --output samples.npy\n"

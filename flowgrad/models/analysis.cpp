@@ -93,8 +93,8 @@ void describe_likelihood(std::vector<Property>& out, Model& model, const Analysi
   const int64_t rows = flow != nullptr ? o.data.size(0) : std::min<int64_t>(o.data.size(0), 1000);
   const Mean l = log_likelihood(model, o, rows);
   const auto dim = static_cast<double>(o.data.size(1));
-  out.push_back({"log-likelihood", l.value, l.error, "nats",
-                 fmt::format("{} held-out rows", rows)});
+  out.push_back(
+      {"log-likelihood", l.value, l.error, "nats", fmt::format("{} held-out rows", rows)});
   if (!std::isnan(o.floor)) {
     out.push_back({"above the entropy floor", -l.value - o.floor, l.error, "nats",
                    fmt::format("the floor is {:.4f}", o.floor)});

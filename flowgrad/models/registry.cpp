@@ -80,6 +80,14 @@ std::vector<std::string> model_names() {
   return out;
 }
 
+int64_t Model::condition_width() const {
+  for (const char* key : {"condition_dim", "state_dim"}) {
+    if (const auto found = config_.find(key); found != config_.end())
+      return std::stoll(found->second);
+  }
+  return 0;
+}
+
 int64_t Model::width() const {
   for (const char* key : {"dim", "action_dim"}) {
     if (const auto found = config_.find(key); found != config_.end())

@@ -53,6 +53,8 @@ class Model {
   virtual Module& module() = 0;
   /// Values of one row of data: the key dim or action_dim, 0 where a model has neither.
   virtual int64_t width() const;
+  /// Width C of the condition (N, C); 0 for a model that takes none.
+  int64_t condition_width() const;
   /// Names that `evaluate` accepts, e.g. forward, inverse, log_prob, log_det, velocity,
   /// noise_prediction, loss, generate, sample.
   virtual std::vector<std::string> quantities() const = 0;

@@ -16,7 +16,8 @@ Tensor squared_distances(const Tensor& a, const Tensor& b);
 /// The permutation p that minimises sum_i cost[i, p[i]], for a square cost (N, N). Prices from an
 /// auction with falling epsilon (Bertsekas 1988), then augmenting row reduction and shortest
 /// augmenting paths (Jonker & Volgenant 1987), which make it exact; O(N^3) without luck.
-/// Deterministic, ties included. ShapeError unless square, ValueError for a cost that is not finite.
+/// Deterministic, ties included. ShapeError unless square, ValueError for a cost that is not
+/// finite.
 std::vector<int64_t> assignment(const Tensor& cost);
 
 struct SinkhornOptions {

@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flowgrad/autograd/execution.h"
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
-#include "flowgrad/kernels/backend.h"
-#include "flowgrad/kernels/parallel.h"
 #include "flowgrad/models/verify_subject.h"
 
 namespace flowgrad {
@@ -17,14 +16,6 @@ namespace {
 
 constexpr uint64_t kRows = 1, kConditions = 2, kTimes = 3, kProbe = 4;
 
-int64_t width_of(const Model& model, const char* a, const char* b) {
-  for (const char* key : {a, b}) {
-    const auto found = model.config().find(key);
-    if (found != model.config().end()) return std::stoll(found->second);
-  }
-  return 0;
-}
-
 /// n rows of x, from the start again where it has fewer.
 Tensor cycled(const Tensor& x, int64_t n) {
   std::vector<Tensor> parts;
@@ -32,18 +23,6 @@ Tensor cycled(const Tensor& x, int64_t n) {
     parts.push_back(slice(x, 0, 0, std::min(x.size(0), n - at)));
   return parts.size() == 1 ? contiguous(parts[0]) : concat(parts, 0);
 }
-
-struct ReferenceKernels {
-  ReferenceKernels() { kernels::set_cpu_backend(kernels::CpuBackend::reference); }
-  ~ReferenceKernels() { kernels::set_cpu_backend(before); }
-  kernels::CpuBackend before = kernels::cpu_backend();
-};
-
-struct Threads {
-  explicit Threads(int n) { kernels::set_num_threads(n); }
-  ~Threads() { kernels::set_num_threads(before); }
-  int before = kernels::num_threads();
-};
 
 }  // namespace
 
@@ -69,10 +48,9 @@ Subject::Subject(Model& m, const VerifyOptions& o, const std::function<void(cons
     : model(m),
       options(o),
       device(m.module().device()),
-      dim(width_of(m, "dim", "action_dim")),
-      condition_dim(width_of(m, "condition_dim", "state_dim")),
+      dim(m.width()),
+      condition_dim(m.condition_width()),
       told_(told) {
-  if (dim == 0) dim = key("height") * key("width") * key("channels");
   if (o.rows < 4)
     throw ValueError(fmt::format("verify: {} rows given; at least 4 are accepted", o.rows));
   wide = copy(DType::float64);
@@ -129,6 +107,7 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
   } else if (has("velocity")) {
     in.time = cast(rand({n}, times, DType::float32, 0, 1, device), dtype);
   }
+  if (row_quantity() == "generate") in.noise = rounded(cycled(data_, n));
   if (model.name() == "cnf") in.probe_noise = rademacher({n, dim}, probe, dtype, device);
   return in;
 }
@@ -181,7 +160,8 @@ void check_rows_alone(Subject& s) {
   double worst = 0;
   for (const int64_t i : {int64_t{0}, int64_t{16}, n - 1}) {
     QuantityInputs one = all;
-    for (Tensor* t : {&one.input, &one.condition, &one.time, &one.probe_noise}) *t = row(*t, i);
+    for (Tensor* t : {&one.input, &one.condition, &one.time, &one.noise, &one.probe_noise})
+      *t = row(*t, i);
     worst = std::max(worst, difference(value(*s.narrow, one), row(together, i)));
   }
   // One step size for a whole batch makes rows depend on each other within the tolerance.
@@ -208,15 +188,15 @@ void check_rows_alone(Subject& s) {
     const auto host = s.copy(DType::float64);
     host->module().to(Device::cpu());
     QuantityInputs in = wide_rows;
-    for (Tensor* t : {&in.input, &in.condition, &in.time, &in.probe_noise}) {
+    for (Tensor* t : {&in.input, &in.condition, &in.time, &in.noise, &in.probe_noise}) {
       if (t->defined()) *t = to(*t, Device::cpu());
     }
     s.judge(24, "device against CPU, float64", error_of(to(wide, Device::cpu()), value(*host, in)),
             adaptive ? 1e-9 : 1e-11, q);
   }
   s.judge(24, "float32 against float64", error_of(together, wide), adaptive ? 1e-3 : 1e-4, q);
-  if (on_cpu && kernels::num_threads() > 1) {
-    const Threads one(1);
+  if (on_cpu && ThreadCount::now() > 1) {
+    const ThreadCount one(1);
     s.judge(23, "one thread against all", difference(value(*s.narrow, all), together), 0,
             "largest difference of " + q + "; equal bits");
   }

@@ -1,13 +1,16 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
+#include "flowgrad/models/score.h"
 #include "flowgrad/models/verify_subject.h"
 
-// The checks of models that turn noise into data without a density: 14, 17 and 18.
+// The checks of models that turn noise into data without a density: 14, 17, 18 and 20.
 namespace flowgrad::verification {
 namespace {
 
@@ -67,19 +70,60 @@ void check_schedule(Subject& s, DiffusionPolicy& model) {
           1e-12, "q_sample and back, times sqrt(alpha_bar)");
 }
 
+/// The velocity of the probability flow is linear in the predicted noise.
+void check_score(Subject& s, ScoreModel& model) {
+  NoGrad off;
+  const QuantityInputs in = s.inputs(kRows, DType::float64);
+  const Tensor t = in.time * 0.98 + 0.01;  // a path has no inverse at its ends
+  const Tensor noise = model.noise_prediction(in.input, t, in.condition);
+  const Tensor velocity = model.velocity(in.input, t, in.condition);
+  const GaussianPath& path = model.path();
+  s.judge(18, "velocity from the noise and back",
+          error_of(convert(velocity, Prediction::velocity, Prediction::noise, in.input, t, path),
+                   noise),
+          1e-10, "through the path's coefficients");
+  double worst = 0;
+  for (const Prediction via : {Prediction::score, Prediction::data, Prediction::velocity}) {
+    const Tensor there = convert(noise, Prediction::noise, via, in.input, t, path);
+    worst =
+        std::max(worst, error_of(convert(there, via, Prediction::noise, in.input, t, path), noise));
+  }
+  s.judge(18, "noise by way of score, data and velocity", worst, 1e-10, "largest error");
+  s.judge(18, "time from the signal-to-noise ratio", error_of(path.snr_inverse(path.snr(t)), t),
+          1e-10, "snr_inverse(snr(t))");
+}
+
+void check_boundary(Subject& s, Consistency& model) {
+  NoGrad off;
+  const QuantityInputs in = s.inputs(kRows, DType::float64);
+  const Tensor end = ones({kRows}, DType::float64, s.device);
+  s.judge(20, "boundary of the consistency function",
+          difference(model.end_point(in.input, end, in.condition), in.input), 0,
+          "f(x, 1) = x; equal bits");
+}
+
 }  // namespace
 
 void check_generator(Subject& s) {
-  if (s.has("velocity")) {
-    check_path(s);
+  Module& module = s.wide->module();
+  const auto plain = [&](const char* key, const char* value) {
+    const auto found = s.model.config().find(key);
+    return found == s.model.config().end() || found->second == value;
+  };
+  if (s.model.name() != "flow_matching") {
+    s.skip(14, "flow matching", "another loss");
+  } else if (!plain("sigma", "0") || !plain("coupling", "independent")) {
+    s.skip(14, "flow matching", "the loss draws path noise or pairs rows");
   } else {
-    s.skip(14, "flow matching", "no velocity");
+    check_path(s);
   }
-  if (auto* diffusion = dynamic_cast<DiffusionPolicy*>(&s.wide->module())) {
+  if (auto* diffusion = dynamic_cast<DiffusionPolicy*>(&module)) {
     check_schedule(s, *diffusion);
   } else {
     s.skip(17, "noise schedule", "no diffusion model");
   }
+  if (auto* score = dynamic_cast<ScoreModel*>(&module)) check_score(s, *score);
+  if (auto* consistency = dynamic_cast<Consistency*>(&module)) check_boundary(s, *consistency);
 }
 
 }  // namespace flowgrad::verification

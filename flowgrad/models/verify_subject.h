@@ -49,7 +49,7 @@ double difference(const Tensor& a, const Tensor& b);
 
 void check_density(Subject& s);     // 1 to 7
 void check_solver(Subject& s);      // 8, 12
-void check_generator(Subject& s);   // 14, 17, 18
+void check_generator(Subject& s);   // 14, 17, 18, 20
 void check_training(Subject& s);    // 10, 21, 23, 25
 void check_rows_alone(Subject& s);  // 22, 24
 

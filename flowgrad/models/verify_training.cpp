@@ -25,7 +25,8 @@ Tensor loss_of(Subject& s, Model& m, const QuantityInputs& in) {
 
 QuantityInputs loss_inputs(Subject& s, DType dtype) {
   QuantityInputs in = s.inputs(kRows, dtype);
-  in.time = {};  // drawn by the loss from its own law
+  in.time = {};  // time and noise are drawn by the loss from its own law
+  in.noise = {};
   return in;
 }
 

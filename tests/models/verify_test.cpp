@@ -143,7 +143,13 @@ TEST_CASE("models of every name pass", "[verify_test]") {
       {"realnvp", {{"n_flows", "3"}, {"hidden", "16"}, {"dim", "3"}, {"permute", "true"}}},
       {"realnvp", {{"n_flows", "2"}, {"hidden", "16"}, {"condition_dim", "2"}}},
       {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "10"}, {"dim", "3"}}},
+      {"spline", {{"n_flows", "2"}, {"hidden", "8"}, {"base_components", "2"}}},
+      {"glow", {{"height", "4"}, {"width", "4"}, {"levels", "1"}, {"steps", "2"}, {"hidden", "4"}}},
+      {"cnf", {{"hidden", "8"}, {"condition_dim", "2"}}},
       {"flow_matching", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
+      {"flow_matching", {{"hidden", "16"}, {"net", "mlp"}, {"sigma", "0.1"}, {"coupling", "ot"}}},
+      {"consistency", {{"hidden", "16"}, {"time_dim", "8"}}},
+      {"score", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"diffusion", {{"hidden", "16"}, {"state_dim", "2"}}},
   };
   for (const auto& [name, config] : models) {

@@ -1,0 +1,78 @@
+#include "flowgrad/models/flow_trainer.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "flowgrad/models/flow_matching.h"
+
+namespace flowgrad {
+namespace {
+
+Schedule schedule_of(const FlowTrainerOptions& o) {
+  const int64_t rest = std::max<int64_t>(o.trainer.steps - o.warm_up, 1);
+  Schedule s = o.schedule == LearningRate::constant ? constant_schedule(o.learning_rate)
+               : o.schedule == LearningRate::cosine ? cosine_schedule(o.learning_rate, rest)
+                                                    : one_cycle_schedule(o.learning_rate, rest);
+  return o.warm_up > 0 ? warm_up_schedule(o.warm_up, std::move(s)) : s;
+}
+
+std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double weight_decay) {
+  ParameterGroup matrices, others;
+  matrices.weight_decay = weight_decay;
+  for (const auto& p : parameters)
+    (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
+  std::vector<ParameterGroup> out;
+  for (ParameterGroup* g : {&matrices, &others}) {
+    if (!g->parameters.empty()) out.push_back(std::move(*g));
+  }
+  return out;
+}
+
+}  // namespace
+
+FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
+                         FlowTrainerOptions options)
+    : model_(model), data_(std::move(data)), draws_(draws), options_(std::move(options)) {
+  if (!data_.next) throw ValueError("FlowTrainer: no source of rows given");
+  if (!(options_.condition_dropout >= 0 && options_.condition_dropout < 1) ||
+      options_.warm_up < 0 || !(options_.spectral_norm >= 0)) {
+    throw ValueError(fmt::format(
+        "FlowTrainer: condition_dropout = {}, warm_up = {}, spectral_norm = {} given; [0, 1), at "
+        "least 0 and at least 0 are accepted",
+        options_.condition_dropout, options_.warm_up, options_.spectral_norm));
+  }
+  if (options_.condition_dropout > 0 && model.condition_width() == 0) {
+    throw ValueError(
+        fmt::format("FlowTrainer: condition_dropout = {} given for a model without condition; 0 is "
+                    "accepted",
+                    options_.condition_dropout));
+  }
+  const NamedTensors parameters = model.module().parameters();
+  optimizer_ = std::make_unique<Adam>(groups_of(parameters, options_.weight_decay),
+                                      AdamOptions{.lr = options_.learning_rate});
+  TrainerParts parts;
+  parts.model = model.module().state_dict();
+  parts.optimizer = optimizer_.get();
+  parts.generator = &draws_;
+  parts.schedule = schedule_of(options_);
+  parts.validate = data_.validate;
+  parts.states = data_.states;
+  parts.loss = [this](int64_t, int64_t) {
+    QuantityInputs batch = data_.next();
+    if (options_.condition_dropout > 0)
+      batch.condition = drop_condition(batch.condition, options_.condition_dropout, draws_);
+    if (!std::exchange(initialized_, true)) model_.initialize_from(batch);
+    return model_.loss(batch, draws_);
+  };
+  if (options_.spectral_norm > 0) {
+    spectral_ = std::make_unique<SpectralProjection>(parameters, options_.spectral_norm);
+    parts.after_update = [this] { spectral_->apply(); };
+    parts.states.push_back({"spectral", [this] { return spectral_->state(); },
+                            [this](const NamedTensors& s) { spectral_->load_state(s); }});
+  }
+  trainer_ = std::make_unique<Trainer>(std::move(parts), options_.trainer);
+}
+
+}  // namespace flowgrad
