@@ -77,6 +77,13 @@ TEST_CASE("200 training steps of RealNVP do not depend on the threads",
   same_bits_at_any_thread_count("realnvp", {{"n_flows", "2"}, {"hidden", "96"}}, {333, 2});
 }
 
+TEST_CASE("200 training steps of a spline flow do not depend on the threads",
+          "[determinism_test][device]") {
+  same_bits_at_any_thread_count(
+      "spline", {{"n_flows", "2"}, {"hidden", "24"}, {"actnorm", "true"}, {"base_components", "2"}},
+      {333, 2});
+}
+
 TEST_CASE("200 training steps of a continuous flow do not depend on the threads",
           "[determinism_test][device]") {
   same_bits_at_any_thread_count("cnf", {{"hidden", "48"}, {"solver", "rk4"}, {"n_steps", "2"}},
