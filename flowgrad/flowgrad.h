@@ -16,6 +16,7 @@
 #include "flowgrad/models/flow.h"
 #include "flowgrad/models/flow_matching.h"
 #include "flowgrad/models/layers.h"
+#include "flowgrad/models/likelihood.h"
 #include "flowgrad/models/ode.h"
 #include "flowgrad/models/planar.h"
 #include "flowgrad/models/realnvp.h"
