@@ -318,7 +318,7 @@ TEST_CASE("adaptive solves on a device", "[ode_adaptive_test][device]") {
   const Tensor y0 = randn({5, 3}, generator, DType::float64);
   for (const OdeGradient how : {OdeGradient::direct, OdeGradient::adjoint}) {
     const auto end = [&](Device where) {
-      const Tensor weight = to(w, where).requires_grad_();
+      const Tensor weight = to(w, where).detach().requires_grad_();
       const Tensor until = scalar(1.5, DType::float64).requires_grad_();
       const OdeParameterField field = [](double t, const OdeState& y, std::span<const Tensor> p) {
         return OdeState{tanh(matmul(y[0], p[0])) * std::cos(t)};
