@@ -22,6 +22,7 @@
 #include "flowgrad/models/gaussian_path.h"
 #include "flowgrad/models/glow.h"
 #include "flowgrad/models/layers.h"
+#include "flowgrad/models/likelihood.h"
 #include "flowgrad/models/metrics.h"
 #include "flowgrad/models/ode.h"
 #include "flowgrad/models/pixels.h"

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 
@@ -216,12 +218,17 @@ Tensor ContinuousNormalizingFlow::loss(const Tensor& x, const Tensor& condition,
   const auto nll = [](const Transformed& z) {
     return -mean(standard_normal_log_prob(z.value) + z.log_det);
   };
-  if (options_.kinetic == 0 && options_.jacobian_norm == 0) {
-    return nll(integrate(x, 1, 0, probe, condition));
+  try {
+    if (options_.kinetic == 0 && options_.jacobian_norm == 0) {
+      return nll(integrate(x, 1, 0, probe, condition));
+    }
+    const RegularizedPath path = integrate_regularized(x, 1, 0, probe, condition);
+    return nll(path.end) + mean(path.kinetic) * options_.kinetic +
+           mean(path.jacobian_norm) * options_.jacobian_norm;
+  } catch (const OdeError& e) {
+    if (e.status != OdeStatus::non_finite) throw;
+    return sum(parameters().back().second) * NAN;  // on the tape, as any loss
   }
-  const RegularizedPath path = integrate_regularized(x, 1, 0, probe, condition);
-  return nll(path.end) + mean(path.kinetic) * options_.kinetic +
-         mean(path.jacobian_norm) * options_.jacobian_norm;
 }
 
 Transformed ContinuousNormalizingFlow::forward(const Tensor& z, const Tensor& condition) {

@@ -88,6 +88,8 @@ class ContinuousNormalizingFlow final : public Flow {
   RegularizedPath integrate_regularized(const Tensor& y0, double t0, double t1,
                                         const Tensor& probe = {}, const Tensor& condition = {});
   /// The training loss: -mean log_prob + kinetic mean int |v|^2 + jacobian_norm mean int |J|_F^2.
+  /// NaN for a batch or weights that are not finite, where a solve raises: whoever trains skips
+  /// such a step by its loss.
   Tensor loss(const Tensor& x, const Tensor& condition = {}, const Tensor& probe = {});
 
   /// Solver of the following solves. ValueError as for the constructor.

@@ -75,6 +75,7 @@ double ConfigReader::real(const std::string& key, double least) const {
       value < least) {
     refuse(key, fmt::format("a number of at least {} is", least));
   }
+  values_[key] = fmt::format("{}", value);
   return value;
 }
 

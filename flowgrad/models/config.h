@@ -15,6 +15,8 @@ class ConfigReader {
   ConfigReader(std::string model, const std::vector<ConfigKey>& keys, const Config& given);
 
   int64_t integer(const std::string& key, int64_t least) const;
+  /// Afterwards values() has the number in its shortest form, as files give it back: a run's
+  /// configuration is compared as text.
   double real(const std::string& key, double least) const;
   bool boolean(const std::string& key) const;
   /// Position in `accepted`.
@@ -27,7 +29,7 @@ class ConfigReader {
   [[noreturn]] void refuse(const std::string& key, const std::string& accepted) const;
 
   std::string model_;
-  Config values_;
+  mutable Config values_;
 };
 
 /// The candidate with the smallest edit distance to `word`; empty when none is near.

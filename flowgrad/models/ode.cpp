@@ -156,7 +156,7 @@ void ode::check_options(const OdeOptions& o, size_t state, double t0, double t1)
     for (const auto& [name, value] : {std::pair("rtol", o.rtol), std::pair("atol", o.atol)}) {
       if (!(value >= 0) || std::isinf(value)) refuse(name, value, "a number from 0 is accepted");
     }
-    if (o.rtol == 0 && o.atol == 0) refuse("rtol = atol", 0, "one of the two above 0 is accepted");
+    if (o.atol == 0) refuse("atol", 0, "above 0 is accepted, so that a state of 0 has a scale");
     if (o.max_steps < 1)
       refuse("max_steps", static_cast<double>(o.max_steps), "at least 1 is accepted");
     if (!(o.first_step >= 0) || std::isinf(o.first_step))

@@ -120,8 +120,9 @@ bool is_adaptive(const OdeOptions& options);
 
 /// Solves from y0 at t0 to t1, in either time direction; t1 = t0 returns y0 itself. Time and step
 /// are kept in double whatever the dtype. ValueError for an unknown solver, a count below 1, a
-/// negative or non-finite tolerance, both tolerances 0, non-finite or unordered times; ShapeError
-/// for a field whose result differs from its state.
+/// negative or non-finite tolerance, atol = 0, non-finite or unordered times; ShapeError for a
+/// field whose result differs from its state in shape or dtype. Equal steps hand on values that are
+/// not finite; dopri5 ends with OdeStatus::non_finite.
 OdeSolution solve_ode(const OdeField& field, OdeState y0, const OdeTime& t0, const OdeTime& t1,
                       const OdeOptions& options = {});
 OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,

@@ -196,6 +196,16 @@ TEST_CASE("all kinds of gradient train the same flow", "[cnf_test]") {
   }
 }
 
+TEST_CASE("a batch that is not finite has a loss that says so", "[cnf_test]") {
+  const auto flow = flow_of(small(Trace::hutchinson));
+  const Tensor x = Tensor::from(V{0, 1, NAN, 1, 2, 3}, {2, 3});
+  CHECK(contains(raised<OdeError>([&] { flow->log_prob(x); }), {"not finite"}));
+  const Tensor loss = flow->loss(x);
+  CHECK(std::isnan(loss.item()));
+  CHECK(loss.requires_grad());
+  CHECK(std::isfinite(flow->loss(ones({2, 3}, DType::float64)).item()));
+}
+
 TEST_CASE("a redrawn probe has order one half", "[cnf_test]") {
   CNFOptions o = small(Trace::hutchinson);
   o.redraw_probe = true;

@@ -166,6 +166,7 @@ TEST_CASE("bad names, keys and values are refused", "[registry_test]") {
   CHECK(make("realnvp", {{"log_scale_bound", "2.5"}, {"hidden", "4"}})
             ->config()
             .at("log_scale_bound") == "2.5");
+  CHECK(make("cnf", {{"rtol", "0.000001"}})->config().at("rtol") == "1e-06");
 }
 
 TEST_CASE("the nearest name by edit distance", "[registry_test]") {
