@@ -6,6 +6,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/autograd/twin.h"
 
 namespace flowgrad {
 
@@ -52,13 +53,6 @@ struct Operands {
   }
 };
 
-bool alike(std::span<const Tensor> in) {
-  for (const Tensor& t : in) {
-    if (t.defined() && (t.device() != in[0].device() || t.dtype() != in[0].dtype())) return false;
-  }
-  return true;
-}
-
 Tensor fresh_like(const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); }
 
 void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& states,
@@ -87,30 +81,6 @@ void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& states
       at += in[i].numel();
     }
     if (r.needs(static_cast<int>(i))) r.set(static_cast<int>(i), g);
-  }
-}
-
-void set_by_twin(Backward& r, std::span<const Tensor> in, const MultiFunction& twin) {
-  // Inputs may depend on each other, and each gradient is of its own place alone.
-  std::vector<Tensor> arguments(in.begin(), in.end());
-  std::vector<Tensor> wanted;
-  for (size_t i = 0; i < kInputs; ++i) {
-    if (r.needs(static_cast<int>(i))) wanted.push_back(arguments[i] = tap(in[i], {}));
-  }
-  const std::vector<Tensor> both = twin(arguments);
-  std::vector<Tensor> outputs, cotangents;
-  for (size_t i = 0; i < both.size(); ++i) {
-    if (!both[i].requires_grad()) continue;  // the state does not depend on a probe
-    outputs.push_back(both[i]);
-    cotangents.push_back(r.grad_or_zeros(static_cast<int>(i)));
-  }
-  const std::vector<Tensor> gradients =
-      grad(outputs, wanted, cotangents, {.create_graph = true, .allow_unused = true});
-  size_t next = 0;
-  for (size_t i = 0; i < kInputs; ++i) {
-    if (!r.needs(static_cast<int>(i))) continue;
-    if (gradients[next].defined()) r.set(static_cast<int>(i), gradients[next]);
-    ++next;
   }
 }
 
