@@ -156,6 +156,30 @@ struct Sampler {
   uint64_t seed = 0, first_stream = 0;
 };
 
+/// An affine coupling (Dinh et al. 2017, eq. 7 and 8). Where mask is 0,
+///
+///     out = z exp(s) + shift, or, inverse, (z - shift) exp(-s);  s = bound tanh(scale / bound)
+///
+/// with s = scale where bound is 0; elsewhere out = z, and neither scale nor shift is read. The
+/// log-determinant is the row's sum of s, or of -s. All contiguous, of one dtype.
+struct Coupling {
+  View scale, shift;  // (N, D)
+  View mask;          // (D)
+  double bound = 0;
+  bool inverse = false;
+};
+
+/// K planar layers (Rezende & Mohamed 2015, eq. 10), layer 0 first:
+///
+///     h = tanh(w.x + b), x = x + u h, log-determinant log(1 + (1 - h^2) w.u)
+///
+/// or, inverse, their inverses, layer K - 1 first: h = tanh(s) with s + (w.u) tanh(s) = w.x + b.
+/// All contiguous, of one dtype.
+struct PlanarStack {
+  View w, b, u;  // (K, D), (K), (K, D)
+  bool inverse = false;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -246,6 +270,21 @@ class Backend {
   }
   /// All stages, from x (N, A) to out (N, A), both contiguous. DeviceError without has_sampler.
   virtual void sample(const Sampler& sampler, View x, View out);
+
+  // Layers of discrete flows: a map of rows z (N, D) with its log-determinant (N), and its
+  // gradient.
+  virtual void coupling(const Coupling& coupling, View z, View out, View log_det) = 0;
+  /// From the cotangents g (N, D) and g_log_det (N) to those of z, scale and shift.
+  virtual void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
+                             View g_scale, View g_shift) = 0;
+  /// Whether `planar` and `planar_grad` take this stack. It never depends on the number of rows.
+  virtual bool has_planar(const PlanarStack& stack) const = 0;
+  /// heights (K, N), which may be undefined, gets the layers' h, which planar_grad reads.
+  virtual void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) = 0;
+  /// From g (N, D) and g_log_det (N) to the cotangents of z and, one after the other in one array,
+  /// of w, b and u.
+  virtual void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det,
+                           View g_z, View g_weights) = 0;
 
   // Optimiser steps over many parameters in one call.
   virtual void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) = 0;

@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "flowgrad/autograd/planar.h"
 #include "flowgrad/models/flow.h"
 
 namespace flowgrad {
@@ -14,7 +15,7 @@ class PlanarFlow final : public Flow {
   PlanarFlow(int64_t dim, Generator& generator, DType dtype = DType::float32);
   int64_t dim() const override { return dim_; }
   Transformed forward(const Tensor& z, const Tensor& condition = {}) override;
-  /// Solves s + (w.u_hat) tanh(s) = w.x + b by Newton's iteration; see planar_root.
+  /// Solves s + (w.u_hat) tanh(s) = w.x + b by Newton's iteration; see planar_stack.
   Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;
 
   const Tensor& weight() const { return weight_; }
@@ -38,12 +39,5 @@ class NormalizingFlow final : public Flow {
   int64_t dim_;
   std::vector<const PlanarFlow*> flows_;
 };
-
-/// The root s of s + k tanh(s) = c for each element of c, with k > -1 of one element. From s = 0
-/// for k > 0, else from c + sign(c) |k|, Newton's steps approach the root from one side only, so no
-/// bracket is needed (4 to 9 steps for k in [-0.99, 300]). Solved in float64 whatever the dtype,
-/// and on the host: values on a device are copied there and back. Differentiable to any order in c
-/// and k by the implicit equation.
-Tensor planar_root(const Tensor& c, const Tensor& k);
 
 }  // namespace flowgrad

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "flowgrad/autograd/coupling.h"
 #include "flowgrad/autograd/ops.h"
 
 namespace flowgrad {
@@ -29,34 +30,26 @@ CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Gene
                              DType dtype)
     : options_(options),
       mask_(add_buffer("mask", even_mask(options.dim, keep_even, dtype))),
-      active_(add_constant(even_mask(options.dim, !keep_even, dtype))),
-      scale_factor_(
-          add_constant(active_ * (options.log_scale_bound > 0 ? options.log_scale_bound : 1.0))),
-      minus_scale_factor_(add_constant(-scale_factor_)),
       scale_net_(add_module("scale_net", coupling_net(options, generator, dtype))),
       translate_net_(add_module("translate_net", coupling_net(options, generator, dtype))) {}
 
-CouplingLayer::Affine CouplingLayer::affine(const Tensor& x, const Tensor& condition, double sign) {
+Transformed CouplingLayer::move(const Tensor& x, const Tensor& condition, bool inverse) {
+  check_rows("CouplingLayer", x, options_.dim);
   // mul_zero: 0 beats infinity and NaN, so that what a mask hides can never show.
   const Tensor masked = mul_zero(mask_, x);
   const Tensor in = condition.defined() ? concat({masked, condition}, 1) : masked;
-  const Tensor raw = scale_net_(in);
-  const double c = options_.log_scale_bound;
-  const Tensor& active = sign > 0 ? scale_factor_ : minus_scale_factor_;
-  return {mul_zero(active, c > 0 ? tanh(raw * (1 / c)) : raw),
-          mul_zero(active_, translate_net_(in))};
+  const auto [value, log_det] =
+      affine_coupling(x, scale_net_(in), translate_net_(in), mask_,
+                      {.bound = options_.log_scale_bound, .inverse = inverse});
+  return {value, log_det};
 }
 
 Transformed CouplingLayer::forward(const Tensor& z, const Tensor& condition) {
-  check_rows("CouplingLayer", z, options_.dim);
-  const Affine a = affine(z, condition, 1);
-  return {z * exp(a.log_scale) + a.shift, sum(a.log_scale, {1})};
+  return move(z, condition, false);
 }
 
 Transformed CouplingLayer::inverse(const Tensor& x, const Tensor& condition) {
-  check_rows("CouplingLayer", x, options_.dim);
-  const Affine a = affine(x, condition, -1);
-  return {(x - a.shift) * exp(a.log_scale), sum(a.log_scale, {1})};
+  return move(x, condition, true);
 }
 
 ActNorm::ActNorm(int64_t dim, DType dtype)

@@ -31,15 +31,10 @@ class CouplingLayer final : public Flow {
   Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;
 
  private:
-  struct Affine {
-    Tensor log_scale, shift;
-  };
-  /// sign 1 gives the log-scale of the forward map, -1 that of the inverse.
-  Affine affine(const Tensor& x, const Tensor& condition, double sign);
+  Transformed move(const Tensor& x, const Tensor& condition, bool inverse);
 
   RealNVPOptions options_;
-  Tensor mask_, active_;                      // (D): 1 = passed through, and its complement
-  Tensor scale_factor_, minus_scale_factor_;  // (D): the bound c, or 1, where active
+  Tensor mask_;  // (D): 1 = passed through
   MLP& scale_net_;
   MLP& translate_net_;
 };

@@ -29,6 +29,11 @@ std::vector<OptimizerSlot> in(std::span<const OptimizerSlot> slots) {
   return out;
 }
 
+Coupling in(const Coupling& c) {
+  return {in(c.scale), in(c.shift), in(c.mask), c.bound, c.inverse};
+}
+PlanarStack in(const PlanarStack& s) { return {in(s.w), in(s.b), in(s.u), s.inverse}; }
+
 /// Every method of the reference backend, on translated views. Derived from Backend and not from
 /// ReferenceBackend, so that a method forgotten here does not compile.
 class ArenaBackend final : public Backend {
@@ -114,6 +119,22 @@ class ArenaBackend final : public Backend {
 
   void random(RandomKind kind, uint64_t seed, uint64_t stream, Params p, View out) override {
     r_.random(kind, seed, stream, p, in(out));
+  }
+
+  void coupling(const Coupling& c, View z, View out, View log_det) override {
+    r_.coupling(in(c), in(z), in(out), in(log_det));
+  }
+  void coupling_grad(const Coupling& c, View z, View g, View g_log_det, View g_z, View g_scale,
+                     View g_shift) override {
+    r_.coupling_grad(in(c), in(z), in(g), in(g_log_det), in(g_z), in(g_scale), in(g_shift));
+  }
+  bool has_planar(const PlanarStack& s) const override { return r_.has_planar(s); }
+  void planar(const PlanarStack& s, View z, View out, View log_det, View heights) override {
+    r_.planar(in(s), in(z), in(out), in(log_det), in(heights));
+  }
+  void planar_grad(const PlanarStack& s, View z, View heights, View g, View g_log_det, View g_z,
+                   View g_weights) override {
+    r_.planar_grad(in(s), in(z), in(heights), in(g), in(g_log_det), in(g_z), in(g_weights));
   }
 
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& p) override {

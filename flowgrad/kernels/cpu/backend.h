@@ -33,6 +33,13 @@ class CpuBackendFast final : public ReferenceBackend {
   void index_select(View x, int axis, View index, View out) override;
   void index_add(View index, int axis, View source, View out) override;
 
+  void coupling(const Coupling& coupling, View z, View out, View log_det) override;
+  void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
+                     View g_scale, View g_shift) override;
+  void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) override;
+  void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det, View g_z,
+                   View g_weights) override;
+
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
   void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
   double sum_of_squares(std::span<const View> views) override;

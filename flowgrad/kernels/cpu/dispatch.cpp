@@ -13,17 +13,20 @@ namespace baseline {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
+extern const cpu::FlowTables flow_tables;
 }  // namespace baseline
 #if defined(FLOWGRAD_HAVE_X86_ISA)
 namespace avx2 {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
+extern const cpu::FlowTables flow_tables;
 }  // namespace avx2
 namespace avx512 {
 extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
+extern const cpu::FlowTables flow_tables;
 }  // namespace avx512
 #endif
 
@@ -47,11 +50,12 @@ bool has_avx512() {
 const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
     {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
-     &avx512::reduce_tables},
-    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables},
+     &avx512::reduce_tables, &avx512::flow_tables},
+    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables,
+     &avx2::flow_tables},
 #endif
     {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
-     &baseline::reduce_tables},
+     &baseline::reduce_tables, &baseline::flow_tables},
 };
 
 std::string accepted() {

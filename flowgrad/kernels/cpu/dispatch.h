@@ -12,6 +12,7 @@ struct Isa {
   const GemmTables* gemm;
   const ElementwiseTables* elementwise;
   const ReduceTables* reduce;
+  const FlowTables* flow;
 };
 
 /// The widest instruction set that this processor has, found once by its feature bits; the

@@ -148,4 +148,42 @@ struct ReduceTables {
   ReduceTable<double> f64;
 };
 
+/// An affine coupling over n elements of whole rows, mask repeated for each; see kernels::Coupling.
+template <class T>
+struct CouplingRun {
+  const T *z, *scale, *shift, *mask;
+  std::int64_t n;
+  T bound;
+  bool inverse;
+};
+
+/// Layers of kernels::PlanarStack; k (K) is w.u.
+template <class T>
+struct PlanarLayers {
+  const T *w, *b, *u, *k;
+  std::int64_t layers, dims;
+  bool inverse;
+};
+
+template <class T>
+struct FlowTable {
+  int lanes;
+  /// log_scale: s, or -s, and 0 where masked.
+  void (*coupling)(const CouplingRun<T>& run, T* out, T* log_scale);
+  /// g_log_det: of an element's row.
+  void (*coupling_grad)(const CouplingRun<T>& run, const T* g, const T* g_log_det, T* g_z,
+                        T* g_scale, T* g_shift);
+  /// Up to `lanes` rows. heights[i * stride + row], or null; room for dims * lanes in scratch.
+  void (*planar)(const PlanarLayers<T>& p, const T* z, int rows, T* out, T* log_det, T* heights,
+                 std::int64_t stride, T* scratch);
+  /// The same, adding to sums[(i * (2 dims + 2) + j) * lanes + lane] the gradients of layer i's w,
+  /// u, b and k. Room for (layers + 1) * dims * lanes in scratch.
+  void (*planar_grad)(const PlanarLayers<T>& p, const T* z, const T* heights, std::int64_t stride,
+                      const T* g, const T* g_log_det, int rows, T* g_z, T* sums, T* scratch);
+};
+struct FlowTables {
+  FlowTable<float> f32;
+  FlowTable<double> f64;
+};
+
 }  // namespace flowgrad::kernels::cpu

@@ -26,5 +26,12 @@ const GemmTable<T>& gemm_table() {
   else
     return isa().gemm->f64;
 }
+template <class T>
+const FlowTable<T>& flow_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().flow->f32;
+  else
+    return isa().flow->f64;
+}
 
 }  // namespace flowgrad::kernels::cpu

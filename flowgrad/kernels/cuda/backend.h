@@ -73,6 +73,16 @@ class CudaBackend final : public Backend {
   bool has_sampler(DType dtype, int64_t width, int64_t outputs) override;
   void sample(const Sampler& sampler, View x, View out) override;
 
+  // cuda/coupling.cu
+  void coupling(const Coupling& coupling, View z, View out, View log_det) override;
+  void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
+                     View g_scale, View g_shift) override;
+  // cuda/planar.cu
+  bool has_planar(const PlanarStack& stack) const override;
+  void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) override;
+  void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det, View g_z,
+                   View g_weights) override;
+
   // cuda/optimizer.cu
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
   void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;

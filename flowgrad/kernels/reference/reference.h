@@ -49,6 +49,14 @@ class ReferenceBackend : public Backend {
 
   void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
 
+  void coupling(const Coupling& coupling, View z, View out, View log_det) override;
+  void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
+                     View g_scale, View g_shift) override;
+  bool has_planar(const PlanarStack&) const override { return true; }
+  void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) override;
+  void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det, View g_z,
+                   View g_weights) override;
+
   void adam_step(std::span<const OptimizerSlot> slots, const AdamParams& params) override;
   void sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& params) override;
   double sum_of_squares(std::span<const View> views) override;

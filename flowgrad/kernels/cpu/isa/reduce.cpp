@@ -211,14 +211,6 @@ FG_INLINE void for_row(const T* p, int64_t n, double fill, F f) {
   for (; i + W <= n; i += W) f(i, vec<T>::load(p + i), std::integral_constant<int, W>{});
   if (i < n) f(i, load_or(p + i, static_cast<int>(n - i), fill), static_cast<int>(n - i));
 }
-template <class T, int W>
-FG_INLINE void put(vec<T> v, T* p, std::integral_constant<int, W>) {
-  v.store(p);
-}
-template <class T>
-FG_INLINE void put(vec<T> v, T* p, int count) {
-  v.store(p, count);
-}
 
 template <class T>
 FG_INLINE double total_of(const Wide<T>& w) {

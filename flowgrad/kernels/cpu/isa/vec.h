@@ -334,5 +334,29 @@ FG_INLINE vec<T, N> per_lane(vec<T, N> a, vec<T, N> b, F f) {
   return a;
 }
 
+/// f(i, count) for every register of n elements; count is a constant but for the last.
+template <int W, class F>
+FG_INLINE void for_registers(int64_t n, F f) {
+  int64_t i = 0;
+  for (; i + W <= n; i += W) f(i, std::integral_constant<int, W>{});
+  if (i < n) f(i, static_cast<int>(n - i));
+}
+template <class T, int W>
+FG_INLINE vec<T> take(const T* p, std::integral_constant<int, W>) {
+  return vec<T>::load(p);
+}
+template <class T>
+FG_INLINE vec<T> take(const T* p, int count) {
+  return vec<T>::load(p, count);
+}
+template <class T, int W>
+FG_INLINE void put(vec<T> v, T* p, std::integral_constant<int, W>) {
+  v.store(p);
+}
+template <class T>
+FG_INLINE void put(vec<T> v, T* p, int count) {
+  v.store(p, count);
+}
+
 }  // namespace
 }  // namespace flowgrad::kernels::FLOWGRAD_ISA
