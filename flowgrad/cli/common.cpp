@@ -13,6 +13,7 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/precision.h"
 #include "flowgrad/cli/config_file.h"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/json.h"
@@ -30,6 +31,9 @@ void add_common(Command& c, CommonOptions& o) {
   c.seed("--seed", o.seed, "Seed of all random draws; printed on stderr");
   c.choice("--dtype", o.dtype, "Arithmetic: float32 or float64", {"float32", "float64"});
   c.choice("--device", o.device, "cpu or cuda", {"cpu", "cuda"});
+  c.choice("--matmul-precision", o.matmul_precision,
+           "Operands of float32 products on cuda: float32, tf32 or bf16; the CPU ignores it",
+           {"float32", "tf32", "bf16"});
   c.choice("--backend", o.backend, "CPU kernels: fast, or reference (plain loops)",
            {"fast", "reference"});
   c.integer("--threads", o.threads, "Threads; 0 = one per core. Results do not depend on it", 0,
@@ -71,7 +75,14 @@ void apply(const CommonOptions& o) {
   device_of(o);  // refused first, where there is none
   if (o.threads > 0) kernels::set_num_threads(o.threads);
   if (o.backend == "reference") kernels::set_cpu_backend(kernels::CpuBackend::reference);
+  set_matmul_precision(o.matmul_precision == "tf32"   ? MatmulPrecision::tf32
+                       : o.matmul_precision == "bf16" ? MatmulPrecision::bf16
+                                                      : MatmulPrecision::float32);
   if (o.quiet) return;
+  if (o.matmul_precision != "float32" && o.device == "cpu") {
+    tell(fmt::format("--matmul-precision {}: the CPU multiplies in full precision, and ignores it",
+                     o.matmul_precision));
+  }
   if (built_with_cuda() && !has_cuda()) tell("CUDA: built, no device: using the CPU");
   tell(fmt::format("seed {}", o.seed));
 }

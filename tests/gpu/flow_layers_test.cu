@@ -126,6 +126,21 @@ TEST_CASE("gradients of a planar stack over more tiles than blocks", "[flow_laye
   check_stack({2200, 34, 1}, false, DType::float32);
 }
 
+TEST_CASE("a planar stack with w.u = -1 and rows for half a tile", "[flow_layers_test]") {
+  // Its determinant is 0 where h is: so it must not be for the rows that are not there.
+  const DType f = DType::float64;
+  const auto at = [&](std::vector<double> v, const Shape& shape) {
+    return Tensor::from(v, shape, f);
+  };
+  same_as_reference(
+      "gradient",
+      {fresh({1, 2}, f), fresh({5}, f), at({0.3, 0.1}, {1, 2}), at({1, 0}, {1, 2}), at({0.2}, {1}),
+       at({-1, 2}, {1, 2}), at({0.4}, {1, 1}), at({1, 2}, {1, 2}), at({0.5}, {1})},
+      2, [](Backend& be, std::vector<View>& v) {
+        be.planar_grad({v[3], v[4], v[5], false}, v[2], v[6], v[7], v[8], v[0], v[1]);
+      });
+}
+
 TEST_CASE("planar stacks that no block can hold are left to operations", "[flow_layers_test]") {
   const auto has = [](int64_t d, int64_t k, DType dtype) {
     const std::vector<Tensor> in = stack_inputs({1, d, k}, dtype);

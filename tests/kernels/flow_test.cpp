@@ -120,6 +120,23 @@ TEST_CASE("fast planar stacks equal the reference loops", "[flow_test]") {
   });
 }
 
+TEST_CASE("a planar stack with w.u = -1 and fewer rows than lanes", "[flow_test]") {
+  // Its determinant is 0 where h is: so it must not be in the lanes without a row.
+  on_every_instruction_set([] {
+    const DType f = DType::float32;
+    const Tensor w = array({1, 0}, {1, 2}, f), b = array({0.2}, {1}, f),
+                 u = array({-1, 2}, {1, 2}, f), z = array({0.3, 0.1}, {1, 2}, f),
+                 heights = array({0.4}, {1, 1}, f), g = array({1, 2}, {1, 2}, f),
+                 g_log_det = array({0.5}, {1}, f);
+    const auto run = [&](Backend& on) {
+      std::vector<Tensor> r = {nothing({1, 2}, f), nothing({5}, f)};
+      on.planar_grad({w, b, u, false}, z, heights, g, g_log_det, r[0], r[1]);
+      return r;
+    };
+    agree(run(fast_cpu_backend()), run(reference_backend()));
+  });
+}
+
 TEST_CASE("flow layers have the same bits at any number of threads", "[flow_test]") {
   CpuSettings restore;
   const auto bits = [](int threads) {

@@ -239,6 +239,7 @@ void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, 
 }  // namespace cuda
 
 void CudaBackend::matmul(View a, View b, View bias, bool accumulate, View out) {
+  if (cuda::multiply_rounded(a, b, bias, accumulate, out)) return;
   cuda::matmul(nullptr, a, b, bias, accumulate, out);
 }
 

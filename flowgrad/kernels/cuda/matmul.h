@@ -30,7 +30,11 @@ int matmul_chunk(int64_t k);
 
 MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t k);
 
-/// As Backend::matmul; plan nullptr means plan_matmul's.
+/// As Backend::matmul where the process asked for a lower precision (precision.h) and a kernel of
+/// the ladder has it for these sizes on this device; false where not, and nothing is done.
+bool multiply_rounded(View a, View b, View bias, bool accumulate, View out);
+
+/// As Backend::matmul in full precision; plan nullptr means plan_matmul's.
 void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, View out);
 
 }  // namespace flowgrad::kernels::cuda

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "flowgrad/kernels/cuda/rows.h"
+
 namespace flowgrad::kernels::loops {
 
 namespace {
@@ -112,27 +114,11 @@ unsigned capped_grid(uint64_t tiles) {
 dim3 Piece::grid() const { return dim3(capped_grid(plan.tiles)); }
 
 Axes ordered_axes(std::initializer_list<const View*> operands) {
-  const View* const* views = operands.begin();
-  const int n = static_cast<int>(operands.size());
-  const Shape& shape = *views[0]->shape;
-  const int rank = shape.rank();
-  std::array<int, kMaxRank> order{};
-  for (int d = 0; d < rank; ++d) order[static_cast<size_t>(d)] = d;
-  std::stable_sort(order.begin(), order.begin() + rank, [&](int a, int b) {
-    return std::abs((*views[0]->strides)[a]) > std::abs((*views[0]->strides)[b]);
-  });
-  Shape sizes = shape;
-  std::array<Strides, kMaxOperands> strides;
-  std::array<const Strides*, kMaxOperands> pointers{};
-  for (int d = 0; d < rank; ++d) sizes[d] = shape[order[static_cast<size_t>(d)]];
-  for (int o = 0; o < n; ++o) {
-    const auto i = static_cast<size_t>(o);
-    strides[i] = *views[o]->strides;
-    for (int d = 0; d < rank; ++d)
-      strides[i][d] = (*views[o]->strides)[order[static_cast<size_t>(d)]];
-    pointers[i] = &strides[i];
-  }
-  return merge_axes(sizes, pointers.data(), n);
+  std::array<const Strides*, kMaxOperands> strides{};
+  int n = 0;
+  for (const View* v : operands) strides[static_cast<size_t>(n++)] = v->strides;
+  const Shape& shape = *operands.begin()[0]->shape;
+  return cuda::ordered_axes(shape, strides.data(), n, 0, [](int) { return true; });
 }
 
 std::vector<Piece> plan(std::initializer_list<const View*> operands, int width) {

@@ -5,7 +5,8 @@
 #include "flowgrad/kernels/gpu_runtime.h"
 
 /// One product, c = a b, in steps from the plainest kernel to the device's matrix units: to read in
-/// order, and to measure each idea by itself. CudaBackend::matmul does not use them.
+/// order, and to measure each idea by itself. CudaBackend::matmul uses the matrix units' where the
+/// process asked for tf32 or bf16 (matmul_rounded.cu).
 namespace flowgrad::kernels::cuda {
 
 /// Row-major and without gaps: a (m, k), b (k, n), c (m, n), each aligned to 16 bytes. Any size, 0
