@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "flowgrad/autograd/precision.h"
 #include "flowgrad/autograd/transforms.h"
 #include "flowgrad/models/ode_step.h"
 
@@ -148,11 +149,19 @@ void ode::check_slopes(const OdeState& slopes, const OdeState& y) {
   }
 }
 
-void ode::check_options(const OdeOptions& o, size_t state, double t0, double t1) {
+void ode::check_options(const OdeOptions& o, const OdeState& y0, double t0, double t1) {
+  const size_t state = y0.size();
   const auto refuse = [](const char* name, double given, const char* accepted) {
     throw ValueError(fmt::format("odeint: {} = {} given; {}", name, given, accepted));
   };
   if (is_adaptive(o)) {
+    for (const Tensor& y : y0) {
+      if (y.dtype() != DType::float32 || !rounds_matmul(y.device())) continue;
+      throw ValueError(
+          "odeint: dopri5 given while products are rounded to tf32 or bf16: the estimate of the "
+          "error would take the rounding for stiffness; matmul precision float32 is accepted, or a "
+          "solver with n_steps equal steps");
+    }
     for (const auto& [name, value] : {std::pair("rtol", o.rtol), std::pair("atol", o.atol)}) {
       if (!(value >= 0) || std::isinf(value)) refuse(name, value, "a number from 0 is accepted");
     }
@@ -220,7 +229,7 @@ OdeSolution solve_ode(const OdeField& field, OdeState y0, const OdeTime& t0, con
 OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,
                       const std::vector<Tensor>& parameters, const OdeTime& t0, const OdeTime& t1,
                       const OdeOptions& options) {
-  ode::check_options(options, y0.size(), t0.value, t1.value);
+  ode::check_options(options, y0, t0.value, t1.value);
   const auto wants = [](const OdeTime& t) {
     return mode().recording && t.tensor.defined() && t.tensor.requires_grad();
   };

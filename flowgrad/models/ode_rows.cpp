@@ -293,7 +293,7 @@ class RowSolver {
 
 OdeRowsSolution solve_ode_rows(const OdeRowField& field, OdeState y0, double t0, double t1,
                                const OdeOptions& options) {
-  ode::check_options(options, y0.size(), t0, t1);
+  ode::check_options(options, y0, t0, t1);
   const auto refuse = [](const std::string& given, const char* accepted) {
     throw ValueError(fmt::format("solve_ode_rows: {} given; {}", given, accepted));
   };

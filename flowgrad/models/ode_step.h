@@ -110,7 +110,7 @@ inline Reach reach(double t, double dt, double t1, bool clip) {
 /// ShapeError unless the slopes have the shapes and dtypes of the state.
 void check_slopes(const OdeState& slopes, const OdeState& y);
 /// ValueError for options that no solve accepts.
-void check_options(const OdeOptions& options, size_t state, double t0, double t1);
+void check_options(const OdeOptions& options, const OdeState& y0, double t0, double t1);
 
 /// dopri5 with one step for the whole state; direct or checkpointed.
 OdeSolution solve_adaptive(const OdeField& field, const OdeState& y0, double t0, double t1,

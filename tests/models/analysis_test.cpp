@@ -42,8 +42,7 @@ TEST_CASE("the identity on normal data", "[analysis_test]") {
   CHECK(l.error == Catch::Approx(1 / std::sqrt(4000.0)).epsilon(0.1));  // deviation sqrt(D / 2)
   CHECK(std::abs(l.value + entropy) < 4 * l.error);
   CHECK(find(all, "above the entropy floor").value == Catch::Approx(-l.value - entropy));
-  CHECK(find(all, "bits per dimension").value ==
-        Catch::Approx(-l.value / (2 * std::log(2.0)) + 2));
+  CHECK(find(all, "bits per dimension").value == Catch::Approx(-l.value / (2 * std::log(2.0)) + 2));
   CHECK(find(all, "density integral").value == Catch::Approx(1).epsilon(1e-5));
   CHECK(find(all, "mean, largest deviation").value < 4);
   CHECK(std::abs(std::log(find(all, "deviation, farthest ratio").value)) < 0.15);

@@ -116,9 +116,9 @@ TEST_CASE("names in the state dict", "[registry_test]") {
 }
 
 TEST_CASE("defaults as documented", "[registry_test]") {
-  CHECK(model_names() ==
-        std::vector<std::string>{"planar", "realnvp", "spline", "glow", "cnf", "flow_matching",
-                                 "consistency", "score", "diffusion"});
+  CHECK(model_names() == std::vector<std::string>{"planar", "realnvp", "spline", "glow", "cnf",
+                                                  "flow_matching", "consistency", "score",
+                                                  "diffusion"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
     CHECK(model->name() == name);
