@@ -109,9 +109,9 @@ class Assignment {
   }
 
   /// An auction: a free row takes its best column, whose price falls by the lead over the second
-  /// best and by epsilon more; the row that is driven out bids at once. With epsilon = 0 (augmenting
-  /// row reduction) every row keeps a best column, and rows that would bid for too long are returned
-  /// as left free.
+  /// best and by epsilon more; the row that is driven out bids at once. With epsilon = 0
+  /// (augmenting row reduction) every row keeps a best column, and rows that would bid for too long
+  /// are returned as left free.
   std::vector<int64_t> bid(std::vector<int64_t> free, double epsilon) {
     std::vector<int64_t> left;
     int64_t bids = 0;
@@ -169,8 +169,8 @@ class Assignment {
         --waiting;
       }
       if (waiting == 0 || open_.empty()) break;
-      nearest = i < 0 ? nearest_open()
-                      : relax(i, row(i)[j] - price_[at(j)] - distance_[at(j)], open_);
+      nearest =
+          i < 0 ? nearest_open() : relax(i, row(i)[j] - price_[at(j)] - distance_[at(j)], open_);
     }
     const double reach = distance_[at(passed_.back())];
     for (const int64_t j : passed_) price_[at(j)] += distance_[at(j)] - reach;
@@ -439,6 +439,8 @@ Tensor couple(const Tensor& x0, const Tensor& x1, Coupling coupling, Generator& 
   if (coupling == Coupling::independent || x0.size(0) < 2) return x0;
   NoGrad off;
   const Tensor cost = squared_distances(x1, x0);
+  // Of a batch that is not finite the loss is not either, which is the trainer's to deal with.
+  if (all(isfinite(cost)).item() == 0) return x0;
   const int64_t n = x0.size(0);
   std::vector<int64_t> rows;
   if (coupling == Coupling::optimal && n <= kExactCoupling) {

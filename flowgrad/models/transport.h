@@ -16,7 +16,8 @@ Tensor squared_distances(const Tensor& a, const Tensor& b);
 /// The permutation p that minimises sum_i cost[i, p[i]], for a square cost (N, N). Prices from an
 /// auction with falling epsilon (Bertsekas 1988), then augmenting row reduction and shortest
 /// augmenting paths (Jonker & Volgenant 1987), which make it exact; O(N^3) without luck.
-/// Deterministic, ties included. ShapeError unless square, ValueError for a cost that is not finite.
+/// Deterministic, ties included. ShapeError unless square, ValueError for a cost that is not
+/// finite.
 std::vector<int64_t> assignment(const Tensor& cost);
 
 struct SinkhornOptions {
@@ -56,7 +57,8 @@ constexpr int64_t kExactCoupling = 512;
 /// transport (Pooladian et al. 2023; Tong et al. 2024). x1 stays in place, and a condition with it.
 /// With conditions the pairing makes the noise depend on the condition during training, which
 /// sampling does not know of (Cheng & Schwing 2025): use `independent` there. The generator is read
-/// by `sinkhorn` alone. ShapeError unless both have one shape.
+/// by `sinkhorn` alone. Rows that are not finite leave the pairs as they come. ShapeError unless
+/// both have one shape.
 Tensor couple(const Tensor& x0, const Tensor& x1, Coupling coupling, Generator& generator);
 
 }  // namespace flowgrad

@@ -144,6 +144,9 @@ TEST_CASE("models of every name pass", "[verify_test]") {
       {"realnvp", {{"n_flows", "2"}, {"hidden", "16"}, {"condition_dim", "2"}}},
       {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "10"}, {"dim", "3"}}},
       {"flow_matching", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
+      {"flow_matching", {{"hidden", "16"}, {"net", "mlp"}, {"coupling", "ot"}}},
+      {"consistency", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
+      {"score", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"diffusion", {{"hidden", "16"}, {"state_dim", "2"}}},
   };
   for (const auto& [name, config] : models) {
