@@ -137,7 +137,7 @@ function(flowgrad_benchmarks)
     cmake_path(GET source STEM name)
     add_executable(bench_${name} ${source})
     flowgrad_compile_rules(bench_${name})
-    target_link_libraries(bench_${name} PRIVATE flowgrad_bench)
+    target_link_libraries(bench_${name} PRIVATE flowgrad_bench CLI11::CLI11)
     set_target_properties(bench_${name} PROPERTIES
       RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
     if(FLOWGRAD_TESTS AND FLOWGRAD_GPU_KIND STREQUAL "EMULATED")

@@ -74,7 +74,7 @@ void check_quantity(const QuantityArguments& a, const Command& command, const Mo
   }
   const bool draws = q == "sample" || q == "generate";
   const bool generator = has("generate");
-  const bool needs_time = q == "velocity" || q == "noise_prediction";
+  const bool needs_time = q == "velocity" || q == "noise_prediction" || q == "end_point";
   const auto check = [&](const char* option, bool given, bool read, bool needed, const char* what) {
     if (given && !read) {
       throw UsageError(fmt::format("{}: given, but quantity \"{}\" of model {} does not read it",

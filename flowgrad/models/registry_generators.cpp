@@ -59,11 +59,17 @@ class ConsistencyModel final : public Model {
                    Generator& generator, DType dtype)
       : Model(config.model(), config.values()), net_(options, generator, dtype) {}
   Module& module() override { return net_; }
-  std::vector<std::string> quantities() const override { return {"loss", "generate", "sample"}; }
+  std::vector<std::string> quantities() const override {
+    return {"end_point", "loss", "generate", "sample"};
+  }
 
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
+    if (q == "end_point") {
+      return net_.end_point(need(*this, q, "input", in.input), need(*this, q, "time", in.time),
+                            in.condition);
+    }
     if (q == "loss") {
       return net_.loss(need(*this, q, "input", in.input), in.condition, generator, {}, in.noise,
                        in.time);

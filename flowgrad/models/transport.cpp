@@ -439,6 +439,8 @@ Tensor couple(const Tensor& x0, const Tensor& x1, Coupling coupling, Generator& 
   if (coupling == Coupling::independent || x0.size(0) < 2) return x0;
   NoGrad off;
   const Tensor cost = squared_distances(x1, x0);
+  // Of a batch that is not finite the loss is not either, which is the trainer's to deal with.
+  if (all(isfinite(cost)).item() == 0) return x0;
   const int64_t n = x0.size(0);
   std::vector<int64_t> rows;
   if (coupling == Coupling::optimal && n <= kExactCoupling) {

@@ -57,7 +57,8 @@ constexpr int64_t kExactCoupling = 512;
 /// transport (Pooladian et al. 2023; Tong et al. 2024). x1 stays in place, and a condition with it.
 /// With conditions the pairing makes the noise depend on the condition during training, which
 /// sampling does not know of (Cheng & Schwing 2025): use `independent` there. The generator is read
-/// by `sinkhorn` alone. ShapeError unless both have one shape.
+/// by `sinkhorn` alone. Rows that are not finite leave the pairs as they come. ShapeError unless
+/// both have one shape.
 Tensor couple(const Tensor& x0, const Tensor& x1, Coupling coupling, Generator& generator);
 
 }  // namespace flowgrad

@@ -104,7 +104,7 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
   Generator times = generator(kTimes), probe = generator(kProbe);
   if (const int64_t steps = key("n_timesteps")) {
     in.time = randint(0, steps, {n}, times, device);
-  } else if (has("velocity")) {
+  } else if (has("velocity") || has("end_point")) {
     in.time = cast(rand({n}, times, DType::float32, 0, 1, device), dtype);
   }
   if (row_quantity() == "generate") in.noise = rounded(cycled(data_, n));
@@ -113,7 +113,7 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
 }
 
 std::string Subject::row_quantity() const {
-  for (const char* q : {"velocity", "noise_prediction", "log_prob", "generate"}) {
+  for (const char* q : {"velocity", "noise_prediction", "end_point", "log_prob", "generate"}) {
     if (has(q)) return q;
   }
   throw ValueError(fmt::format("verify: model {} has no quantity of rows", model.name()));

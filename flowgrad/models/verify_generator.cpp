@@ -7,6 +7,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
+#include "flowgrad/models/flow_matching.h"
 #include "flowgrad/models/score.h"
 #include "flowgrad/models/verify_subject.h"
 
@@ -31,6 +32,22 @@ void check_path(Subject& s) {
   s.judge(14, "loss against its formula",
           std::abs(mean(square(v - (in.input - in.noise))).item() - loss) / (1 + loss), 1e-12,
           "velocity at (1 - t) x0 + t x1 against x1 - x0");
+}
+
+/// The same of a score model: the noise predicted at alpha x1 + sigma noise against the noise.
+void check_denoising(Subject& s, const GaussianPath& path) {
+  NoGrad off;
+  QuantityInputs in = s.inputs(kRows, DType::float64);
+  Generator draws = s.generator(14);
+  in.noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  const double loss = s.wide->evaluate("loss", in, {}, draws).item();
+  const auto c = path.at(unsqueeze(in.time, 1));
+  QuantityInputs at = in;
+  at.input = c.alpha * in.input + c.sigma * in.noise;
+  const Tensor predicted = s.wide->evaluate("noise_prediction", at, {}, draws);
+  s.judge(14, "loss against its formula",
+          std::abs(mean(square(predicted - in.noise)).item() - loss) / (1 + loss), 1e-12,
+          "noise at alpha x1 + sigma noise against the noise");
 }
 
 /// Data N(2, 1/4) has the exact denoiser in closed form, linear in x: one DDPM pass moves mean and
@@ -106,16 +123,13 @@ void check_boundary(Subject& s, Consistency& model) {
 
 void check_generator(Subject& s) {
   Module& module = s.wide->module();
-  const auto plain = [&](const char* key, const char* value) {
-    const auto found = s.model.config().find(key);
-    return found == s.model.config().end() || found->second == value;
-  };
-  if (s.model.name() != "flow_matching") {
-    s.skip(14, "flow matching", "another loss");
-  } else if (!plain("sigma", "0") || !plain("coupling", "independent")) {
-    s.skip(14, "flow matching", "the loss draws path noise or pairs rows");
-  } else {
+  const auto* flow = dynamic_cast<FlowMatching*>(&module);
+  if (const auto* score = dynamic_cast<ScoreModel*>(&module)) {
+    check_denoising(s, score->path());
+  } else if (flow && flow->options().sigma == 0) {
     check_path(s);
+  } else {
+    s.skip(14, "flow matching", flow ? "noise on the path is drawn anew" : "no flow matching");
   }
   if (auto* diffusion = dynamic_cast<DiffusionPolicy*>(&module)) {
     check_schedule(s, *diffusion);

@@ -180,6 +180,7 @@ TEST_CASE("coupling pairs noise with data and leaves the data", "[transport_test
   CHECK(mean(square(couple(many, data, Coupling::optimal, generator) - data)).item() <
         0.3 * mean(square(many - data)).item());
   CHECK(couple(zeros({0, 2}), zeros({0, 2}), Coupling::optimal, generator).size(0) == 0);
+  CHECK(couple(x0, x1 / 0.0, Coupling::optimal, generator).same_as(x0));
   CHECK(contains(
       raised<ShapeError>([&] { couple(x0, slice(x1, 0, 0, 3), Coupling::optimal, generator); }),
       {"couple", "(64, 3)", "(3, 3)"}));

@@ -148,7 +148,8 @@ TEST_CASE("models of every name pass", "[verify_test]") {
       {"cnf", {{"hidden", "8"}, {"condition_dim", "2"}}},
       {"flow_matching", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"flow_matching", {{"hidden", "16"}, {"net", "mlp"}, {"sigma", "0.1"}, {"coupling", "ot"}}},
-      {"consistency", {{"hidden", "16"}, {"time_dim", "8"}}},
+
+      {"consistency", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"score", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"diffusion", {{"hidden", "16"}, {"state_dim", "2"}}},
   };

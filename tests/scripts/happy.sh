@@ -11,6 +11,9 @@ small() {
   esac
 }
 int64 steps.npy 0 1 2 3 4 5 6 7
+# Times of 0 for eight rows: float64 zeros.
+{ printf '\223NUMPY\1\0\166\0%-117s\n' "{'descr': '<f8', 'fortran_order': False, 'shape': (8,), }"
+  head -c 64 /dev/zero; } >times.npy
 
 for model in planar realnvp cnf flow_matching consistency score diffusion; do
   o=$(small $model)
@@ -49,6 +52,15 @@ for model in planar realnvp cnf flow_matching consistency score diffusion; do
       ok eval --weights $model.safetensors --quantity generate --noise x.npy --n-steps 4 --solver rk4 --output g.npy
       ok eval --weights $model.safetensors --quantity log_prob --input x.npy --n-steps 4 --output lp.npy
       ok grad --weights $model.safetensors --quantity log_prob --input x.npy --n-steps 4 --output lp.safetensors
+      ;;
+    consistency)
+      ok eval --weights $model.safetensors --quantity end_point --input x.npy --time times.npy --output e.npy
+      ok eval --weights $model.safetensors --quantity generate --noise x.npy --output g.npy
+      ;;
+    score)
+      ok eval --weights $model.safetensors --quantity noise_prediction --input x.npy --time times.npy --output e.npy
+      ok eval --weights $model.safetensors --quantity velocity --input x.npy --time times.npy --output v.npy
+      ok eval --weights $model.safetensors --quantity generate --noise x.npy --n-steps 4 --solver heun --output g.npy
       ;;
     diffusion)
       ok eval --weights $model.safetensors --quantity noise_prediction --input x.npy --time steps.npy --output e.npy
