@@ -167,7 +167,7 @@ void check_floor(Subject& s, Flow& narrow) {
 
 void check_density(Subject& s) {
   if (dynamic_cast<Flow*>(&s.wide->module()) == nullptr) {
-    s.skip(1, "checks of a density, 1 to 7", fmt::format("{} has no log_prob", s.model.name()));
+    s.skip(1, "checks of a density, 1 to 7", fmt::format("{} has no inverse", s.model.name()));
     return;
   }
   const Config keys = is_cnf(s) ? exact_keys() : Config{};
@@ -190,7 +190,7 @@ void check_solver(Subject& s) {
   const QuantityInputs in = s.inputs(n, DType::float64);
   const auto reference =
       s.copy(DType::float64, {{"trace", "exact"}, {"solver", "rk4"}, {"n_steps", "512"}});
-  const Tensor end = flow_of(*reference).forward(in.input).value;
+  const Tensor end = flow_of(*reference).forward(in.input, in.condition).value;
   // Small steps, so that the next order does not show; rk4 reaches rounding sooner.
   for (const auto& [solver, order, steps] :
        {std::tuple{"euler", 1, 128}, {"midpoint", 2, 64}, {"heun", 2, 64}, {"rk4", 4, 16}}) {
@@ -198,7 +198,7 @@ void check_solver(Subject& s) {
       const auto model =
           s.copy(DType::float64,
                  {{"trace", "exact"}, {"solver", solver}, {"n_steps", fmt::format("{}", count)}});
-      return difference(flow_of(*model).forward(in.input).value, end);
+      return difference(flow_of(*model).forward(in.input, in.condition).value, end);
     };
     const double slope = std::log2(solved(steps) / solved(2 * steps));
     s.judge(8, fmt::format("order of {} on this field", solver), std::abs(slope - order), 0.35,

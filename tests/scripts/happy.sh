@@ -4,7 +4,7 @@
 small() {
   case $1 in
     planar) echo "--set=n_flows=3" ;;
-    realnvp) echo "--set=n_flows=2 --set=hidden=8" ;;
+    realnvp | spline) echo "--set=n_flows=2 --set=hidden=8" ;;
     cnf) echo "--set=hidden=8 --set=solver=rk4 --set=n_steps=3" ;;
     flow_matching | consistency | score) echo "--set=time_dim=8 --set=hidden=16" ;;
     diffusion) echo "--set=hidden=16 --set=n_timesteps=8" ;;
@@ -15,7 +15,7 @@ int64 steps.npy 0 1 2 3 4 5 6 7
 { printf '\223NUMPY\1\0\166\0%-117s\n' "{'descr': '<f8', 'fortran_order': False, 'shape': (8,), }"
   head -c 64 /dev/zero; } >times.npy
 
-for model in planar realnvp cnf flow_matching consistency score diffusion; do
+for model in planar realnvp spline cnf flow_matching consistency score diffusion; do
   o=$(small $model)
   ok init --model $model $o --output $model.safetensors
   ok init --model $model $o --output again.safetensors
@@ -40,7 +40,7 @@ for model in planar realnvp cnf flow_matching consistency score diffusion; do
   ok inspect x2.npy
   says "float64" out
   case $model in
-    planar | realnvp | cnf)
+    planar | realnvp | spline | cnf)
       for q in forward inverse log_prob log_det loss; do
         ok eval --weights $model.safetensors --quantity $q --input x.npy --output $q.npy
         says "$q" out
