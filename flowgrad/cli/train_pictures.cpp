@@ -96,7 +96,13 @@ std::string field_picture(Model& model, const Tensor& real, double reach, uint64
     picture.panels.push_back(
         {.title = fmt::format("field at t = {}", t), .groups = {arrows(model, real, t, reach)}});
   }
-  picture.panels.push_back({.title = "from noise to data", .groups = {paths(model, real, seed)}});
+  const Tensor shown = slice(real, 0, 0, std::min<int64_t>(real.size(0), 500));
+  const plot::PointGroup data{.name = "data",
+                              .x = select(shown, 1, 0).to_vector<double>(),
+                              .y = select(shown, 1, 1).to_vector<double>(),
+                              .color = "#a1a1aa"};
+  picture.panels.push_back(
+      {.title = "from noise to data", .groups = {data, paths(model, real, seed)}});
   return picture.svg();
 }
 
