@@ -69,9 +69,10 @@ bool has_classes(const Tensor& condition) {
          all(equal(sum(condition, {1}), 1.0)).item() != 0;
 }
 
+/// `classes` are the conditions of the rows, whether the model takes them or not.
 void judge_classes(std::vector<Property>& out, Model& model, TrainingData& data,
-                   const AnalyzeArguments& a) {
-  if (a.all_rows || !has_classes(a.analysis.condition)) {
+                   const Tensor& classes, const AnalyzeArguments& a) {
+  if (a.all_rows || !has_classes(classes)) {
     out.push_back({.name = "Frechet distance",
                    .note = a.all_rows ? "no rows are left to train a classifier on"
                                       : "the data comes without classes"});
@@ -81,7 +82,6 @@ void judge_classes(std::vector<Property>& out, Model& model, TrainingData& data,
   const Tensor samples = analysis_samples(model, a.analysis);
   const int64_t n = samples.size(0), rest = a.analysis.data.size(0) - n;
   const Tensor real = slice(a.analysis.data, 0, 0, n);
-  const Tensor condition = slice(a.analysis.condition, 0, 0, n);
   std::string beside;
   if (rest >= 2) {
     beside = fmt::format("; data against data {:.4g}",
@@ -92,6 +92,8 @@ void judge_classes(std::vector<Property>& out, Model& model, TrainingData& data,
       {.name = "Frechet distance",
        .value = frechet_distance(judge.features(samples), judge.features(real)),
        .note = fmt::format("features of a classifier of {} steps{}", a.classifier_steps, beside)});
+  if (!a.analysis.condition.defined()) return;
+  const Tensor condition = slice(classes, 0, 0, n);
   const auto [of_samples, error] = judge.accuracy(samples, condition);
   out.push_back({"classifier agrees on samples", of_samples, error, "",
                  fmt::format("on held-out rows {:.4f}", judge.accuracy(real, condition).first)});
@@ -107,28 +109,26 @@ void run_analyze(AnalyzeArguments a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
-  if (a.data.empty() && !a.model.weights.empty()) a.data = data_of_run(a.model.weights);
-  if (a.data.empty()) {
+  DataOptions from{
+      .data = a.data, .folder = a.data_folder, .condition = a.condition, .seed = a.common.seed};
+  if (a.data.empty() && !a.model.weights.empty()) from = data_of_run(a.model.weights);
+  if (from.data.empty()) {
     throw UsageError(
         "--data: none given, and no run that names its own; a toy density, fashion-mnist or a .npy "
         "file is accepted");
   }
-  const auto data = open_data({.data = a.data,
-                               .folder = a.data_folder,
-                               .condition = a.condition,
-                               .batch_size = a.all_rows ? 1 : 64,
-                               .seed = a.common.seed,
-                               .dtype = dtype_of(a.common),
-                               .all_rows = a.all_rows});
+  from.batch_size = 0;
+  from.dtype = dtype_of(a.common);
+  from.all_rows = a.all_rows;
+  const auto data = open_data(from);
   const QuantityInputs rows = on_device(data->held_out(), device_of(a.common));
   model->module().train(false);
   a.analysis.seed = a.common.seed;
   a.analysis.data = rows.input;
-  a.analysis.condition = rows.condition;
+  if (model->condition_width() > 0) a.analysis.condition = rows.condition;
   a.analysis.floor = data->floor();
-  if (a.analysis.quantum == 0) a.analysis.quantum = data->quantum();
   std::vector<Property> properties = analyze(*model, a.analysis);
-  judge_classes(properties, *model, *data, a);
+  judge_classes(properties, *model, *data, rows.condition, a);
   if (a.common.json) {
     Json list = Json::array();
     for (const Property& p : properties) {
@@ -139,7 +139,7 @@ void run_analyze(AnalyzeArguments a) {
                       {"note", p.note}});
     }
     print_result(json_text({{"model", model->name()},
-                            {"data", a.data},
+                            {"data", from.data},
                             {"seed", a.common.seed},
                             {"properties", list}}) +
                  "\n");
@@ -172,7 +172,7 @@ void add_analyze(CLI::App& app) {
          "Compare with all rows of a .npy file, which was not trained on, and not a tenth");
   c.integer("--n", a->analysis.samples, "Samples to draw", 4, 1000000);
   c.real("--quantum", a->analysis.quantum,
-         "Width of one level of quantised data, for bits per dimension; 0 = as the data says", 0,
+         "Width of one level, for bits per dimension, where the rows are dequantised levels", 0,
          1e6);
   c.integer("--classifier-steps", a->classifier_steps,
             "Training of the classifier where the condition is a class", 1, 1000000);

@@ -27,8 +27,9 @@ constexpr const char* kGarments = "fashion-mnist";
 
 class ToyData final : public TrainingData {
  public:
-  explicit ToyData(const DataOptions& o)
-      : options_(o), draws_(generator_of(o.seed, Stream::data)) {}
+  explicit ToyData(const DataOptions& o) : options_(o), draws_(generator_of(o.seed, Stream::data)) {
+    if (o.batch_size == 0) options_.batch_size = 64;
+  }
   int64_t dim() const override { return 2; }
   QuantityInputs next() override {
     return {.input = toy::sample(options_.data, options_.batch_size, draws_, options_.dtype)};
@@ -65,8 +66,10 @@ StateProvider sampler_state(EpochSampler& sampler) {
       });
 }
 
-void check_batch(int64_t batch_size, int64_t rows) {
-  if (batch_size <= rows) return;
+/// Rows of a batch, checked.
+int64_t batch_of(int64_t batch_size, int64_t rows) {
+  if (batch_size == 0) return std::min<int64_t>(64, rows);
+  if (batch_size <= rows) return batch_size;
   throw UsageError(
       fmt::format("--batch-size: {} given; the data has {} rows to train on, 1 to {} are accepted",
                   batch_size, rows, rows));
@@ -76,8 +79,8 @@ class GarmentData final : public TrainingData {
  public:
   explicit GarmentData(const DataOptions& o)
       : set_(FashionMnist::load(o.folder)),
-        sampler_((check_batch(o.batch_size, set_.train.size()), set_.train.size()), o.batch_size,
-                 o.seed) {}
+        dtype_(o.dtype),
+        sampler_(set_.train.size(), batch_of(o.batch_size, set_.train.size()), o.seed) {}
   int64_t dim() const override { return ImageSet::kPixels; }
   int64_t condition_dim() const override { return FashionMnist::kClasses; }
   QuantityInputs next() override { return batch(set_.train, sampler_.next()); }
@@ -87,17 +90,18 @@ class GarmentData final : public TrainingData {
     return batch(set_.test, all);
   }
   StateProvider state() override { return sampler_state(sampler_); }
-  double quantum() const override { return 2.0 / 255; }
   std::string description() const override {
     return fmt::format("{}: {} images, the class as condition", kGarments, set_.train.size());
   }
 
  private:
-  static QuantityInputs batch(const ImageSet& set, const std::vector<int64_t>& rows) {
-    return {.input = set.images(rows),
-            .condition = one_hot(set.labels(rows), FashionMnist::kClasses)};
+  QuantityInputs batch(const ImageSet& set, const std::vector<int64_t>& rows) const {
+    NoGrad off;
+    return {.input = cast(set.images(rows), dtype_),
+            .condition = cast(one_hot(set.labels(rows), FashionMnist::kClasses), dtype_)};
   }
   FashionMnist set_;
+  DType dtype_;
   EpochSampler sampler_;
 };
 
@@ -117,8 +121,7 @@ class FileData final : public TrainingData {
                                   o.condition, condition_.size(0), rows_.size(0), path_));
       }
     }
-    check_batch(o.batch_size, train_rows());
-    sampler_ = EpochSampler(train_rows(), o.batch_size, o.seed);
+    sampler_ = EpochSampler(train_rows(), batch_of(o.batch_size, train_rows()), o.seed);
   }
   int64_t dim() const override { return rows_.size(1); }
   int64_t condition_dim() const override { return condition_.defined() ? condition_.size(1) : 0; }
@@ -188,13 +191,23 @@ Generator generator_of(uint64_t seed, Stream stream) {
   return Generator(seed, static_cast<uint64_t>(stream) << 32);
 }
 
-std::string data_of_run(const std::string& run) {
+DataOptions data_of_run(const std::string& run) {
+  DataOptions out;
   const std::string path = run + "/config.json";
-  if (!std::filesystem::is_regular_file(path)) return {};
+  if (!std::filesystem::is_regular_file(path)) return out;
   const std::vector<std::byte> bytes = read_file(path, "config");
   const Json json = parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   const Json train = json.is_object() ? json.value("train", Json()) : Json();
-  return train.is_object() && train.contains("data") ? plain_text(train["data"]) : "";
+  if (!train.is_object()) return out;
+  const auto text = [&](const char* key) {
+    return train.contains(key) ? plain_text(train[key]) : std::string();
+  };
+  out.data = text("data");
+  out.folder = text("data-folder");
+  out.condition = text("condition");
+  if (train.contains("seed") && train["seed"].is_number_unsigned())
+    out.seed = train["seed"].get<uint64_t>();
+  return out;
 }
 
 std::unique_ptr<TrainingData> open_data(const DataOptions& o) {

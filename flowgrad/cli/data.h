@@ -16,6 +16,7 @@ struct DataOptions {
   std::string folder;
   /// Conditions (N, C) of the rows of a .npy file.
   std::string condition;
+  /// 0: 64, or as many as there are to train on.
   int64_t batch_size = 256;
   uint64_t seed = 0;
   DType dtype = DType::float32;
@@ -38,8 +39,6 @@ class TrainingData {
   virtual StateProvider state() = 0;
   /// Mean negative log-likelihood that no model can beat, in nats; NaN where unknown.
   virtual double floor() const;
-  /// Width of one level where the data is quantised; 0 where it is not, or nobody knows.
-  virtual double quantum() const { return 0; }
   /// "8gaussians: fresh draws", for people.
   virtual std::string description() const = 0;
 };
@@ -49,8 +48,9 @@ class TrainingData {
 /// conditions.
 std::unique_ptr<TrainingData> open_data(const DataOptions& options);
 
-/// The data that a training run was given, from its config.json; empty where there is none.
-std::string data_of_run(const std::string& run);
+/// What a training run was given, from its config.json: data, folder, condition and the seed that
+/// splits rows. `data` is empty where there is no such file.
+DataOptions data_of_run(const std::string& run);
 
 /// Random draws of a run, each purpose with streams of its own.
 enum class Stream : uint64_t { weights = 0, training = 1, data = 2, held_out = 3, validation = 4 };

@@ -62,7 +62,7 @@ SolveTrace solve(const TraceArguments& a, const Command& command, Model& model,
   auto* matching = dynamic_cast<FlowMatching*>(&model.module());
   if (!cnf && !matching) {
     throw UsageError(
-        fmt::format("--model: {} given, which solves no differential equation; cnf "
+        fmt::format("--model: {} given, whose solves are not traced; cnf "
                     "and flow_matching are accepted",
                     model.name()));
   }

@@ -35,7 +35,9 @@ void stop_if_interrupted() {
 
 /// Widths that follow from the data are set where the user left them open, and must agree where
 /// not.
-void fit_to_data(const std::string& model, Config& config, const TrainingData& data) {
+/// A condition that comes with the data is left out for models that take none.
+void fit_to_data(const std::string& model, Config& config, const TrainingData& data,
+                 bool condition_given) {
   const auto fit = [&](const std::string& key, int64_t width, bool optional) {
     const auto [entry, added] = config.emplace(key, fmt::format("{}", width));
     if (added || entry->second == fmt::format("{}", width) || (optional && entry->second == "0"))
@@ -51,9 +53,9 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
       fit(key.name, data.condition_dim(), data.condition_dim() > 0);
     }
   }
-  if (data.condition_dim() > 0 && !conditional) {
-    throw UsageError(fmt::format(
-        "--model: {} given; the data comes with a condition, which it does not take", model));
+  if (condition_given && !conditional) {
+    throw UsageError(
+        fmt::format("--condition: given for {}, which does not take a condition", model));
   }
 }
 
@@ -192,7 +194,7 @@ void run_train(TrainArguments a, const Command& command) {
   const auto data = with_teacher(open_data({a.data, a.data_folder, a.condition, a.batch_size,
                                             a.common.seed, dtype_of(a.common)}),
                                  a, name);
-  fit_to_data(name, config, *data);
+  fit_to_data(name, config, *data, !a.condition.empty());
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = new_model(a.model, name, config, generator, dtype_of(a.common));
   if (model->width() != data->dim()) {
@@ -280,8 +282,8 @@ void run_train(TrainArguments a, const Command& command) {
 }  // namespace
 
 HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, void (*between)()) {
-  // Small enough for wide models, and the draws of a row do not depend on it.
-  constexpr int64_t kChunk = 1000;
+  // Small enough for wide models, and for couplings of a whole chunk to be exact.
+  constexpr int64_t kChunk = 500;
   NoGrad off;
   const bool density = is_density(model);
   Generator generator = generator_of(seed, Stream::validation);

@@ -71,14 +71,17 @@ void run_verify(VerifyArguments a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
-  if (a.data.empty() && !a.model.weights.empty()) a.data = data_of_run(a.model.weights);
   VerifyOptions options{.seed = a.common.seed, .rows = a.rows, .trained = !a.model.weights.empty()};
-  if (!a.data.empty()) {
-    const auto data =
-        open_data({a.data, a.data_folder, a.condition, 1, a.common.seed, dtype_of(a.common)});
+  DataOptions from{
+      .data = a.data, .folder = a.data_folder, .condition = a.condition, .seed = a.common.seed};
+  if (a.data.empty() && !a.model.weights.empty()) from = data_of_run(a.model.weights);
+  if (!from.data.empty()) {
+    from.batch_size = 0;
+    from.dtype = dtype_of(a.common);
+    const auto data = open_data(from);
     const QuantityInputs rows = data->held_out();
     options.data = rows.input;
-    options.condition = rows.condition;
+    if (model->condition_width() > 0) options.condition = rows.condition;
     options.floor = data->floor();
   }
   const auto start = std::chrono::steady_clock::now();

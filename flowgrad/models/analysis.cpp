@@ -105,7 +105,7 @@ void describe_likelihood(std::vector<Property>& out, Model& model, const Analysi
     out.push_back({"bits per dimension", -l.value * per_dim - std::log2(o.quantum),
                    l.error * per_dim, "bits", fmt::format("one level is {:.4g}", o.quantum)});
   } else {
-    missing(out, "bits per dimension", "the data is not quantised, as far as is known");
+    missing(out, "bits per dimension", "for rows of dequantised levels, whose width must be given");
   }
   if (flow == nullptr || flow->dim() != 2 || o.condition.defined()) {
     missing(out, "density integral", "for one density on the plane only");

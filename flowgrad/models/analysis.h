@@ -28,8 +28,9 @@ struct AnalysisOptions {
   double floor = std::numeric_limits<double>::quiet_NaN();
   /// Samples drawn and compared with as many rows; the Wasserstein distance takes at most 2,000.
   int64_t samples = 2000;
-  /// Width of one level of quantised data in the units of the rows, for bits per dimension; 0 =
-  /// not quantised.
+  /// Width of one level in the units of the rows, for bits per dimension, where the rows are
+  /// dequantised levels (pixels.h); 0 where they are not. Of rows that lie on the levels themselves
+  /// a density has no bound, and its figure would be no code length.
   double quantum = 0;
   QuantityOptions sampling = {};
 };

@@ -39,7 +39,8 @@ Tensor Consistency::loss(const Tensor& x1, const Tensor& condition, Generator& g
     NoGrad off;
     const EmaScope averages(step.target);
     // The last time is 1 however s + h rounds: there f is the identity.
-    const Tensor r = minimum(s + h, ones_like(s));
+    const Tensor later = s + h;
+    const Tensor r = where(greater(later, 1 - h / 2), ones_like(s), later);
     const Tensor width = unsqueeze(r - s, 1);
     Tensor slope = velocity;
     if (step.teacher) {

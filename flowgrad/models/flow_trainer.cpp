@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/flow_matching.h"
 
 namespace flowgrad {
@@ -22,7 +23,8 @@ std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double wei
   ParameterGroup matrices, others;
   matrices.weight_decay = weight_decay;
   for (const auto& p : parameters)
-    (p.second.rank() >= 2 ? matrices : others).parameters.push_back(p);
+    (p.first.ends_with("weight") && p.second.rank() >= 2 ? matrices : others)
+        .parameters.push_back(p);
   std::vector<ParameterGroup> out;
   for (ParameterGroup* g : {&matrices, &others}) {
     if (!g->parameters.empty()) out.push_back(std::move(*g));
@@ -63,7 +65,11 @@ FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
     QuantityInputs batch = data_.next();
     if (options_.condition_dropout > 0)
       batch.condition = drop_condition(batch.condition, options_.condition_dropout, draws_);
-    if (!std::exchange(initialized_, true)) model_.initialize_from(batch);
+    // A batch that is not finite is left to the policy for such steps.
+    if (!initialized_ && all(isfinite(batch.input)).item() != 0) {
+      model_.initialize_from(batch);
+      initialized_ = true;
+    }
     return model_.loss(batch, draws_);
   };
   if (options_.spectral_norm > 0) {

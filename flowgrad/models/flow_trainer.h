@@ -22,7 +22,7 @@ struct FlowTrainerOptions {
   LearningRate schedule = LearningRate::cosine;
   /// Steps of a linear rise before the schedule.
   int64_t warm_up = 0;
-  /// Decoupled decay of weight matrices; biases and scales are left alone.
+  /// Decoupled decay of weight matrices (named weight, rank 2 or more); all else is left alone.
   double weight_decay = 0;
   /// Largest spectral norm of a weight matrix, see SpectralProjection; 0: no bound.
   double spectral_norm = 0;
@@ -50,6 +50,8 @@ class FlowTrainer {
  public:
   /// `draws` gives the noise and times of the losses.
   FlowTrainer(Model& model, FlowTrainerData data, Generator& draws, FlowTrainerOptions options);
+  FlowTrainer(const FlowTrainer&) = delete;
+  FlowTrainer& operator=(const FlowTrainer&) = delete;
   /// Continues from the newest checkpoint; see Trainer::resume.
   int64_t resume() { return trainer_->resume(); }
   TrainResult run() { return trainer_->run(); }

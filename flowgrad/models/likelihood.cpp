@@ -69,13 +69,19 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
     throw ShapeError(fmt::format("likelihood: probes of shape {} given; (K, {}, {}) is accepted",
                                  probes.shape().to_string(), x.size(0), x.size(1)));
   }
+  if (options.solver.gradient == OdeGradient::adjoint) {
+    throw ValueError(
+        "likelihood: gradient adjoint given; direct and checkpointed are accepted, because the "
+        "parameters behind a velocity are not known here");
+  }
   const int64_t k = by_probes ? probes.size(0) : 1;
   // The path leads from data to base; the integral is that of the trace from t = 1 to 0, which has
   // the sign of the inverse map's log-determinant.
   const auto solve = [&](OdeOptions solver, bool keep_graph) {
     NoGrad off(!keep_graph);
     solver.integrals = 1;
-    const OdeField field = [&velocity, probes, by_probes, keep_graph](double t, const OdeState& y) {
+    // By value: a checkpointed solve runs the field again in the backward pass.
+    const OdeField field = [velocity, probes, by_probes, keep_graph](double t, const OdeState& y) {
       return by_probes ? estimated(velocity, t, y[0], probes, keep_graph)
                        : exact(velocity, t, y[0], keep_graph);
     };
@@ -94,8 +100,13 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
   out.evaluations = s.statistics.evaluations;
   NoGrad off;
   if (options.solver_error) {
-    const OdeSolution fine = solve(finer(options.solver), false);
-    out.solver_error = abs(density(fine.y) - out.log_prob.detach());
+    try {
+      const OdeSolution fine = solve(finer(options.solver), false);
+      out.solver_error = abs(density(fine.y) - out.log_prob.detach());
+    } catch (const OdeError&) {  // the result stands, its error is not known
+      out.solver_error = full(out.log_prob.shape(), std::numeric_limits<double>::quiet_NaN(),
+                              x.dtype(), x.device());
+    }
   }
   if (!by_probes) {
     out.probe_error = zeros_like(out.log_prob.detach());
@@ -116,8 +127,8 @@ Tensor log_prob(FlowMatching& model, const Tensor& x, const Tensor& condition, c
     options.trace = Trace::hutchinson;
     options.probes = unsqueeze(probe, 0);
   }
-  const VelocityField velocity = [&](double t, const Tensor& at) {
-    return model.velocity(at, full({at.size(0)}, t, at.dtype(), at.device()), condition);
+  const VelocityField velocity = [m = &model, condition](double t, const Tensor& at) {
+    return m->velocity(at, full({at.size(0)}, t, at.dtype(), at.device()), condition);
   };
   return likelihood(velocity, x, generator, options).log_prob;
 }

@@ -30,7 +30,7 @@ SpectralProjection::SpectralProjection(const NamedTensors& parameters, double bo
   Generator generator(seed);
   NoGrad off;
   for (const auto& [name, p] : parameters) {
-    if ((p.rank() != 2 && p.rank() != 4) || p.numel() == 0) continue;
+    if (!name.ends_with("weight") || (p.rank() != 2 && p.rank() != 4) || p.numel() == 0) continue;
     entries_.push_back({name, p, unit(randn({p.size(0)}, generator, p.dtype(), p.device()))});
   }
 }
@@ -45,7 +45,7 @@ void SpectralProjection::apply() {
       u = unit(matmul(w, v));
     }
     e.norm = sum(u * matmul(w, v)).item();
-    copy_(e.u, u);
+    if (e.norm > 0) copy_(e.u, u);  // a matrix of zeros must not take the direction with it
     if (e.norm > bound_) copy_(e.weight, e.weight * (bound_ / e.norm));
   }
 }

@@ -14,7 +14,7 @@ namespace flowgrad {
 /// and 1-Lipschitz activations is bound^layers-Lipschitz, which bounds its Jacobian and its trace.
 class SpectralProjection {
  public:
-  /// Takes the parameters of rank 2, and of rank 4 (convolutions) as (out, in * kh * kw).
+  /// Takes those named weight that have rank 2, and rank 4 (convolutions) as (out, in * kh * kw).
   /// ValueError unless bound is above 0 and finite, or iterations below 1.
   SpectralProjection(const NamedTensors& parameters, double bound, uint64_t seed = 0,
                      int iterations = 1);

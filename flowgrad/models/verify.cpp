@@ -60,6 +60,10 @@ Subject::Subject(Model& m, const VerifyOptions& o, const std::function<void(cons
     check_rows("verify", o.data, dim);
     data_ = to(cast(o.data, DType::float64), device);
   }
+  if (condition_dim > 0 && o.data.defined() && !o.condition.defined()) {
+    throw ValueError(fmt::format(
+        "verify: data without conditions given; (N, {}) are accepted beside it", condition_dim));
+  }
   Generator conditions = generator(kConditions);
   if (condition_dim > 0) {
     condition_ =

@@ -35,7 +35,7 @@ struct VerifyOptions {
   Tensor condition = {};
   /// Entropy of the data's density, the floor of every negative log-likelihood; NaN: unknown.
   double floor = std::numeric_limits<double>::quiet_NaN();
-  /// Trained weights may be sharp: a finer grid, and 1e-3 in place of 1e-6 for the integral.
+  /// Trained weights may be sharp: 1e-3 in place of 1e-5 for the integral.
   bool trained = false;
   /// How copies are made, with the keys that a check sets; empty: make_model with the model's
   /// weights. A test plants its defects here.

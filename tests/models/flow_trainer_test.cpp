@@ -117,6 +117,28 @@ TEST_CASE("a resumed training has the bits of an uninterrupted one", "[flow_trai
   std::filesystem::remove_all(folder);
 }
 
+TEST_CASE("a first batch that is not finite is skipped, and the next one initialises",
+          "[flow_trainer_test]") {
+  Generator generator(7), draws(8), rows(9);
+  const auto model =
+      make_model("realnvp", {{"hidden", "8"}, {"n_flows", "2"}, {"actnorm", "true"}}, generator);
+  int step = 0;
+  const auto next = [&] {
+    const Tensor x = randn({64, 2}, rows) * 3.0;
+    return QuantityInputs{.input = step++ == 0 ? x * INFINITY : x};
+  };
+  FlowTrainerOptions o = steps(3);
+  o.trainer.quiet = true;
+  o.trainer.handle_signals = false;
+  FlowTrainer trainer(*model, {next}, draws, o);
+  const TrainResult result = trainer.run();
+  CHECK(result.skipped == 1);
+  CHECK(result.status == TrainStatus::finished);
+  for (const auto& [name, t] : model->module().state_dict()) {
+    if (name == "actnorms.0.initialized") CHECK(t.item() == 1);
+  }
+}
+
 TEST_CASE("bad options are named", "[flow_trainer_test]") {
   const auto refused = [](FlowTrainerOptions o) {
     return raised<ValueError>([&] { Job("planar", {}, o); });

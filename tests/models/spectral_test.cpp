@@ -22,12 +22,12 @@ double spectral_norm(const Tensor& w) {
 
 NamedTensors weights(DType dtype) {
   Generator generator(1);
-  return {{"wide", (randn({3, 8}, generator, dtype) * 2.0).detach().requires_grad_()},
+  return {{"wide.weight", (randn({3, 8}, generator, dtype) * 2.0).detach().requires_grad_()},
           {"bias", randn({8}, generator, dtype).requires_grad_()},
-          {"conv", randn({4, 2, 3, 3}, generator, dtype).requires_grad_()},
-          {"small", (randn({5, 5}, generator, dtype) * 0.01).detach().requires_grad_()},
-          {"zero", zeros({4, 2}, dtype).requires_grad_()},
-          {"empty", zeros({0, 2}, dtype).requires_grad_()}};
+          {"conv.weight", randn({4, 2, 3, 3}, generator, dtype).requires_grad_()},
+          {"small.weight", (randn({5, 5}, generator, dtype) * 0.01).detach().requires_grad_()},
+          {"zero.weight", zeros({4, 2}, dtype).requires_grad_()},
+          {"empty.weight", zeros({0, 2}, dtype).requires_grad_()}};
 }
 
 }  // namespace
@@ -60,6 +60,21 @@ TEST_CASE("one iteration a step follows the weights", "[spectral_test]") {
   CHECK(spectral_norm(w[0].second) < 1.5 * 1.0011);
 }
 
+TEST_CASE("a matrix that starts at zero is bounded once it has grown", "[spectral_test]") {
+  Generator generator(1);
+  const NamedTensors w = {{"net.weight", zeros({4, 3}, DType::float64).requires_grad_()},
+                          {"net.log_scales", full({4, 3}, 9, DType::float64).requires_grad_()}};
+  SpectralProjection projection(w, 1, 0, 50);
+  projection.apply();
+  {
+    NoGrad off;
+    copy_(w[0].second, randn({4, 3}, generator, DType::float64) * 10.0);
+  }
+  projection.apply();
+  CHECK(spectral_norm(w[0].second) == Catch::Approx(1).epsilon(1e-6));
+  CHECK(min(w[1].second).item() == 9);
+}
+
 TEST_CASE("the state continues a projection bit for bit", "[spectral_test]") {
   const NamedTensors a = weights(DType::float32), b = weights(DType::float32);
   SpectralProjection one(a, 1.5), two(b, 1.5);
@@ -69,7 +84,8 @@ TEST_CASE("the state continues a projection bit for bit", "[spectral_test]") {
   CHECK(contains(raised<IoError>([&] { resumed.load_state({}); }), {"0 vectors", "4 are"}));
   NamedTensors wrong = two.state();
   wrong[1].first = "other.u";
-  CHECK(contains(raised<IoError>([&] { resumed.load_state(wrong); }), {"other.u", "conv.u"}));
+  CHECK(
+      contains(raised<IoError>([&] { resumed.load_state(wrong); }), {"other.u", "conv.weight.u"}));
   resumed.load_state(two.state());
   one.apply();
   resumed.apply();

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/parallel.h"
 #include "flowgrad/models/flow_matching.h"
 #include "flowgrad/models/registry_entry.h"
 #include "support.h"
@@ -25,6 +27,8 @@ enum class Defect {
   restless,         // another result at every call
   narrow,           // float64 computed in float32
   hides_infinity,   // bad data gives a finite loss
+  kernels,          // the fast kernels give another result than the plain loops
+  threads,          // the number of threads shows
 };
 
 /// x = z exp(a) + b.
@@ -49,6 +53,9 @@ class Affine final : public Flow {
     if (defect_ == Defect::rows_mix) z = z - mean(z, {0}, true) * 1e-3;
     if (defect_ == Defect::restless) z = z + 1e-6 * ++calls_;
     if (defect_ == Defect::narrow) z = cast(cast(z, DType::float32), z.dtype());
+    if (defect_ == Defect::kernels && kernels::cpu_backend() == kernels::CpuBackend::fast)
+      z = z * 1.001;
+    if (defect_ == Defect::threads && kernels::num_threads() == 1) z = z * 1.001;
     const double factor = defect_ == Defect::inverse_log_det ? 1
                           : defect_ == Defect::both_log_dets ? -1.1
                                                              : -1;
@@ -117,6 +124,11 @@ TEST_CASE("a right density passes and each defect fails its check", "[verify_tes
   CHECK(fails(examine(Defect::restless), 23));
   CHECK(fails(examine(Defect::narrow), 1));
   CHECK(fails(examine(Defect::hides_infinity), 25));
+  CHECK(fails(examine(Defect::kernels), 24));
+  const int threads = kernels::num_threads();
+  kernels::set_num_threads(2);
+  CHECK(fails(examine(Defect::threads), 23));
+  kernels::set_num_threads(threads);
 }
 
 TEST_CASE("a likelihood below the entropy of the data is refused", "[verify_test]") {

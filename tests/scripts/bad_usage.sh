@@ -159,7 +159,7 @@ solver@sample --model cnf --solver rk5 --output y.npy
 n_steps = 5 given with solver dopri5@sample --model cnf --solver dopri5 --n-steps 5 --output y.npy
 what@trace --model cnf
 solve are accepted@trace steps --model cnf
-solves no differential equation@trace solve --model realnvp
+whose solves are not traced@trace solve --model realnvp
 --solver@trace solve --model cnf --solver
 dopri8@trace solve --model cnf --solver dopri8
 --n-steps: given with solver dopri5@trace solve --model cnf --solver dopri5 --n-steps 5

@@ -33,6 +33,15 @@ ok train --model realnvp --set hidden=8 --set n_flows=2 --data moons --steps 5 -
 ok sample --weights run/weights.safetensors --n 400 --output rows.npy --quiet
 ok analyze --run run --data rows.npy --all-rows --n 100 --quiet
 says "400 held-out rows" out
+# A run knows its data, conditions and the seed of its split.
+ok train --model realnvp --set hidden=8 --set n_flows=2 --data rows.npy --condition rows.npy --seed 5 --steps 5 \
+  --batch-size 32 --run told --quiet
+ok verify --run told --quiet
+says "on 40 rows" out
+ok analyze --run told --n 20 --quiet
+says "40 held-out rows" out
+expect 1 "without conditions" verify --run told --data rows.npy --quiet
+expect 2 "does not take a condition" train --model planar --data rows.npy --condition rows.npy --run none --quiet
 
 expect 2 "--data: none given" analyze --model planar
 expect 2 "nowhere" verify --model planar --data nowhere
