@@ -40,7 +40,7 @@ ok verify --run told --quiet
 says "on 40 rows" out
 ok analyze --run told --n 20 --quiet
 says "40 held-out rows" out
-expect 1 "without conditions" verify --run told --data rows.npy --quiet
+expect 2 "without conditions" verify --run told --data rows.npy --quiet
 expect 2 "does not take a condition" train --model planar --data rows.npy --condition rows.npy --run none --quiet
 
 expect 2 "--data: none given" analyze --model planar
