@@ -20,9 +20,8 @@ namespace {
 struct AnalyzeArguments {
   CommonOptions common;
   ModelOptions model;
-  std::string data, data_folder, condition;
+  DataOptions data;
   AnalysisOptions analysis;
-  bool all_rows = false;
   int64_t classifier_steps = 1500;
 };
 
@@ -70,16 +69,15 @@ bool has_classes(const Tensor& condition) {
 }
 
 /// `classes` are the conditions of the rows, whether the model takes them or not.
-void judge_classes(std::vector<Property>& out, Model& model, TrainingData& data,
+void judge_classes(std::vector<Property>& out, const Tensor& samples, TrainingData& data,
                    const Tensor& classes, const AnalyzeArguments& a) {
-  if (a.all_rows || !has_classes(classes)) {
+  if (a.data.all_rows || !has_classes(classes)) {
     out.push_back({.name = "Frechet distance",
-                   .note = a.all_rows ? "no rows are left to train a classifier on"
-                                      : "the data comes without classes"});
+                   .note = a.data.all_rows ? "no rows are left to train a classifier on"
+                                           : "the data comes without classes"});
     return;
   }
   Judge judge(data, a.classifier_steps, a.common.seed, dtype_of(a.common), device_of(a.common));
-  const Tensor samples = analysis_samples(model, a.analysis);
   const int64_t n = samples.size(0), rest = a.analysis.data.size(0) - n;
   const Tensor real = slice(a.analysis.data, 0, 0, n);
   std::string beside;
@@ -109,17 +107,15 @@ void run_analyze(AnalyzeArguments a) {
   apply(a.common);
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
-  DataOptions from{
-      .data = a.data, .folder = a.data_folder, .condition = a.condition, .seed = a.common.seed};
-  if (a.data.empty() && !a.model.weights.empty()) from = data_of_run(a.model.weights);
+  a.data.seed = a.common.seed;
+  DataOptions from = data_or_run(a.data, a.model.weights);
   if (from.data.empty()) {
     throw UsageError(
         "--data: none given, and no run that names its own; a toy density, fashion-mnist or a .npy "
         "file is accepted");
   }
-  from.batch_size = 0;
   from.dtype = dtype_of(a.common);
-  from.all_rows = a.all_rows;
+  from.all_rows = a.data.all_rows;
   const auto data = open_data(from);
   const QuantityInputs rows = on_device(data->held_out(), device_of(a.common));
   model->module().train(false);
@@ -127,8 +123,9 @@ void run_analyze(AnalyzeArguments a) {
   a.analysis.data = rows.input;
   if (model->condition_width() > 0) a.analysis.condition = rows.condition;
   a.analysis.floor = data->floor();
-  std::vector<Property> properties = analyze(*model, a.analysis);
-  judge_classes(properties, *model, *data, rows.condition, a);
+  const Tensor samples = analysis_samples(*model, a.analysis);
+  std::vector<Property> properties = analyze(*model, a.analysis, samples);
+  judge_classes(properties, samples, *data, rows.condition, a);
   if (a.common.json) {
     Json list = Json::array();
     for (const Property& p : properties) {
@@ -160,15 +157,8 @@ void add_analyze(CLI::App& app) {
   auto a = std::make_shared<AnalyzeArguments>();
   Command c(app, "analyze", "Describe what a model has learned: errors, likelihood, distances");
   add_model(c, a->model, Weights::use);
-  c.group("Data");
-  c.text("--data", a->data,
-         "Held-out rows to compare with: a toy density, fashion-mnist or rows in a .npy file; "
-         "empty = the data of the run",
-         "NAME|FILE");
-  c.text("--data-folder", a->data_folder,
-         "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
-  c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
-  c.flag("--all-rows", a->all_rows,
+  add_data(c, a->data, "Held-out rows to compare with");
+  c.flag("--all-rows", a->data.all_rows,
          "Compare with all rows of a .npy file, which was not trained on, and not a tenth");
   c.integer("--n", a->analysis.samples, "Samples to draw", 4, 1000000);
   c.real("--quantum", a->analysis.quantum,

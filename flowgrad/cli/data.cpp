@@ -191,10 +191,23 @@ Generator generator_of(uint64_t seed, Stream stream) {
   return Generator(seed, static_cast<uint64_t>(stream) << 32);
 }
 
-DataOptions data_of_run(const std::string& run) {
-  DataOptions out;
+void add_data(Command& c, DataOptions& o, const char* purpose) {
+  c.group("Data");
+  c.text("--data", o.data,
+         fmt::format("{}: a toy density, fashion-mnist or rows in a .npy file; empty = the data of "
+                     "the run, where the weights are from one",
+                     purpose)
+             .c_str(),
+         "NAME|FILE");
+  c.text("--data-folder", o.folder,
+         "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
+  c.file("--condition", o.condition, "Conditions (N, C) of the rows of --data, .npy");
+}
+
+DataOptions data_or_run(DataOptions out, const std::string& run) {
+  out.batch_size = 0;
   const std::string path = run + "/config.json";
-  if (!std::filesystem::is_regular_file(path)) return out;
+  if (!out.data.empty() || run.empty() || !std::filesystem::is_regular_file(path)) return out;
   const std::vector<std::byte> bytes = read_file(path, "config");
   const Json json = parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   const Json train = json.is_object() ? json.value("train", Json()) : Json();

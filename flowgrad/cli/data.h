@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "flowgrad/cli/options.h"
 #include "flowgrad/models/registry.h"
 #include "flowgrad/optim/trainer.h"
 
@@ -48,9 +49,13 @@ class TrainingData {
 /// conditions.
 std::unique_ptr<TrainingData> open_data(const DataOptions& options);
 
-/// What a training run was given, from its config.json: data, folder, condition and the seed that
-/// splits rows. `data` is empty where there is no such file.
-DataOptions data_of_run(const std::string& run);
+/// --data, --data-folder and --condition of a command that looks at a trained model; `purpose`
+/// begins the help of --data.
+void add_data(Command& command, DataOptions& options, const char* purpose);
+/// Where these name no data: those that the training run was given, from the config.json of its
+/// folder, with the seed that splits rows. `data` stays empty where there is no such file. Batches
+/// are small.
+DataOptions data_or_run(DataOptions given, const std::string& run);
 
 /// Random draws of a run, each purpose with streams of its own.
 enum class Stream : uint64_t { weights = 0, training = 1, data = 2, held_out = 3, validation = 4 };

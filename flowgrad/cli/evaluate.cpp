@@ -62,18 +62,15 @@ QuantityInputs load_inputs(const QuantityArguments& a) {
 /// Refuses what the quantity does not read, which would be ignored, and the lack of what it needs.
 void check_quantity(const QuantityArguments& a, const Command& command, const Model& model) {
   const std::string& q = a.quantity;
-  const auto have = model.quantities();
-  const auto has = [&](const char* name) {
-    return std::find(have.begin(), have.end(), name) != have.end();
-  };
-  if (!has(q.c_str())) {
+  if (!model.has(q)) {
+    const auto have = model.quantities();
     const std::string near = nearest_name(q, have);
     throw UsageError(fmt::format(
         "--quantity: model {}: no quantity {}{}; it has {}", model.name(), quote(q),
         near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), fmt::join(have, ", ")));
   }
   const bool draws = q == "sample" || q == "generate";
-  const bool generator = has("generate");
+  const bool generator = model.has("generate");
   const bool needs_time = q == "velocity" || q == "noise_prediction" || q == "end_point";
   const auto check = [&](const char* option, bool given, bool read, bool needed, const char* what) {
     if (given && !read) {

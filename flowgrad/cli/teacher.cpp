@@ -68,25 +68,22 @@ class TeacherData final : public TrainingData {
   static constexpr uint64_t kNoise = (static_cast<uint64_t>(Stream::held_out) << 32) + (1u << 30);
 
   void check(const Model& teacher) const {
-    const auto have = teacher.quantities();
-    if (std::find(have.begin(), have.end(), "generate") == have.end() ||
-        teacher.name() == "diffusion") {
+    if (!teacher.has("generate") || teacher.name() == "diffusion") {
       throw UsageError(
           fmt::format("--teacher: {} is a {}; models that generate from noise alone are accepted: "
                       "flow_matching, consistency and score",
                       arguments_.teacher, teacher.name()));
     }
-    const auto width = teacher.config().find("action_dim");
-    if (width != teacher.config().end() && std::stoll(width->second) != base_->dim()) {
+    if (teacher.width() != base_->dim()) {
       throw UsageError(fmt::format("--teacher: {} makes rows of {} numbers; the data has {}",
-                                   arguments_.teacher, width->second, base_->dim()));
+                                   arguments_.teacher, teacher.width(), base_->dim()));
     }
   }
   QuantityInputs made(const Tensor& condition, int64_t rows, Generator& generator) {
     constexpr int64_t kPart = 8192;
     NoGrad off;
     const Device device = device_of(arguments_.common);
-    const bool conditional = teacher_->config().at("condition_dim") != "0";
+    const bool conditional = teacher_->condition_width() > 0;
     const Tensor noise = randn({rows, base_->dim()}, generator, dtype_of(arguments_.common));
     std::vector<Tensor> parts;
     for (int64_t at = 0; at < rows; at += kPart) {

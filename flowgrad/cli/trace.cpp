@@ -88,10 +88,7 @@ SolveTrace solve(const TraceArguments& a, const Command& command, Model& model,
       cnf->probe_generator().set_state(generator.seed(), generator.next_stream() << 20);
       cnf->integrate(start, t0, 1 - t0, {}, in.condition);
     } else {
-      const auto velocity = [&](double t, const Tensor& x) {
-        return matching->velocity(x, full({x.size(0)}, t, x.dtype(), x.device()), in.condition);
-      };
-      odeint(velocity, start, t0, 1 - t0, solver);
+      odeint(velocity_field(*matching, in.condition), start, t0, 1 - t0, solver);
     }
   } catch (const OdeError& e) {
     out.failure = e;

@@ -60,10 +60,7 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
 }
 
 /// Trained by its likelihood; a generator may have one too, which its loss is not.
-bool is_density(const Model& model) {
-  const auto quantities = model.quantities();
-  return std::find(quantities.begin(), quantities.end(), "inverse") != quantities.end();
-}
+bool is_density(const Model& model) { return model.has("inverse"); }
 
 FlowTrainerOptions trainer_options(const TrainArguments& a) {
   FlowTrainerOptions options;

@@ -15,11 +15,6 @@
 namespace flowgrad::cli {
 namespace {
 
-bool has(const Model& model, const std::string& quantity) {
-  const auto all = model.quantities();
-  return std::find(all.begin(), all.end(), quantity) != all.end();
-}
-
 /// Half the side of a square around the origin that holds the rows.
 double reach_of(const Tensor& rows) { return 1.15 * max(abs(rows)).item() + 0.2; }
 
@@ -137,7 +132,7 @@ std::vector<plot::Figure> model_pictures(Model& model, const Tensor& real, uint6
   if (auto* flow = dynamic_cast<Flow*>(&model.module())) {
     out.push_back({.svg = density_picture(*flow, reach), .caption = "exp(log p) on a grid."});
   }
-  if (has(model, "velocity")) {
+  if (model.has("velocity")) {
     out.push_back({.svg = field_picture(model, real, reach, seed),
                    .caption = "Arrows are scaled for each time; paths by 60 midpoint steps."});
     if (real.size(0) >= 4) {

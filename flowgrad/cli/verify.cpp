@@ -15,7 +15,7 @@ namespace {
 struct VerifyArguments {
   CommonOptions common;
   ModelOptions model;
-  std::string data, data_folder, condition;
+  DataOptions data;
   int64_t rows = 256;
 };
 
@@ -72,11 +72,9 @@ void run_verify(VerifyArguments a) {
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   VerifyOptions options{.seed = a.common.seed, .rows = a.rows, .trained = !a.model.weights.empty()};
-  DataOptions from{
-      .data = a.data, .folder = a.data_folder, .condition = a.condition, .seed = a.common.seed};
-  if (a.data.empty() && !a.model.weights.empty()) from = data_of_run(a.model.weights);
+  a.data.seed = a.common.seed;
+  DataOptions from = data_or_run(a.data, a.model.weights);
   if (!from.data.empty()) {
-    from.batch_size = 0;
     from.dtype = dtype_of(a.common);
     const auto data = open_data(from);
     const QuantityInputs rows = data->held_out();
@@ -114,14 +112,7 @@ void add_verify(CLI::App& app) {
       app, "verify",
       "Check the mathematics of a model: measured beside demanded; exit 1 when one falls short");
   add_model(c, a->model, Weights::use);
-  c.group("Data");
-  c.text("--data", a->data,
-         "What the likelihood is compared on: a toy density, fashion-mnist or rows in a .npy file; "
-         "empty = the data of the run, or none",
-         "NAME|FILE");
-  c.text("--data-folder", a->data_folder,
-         "Where the four files of Fashion-MNIST are; empty = the system's package", "FOLDER");
-  c.file("--condition", a->condition, "Conditions (N, C) of the rows of --data, .npy");
+  add_data(c, a->data, "What the likelihood is compared on");
   c.integer("--rows", a->rows, "Rows that a check takes", 4, 100000);
   add_common(c, a->common);
   c.examples(

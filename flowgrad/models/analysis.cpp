@@ -17,11 +17,6 @@ namespace {
 constexpr int64_t kPart = 8192;
 constexpr int64_t kTransport = 2000;  // rows of an exact assignment
 
-bool has(const Model& model, const std::string& quantity) {
-  const auto all = model.quantities();
-  return std::find(all.begin(), all.end(), quantity) != all.end();
-}
-
 Tensor head(const Tensor& t, int64_t n) {
   return t.defined() ? slice(t, 0, 0, std::min(n, t.size(0))) : t;
 }
@@ -84,7 +79,7 @@ void describe_maps(std::vector<Property>& out, Model& model, const AnalysisOptio
 }
 
 void describe_likelihood(std::vector<Property>& out, Model& model, const AnalysisOptions& o) {
-  if (!has(model, "log_prob")) {
+  if (!model.has("log_prob")) {
     missing(out, "log-likelihood", "no density");
     return;
   }
@@ -176,7 +171,7 @@ Tensor analysis_samples(Model& model, const AnalysisOptions& o) {
   return concat(parts, 0);
 }
 
-std::vector<Property> analyze(Model& model, const AnalysisOptions& o) {
+std::vector<Property> analyze(Model& model, const AnalysisOptions& o, const Tensor& given) {
   if (!o.data.defined() || o.data.rank() != 2 || o.data.size(0) < 4 || o.samples < 4) {
     throw ValueError(fmt::format(
         "analyze: data of shape {} and {} samples given; at least 4 rows (N, D) and 4 samples are "
@@ -187,7 +182,8 @@ std::vector<Property> analyze(Model& model, const AnalysisOptions& o) {
   std::vector<Property> out;
   describe_maps(out, model, o);
   describe_likelihood(out, model, o);
-  const Tensor samples = to(cast(analysis_samples(model, o), DType::float64), Device::cpu());
+  const Tensor drawn = given.defined() ? given : analysis_samples(model, o);
+  const Tensor samples = to(cast(drawn, DType::float64), Device::cpu());
   const Tensor data = to(cast(o.data, DType::float64), Device::cpu());
   describe_moments(out, samples, head(data, kPart));
   describe_distances(out, samples, data);

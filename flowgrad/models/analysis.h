@@ -39,7 +39,9 @@ struct AnalysisOptions {
 /// bits per dimension, density integral (2-D), moments, Wasserstein-2 and MMD of samples against
 /// data with the same of data against data beside them. Off the tape. ShapeError for data that does
 /// not fit, ValueError for fewer than 4 rows of it.
-std::vector<Property> analyze(Model& model, const AnalysisOptions& options);
+/// `samples` are those of analysis_samples where the caller has them already.
+std::vector<Property> analyze(Model& model, const AnalysisOptions& options,
+                              const Tensor& samples = {});
 
 /// The samples that `analyze` judges: min(options.samples, rows) of them, for the conditions of the
 /// first rows.

@@ -93,18 +93,25 @@ Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
   return reshape(concat(parts, 0), {o.points, o.points});
 }
 
-double density_integral(Flow& flow, const GridOptions& o) {
+GridIntegrals grid_integrals(Flow& flow, const GridOptions& o) {
   const std::vector<double> log_prob = grid_log_prob(flow, o).to_vector<double>();
   const auto n = static_cast<size_t>(o.points);
   const double step = 2 * o.half_width / static_cast<double>(o.points - 1);
-  double total = 0;
+  const auto weight = [n](size_t i) { return i == 0 || i + 1 == n ? 0.5 : 1.0; };
+  GridIntegrals out;
   for (size_t i = 0; i < n; ++i) {
-    double row = 0;
-    for (size_t j = 0; j < n; ++j)
-      row += std::exp(log_prob[i * n + j]) * (j == 0 || j + 1 == n ? 0.5 : 1);
-    total += row * (i == 0 || i + 1 == n ? 0.5 : 1);
+    double mass = 0, entropy = 0;
+    for (size_t j = 0; j < n; ++j) {
+      const double p = std::exp(log_prob[i * n + j]) * weight(j);
+      mass += p;
+      if (p > 0) entropy -= p * log_prob[i * n + j];
+    }
+    out.mass += mass * weight(i) * step * step;
+    out.entropy += entropy * weight(i) * step * step;
   }
-  return total * step * step;
+  return out;
 }
+
+double density_integral(Flow& flow, const GridOptions& o) { return grid_integrals(flow, o).mass; }
 
 }  // namespace flowgrad

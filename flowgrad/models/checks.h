@@ -38,7 +38,12 @@ Tensor grid_points(const GridOptions& options, DType dtype = DType::float32,
 /// log_prob at the grid's points, (points, points): a picture of a density. ValueError unless dim
 /// is 2.
 Tensor grid_log_prob(Flow& flow, const GridOptions& options = {});
-/// Integral of the density by the trapezoidal rule on the grid, in float64; must be near 1.
+/// Integrals of p and of -p log p (nats) by the trapezoidal rule on the grid, in float64.
+struct GridIntegrals {
+  double mass = 0, entropy = 0;
+};
+GridIntegrals grid_integrals(Flow& flow, const GridOptions& options = {});
+/// Their mass, which must be near 1.
 double density_integral(Flow& flow, const GridOptions& options = {});
 
 }  // namespace flowgrad

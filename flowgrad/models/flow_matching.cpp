@@ -118,8 +118,7 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
   return odeint(field, noise, 0, 1, options.solver);
 }
 
-std::function<Tensor(double, const Tensor&)> velocity_field(FlowMatching& model,
-                                                            const Tensor& condition) {
+VelocityField velocity_field(FlowMatching& model, const Tensor& condition) {
   return [&model, condition](double t, const Tensor& x) {
     return model.velocity(x, full({x.size(0)}, t, x.dtype(), x.device()), condition);
   };

@@ -74,8 +74,7 @@ class FlowMatching final : public TimeNet {
 Tensor drop_condition(const Tensor& condition, double p, Generator& generator);
 
 /// The velocity as a field for odeint and metrics.h, with one time for all rows. Borrows the model.
-std::function<Tensor(double t, const Tensor& x)> velocity_field(FlowMatching& model,
-                                                                const Tensor& condition = {});
+VelocityField velocity_field(FlowMatching& model, const Tensor& condition = {});
 
 /// ValueError for guidance without a condition.
 void check_guidance(const GenerateOptions& options, const Tensor& condition);

@@ -127,10 +127,7 @@ Tensor log_prob(FlowMatching& model, const Tensor& x, const Tensor& condition, c
     options.trace = Trace::hutchinson;
     options.probes = unsqueeze(probe, 0);
   }
-  const VelocityField velocity = [m = &model, condition](double t, const Tensor& at) {
-    return m->velocity(at, full({at.size(0)}, t, at.dtype(), at.device()), condition);
-  };
-  return likelihood(velocity, x, generator, options).log_prob;
+  return likelihood(velocity_field(model, condition), x, generator, options).log_prob;
 }
 
 }  // namespace flowgrad

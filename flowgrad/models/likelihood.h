@@ -5,9 +5,6 @@
 
 namespace flowgrad {
 
-/// Velocity (N, D) at time t and rows x (N, D), from t = 0 (base, N(0, I)) to t = 1 (data).
-using VelocityField = std::function<Tensor(double t, const Tensor& x)>;
-
 struct LikelihoodOptions {
   /// exact: D vector-Jacobian products an evaluation; hutchinson: one for each probe.
   Trace trace = Trace::exact;

@@ -21,9 +21,6 @@ double wasserstein2(const Tensor& a, const Tensor& b);
 /// two rows or a bandwidth that is not above 0.
 double mmd_squared(const Tensor& a, const Tensor& b, std::vector<double> bandwidths = {});
 
-/// dx/dt at time t.
-using VelocityField = std::function<Tensor(double t, const Tensor& x)>;
-
 /// Kinetic energy of a flow, int_0^1 E |v(x_t, t)|^2 dt over paths from the rows of x0 (N, D), by
 /// the solver's own steps. ShapeError unless x0 has rows.
 double path_energy(const VelocityField& velocity, const Tensor& x0,

@@ -18,6 +18,8 @@ namespace flowgrad {
 using OdeState = std::vector<Tensor>;
 /// dy/dt at time t, with the shapes of y.
 using OdeField = std::function<OdeState(double t, const OdeState& y)>;
+/// dx/dt (N, D) at time t and rows x (N, D); of a flow, from noise at t = 0 to data at t = 1.
+using VelocityField = std::function<Tensor(double t, const Tensor& x)>;
 /// The same with the tensors that it depends on given to it, in the order of a list.
 using OdeParameterField =
     std::function<OdeState(double t, const OdeState& y, std::span<const Tensor> parameters)>;
@@ -132,8 +134,8 @@ OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,
 /// The state at t1. As solve_ode, and OdeError where the solve does not get there.
 OdeState odeint(const OdeField& field, OdeState y0, const OdeTime& t0, const OdeTime& t1,
                 const OdeOptions& options = {});
-Tensor odeint(const std::function<Tensor(double t, const Tensor& y)>& field, const Tensor& y0,
-              const OdeTime& t0, const OdeTime& t1, const OdeOptions& options = {});
+Tensor odeint(const VelocityField& field, const Tensor& y0, const OdeTime& t0, const OdeTime& t1,
+              const OdeOptions& options = {});
 /// Raises OdeError unless the solve succeeded.
 void require_success(const OdeSolution& solution);
 

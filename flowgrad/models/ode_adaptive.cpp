@@ -17,8 +17,6 @@ double rms(const std::vector<Tensor>& parts) {
   return count == 0 ? 0 : std::sqrt(total.item() / static_cast<double>(count));
 }
 
-Tensor scale_of(const Tensor& size, const OdeOptions& o) { return size * o.rtol + o.atol; }
-
 double error_ratio(const Attempt& a, const OdeState& y, const OdeOptions& o) {
   std::vector<Tensor> parts;
   for (size_t i = 0; i < y.size(); ++i) {

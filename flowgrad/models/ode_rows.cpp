@@ -9,8 +9,7 @@ namespace flowgrad {
 namespace {
 
 using ode::RowStep;
-
-Tensor scale_of(const Tensor& size, const OdeOptions& o) { return size * o.rtol + o.atol; }
+using ode::scale_of;
 
 /// Root of the mean square of each row over all tensors.
 std::vector<double> rms(const OdeState& parts, int64_t rows) {

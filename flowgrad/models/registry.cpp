@@ -28,6 +28,12 @@ void refuse_guidance(const Model& m, const QuantityOptions& o) {
     refuse_option(m, "guidance", fmt::format("{}", o.guidance), "1 is accepted, it has none");
 }
 
+Tensor noise_of(Model& m, const QuantityInputs& in, const QuantityOptions& o,
+                Generator& generator) {
+  if (in.noise.defined()) return in.noise;
+  return randn({rows_of(in, o), m.width()}, generator, dtype_of(m), m.module().device());
+}
+
 OdeOptions solver_for(OdeOptions own, const QuantityOptions& o) {
   if (!o.solver.empty()) {
     own.solver = o.solver;
@@ -80,6 +86,11 @@ std::vector<std::string> model_names() {
   return out;
 }
 
+bool Model::has(const std::string& quantity) const {
+  const auto all = quantities();
+  return std::find(all.begin(), all.end(), quantity) != all.end();
+}
+
 int64_t Model::condition_width() const {
   for (const char* key : {"condition_dim", "state_dim"}) {
     if (const auto found = config_.find(key); found != config_.end())
@@ -98,8 +109,8 @@ int64_t Model::width() const {
 
 Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
                        const QuantityOptions& options, Generator& generator) {
-  const auto have = quantities();
-  if (std::find(have.begin(), have.end(), quantity) == have.end()) {
+  if (!has(quantity)) {
+    const auto have = quantities();
     const std::string near = nearest_name(quantity, have);
     throw ValueError(fmt::format("model {}: no quantity \"{}\"{}; it has {}", name_, quantity,
                                  near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),

@@ -58,6 +58,7 @@ class Model {
   /// Names that `evaluate` accepts, e.g. forward, inverse, log_prob, log_det, velocity,
   /// noise_prediction, loss, generate, sample.
   virtual std::vector<std::string> quantities() const = 0;
+  bool has(const std::string& quantity) const;
   /// Raises ValueError for a quantity that the model lacks (naming those it has), a missing input
   /// (naming it) or a bad option; ShapeError for arrays that do not fit.
   Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,

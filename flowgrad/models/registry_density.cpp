@@ -49,30 +49,41 @@ std::unique_ptr<Model> make_planar(const ConfigReader& c, Generator& g, DType dt
       c, std::make_unique<NormalizingFlow>(c.integer("dim", 1), c.integer("n_flows", 1), g, dtype));
 }
 
-std::unique_ptr<Model> make_realnvp(const ConfigReader& c, Generator& g, DType dtype) {
-  RealNVPOptions o;
+/// The keys that the stacks of couplings share, into options that have these fields.
+template <class Options>
+void read_stack(const ConfigReader& c, Options& o) {
   o.dim = c.integer("dim", 1);
   o.n_flows = c.integer("n_flows", 1);
   o.hidden = c.integer("hidden", 1);
-  o.log_scale_bound = c.real("log_scale_bound", 0);
   o.condition_dim = c.integer("condition_dim", 0);
   o.permute = c.boolean("permute");
   o.actnorm = c.boolean("actnorm");
   o.base_components = c.integer("base_components", 0);
+}
+
+/// A model's own keys, and those of a stack that have one default.
+std::vector<ConfigKey> with_stack_keys(std::vector<ConfigKey> keys) {
+  const std::vector<ConfigKey> shared = {
+      {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+      {"permute", "false", "a fixed random permutation after every coupling"},
+      {"actnorm", "false", "a trained scale and shift before every coupling"},
+      {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}};
+  keys.insert(keys.end(), shared.begin(), shared.end());
+  return keys;
+}
+
+std::unique_ptr<Model> make_realnvp(const ConfigReader& c, Generator& g, DType dtype) {
+  RealNVPOptions o;
+  read_stack(c, o);
+  o.log_scale_bound = c.real("log_scale_bound", 0);
   return std::make_unique<DensityModel>(c, std::make_unique<RealNVP>(o, g, dtype));
 }
 
 std::unique_ptr<Model> make_spline(const ConfigReader& c, Generator& g, DType dtype) {
   SplineFlowOptions o;
-  o.dim = c.integer("dim", 1);
-  o.n_flows = c.integer("n_flows", 1);
+  read_stack(c, o);
   o.bins = c.integer("bins", 1);
   o.tail = c.real("tail", 0);
-  o.hidden = c.integer("hidden", 1);
-  o.condition_dim = c.integer("condition_dim", 0);
-  o.permute = c.boolean("permute");
-  o.actnorm = c.boolean("actnorm");
-  o.base_components = c.integer("base_components", 0);
   return std::make_unique<DensityModel>(c, std::make_unique<SplineFlow>(o, g, dtype));
 }
 
@@ -95,25 +106,18 @@ std::vector<Entry> density_entries() {
        {{"dim", "2", "dimension of the data"}, {"n_flows", "10", "number of planar layers"}},
        make_planar},
       {"realnvp",
-       {{"dim", "2", "dimension of the data, at least 2"},
-        {"n_flows", "8", "number of coupling layers"},
-        {"hidden", "256", "width of the scale and translate nets"},
-        {"log_scale_bound", "3", "bound c of the log-scale c tanh(raw / c); 0 = none"},
-        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
-        {"permute", "false", "a fixed random permutation after every coupling"},
-        {"actnorm", "false", "a trained scale and shift before every coupling"},
-        {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}},
+       with_stack_keys(
+           {{"dim", "2", "dimension of the data, at least 2"},
+            {"n_flows", "8", "number of coupling layers"},
+            {"hidden", "256", "width of the scale and translate nets"},
+            {"log_scale_bound", "3", "bound c of the log-scale c tanh(raw / c); 0 = none"}}),
        make_realnvp},
       {"spline",
-       {{"dim", "2", "dimension of the data, at least 2"},
-        {"n_flows", "4", "number of coupling layers"},
-        {"bins", "8", "bins of every spline"},
-        {"tail", "3", "splines act on [-tail, tail], outside is the identity"},
-        {"hidden", "64", "width of the nets"},
-        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
-        {"permute", "false", "a fixed random permutation after every coupling"},
-        {"actnorm", "false", "a trained scale and shift before every coupling"},
-        {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}},
+       with_stack_keys({{"dim", "2", "dimension of the data, at least 2"},
+                        {"n_flows", "4", "number of coupling layers"},
+                        {"bins", "8", "bins of every spline"},
+                        {"tail", "3", "splines act on [-tail, tail], outside is the identity"},
+                        {"hidden", "64", "width of the nets"}}),
        make_spline},
       {"glow",
        {{"height", "28", "height of the images, a multiple of 2^levels"},

@@ -33,6 +33,8 @@ void refuse_guidance(const Model& m, const QuantityOptions& o);
 OdeOptions solver_for(OdeOptions own, const QuantityOptions& o);
 /// Rows to draw, from the arrays given: one row of a condition serves any number.
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o);
+/// The noise to start from, (rows, width): as given, or drawn where the model is.
+Tensor noise_of(Model& m, const QuantityInputs& in, const QuantityOptions& o, Generator& generator);
 
 /// Any Flow behind the door; those with a solver prepare it before each quantity.
 class DensityModel : public Model {

@@ -39,13 +39,10 @@ class FlowMatchingModel final : public Model {
       return log_prob(net_, need(*this, q, "input", in.input), in.condition, in.probe_noise,
                       solver_for({.solver = "dopri5"}, o), generator);
     }
-    const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(in, o), net_.options().action_dim},
-                                                    generator, dtype_of(*this), net_.device());
+    const Tensor noise = noise_of(*this, in, o, generator);
     GenerateOptions options;
     options.guidance = o.guidance;
-    if (o.n_steps > 0) options.solver.n_steps = o.n_steps;
-    if (!o.solver.empty()) options.solver.solver = o.solver;
+    options.solver = solver_for(options.solver, o);
     return net_.generate(noise, in.condition, options);
   }
 
@@ -77,10 +74,7 @@ class ConsistencyModel final : public Model {
     refuse_guidance(*this, o);
     if (!o.solver.empty())
       refuse_option(*this, "solver", fmt::format("\"{}\"", o.solver), "none is accepted");
-    const Tensor noise = in.noise.defined()
-                             ? in.noise
-                             : randn({rows_of(in, o), net_.options().network.action_dim}, generator,
-                                     dtype_of(*this), net_.device());
+    const Tensor noise = noise_of(*this, in, o, generator);
     return net_.generate(noise, in.condition, generator, std::max<int64_t>(o.n_steps, 1));
   }
 
@@ -111,14 +105,10 @@ class ScoreGenerator final : public Model {
       return net_.loss(need(*this, q, "input", in.input), in.condition, generator, in.noise,
                        in.time);
     }
-    const Tensor noise = in.noise.defined()
-                             ? in.noise
-                             : randn({rows_of(in, o), net_.options().network.action_dim}, generator,
-                                     dtype_of(*this), net_.device());
+    const Tensor noise = noise_of(*this, in, o, generator);
     GenerateOptions options = ScoreModel::default_sampling();
     options.guidance = o.guidance;
-    if (o.n_steps > 0) options.solver.n_steps = o.n_steps;
-    if (!o.solver.empty()) options.solver.solver = o.solver;
+    options.solver = solver_for(options.solver, o);
     return net_.generate(noise, in.condition, options);
   }
 
@@ -160,9 +150,7 @@ class DiffusionModel final : public Model {
           fmt::format("model {}: {} steps given; ddpm takes all {}, solver ddim takes fewer",
                       name(), o.n_steps, net_.options().n_timesteps));
     }
-    const Tensor noise = in.noise.defined() ? in.noise
-                                            : randn({rows_of(in, o), net_.options().action_dim},
-                                                    generator, dtype_of(*this), net_.device());
+    const Tensor noise = noise_of(*this, in, o, generator);
     return net_.generate(noise, in.condition, generator, sampling);
   }
 

@@ -77,7 +77,7 @@ Subject::Subject(Model& m, const VerifyOptions& o, const std::function<void(cons
   }
   if (data_.defined()) return;
   Generator rows = generator(kRows);
-  if (has("log_prob") && has("inverse")) {
+  if (m.has("log_prob") && m.has("inverse")) {
     QuantityInputs in;
     if (condition_dim > 0) in.condition = cycled(condition_, o.rows);
     data_ = wide->evaluate("sample", in, {.n_samples = o.rows}, rows);
@@ -108,7 +108,7 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
   Generator times = generator(kTimes), probe = generator(kProbe);
   if (const int64_t steps = key("n_timesteps")) {
     in.time = randint(0, steps, {n}, times, device);
-  } else if (has("velocity") || has("end_point")) {
+  } else if (model.has("velocity") || model.has("end_point")) {
     in.time = cast(rand({n}, times, DType::float32, 0, 1, device), dtype);
   }
   if (row_quantity() == "generate") in.noise = rounded(cycled(data_, n));
@@ -118,14 +118,9 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
 
 std::string Subject::row_quantity() const {
   for (const char* q : {"velocity", "noise_prediction", "end_point", "log_prob", "generate"}) {
-    if (has(q)) return q;
+    if (model.has(q)) return q;
   }
   throw ValueError(fmt::format("verify: model {} has no quantity of rows", model.name()));
-}
-
-bool Subject::has(const std::string& quantity) const {
-  const auto all = model.quantities();
-  return std::find(all.begin(), all.end(), quantity) != all.end();
 }
 
 int64_t Subject::key(const char* name) const {

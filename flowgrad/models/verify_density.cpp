@@ -63,24 +63,6 @@ void check_maps(Subject& s, Flow& wide, Flow& narrow) {
           fmt::format("{} rows", n));
 }
 
-/// Integral of p and of -p log p over the grid.
-struct GridIntegrals {
-  double mass, entropy;
-};
-
-GridIntegrals integrals(Flow& flow, const GridOptions& grid) {
-  const auto log_prob = grid_log_prob(flow, grid).to_vector<double>();
-  const double step = 2 * grid.half_width / static_cast<double>(grid.points - 1);
-  GridIntegrals out{0, 0};
-  // The density is nothing at the edge: the trapezoidal rule is the plain sum.
-  for (const double l : log_prob) {
-    const double p = std::exp(l) * step * step;
-    out.mass += p;
-    if (p > 0) out.entropy -= p * l;
-  }
-  return out;
-}
-
 void check_mass(Subject& s, Flow& narrow) {
   if (s.dim != 2 || s.condition_dim != 0) {
     const std::string why = s.dim != 2 ? fmt::format("a grid needs 2 dimensions, not {}", s.dim)
@@ -99,10 +81,10 @@ void check_mass(Subject& s, Flow& narrow) {
   // afford the finest.
   GridOptions grid{.half_width = std::min(1.25 * max(abs(own)).item() + 0.5, 1e3), .points = 401};
   const int64_t finest = s.model.module().parameter_count() < 10000 ? 1601 : 801;
-  GridIntegrals whole = integrals(narrow, grid);
+  GridIntegrals whole = grid_integrals(narrow, grid);
   while (grid.points < finest && !(std::abs(whole.mass - 1) <= demanded)) {
     grid.points = 2 * grid.points - 1;
-    whole = integrals(narrow, grid);
+    whole = grid_integrals(narrow, grid);
   }
   s.judge(5, "density integrates to 1", std::abs(whole.mass - 1), demanded,
           fmt::format("|integral - 1|, {0} x {0} points of [-{1:.2f}, {1:.2f}]^2", grid.points,

@@ -22,7 +22,6 @@ struct Subject {
   std::string row_quantity() const;
   /// A generator for one purpose; equal at every call.
   Generator generator(uint64_t purpose) const { return Generator(options.seed, purpose << 40); }
-  bool has(const std::string& quantity) const;
   /// Value of an integer key, or 0 where the model lacks it.
   int64_t key(const char* name) const;
 

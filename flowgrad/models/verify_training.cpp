@@ -202,14 +202,14 @@ void check_drill(Subject& s) {
 }  // namespace
 
 void check_training(Subject& s) {
-  if (!s.has("loss")) {
+  if (!s.model.has("loss")) {
     s.skip(21, "gradients", "the model has no loss");
     return;
   }
   check_gradient(s);
   check_drill(s);
   NoGrad off;
-  const std::string q = s.has("sample") ? "sample" : "generate";
+  const std::string q = s.model.has("sample") ? "sample" : "generate";
   const auto draw = [&] {
     Generator generator = s.generator(13);
     QuantityInputs in;
