@@ -8,6 +8,15 @@
 
 add_custom_target(flowgrad_docs ALL)
 
+# Same flags for all programs, which share one precompiled header.
+function(flowgrad_doc_rules target)
+  flowgrad_compile_rules(${target})
+  target_compile_options(${target} PRIVATE -Wno-unused-variable $<$<CONFIG:Release>:-O1>)
+  target_link_libraries(${target} PRIVATE flowgrad::flowgrad fmt::fmt)
+endfunction()
+flowgrad_precompiled(flowgrad_doc_pch "${PROJECT_SOURCE_DIR}/flowgrad/flowgrad.h" <cstdio> <iostream>)
+flowgrad_doc_rules(flowgrad_doc_pch)
+
 # CMake lists break at these characters; they travel as names of their own.
 macro(flowgrad_doc_escape text)
   string(REPLACE ";" "{FG-SEMICOLON}" ${text} "${${text}}")
@@ -71,9 +80,8 @@ function(flowgrad_executed_page page)
     endif()
     set(target doc_${stem}_${name})
     add_executable(${target} "${folder}/${name}.cpp")
-    flowgrad_compile_rules(${target})
-    target_compile_options(${target} PRIVATE -Wno-unused-variable)
-    target_link_libraries(${target} PRIVATE flowgrad::flowgrad)
+    flowgrad_doc_rules(${target})
+    target_precompile_headers(${target} REUSE_FROM flowgrad_doc_pch)
     set_target_properties(${target} PROPERTIES RUNTIME_OUTPUT_DIRECTORY "${folder}")
     add_dependencies(flowgrad_docs ${target})
     flowgrad_docs_test(docs.${stem}.${name} "${folder}" "${expected}"

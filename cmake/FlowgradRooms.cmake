@@ -8,6 +8,20 @@ function(flowgrad_compile_rules target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:flowgrad_warnings>)
 endfunction()
 
+# flowgrad_precompiled(<target> <headers...>): an object library that holds one precompiled header, for
+# targets of the same flags to reuse: target_precompile_headers(<other> REUSE_FROM <target>).
+function(flowgrad_precompiled target)
+  set(source "${PROJECT_BINARY_DIR}/${target}.cpp")
+  if(NOT EXISTS "${source}")
+    file(WRITE "${source}" "// carries the precompiled header\n")
+  endif()
+  add_library(${target} OBJECT "${source}")
+  flowgrad_compile_rules(${target})
+  target_link_libraries(${target} PRIVATE Threads::Threads fmt::fmt)
+  list(TRANSFORM ARGN REPLACE "(.+)" "$<$<COMPILE_LANGUAGE:CXX>:\\1>")
+  target_precompile_headers(${target} PRIVATE ${ARGN})
+endfunction()
+
 # flowgrad_room(<name> [DEPENDS rooms...] [LIBRARIES public...] [PRIVATE_LIBRARIES private...])
 # makes flowgrad_<name>, alias flowgrad::<name>, from every .cpp below flowgrad/<name>. A room that
 # has headers only becomes an INTERFACE library, so that the chain of rooms stays whole.
@@ -27,6 +41,7 @@ function(flowgrad_room name)
   if(sources)
     add_library(${target} STATIC ${sources})
     flowgrad_compile_rules(${target})
+    target_precompile_headers(${target} REUSE_FROM flowgrad_pch)
     target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:nlohmann_json::nlohmann_json>
                                             ${ARG_PRIVATE_LIBRARIES})
   else()
@@ -106,6 +121,7 @@ function(flowgrad_command)
   list(FILTER sources EXCLUDE REGEX "/cli/bench[a-z_]*\\.cpp$")
   set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O1>)
   flowgrad_compile_rules(flowgrad_command)
+  target_precompile_headers(flowgrad_command REUSE_FROM flowgrad_pch)
   target_compile_definitions(flowgrad_command PRIVATE FLOWGRAD_VERSION="${PROJECT_VERSION}")
   target_link_libraries(flowgrad_command PUBLIC flowgrad::flowgrad
                                          PRIVATE CLI11::CLI11 fmt::fmt ZLIB::ZLIB

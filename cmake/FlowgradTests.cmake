@@ -14,15 +14,11 @@ if(Catch2_VERSION VERSION_LESS 3)
   set(FLOWGRAD_CATCH_ARGUMENTS -w NoTests)
 endif()
 
-# The precompiled catch.hpp is built once, here, and reused by every test program.
+# catch.hpp and the operations, precompiled once and reused by every test program.
 function(flowgrad_test_support)
-  file(WRITE "${CMAKE_CURRENT_BINARY_DIR}/pch.cpp.in" "// carries the precompiled header\n")
-  configure_file("${CMAKE_CURRENT_BINARY_DIR}/pch.cpp.in" "${CMAKE_CURRENT_BINARY_DIR}/pch.cpp"
-                 COPYONLY)
-  add_library(flowgrad_test_pch OBJECT "${CMAKE_CURRENT_BINARY_DIR}/pch.cpp")
+  flowgrad_precompiled(flowgrad_test_pch "${CMAKE_CURRENT_SOURCE_DIR}/catch.hpp"
+                       "${PROJECT_SOURCE_DIR}/flowgrad/autograd/ops.h")
   flowgrad_test_rules(flowgrad_test_pch)
-  target_precompile_headers(flowgrad_test_pch PRIVATE
-    "$<$<COMPILE_LANGUAGE:CXX>:${CMAKE_CURRENT_SOURCE_DIR}/catch.hpp>")
 endfunction()
 
 # tests/device: the device that tests compute on, for every test program.
