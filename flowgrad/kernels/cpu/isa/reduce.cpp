@@ -17,8 +17,11 @@ using std::int64_t;
 constexpr int kDoubles = kLanes<double>;
 using D = vec<double>;
 
+// Joining a few registers in T before they are widened costs a sum a rounding or two of those few
+// numbers, and the extrema nothing; a product could overflow.
 struct Sum {
   static constexpr double identity = 0;
+  static constexpr bool joins_in_type = true;
   template <class V>
   static FG_INLINE V join(V a, V b) {
     return a + b;
@@ -26,6 +29,7 @@ struct Sum {
 };
 struct Prod {
   static constexpr double identity = 1;
+  static constexpr bool joins_in_type = false;
   template <class V>
   static FG_INLINE V join(V a, V b) {
     return a * b;
@@ -33,6 +37,7 @@ struct Prod {
 };
 struct Min {
   static constexpr double identity = __builtin_inf();
+  static constexpr bool joins_in_type = true;
   template <class T, int N>
   static FG_INLINE vec<T, N> join(vec<T, N> a, vec<T, N> b) {
     return min(a, b);
@@ -41,6 +46,7 @@ struct Min {
 };
 struct Max {
   static constexpr double identity = -__builtin_inf();
+  static constexpr bool joins_in_type = true;
   template <class T, int N>
   static FG_INLINE vec<T, N> join(vec<T, N> a, vec<T, N> b) {
     return max(a, b);
@@ -97,9 +103,28 @@ FG_INLINE double join_lanes(D x) {
   return join_all<Op>(x).v[0];
 }
 
+template <class Op, class T>
+FG_INLINE vec<T> join4(vec<T> a, vec<T> b, vec<T> c, vec<T> d) {
+  return Op::join(Op::join(a, b), Op::join(c, d));
+}
+
+/// How a fold takes its elements: as they are, or squared.
 template <class T>
 struct Plain {
   static FG_INLINE Wide<T> of(vec<T> x) { return wide(x); }
+  /// Four registers, `stride` elements apart.
+  template <class Op>
+  static FG_INLINE Wide<T> of4(const T* x, int64_t stride) {
+    using V = vec<T>;
+    const V a = V::load(x), b = V::load(x + stride), c = V::load(x + 2 * stride),
+            d = V::load(x + 3 * stride);
+    if constexpr (Op::joins_in_type) return wide(join4<Op, T>(a, b, c, d));
+    Wide<T> ab = wide(a), cd = wide(c);
+    join_into<Op>(ab, wide(b));
+    join_into<Op>(cd, wide(d));
+    join_into<Op>(ab, cd);
+    return ab;
+  }
 };
 template <class T>
 struct Squared {
@@ -108,25 +133,34 @@ struct Squared {
     for (auto& part : w.part) part = part * part;
     return w;
   }
+  template <class Op>
+  static FG_INLINE Wide<T> of4(const T* x, int64_t stride) {
+    Wide<T> w = of(vec<T>::load(x));
+    for (int i = 1; i < 4; ++i) join_into<Op>(w, of(vec<T>::load(x + i * stride)));
+    return w;
+  }
 };
 
-/// Four registers of T side by side, then joined.
+template <class Op, class T>
+FG_INLINE Wide<T> identities() {
+  Wide<T> w;
+  for (auto& part : w.part) part = D(Op::identity);
+  return w;
+}
+
+/// Four groups of four registers side by side, then joined.
 template <class Op, class Map, class T>
 FG_INLINE double fold_mapped(const T* x, int64_t n) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
   Wide<T> acc[4];
-  for (auto& a : acc)
-    for (auto& part : a.part) part = D(Op::identity);
+  for (auto& a : acc) a = identities<Op, T>();
   int64_t i = 0;
-  for (; i + 4 * W <= n; i += 4 * W) {
-    join_into<Op>(acc[0], Map::of(V::load(x + i)));
-    join_into<Op>(acc[1], Map::of(V::load(x + i + W)));
-    join_into<Op>(acc[2], Map::of(V::load(x + i + 2 * W)));
-    join_into<Op>(acc[3], Map::of(V::load(x + i + 3 * W)));
-  }
-  for (; i + W <= n; i += W) join_into<Op>(acc[0], Map::of(V::load(x + i)));
-  if (i < n) join_into<Op>(acc[1], Map::of(load_or(x + i, static_cast<int>(n - i), Op::identity)));
+  for (; i + 16 * W <= n; i += 16 * W)
+    for (int k = 0; k < 4; ++k) join_into<Op>(acc[k], Map::template of4<Op>(x + i + 4 * k * W, W));
+  for (; i + 4 * W <= n; i += 4 * W) join_into<Op>(acc[0], Map::template of4<Op>(x + i, W));
+  for (; i + W <= n; i += W) join_into<Op>(acc[1], Map::of(V::load(x + i)));
+  if (i < n) join_into<Op>(acc[2], Map::of(load_or(x + i, static_cast<int>(n - i), Op::identity)));
   join_into<Op>(acc[0], acc[1]);
   join_into<Op>(acc[2], acc[3]);
   join_into<Op>(acc[0], acc[2]);
@@ -161,46 +195,40 @@ void fold_rows(const T* x, int64_t rows, int64_t row_stride, int64_t n, T* out) 
 
 template <class Op, class T>
 void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns, double* partial) {
-  constexpr int W = kLanes<T>, Strip = 4;
-  using V = vec<T>;
-  int64_t j = 0;
-  for (; j + Strip * W <= columns; j += Strip * W) {
-    Wide<T> acc[Strip];
-    for (auto& a : acc)
-      for (auto& part : a.part) part = D(Op::identity);
-    const T* p = x + j;
-    for (int64_t r = 0; r < rows; ++r, p += row_stride) {
-      join_into<Op>(acc[0], wide(V::load(p)));
-      join_into<Op>(acc[1], wide(V::load(p + W)));
-      join_into<Op>(acc[2], wide(V::load(p + 2 * W)));
-      join_into<Op>(acc[3], wide(V::load(p + 3 * W)));
-    }
+  constexpr int W = kLanes<T>;
+  const int64_t whole = columns - columns % W;
+  for (int64_t j = 0; j < columns; ++j) partial[j] = Op::identity;
+  // Eight rows side by side, read from end to end, onto results that stay in the first-level cache.
+  const auto join = [partial](int64_t j, const Wide<T>& w) __attribute__((always_inline)) {
     double* to = partial + j;
-    for (const auto& a : acc)
-      for (const auto& part : a.part) {
-        part.store(to);
-        to += kDoubles;
-      }
-  }
-  for (; j < columns; j += W) {
-    const int count = columns - j < W ? static_cast<int>(columns - j) : W;
-    Wide<T> acc;
-    for (auto& part : acc.part) part = D(Op::identity);
-    const T* p = x + j;
-    if (count == W) {
-      for (int64_t r = 0; r < rows; ++r, p += row_stride) join_into<Op>(acc, wide(V::load(p)));
-    } else {
-      for (int64_t r = 0; r < rows; ++r, p += row_stride)
-        join_into<Op>(acc, wide(V::load(p, count)));
-    }
-    double lanes[W];
-    double* to = lanes;
-    for (const auto& part : acc.part) {
-      part.store(to);
+    for (const D part : w.part) {
+      Op::join(D::load(to), part).store(to);
       to += kDoubles;
     }
-    __builtin_memcpy(partial + j, lanes, static_cast<std::size_t>(count) * sizeof(double));
+  };
+  int64_t r = 0;
+  for (; r + 8 <= rows; r += 8) {
+    const T* const p = x + r * row_stride;
+    for (int64_t j = 0; j < whole; j += W) {
+      Wide<T> w = Plain<T>::template of4<Op>(p + j, row_stride);
+      join_into<Op>(w, Plain<T>::template of4<Op>(p + 4 * row_stride + j, row_stride));
+      join(j, w);
+    }
   }
+  for (; r < rows; ++r)
+    for (int64_t j = 0; j < whole; j += W) join(j, wide(vec<T>::load(x + r * row_stride + j)));
+  if (whole == columns) return;
+  const int count = static_cast<int>(columns - whole);
+  Wide<T> tail = identities<Op, T>();
+  for (r = 0; r < rows; ++r)
+    join_into<Op>(tail, wide(vec<T>::load(x + r * row_stride + whole, count)));
+  double lanes[W];
+  double* to = lanes;
+  for (const D part : tail.part) {
+    part.store(to);
+    to += kDoubles;
+  }
+  __builtin_memcpy(partial + whole, lanes, static_cast<std::size_t>(count) * sizeof(double));
 }
 
 /// f(i, register of p[i ...], count) with -inf behind the last element.
@@ -233,19 +261,35 @@ void softmax(const T* x, int64_t rows, int64_t n, T* out) {
     }
     return;
   }
+  constexpr int W = V::size;
   for (int64_t r = 0; r < rows; ++r, x += n, out += n) {
-    V top(lowest);
+    V top[4] = {V(lowest), V(lowest), V(lowest), V(lowest)};
+    int64_t begin = 0;
+    for (; begin + 4 * W <= n; begin += 4 * W)
+      for (int k = 0; k < 4; ++k) top[k] = max(top[k], V::load(x + begin + k * W));
     for_row(
-        x, n,
-        lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) { top = max(top, v); });
-    const V shift = join_all<Max>(top);
-    Wide<T> sum;
-    for (auto& part : sum.part) part = D(0);
+        x + begin, n - begin, lowest, [&](int64_t, V v, auto) __attribute__((always_inline)) {
+          top[0] = max(top[0], v);
+        });
+    const V shift = join_all<Max>(join4<Max, T>(top[0], top[1], top[2], top[3]));
+    Wide<T> sum = identities<Sum, T>();
+    begin = 0;
+    for (; begin + 4 * W <= n; begin += 4 * W) {
+      V e[4];
+      for (int k = 0; k < 4; ++k) {
+        const V v = V::load(x + begin + k * W) - shift;
+        e[k] = exp(v);
+        (Logarithm ? v : e[k]).store(out + begin + k * W);
+      }
+      join_into<Sum>(sum, wide(join4<Sum, T>(e[0], e[1], e[2], e[3])));
+    }
+    T* const to = out + begin;
     for_row(
-        x, n, lowest, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
+        x + begin, n - begin,
+        lowest, [&](int64_t i, V v, auto count) __attribute__((always_inline)) {
           const V e = exp(v - shift);
           join_into<Sum>(sum, wide(e));
-          put(Logarithm ? v - shift : e, out + i, count);
+          put(Logarithm ? v - shift : e, to + i, count);
         });
     const double total = total_of(sum);
     const V log_total(Logarithm ? __builtin_log(total) : 0.0), scale(1 / total);
@@ -261,8 +305,7 @@ template <bool Logarithm, class T>
 void softmax_grad(const T* g, const T* y, int64_t rows, int64_t n, T* out) {
   using V = vec<T>;
   for (int64_t r = 0; r < rows; ++r, g += n, y += n, out += n) {
-    Wide<T> sum;
-    for (auto& part : sum.part) part = D(0);
+    Wide<T> sum = identities<Sum, T>();
     for_row(
         g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
           Wide<T> w = wide(vg);
