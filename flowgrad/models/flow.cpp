@@ -28,16 +28,31 @@ Tensor Flow::log_prob(const Tensor& x, const Tensor& condition) {
   return base_log_prob(z.value) + z.log_det;
 }
 
+namespace {
+
+/// ShapeError unless the condition, where there is one, has a row for each draw, or one for all.
+void check_draws(int64_t n, const Tensor& condition) {
+  if (!condition.defined()) return;
+  if (condition.rank() == 2 && (condition.size(0) == n || condition.size(0) == 1)) return;
+  throw ShapeError(
+      fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw, "
+                  "or one for all, is accepted",
+                  n, condition.shape().to_string()));
+}
+
+}  // namespace
+
 Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
-  if (condition.defined() &&
-      (condition.rank() != 2 || (condition.size(0) != n && condition.size(0) != 1))) {
-    throw ShapeError(
-        fmt::format("sample: {} draws asked for and a condition of shape {} given; one row a draw, "
-                    "or one for all, is accepted",
-                    n, condition.shape().to_string()));
-  }
+  check_draws(n, condition);
   NoGrad off;
   return forward(base_sample(n, generator), condition).value;
+}
+
+Draws Flow::sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition) {
+  check_draws(n, condition);
+  const Tensor z = base_sample(n, generator);
+  const Transformed x = forward(z, condition);
+  return {x.value, base_log_prob(z) - x.log_det};
 }
 
 Transformed then(const Transformed& so_far, const Transformed& next) {

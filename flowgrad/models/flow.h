@@ -10,6 +10,12 @@ struct Transformed {
   Tensor log_det;  // (N)
 };
 
+/// Rows drawn from a density, and its logarithm there.
+struct Draws {
+  Tensor value;     // (n, D)
+  Tensor log_prob;  // (n)
+};
+
 /// A density by change of variables. `forward` maps the base distribution to data; the base is
 /// N(0, I) unless a model says otherwise. Rows (N, D); `condition` (N, C), or (1, C) for all rows,
 /// where the model is conditional, else undefined.
@@ -31,6 +37,10 @@ class Flow : public Module {
   virtual Tensor log_prob(const Tensor& x, const Tensor& condition = {});
   /// n draws (n, D); a condition has n rows, or one for all.
   virtual Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {});
+  /// The same n draws with their log-density, by one pass of the forward map instead of that and
+  /// log_prob's. On the tape: mean(log_prob) - mean(log q(value)) is the reverse KL divergence to q
+  /// up to a constant.
+  Draws sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition = {});
 };
 
 /// log of the standard normal density of each row of (N, D).

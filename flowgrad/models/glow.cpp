@@ -78,36 +78,42 @@ std::unique_ptr<Sequential> image_net(int64_t in, int64_t hidden, int64_t out, G
 
 }  // namespace
 
-ImageCoupling::ImageCoupling(const ImageShape& image, int64_t hidden, Generator& generator,
-                             DType dtype)
+ImageCoupling::ImageCoupling(const ImageShape& image, int64_t hidden, int64_t condition_dim,
+                             Generator& generator, DType dtype)
     : image_(image),
       kept_(image.channels / 2),
       moved_(image.channels - kept_),
-      net_(add_module("net", image_net(kept_, hidden, 2 * moved_, generator, dtype))) {}
+      condition_dim_(condition_dim),
+      net_(add_module("net",
+                      image_net(kept_ + condition_dim, hidden, 2 * moved_, generator, dtype))) {}
 
-ImageCoupling::Affine ImageCoupling::affine(const Tensor& kept) {
+ImageCoupling::Affine ImageCoupling::affine(const Tensor& kept, const Tensor& given) {
   const int64_t rows = kept.size(0);
   const int64_t moved = moved_ * image_.positions();
-  const Tensor out =
-      reshape(net_(reshape(kept, {rows, kept_, image_.height, image_.width})), {rows, 2 * moved});
+  Tensor in = reshape(kept, {rows, kept_, image_.height, image_.width});
+  if (const Tensor c = check_condition("ImageCoupling", given, rows, condition_dim_); c.defined()) {
+    const Shape everywhere{rows, condition_dim_, image_.height, image_.width};
+    in = concat({in, expand(reshape(c, {rows, condition_dim_, 1, 1}), everywhere)}, 1);
+  }
+  const Tensor out = reshape(net_(in), {rows, 2 * moved});
   return {tanh(slice(out, 1, 0, moved) * (1 / kLogScaleBound)) * kLogScaleBound,
           slice(out, 1, moved, 2 * moved)};
 }
 
-Transformed ImageCoupling::forward(const Tensor& z, const Tensor&) {
+Transformed ImageCoupling::forward(const Tensor& z, const Tensor& condition) {
   check_rows("ImageCoupling", z, dim());
   const int64_t kept = kept_ * image_.positions();
   const Tensor first = slice(z, 1, 0, kept);
-  const Affine a = affine(first);
+  const Affine a = affine(first, condition);
   const Tensor second = slice(z, 1, kept, dim()) * exp(a.log_scale) + a.shift;
   return {concat({first, second}, 1), sum(a.log_scale, {1})};
 }
 
-Transformed ImageCoupling::inverse(const Tensor& x, const Tensor&) {
+Transformed ImageCoupling::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("ImageCoupling", x, dim());
   const int64_t kept = kept_ * image_.positions();
   const Tensor first = slice(x, 1, 0, kept);
-  const Affine a = affine(first);
+  const Affine a = affine(first, condition);
   const Tensor second = (slice(x, 1, kept, dim()) - a.shift) * exp(-a.log_scale);
   return {concat({first, second}, 1), -sum(a.log_scale, {1})};
 }
@@ -123,13 +129,17 @@ Tensor unsqueeze_image(const Tensor& x, const ImageShape& i) {
 }
 
 Glow::Glow(const GlowOptions& o, Generator& generator, DType dtype)
-    : image_{o.channels, o.height, o.width} {
+    : image_{o.channels, o.height, o.width}, condition_dim_(o.condition_dim) {
   if (o.height < 1 || o.width < 1 || o.channels < 1 || o.levels < 1 || o.steps < 1 ||
       o.hidden < 1 || o.levels > 30) {
     throw ValueError(fmt::format(
         "Glow: height = {}, width = {}, channels = {}, levels = {}, steps = {}, hidden = {} given; "
         "at least 1 is accepted, and at most 30 levels",
         o.height, o.width, o.channels, o.levels, o.steps, o.hidden));
+  }
+  if (o.condition_dim < 0) {
+    throw ValueError(
+        fmt::format("Glow: condition_dim = {} given; at least 0 is accepted", o.condition_dim));
   }
   const int64_t factor = int64_t{1} << o.levels;
   if (o.height % factor != 0 || o.width % factor != 0) {
@@ -151,10 +161,10 @@ Glow::Glow(const GlowOptions& o, Generator& generator, DType dtype)
           std::make_unique<ActNorm>(image.channels, dtype, image.positions()));
       add(fmt::format("convs.{}", k), std::make_unique<InvertibleConv>(image, generator, dtype));
       add(fmt::format("couplings.{}", k),
-          std::make_unique<ImageCoupling>(image, o.hidden, generator, dtype));
+          std::make_unique<ImageCoupling>(image, o.hidden, o.condition_dim, generator, dtype));
     }
     if (l + 1 < o.levels) {
-      add("prior", std::make_unique<ImageCoupling>(image, 0, generator, dtype));
+      add("prior", std::make_unique<ImageCoupling>(image, 0, o.condition_dim, generator, dtype));
       image.channels /= 2;
       level.split = image.numel();
     }
@@ -162,14 +172,17 @@ Glow::Glow(const GlowOptions& o, Generator& generator, DType dtype)
   }
 }
 
-Transformed Glow::walk(const Tensor& x, const std::function<void(Flow&, const Tensor&)>& visit) {
+Transformed Glow::walk(const Tensor& x, const Tensor& given,
+                       const std::function<void(Flow&, const Tensor&)>& visit) {
+  check_rows("Glow", x, dim());
+  const Tensor condition = check_condition("Glow", given, x.size(0), condition_dim_);
   Transformed at{x, {}};
   std::vector<Tensor> parts;
   for (const Level& level : levels_) {
     at.value = squeeze_image(at.value, level.image);
     for (Flow* step : level.steps) {
       visit(*step, at.value);
-      at = then(at, step->inverse(at.value));
+      at = then(at, step->inverse(at.value, condition));
     }
     if (level.split == 0) continue;
     const int64_t width = at.value.size(1);
@@ -181,21 +194,17 @@ Transformed Glow::walk(const Tensor& x, const std::function<void(Flow&, const Te
 }
 
 Transformed Glow::inverse(const Tensor& x, const Tensor& condition) {
-  check_rows("Glow", x, dim());
-  check_condition("Glow", condition, x.size(0), 0);
-  return walk(x, [](Flow&, const Tensor&) {});
+  return walk(x, condition, [](Flow&, const Tensor&) {});
 }
 
 void Glow::initialize_from(const Tensor& x, const Tensor& condition) {
-  check_rows("Glow", x, dim());
-  check_condition("Glow", condition, x.size(0), 0);
   NoGrad off;
-  walk(x.detach(), [](Flow& step, const Tensor& at) { step.initialize_from(at); });
+  walk(x.detach(), condition, [](Flow& step, const Tensor& at) { step.initialize_from(at); });
 }
 
-Transformed Glow::forward(const Tensor& z, const Tensor& condition) {
+Transformed Glow::forward(const Tensor& z, const Tensor& given) {
   check_rows("Glow", z, dim());
-  check_condition("Glow", condition, z.size(0), 0);
+  const Tensor condition = check_condition("Glow", given, z.size(0), condition_dim_);
   int64_t end = z.size(1);
   Transformed at;
   for (size_t l = levels_.size(); l-- > 0;) {
@@ -205,7 +214,8 @@ Transformed Glow::forward(const Tensor& z, const Tensor& condition) {
     const Tensor part = slice(z, 1, end - width, end);
     end -= width;
     at.value = level.split > 0 ? concat({at.value, part}, 1) : part;
-    for (size_t k = level.steps.size(); k-- > 0;) at = then(at, level.steps[k]->forward(at.value));
+    for (size_t k = level.steps.size(); k-- > 0;)
+      at = then(at, level.steps[k]->forward(at.value, condition));
     at.value = unsqueeze_image(at.value, level.image);
   }
   return at;

@@ -43,11 +43,12 @@ class InvertibleConv final : public Flow {
 /// second, with (s, t) from a net of convolutions whose last layer starts at zero, s bounded by
 /// c tanh(raw / c) with c = 3. `hidden` channels between 3x3, 1x1 and 3x3 convolutions; with
 /// hidden = 0 one 3x3 convolution, which makes the learned prior N(t, exp(2 s)) of a half that is
-/// split off. Keys net.{0,2,4}.*, or net.0.*.
+/// split off. A condition (N, C) enters the net as C constant channels after the first half's. Keys
+/// net.{0,2,4}.*, or net.0.*.
 class ImageCoupling final : public Flow {
  public:
-  ImageCoupling(const ImageShape& image, int64_t hidden, Generator& generator,
-                DType dtype = DType::float32);
+  ImageCoupling(const ImageShape& image, int64_t hidden, int64_t condition_dim,
+                Generator& generator, DType dtype = DType::float32);
   int64_t dim() const override { return image_.numel(); }
   Transformed forward(const Tensor& z, const Tensor& condition = {}) override;
   Transformed inverse(const Tensor& x, const Tensor& condition = {}) override;
@@ -56,10 +57,10 @@ class ImageCoupling final : public Flow {
   struct Affine {
     Tensor log_scale, shift;  // (N, second half)
   };
-  Affine affine(const Tensor& kept);
+  Affine affine(const Tensor& kept, const Tensor& condition);
 
   ImageShape image_;
-  int64_t kept_, moved_;  // channels
+  int64_t kept_, moved_, condition_dim_;  // channels
   Sequential& net_;
 };
 
@@ -76,13 +77,15 @@ struct GlowOptions {
   int64_t steps = 4;
   /// Channels inside the coupling nets.
   int64_t hidden = 64;
+  /// Width C of the condition (N, C) that every coupling and prior reads; 0 = unconditional.
+  int64_t condition_dim = 0;
 };
 
 /// The model `glow`. Every level squeezes, takes its steps and, but for the last, splits off half
 /// of the channels, standardized by a prior learned from the other half: so the whole base is
 /// N(0, I), the halves split off one after the other and what is left last. Keys
 /// levels.{l}.actnorms.{k}.*, .convs.{k}.*, .couplings.{k}.*, .prior.*. ValueError for a height or
-/// width that 2^levels does not divide, and for numbers below 1.
+/// width that 2^levels does not divide, for numbers below 1 and for condition_dim below 0.
 class Glow final : public Flow {
  public:
   Glow(const GlowOptions& options, Generator& generator, DType dtype = DType::float32);
@@ -98,9 +101,11 @@ class Glow final : public Flow {
     int64_t split;             // values per row that leave
   };
   /// Data to base; `visit` sees every step with its input before it is taken.
-  Transformed walk(const Tensor& x, const std::function<void(Flow&, const Tensor&)>& visit);
+  Transformed walk(const Tensor& x, const Tensor& condition,
+                   const std::function<void(Flow&, const Tensor&)>& visit);
 
   ImageShape image_;
+  int64_t condition_dim_;
   std::vector<Level> levels_;
 };
 

@@ -10,6 +10,10 @@
 namespace flowgrad {
 namespace registry {
 
+ConfigKey condition_key() {
+  return {"condition_dim", "0", "width of the condition; 0 = unconditional"};
+}
+
 const Tensor& need(const Model& m, const std::string& quantity, const char* name, const Tensor& t) {
   if (t.defined()) return t;
   throw ValueError(

@@ -64,7 +64,7 @@ void read_stack(const ConfigReader& c, Options& o) {
 /// A model's own keys, and those of a stack that have one default.
 std::vector<ConfigKey> with_stack_keys(std::vector<ConfigKey> keys) {
   const std::vector<ConfigKey> shared = {
-      {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+      condition_key(),
       {"permute", "false", "a fixed random permutation after every coupling"},
       {"actnorm", "false", "a trained scale and shift before every coupling"},
       {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}};
@@ -95,6 +95,7 @@ std::unique_ptr<Model> make_glow(const ConfigReader& c, Generator& g, DType dtyp
   o.levels = c.integer("levels", 1);
   o.steps = c.integer("steps", 1);
   o.hidden = c.integer("hidden", 1);
+  o.condition_dim = c.integer("condition_dim", 0);
   return std::make_unique<DensityModel>(c, std::make_unique<Glow>(o, g, dtype));
 }
 
@@ -125,7 +126,8 @@ std::vector<Entry> density_entries() {
         {"channels", "1", "channels of the images; a row holds them in C-order"},
         {"levels", "2", "levels, each of which halves height and width"},
         {"steps", "4", "ActNorm, 1x1 convolution and coupling per level"},
-        {"hidden", "64", "channels inside the coupling nets"}},
+        {"hidden", "64", "channels inside the coupling nets"},
+        condition_key()},
        make_glow},
   };
 }

@@ -22,6 +22,8 @@ std::vector<Entry> density_entries();     // planar, realnvp, spline, glow
 std::vector<Entry> continuous_entries();  // cnf
 std::vector<Entry> generator_entries();   // flow_matching and its kin, diffusion
 
+/// The key condition_dim of every conditional model.
+ConfigKey condition_key();
 /// The array, or ValueError naming model, quantity and array where it is undefined.
 const Tensor& need(const Model& m, const std::string& quantity, const char* name, const Tensor& t);
 DType dtype_of(Model& m);

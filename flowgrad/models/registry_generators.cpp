@@ -222,7 +222,7 @@ ConfigKey coupling_key() {
 /// The keys of a TimeNet, and those of the model.
 std::vector<ConfigKey> with_net_keys(const std::vector<ConfigKey>& own) {
   std::vector<ConfigKey> keys = {
-      {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+      condition_key(),
       {"action_dim", "2", "dimension of the data"},
       {"time_dim", "128", "width of the time embedding, even; residual net only"},
       {"time_scale", "1000", "factor on the time before its embedding; residual net only"},

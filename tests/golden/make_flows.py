@@ -82,11 +82,14 @@ def glow(draw, n, **c):
             if name in ("permutation", "sign"):
                 setattr(buffers, name, buffer.to(draw.dtype))
     x = draw.normal(n, c["height"] * c["width"] * c["channels"])
-    return model, density_case(model, x), {"objective": f"{NLL}; {KL}"}
+    condition = {"condition": draw.normal(n, c["condition_dim"])} if "condition_dim" in c else {}
+    return model, density_case(model, x, condition.get("condition")) | condition, {"objective": f"{NLL}; {KL}"}
 
 
 for name, n, config in [("glow_1x4x4", 3, dict(height=4, width=4, channels=1, levels=2, steps=2, hidden=5)),
-                        ("glow_3x4x8", 1, dict(height=4, width=8, channels=3, levels=1, steps=1, hidden=4))]:
+                        ("glow_3x4x8", 1, dict(height=4, width=8, channels=3, levels=1, steps=1, hidden=4)),
+                        ("glow_2x4x4_conditional", 3, dict(height=4, width=4, channels=2, levels=2, steps=1, hidden=4,
+                                                           condition_dim=3))]:
     case(name, "glow", **config)(lambda d, n=n, **c: glow(d, n, **c))
 
 

@@ -169,41 +169,45 @@ class InvertibleConv(nn.Module):
 
 
 class ImageCoupling(nn.Module):
-    """The first half of the channels moves the second; hidden = 0: one 3x3 convolution."""
+    """The first half of the channels, and a condition as constant channels, moves the second; hidden = 0: one 3x3
+    convolution."""
 
-    def __init__(self, channels, hidden):
+    def __init__(self, channels, hidden, condition_dim=0):
         super().__init__()
         half = channels // 2
+        inputs = half + condition_dim
         if hidden:
-            self.net = nn.Sequential(nn.Conv2d(half, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1),
+            self.net = nn.Sequential(nn.Conv2d(inputs, hidden, 3, padding=1), nn.ReLU(), nn.Conv2d(hidden, hidden, 1),
                                      nn.ReLU(), nn.Conv2d(hidden, 2 * half, 3, padding=1))
         else:
-            self.net = nn.Sequential(nn.Conv2d(half, 2 * half, 3, padding=1))
+            self.net = nn.Sequential(nn.Conv2d(inputs, 2 * half, 3, padding=1))
 
-    def parts(self, kept):
+    def parts(self, kept, condition):
+        if condition is not None:
+            kept = torch.cat([kept, condition[:, :, None, None].repeat(1, 1, *kept.shape[2:])], 1)
         raw, shift = self.net(kept).chunk(2, 1)
         log_scale = 3 * torch.tanh(raw / 3)
         return log_scale, shift, log_scale.flatten(1).sum(1)
 
     def forward(self, z, condition=None):
         kept, moved = z.chunk(2, 1)
-        s, t, log_det = self.parts(kept)
+        s, t, log_det = self.parts(kept, condition)
         return torch.cat([kept, moved * s.exp() + t], 1), log_det
 
     def inverse(self, x, condition=None):
         kept, moved = x.chunk(2, 1)
-        s, t, log_det = self.parts(kept)
+        s, t, log_det = self.parts(kept, condition)
         return torch.cat([kept, (moved - t) * (-s).exp()], 1), -log_det
 
 
 class Level(nn.Module):
-    def __init__(self, channels, steps, hidden, last):
+    def __init__(self, channels, steps, hidden, last, condition_dim):
         super().__init__()
         self.actnorms = nn.ModuleList(ActNorm(channels) for _ in range(steps))
         self.convs = nn.ModuleList(InvertibleConv(channels) for _ in range(steps))
-        self.couplings = nn.ModuleList(ImageCoupling(channels, hidden) for _ in range(steps))
+        self.couplings = nn.ModuleList(ImageCoupling(channels, hidden, condition_dim) for _ in range(steps))
         if not last:
-            self.prior = ImageCoupling(channels, 0)
+            self.prior = ImageCoupling(channels, 0, condition_dim)
 
     def steps(self):
         """From data to base."""
@@ -216,11 +220,11 @@ class Level(nn.Module):
 class Glow(nn.Module):
     """Rows of images; the base lists the halves split off, first to last, and then what is left."""
 
-    def __init__(self, height, width, channels, levels, steps, hidden):
+    def __init__(self, height, width, channels, levels, steps, hidden, condition_dim=0):
         super().__init__()
         self.image, self.levels = (channels, height, width), nn.ModuleList()
         for level in range(levels):
-            self.levels.append(Level(4 * channels, steps, hidden, level == levels - 1))
+            self.levels.append(Level(4 * channels, steps, hidden, level == levels - 1, condition_dim))
             channels *= 2
 
     def inverse(self, x, condition=None):
@@ -228,7 +232,7 @@ class Glow(nn.Module):
         for level in self.levels:
             at = F.pixel_unshuffle(at, 2)
             for step in level.steps():
-                at, log_det = step.inverse(at)
+                at, log_det = step.inverse(at, condition)
                 total = total + log_det
             if hasattr(level, "prior"):
                 at, split = at.chunk(2, 1)
@@ -248,7 +252,7 @@ class Glow(nn.Module):
                 count = size[0] * size[1] * size[2]
                 at, z = z[:, -count:].unflatten(1, size), z[:, :-count]
             for step in reversed(list(level.steps())):
-                at, log_det = step(at)
+                at, log_det = step(at, condition)
                 total = total + log_det
             at = F.pixel_shuffle(at, 2)
         return at.flatten(1), total

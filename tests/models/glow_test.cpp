@@ -87,7 +87,7 @@ TEST_CASE("an image coupling passes its first half", "[glow_test]") {
   const ImageShape image{4, 2, 2};
   const int64_t hidden = GENERATE(5, 0);
   Generator generator(1);
-  ImageCoupling layer(image, hidden, generator, DType::float64);
+  ImageCoupling layer(image, hidden, 0, generator, DType::float64);
   const Tensor x = randn({3, 16}, generator, DType::float64);
   CHECK(distance(layer.forward(x).value, x) == 0);
   shake(layer, 3, 0.5);
@@ -115,9 +115,11 @@ TEST_CASE("Glow inverts, and its log-determinant is that of its Jacobian", "[glo
     GlowOptions options;
     int64_t rows;
   };
+  GlowOptions conditional = small(4, 4, 2, 2);
+  conditional.condition_dim = 3;
   for (const auto& [options, rows] :
        {Case{small(4, 4, 1, 2), 5}, Case{small(4, 4, 1, 1), 1}, Case{small(4, 4, 1, 2), 16},
-        Case{small(2, 4, 3, 1), 3}, Case{small(2, 2, 1, 1), 4}}) {
+        Case{small(2, 4, 3, 1), 3}, Case{small(2, 2, 1, 1), 4}, Case{conditional, 3}}) {
     for (const DType dtype : {DType::float64, DType::float32}) {
       const bool wide = dtype == DType::float64;
       INFO(options.height << " x " << options.width << ", " << rows << " rows " << name_of(dtype));
@@ -125,10 +127,13 @@ TEST_CASE("Glow inverts, and its log-determinant is that of its Jacobian", "[glo
       Glow flow(options, generator, dtype);
       shake(flow, 11, 0.3);
       const Tensor x = randn({rows, flow.dim()}, generator, dtype);
-      CHECK(reconstruction_error(flow, x).max < (wide ? 1e-12 : 2e-5));
-      CHECK(log_det_consistency(flow, x).max < (wide ? 1e-12 : 2e-5));
-      CHECK(log_det_error(flow, x).max < (wide ? 1e-9 : 1e-4));
-      CHECK(flow.log_prob(x).shape() == Shape{rows});
+      const Tensor c = options.condition_dim > 0
+                           ? randn({rows, options.condition_dim}, generator, dtype)
+                           : Tensor();
+      CHECK(reconstruction_error(flow, x, c).max < (wide ? 1e-12 : 1e-5));
+      CHECK(log_det_consistency(flow, x, c).max < (wide ? 1e-12 : 1e-5));
+      CHECK(log_det_error(flow, x, c).max < (wide ? 1e-9 : 1e-4));
+      CHECK(flow.log_prob(x, c).shape() == Shape{rows});
     }
   }
 }
@@ -173,6 +178,59 @@ TEST_CASE("Glow rows do not mix, zero rows pass, and NaN stays in its row", "[gl
   const auto values = flow.log_prob(poisoned).to_vector<float>();
   CHECK(std::isnan(values[9]));
   for (size_t i = 0; i < 9; ++i) CHECK(values[i] == all[i]);
+}
+
+TEST_CASE("a condition moves every coupling and prior of Glow", "[glow_test]") {
+  const Config keys{{"height", "4"}, {"width", "4"},  {"levels", "2"},
+                    {"steps", "1"},  {"hidden", "6"}, {"condition_dim", "3"}};
+  Generator generator(7);
+  const auto model = make_model("glow", keys, generator, DType::float64);
+  auto& flow = dynamic_cast<Glow&>(model->module());
+  CHECK(model->condition_width() == 3);
+  // Two channels kept of the first level's four, four of the second's eight; the condition's after.
+  std::vector<std::string> seen;
+  for (const auto& [name, p] : flow.parameters()) {
+    if (name.ends_with(".net.0.weight")) seen.push_back(name + " " + p.shape().to_string());
+  }
+  CHECK(seen == std::vector<std::string>{"levels.0.couplings.0.net.0.weight (6, 5, 3, 3)",
+                                         "levels.0.prior.net.0.weight (4, 5, 3, 3)",
+                                         "levels.1.couplings.0.net.0.weight (6, 7, 3, 3)"});
+  const Tensor x = randn({5, 16}, generator, DType::float64);
+  const Tensor c = randn({5, 3}, generator, DType::float64);
+  CHECK(distance(flow.log_prob(x, c), standard_normal_log_prob(x)) < 1e-12);  // fresh
+  shake(flow, 11, 0.3);
+  const Tensor one = slice(c, 0, 0, 1);
+  CHECK(distance(flow.log_prob(x, one), flow.log_prob(x, expand(one, {5, 3}))) == 0);
+  CHECK(distance(flow.log_prob(x, one), flow.log_prob(x, c)) > 1e-3);
+  CHECK(flow.log_prob(slice(x, 0, 2, 3), slice(c, 0, 2, 3)).item() == flow.log_prob(x, c).at({2}));
+  CHECK(flow.log_prob(zeros({0, 16}, DType::float64), zeros({0, 3}, DType::float64)).numel() == 0);
+  const auto result = gradcheck(
+      [&](std::span<const Tensor> in) {
+        return std::vector<Tensor>{flow.log_prob(in[0], in[1]), flow.forward(in[0], in[1]).value};
+      },
+      std::vector<Tensor>{slice(x, 0, 0, 2), slice(c, 0, 0, 2)});
+  INFO(result.message);
+  CHECK(result.passed);
+  for (const auto& [name, p] : flow.parameters()) p.zero_grad();
+  backward(-mean(flow.log_prob(x, c)));
+  for (const auto& [name, p] : flow.parameters()) {
+    INFO(name);
+    CHECK(p.grad().defined());
+  }
+  Generator other(8), draws(1), again(1);
+  const auto copy = make_model("glow", keys, other, DType::float64);
+  copy->module().load_state_dict(flow.state_dict());
+  const QuantityInputs in{.condition = c};
+  CHECK(distance(copy->evaluate("sample", in, {}, draws),
+                 model->evaluate("sample", in, {}, again)) == 0);
+  model->initialize_from({.input = x, .condition = c});
+
+  CHECK(contains(raised<ShapeError>([&] { flow.log_prob(x); }), {"Glow", "absent", "(5, 3)"}));
+  CHECK(contains(raised<ShapeError>([&] { flow.forward(x, slice(c, 1, 0, 2)); }),
+                 {"(5, 2)", "(5, 3) or (1, 3)"}));
+  GlowOptions negative = small(4, 4, 1, 1);
+  negative.condition_dim = -1;
+  CHECK(contains(raised<ValueError>([&] { Glow(negative, generator); }), {"condition_dim = -1"}));
 }
 
 TEST_CASE("Glow is differentiable twice", "[glow_test]") {
