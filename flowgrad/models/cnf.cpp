@@ -19,9 +19,18 @@ struct Pass {
   Tensor velocity;  // (N, D)
 };
 
-Pass run(const CnfTensors& w, double t, const Tensor& x, const Tensor& from_condition) {
+/// What enters the first tanh, but for the condition's part, at one time or at a time (N) a row.
+Tensor first_layer(const CnfTensors& w, double t, const Tensor& x) {
+  return linear(x, w.x, w.t * t + w.bias);
+}
+Tensor first_layer(const CnfTensors& w, const Tensor& t, const Tensor& x) {
+  return linear(x, w.x, w.bias) + unsqueeze(t, 1) * w.t;
+}
+
+template <class Time>
+Pass run(const CnfTensors& w, const Time& t, const Tensor& x, const Tensor& from_condition) {
   Pass p;
-  const Tensor in = linear(x, w.x, w.t * t + w.bias);
+  const Tensor in = first_layer(w, t, x);
   p.h1 = tanh(from_condition.defined() ? in + from_condition : in);
   p.h2 = tanh(linear(p.h1, w.middle, w.middle_bias));
   p.velocity = linear(p.h2, w.out, w.out_bias);
@@ -48,7 +57,8 @@ Tensor jacobian_norm(const CnfTensors& w, const Pass& p, const Tensor& pulled) {
 
 /// Velocity and, where asked for, trace, kinetic energy and Jacobian norm. `sign` is that of dt:
 /// the regularisers are integrals along the path, whatever its direction.
-OdeState slopes(const CnfTensors& w, double t, const Tensor& x, const Tensor& from_condition,
+template <class Time>
+OdeState slopes(const CnfTensors& w, const Time& t, const Tensor& x, const Tensor& from_condition,
                 bool regularizers, double sign) {
   const Pass p = run(w, t, x, from_condition);
   OdeState out{p.velocity};
@@ -62,6 +72,21 @@ OdeState slopes(const CnfTensors& w, double t, const Tensor& x, const Tensor& fr
   if (regularizers) {
     out.push_back(sum(square(p.velocity), {1}) * sign);
     out.push_back(jacobian_norm(w, p, pulled) * sign);
+  }
+  return out;
+}
+
+/// The solve by rows, its statistics those of the row that evaluated the field most often. OdeError
+/// for the first row that does not arrive.
+OdeSolution solve_rows(const OdeRowField& field, const OdeState& y0, double t0, double t1,
+                       const OdeOptions& options) {
+  const OdeRowsSolution rows = solve_ode_rows(field, y0, t0, t1, options);
+  OdeSolution out;
+  out.y = rows.y;
+  for (size_t i = 0; i < rows.t.size(); ++i) {
+    require_success(rows, i);
+    if (rows.statistics[i].evaluations > out.statistics.evaluations)
+      out.statistics = rows.statistics[i];
   }
   return out;
 }
@@ -112,25 +137,30 @@ ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options,
           add_module("ode_func", std::make_unique<ODEFunc>(options.dim, options.condition_dim,
                                                            options.hidden, generator, dtype))),
       probes_(generator.seed(), uint64_t{1} << 40) {  // far from weights' and data's streams
-  check_redraw(options.solver);
+  check_solver(options.solver);
 }
 
-void ContinuousNormalizingFlow::check_redraw(const OdeOptions& solver) const {
+void ContinuousNormalizingFlow::check_solver(const OdeOptions& solver) const {
+  const auto refuse = [](const char* what) {
+    throw ValueError(fmt::format("ContinuousNormalizingFlow: {}", what));
+  };
+  if (options_.per_row && is_adaptive(solver) && solver.gradient == OdeGradient::adjoint)
+    refuse("per_row given with gradient adjoint; direct and checkpointed are accepted");
   if (!options_.redraw_probe) return;
   if (options_.trace == Trace::exact) {
-    throw ValueError(
-        "ContinuousNormalizingFlow: redraw_probe given with trace exact, which has no probe; "
-        "hutchinson is accepted");
+    refuse("redraw_probe given with trace exact, which has no probe; hutchinson is accepted");
   }
   if (solver.gradient != OdeGradient::direct) {
-    throw ValueError(
-        "ContinuousNormalizingFlow: redraw_probe given with gradients that run the field again, "
-        "with other probes; direct is accepted");
+    refuse(
+        "redraw_probe given with gradients that run the field again, with other probes; direct is "
+        "accepted");
   }
+  if (options_.per_row)
+    refuse("redraw_probe given with per_row, where rows draw together; false is accepted");
 }
 
 void ContinuousNormalizingFlow::set_solver(const OdeOptions& solver) {
-  check_redraw(solver);
+  check_solver(solver);
   options_.solver = solver;
 }
 
@@ -160,6 +190,7 @@ OdeState ContinuousNormalizingFlow::solve(const Tensor& y0, double t0, double t1
   OdeOptions options = options_.solver;
   options.integrals = (trace ? 1 : 0) + (regularizers ? 2 : 0);
   const bool redraws = trace && options_.redraw_probe;
+  const bool per_row = options_.per_row && is_adaptive(options);
   const double sign = t1 < t0 ? -1 : 1;
   // A list of y0, the weights (some undefined) and what the condition adds.
   const MultiFunction by_operations = [=, statistics = statistics_,
@@ -174,6 +205,22 @@ OdeState ContinuousNormalizingFlow::solve(const Tensor& y0, double t0, double t1
     OdeState start = {in[0]};
     for (int64_t i = 0; i < options.integrals; ++i)
       start.push_back(zeros({in[0].size(0)}, in[0].dtype(), in[0].device()));
+    if (per_row) {
+      const OdeRowField field = [=, all = std::vector<Tensor>(in.begin(), in.end())](
+                                    const Tensor& t, const OdeState& y, const Tensor& rows) {
+        CnfTensors w = CnfTensors::from(all);
+        const auto of_rows = [&](const Tensor& x) {
+          return x.defined() ? index_select(x, 0, rows) : x;
+        };
+        w.left = of_rows(w.left);
+        w.right = of_rows(w.right);
+        return slopes(w, t, y[0], all.size() > kTensors ? of_rows(all.back()) : Tensor(),
+                      regularizers, sign);
+      };
+      const OdeSolution s = solve_rows(field, start, t0, t1, options);
+      *statistics = s.statistics;
+      return s.y;
+    }
     const OdeParameterField field = [=](double t, const OdeState& y, std::span<const Tensor> p) {
       std::vector<Tensor> all(given.size());
       for (size_t i = 0, next = 0; i < all.size(); ++i) {

@@ -36,6 +36,9 @@ struct CNFOptions {
   Trace trace = Trace::hutchinson;
   Probe probe = Probe::rademacher;
   OdeOptions solver = {.solver = "dopri5"};
+  /// dopri5 gives every row steps of its own (solve_ode_rows): a row's result is then that of the
+  /// row alone, bit for bit. Equal steps do so in any case.
+  bool per_row = false;
   /// Weights of the two regularisers in loss() (Finlay et al. 2020, RNODE).
   double kinetic = 0;
   double jacobian_norm = 0;
@@ -67,7 +70,8 @@ struct RegularizedPath {
 /// by operation.
 class ContinuousNormalizingFlow final : public Flow {
  public:
-  /// ValueError for redraw_probe with an exact trace or with gradients that are not direct.
+  /// ValueError for redraw_probe with an exact trace, with steps per row, or with gradients that
+  /// are not direct; and for steps per row with the adjoint.
   ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator,
                             DType dtype = DType::float32);
   int64_t dim() const override { return options_.dim; }
@@ -96,13 +100,14 @@ class ContinuousNormalizingFlow final : public Flow {
   void set_solver(const OdeOptions& solver);
   /// Source of the probes of the following solves.
   Generator& probe_generator() { return probes_; }
-  /// Evaluations of the field and steps of the last solve.
+  /// Evaluations of the field and steps of the last solve; with steps per row, of the row that took
+  /// most.
   const OdeStatistics& statistics() const { return *statistics_; }
   int64_t evaluations() const { return statistics_->evaluations; }
 
  private:
   Tensor draw_probe(const Tensor& like);
-  void check_redraw(const OdeOptions& solver) const;
+  void check_solver(const OdeOptions& solver) const;
   OdeState solve(const Tensor& y0, double t0, double t1, const Tensor& probe,
                  const Tensor& condition, bool trace, bool regularizers);
 

@@ -251,23 +251,36 @@ OdeSolution solve_ode(const OdeParameterField& field, OdeState y0,
   return out;
 }
 
-void require_success(const OdeSolution& s) {
-  if (s.status == OdeStatus::success) return;
-  const char* what = s.status == OdeStatus::max_steps ? "max_steps was reached"
-                     : s.status == OdeStatus::step_underflow
+namespace {
+
+/// OdeError for a solve that ended at `place`.
+void raise(OdeStatus status, const std::string& place, const OdeStatistics& s) {
+  const char* what = status == OdeStatus::max_steps ? "max_steps was reached"
+                     : status == OdeStatus::step_underflow
                          ? "the step fell below the resolution of t"
                          : "the state or its slope is not finite";
   const char* remedy =
-      s.status == OdeStatus::max_steps ? "raise max_steps, or rtol and atol"
-      : s.status == OdeStatus::step_underflow
+      status == OdeStatus::max_steps ? "raise max_steps, or rtol and atol"
+      : status == OdeStatus::step_underflow
           ? "raise rtol and atol, or use float64: the error asked for is below rounding, or the "
             "solution has a singularity there"
           : "check the initial state and the field's parameters; the solution may grow without "
             "bound";
-  throw OdeError(
-      s.status, fmt::format("odeint: {} at t = {:g} with dt = {:g}, after {} accepted and "
-                            "{} rejected steps; {}",
-                            what, s.t, s.dt, s.statistics.accepted, s.statistics.rejected, remedy));
+  throw OdeError(status,
+                 fmt::format("odeint: {} at {}, after {} accepted and {} rejected steps; {}", what,
+                             place, s.accepted, s.rejected, remedy));
+}
+
+}  // namespace
+
+void require_success(const OdeSolution& s) {
+  if (s.status == OdeStatus::success) return;
+  raise(s.status, fmt::format("t = {:g} with dt = {:g}", s.t, s.dt), s.statistics);
+}
+
+void require_success(const OdeRowsSolution& s, size_t row) {
+  if (s.status[row] == OdeStatus::success) return;
+  raise(s.status[row], fmt::format("t = {:g} in row {}", s.t[row], row), s.statistics[row]);
 }
 
 OdeState odeint(const OdeField& field, OdeState y0, const OdeTime& t0, const OdeTime& t1,

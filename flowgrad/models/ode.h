@@ -154,6 +154,9 @@ struct OdeRowsSolution {
 OdeRowsSolution solve_ode_rows(const OdeRowField& field, OdeState y0, double t0, double t1,
                                const OdeOptions& options);
 
+/// Raises OdeError, naming the row, unless that row's solve succeeded.
+void require_success(const OdeRowsSolution& solution, size_t row);
+
 /// The same steps for a kernel that takes them all. Nothing where there is no step (t0 = t1), the
 /// solver is adaptive, or a stage reads more than the slope before it. ValueError as odeint.
 std::optional<kernels::SolveSteps> solve_steps(double t0, double t1, const OdeOptions& options);

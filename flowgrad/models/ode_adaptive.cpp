@@ -4,25 +4,14 @@
 namespace flowgrad::ode {
 namespace {
 
-/// Root of the mean square over all elements of all tensors; 0 for none.
-double rms(const std::vector<Tensor>& parts) {
-  int64_t count = 0;
-  Tensor total;
-  for (const Tensor& p : parts) {
-    if (p.numel() == 0) continue;
-    count += p.numel();
-    const Tensor one = sum(square(p));
-    total = total.defined() ? total + one : one;
-  }
-  return count == 0 ? 0 : std::sqrt(total.item() / static_cast<double>(count));
-}
+double whole_rms(const OdeState& parts) { return rms(parts, 1)[0]; }
 
 double error_ratio(const Attempt& a, const OdeState& y, const OdeOptions& o) {
-  std::vector<Tensor> parts;
+  OdeState parts;
   for (size_t i = 0; i < y.size(); ++i) {
     parts.push_back(a.error[i] / scale_of(maximum(abs(y[i]), abs(a.y[i])), o));
   }
-  return rms(parts);
+  return whole_rms(parts);
 }
 
 /// Coefficients of torchdiffeq's quartic (Shampine 1986) at x in [0, 1] of a step of size h.
@@ -83,7 +72,7 @@ class Solver {
       y_scaled.push_back(y[i] / scale_of(abs(y[i]), options_));
       f_scaled.push_back(f[i] / scale_of(abs(y[i]), options_));
     }
-    const double d0 = rms(y_scaled), d1 = rms(f_scaled);
+    const double d0 = whole_rms(y_scaled), d1 = whole_rms(f_scaled);
     if (!std::isfinite(d0) || !std::isfinite(d1)) return NAN;
     if (options_.first_step > 0) return options_.first_step;
     double h0 = trial_step(d0, d1);
@@ -93,7 +82,7 @@ class Solver {
     for (size_t i = 0; i < y.size(); ++i) {
       change.push_back((f1[i] - f[i]) / scale_of(abs(y[i]), options_));
     }
-    return ode::first_step(h0, d1, rms(change) / h0);
+    return ode::first_step(h0, d1, whole_rms(change) / h0);
   }
 
   size_t integrals() const { return static_cast<size_t>(options_.integrals); }

@@ -8,23 +8,9 @@
 namespace flowgrad {
 namespace {
 
+using ode::rms;
 using ode::RowStep;
 using ode::scale_of;
-
-/// Root of the mean square of each row over all tensors.
-std::vector<double> rms(const OdeState& parts, int64_t rows) {
-  Tensor total;
-  double count = 0;
-  for (const Tensor& p : parts) {
-    const Tensor flat = reshape(p, {rows, rows == 0 ? 1 : p.numel() / rows});
-    const Tensor one = sum(square(flat), {1});
-    total = total.defined() ? total + one : one;
-    count += static_cast<double>(flat.size(1));
-  }
-  std::vector<double> out = total.to_vector<double>();
-  for (double& v : out) v = count == 0 ? 0 : std::sqrt(v / count);
-  return out;
-}
 
 Tensor column(const std::vector<double>& values, const Tensor& like) {
   return Tensor::from(values, {static_cast<int64_t>(values.size())}, like.dtype(), like.device());
@@ -289,6 +275,21 @@ class RowSolver {
 };
 
 }  // namespace
+
+std::vector<double> ode::rms(const OdeState& parts, int64_t rows) {
+  Tensor total;
+  double count = 0;
+  for (const Tensor& p : parts) {
+    const Tensor flat = reshape(p, {rows, rows == 0 ? 1 : p.numel() / rows});
+    const Tensor one = sum(square(flat), {1});
+    total = total.defined() ? total + one : one;
+    count += static_cast<double>(flat.size(1));
+  }
+  std::vector<double> out =
+      total.defined() ? total.to_vector<double>() : std::vector<double>(static_cast<size_t>(rows));
+  for (double& v : out) v = count == 0 ? 0 : std::sqrt(v / count);
+  return out;
+}
 
 OdeRowsSolution solve_ode_rows(const OdeRowField& field, OdeState y0, double t0, double t1,
                                const OdeOptions& options) {

@@ -79,6 +79,9 @@ Attempt attempt(const Field& field, const Clock& at, const Step& h, const OdeSta
 /// What an error of a tensor of this absolute size is measured against.
 inline Tensor scale_of(const Tensor& size, const OdeOptions& o) { return size * o.rtol + o.atol; }
 
+/// Root of the mean square over all tensors of each of `rows` rows; 1 row takes all elements.
+std::vector<double> rms(const OdeState& parts, int64_t rows);
+
 /// Factor from a step's size to the next one's, for an error ratio: at most 10, at least 0.2, no
 /// shrinking after an accepted step, safety 0.9. A ratio that is not finite shrinks.
 inline double next_factor(double ratio) {

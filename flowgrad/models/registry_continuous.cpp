@@ -58,6 +58,7 @@ std::unique_ptr<Model> make_cnf(const ConfigReader& c, Generator& g, DType dtype
   }
   o.solver.rtol = c.real("rtol", 0);
   o.solver.atol = c.real("atol", 0);
+  o.per_row = c.boolean("per_row");
   constexpr std::array kGradients = {OdeGradient::direct, OdeGradient::checkpointed,
                                      OdeGradient::adjoint};
   o.solver.gradient = kGradients[c.choice("gradient", {"direct", "checkpointed", "adjoint"})];
@@ -76,11 +77,12 @@ std::vector<Entry> continuous_entries() {
         {"hidden", "64", "width of the velocity field"},
         {"trace", "hutchinson", "trace of the Jacobian: hutchinson or exact"},
         {"probe", "rademacher", "probe of the estimate: rademacher or gaussian"},
-        {"condition_dim", "0", "width of the condition; 0 = unconditional"},
+        condition_key(),
         {"solver", "dopri5", "dopri5, or in equal steps euler, midpoint, heun, rk4, dopri5_fixed"},
         {"n_steps", "20", "steps of a solve by an equal-step solver"},
         {"rtol", "1e-05", "relative tolerance of dopri5"},
         {"atol", "1e-05", "absolute tolerance of dopri5"},
+        {"per_row", "false", "steps of dopri5 of its own for every row of a batch"},
         {"gradient", "direct", "of a solve: direct, checkpointed or adjoint"},
         {"kinetic", "0", "weight of the kinetic energy int |v|^2 dt in the loss"},
         {"jacobian_norm", "0", "weight of int |dv/dx|_F^2 dt in the loss"},

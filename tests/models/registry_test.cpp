@@ -150,6 +150,8 @@ TEST_CASE("bad names, keys and values are refused", "[registry_test]") {
   CHECK(contains(refused("cnf", {{"n_steps", "7"}}), {"n_steps = 7", "dopri5", "rk4"}));
   CHECK(contains(refused("cnf", {{"rtol", "-1"}}), {"rtol", "-1", "at least 0"}));
   CHECK(contains(refused("cnf", {{"redraw_probe", "true"}, {"trace", "exact"}}), {"redraw_probe"}));
+  CHECK(contains(refused("cnf", {{"per_row", "true"}, {"gradient", "adjoint"}}), {"per_row"}));
+  CHECK(contains(refused("glow", {{"condition_dim", "-1"}}), {"condition_dim", "-1", "from 0"}));
   CHECK(contains(refused("cnf", {{"probe", "sobol"}}), {"probe", "sobol", "rademacher, gaussian"}));
   CHECK(contains(refused("realnvp", {{"permute", "yes"}}), {"permute", "yes", "false, true"}));
   for (const std::string bad : {"2.5", "two", "", "0", "-1", "99999999999", "1e3", " 2", "2 "}) {
