@@ -1,4 +1,5 @@
 // The models against PyTorch's values, through the registry where it knows them.
+#include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
 #include "flowgrad/models/flow_matching.h"
 #include "flowgrad/models/planar.h"
@@ -31,7 +32,7 @@ TEST_CASE("density models agree with PyTorch", "[golden_models_test][device]") {
              "realnvp_d7_conditional", "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint",
              "cnf_exact_d3_euler", "cnf_hutchinson_d3", "cnf_hutchinson_d2_gaussian",
              "realnvp_d3_mixture", "spline_d2", "spline_d3_all", "spline_d7_one", "glow_1x4x4",
-             "glow_3x4x8"})) {
+             "glow_3x4x8", "glow_2x4x4_conditional"})) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
@@ -105,6 +106,81 @@ TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test][device]") {
       const Tensor x = model->evaluate("generate", in, {.n_steps = 8, .solver = solver}, generator);
       g.check(solver == "euler" ? "generate" : "generate." + solver, x);
       CHECK_FALSE(x.requires_grad());
+    }
+  }
+}
+
+TEST_CASE("likelihoods of flow matching agree with PyTorch", "[golden_models_test][device]") {
+  for (const auto& name : both({"likelihood_a2", "likelihood_a5_conditional"})) {
+    const Golden g(name);
+    const auto model = open(g);
+    Generator generator(0);
+    for (const std::string trace : {"exact", "hutchinson"}) {
+      INFO(name << " " << trace);
+      QuantityInputs in{.input = g["input"].requires_grad_(), .condition = g["condition"]};
+      if (trace == "hutchinson") in.probe_noise = g["probe"];
+      const Tensor log_prob =
+          model->evaluate("log_prob", in, {.n_steps = 4, .solver = "rk4"}, generator);
+      g.check("log_prob." + trace, log_prob);
+      g.check_gradients("grad_" + trace + ".", -mean(log_prob), model->module().parameters());
+      g.check_gradient("grad_input." + trace, grad(mean(log_prob), in.input));
+    }
+  }
+}
+
+TEST_CASE("consistency models agree with PyTorch", "[golden_models_test][device]") {
+  for (const auto& name : both({"consistency_a2", "consistency_a5_conditional"})) {
+    INFO(name);
+    const Golden g(name);
+    const auto model = open(g);
+    auto& net = dynamic_cast<Consistency&>(model->module());
+    Generator generator(0);
+    QuantityInputs in = inputs_of(g);
+    in.input.requires_grad_();
+    g.check("end_point", model->evaluate("end_point", in, {}, generator));
+    const Tensor loss = model->loss(in, generator);
+    g.check("loss", loss);
+    g.check_gradients("grad.", loss, net.parameters());
+    g.check_gradient("grad_input", grad(loss, in.input));
+    g.check("generate", model->evaluate("generate", in, {}, generator));
+
+    FlowMatchingOptions o;
+    for (auto [to, key] : {std::pair{&o.condition_dim, "condition_dim"},
+                           {&o.action_dim, "action_dim"},
+                           {&o.time_dim, "time_dim"},
+                           {&o.hidden, "hidden"}}) {
+      *to = g.config[key];
+    }
+    o.time_scale = g.config["time_scale"];
+    FlowMatching teacher(o, generator, g.dtype);
+    teacher.to(testing::test_device());
+    NamedTensors weights;
+    for (const auto& n : g.names("teacher.")) weights.emplace_back(n, g["teacher." + n]);
+    teacher.load_state_dict(weights);
+    const Tensor distilled =
+        net.loss(in.input, in.condition, generator, {.teacher = &teacher}, in.noise, in.time);
+    g.check("loss.distilled", distilled);
+    g.check_gradients("grad_distilled.", distilled, net.parameters());
+  }
+}
+
+TEST_CASE("score models agree with PyTorch", "[golden_models_test][device]") {
+  for (const auto& name : both({"score_a2", "score_a5_conditional"})) {
+    INFO(name);
+    const Golden g(name);
+    const auto model = open(g);
+    Generator generator(0);
+    QuantityInputs in = inputs_of(g);
+    in.input.requires_grad_();
+    g.check("noise_prediction", model->evaluate("noise_prediction", in, {}, generator));
+    g.check("velocity", model->evaluate("velocity", in, {}, generator));
+    const Tensor loss = model->loss(in, generator);
+    g.check("loss", loss);
+    g.check_gradients("grad.", loss, model->module().parameters());
+    g.check_gradient("grad_input", grad(loss, in.input));
+    for (const std::string solver : {"euler", "midpoint"}) {
+      g.check("generate." + solver,
+              model->evaluate("generate", in, {.n_steps = 8, .solver = solver}, generator));
     }
   }
 }
