@@ -62,7 +62,7 @@ Tensor Consistency::generate(const Tensor& noise, const Tensor& given, Generator
   for (int64_t k = 0; k < n_steps; ++k) {
     const double t = static_cast<double>(k) / static_cast<double>(n_steps);
     if (k > 0) x = randn(x.shape(), generator, x.dtype(), x.device()) * (1 - t) + x * t;
-    x = end_point(x, full({x.size(0)}, t, x.dtype(), x.device()), condition);
+    x = end_point(x, full({1}, t, x.dtype(), x.device()), condition);
   }
   return x;
 }

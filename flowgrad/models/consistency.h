@@ -36,7 +36,7 @@ class Consistency final : public TimeNet {
               DType dtype = DType::float32);
   const ConsistencyOptions& options() const { return options_; }
 
-  /// f (N, A) at x (N, A), t (N), condition (N, C), one row of it, or undefined where C = 0.
+  /// f (N, A) at x (N, A), t (N) or (1), condition (N, C), one row of it, or undefined where C = 0.
   Tensor end_point(const Tensor& x, const Tensor& t, const Tensor& condition = {});
   /// Mean squared |f(x_s, s) - f_target(x_r, r)|^2 over elements, r = s + 1/scales, for data x1
   /// (N, A). Noise x0 (N, A) and s (N), uniform over the scales, are drawn where undefined.

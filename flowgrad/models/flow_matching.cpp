@@ -120,7 +120,7 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
 
 VelocityField velocity_field(FlowMatching& model, const Tensor& condition) {
   return [&model, condition](double t, const Tensor& x) {
-    return model.velocity(x, full({x.size(0)}, t, x.dtype(), x.device()), condition);
+    return model.velocity(x, full({1}, t, x.dtype(), x.device()), condition);
   };
 }
 

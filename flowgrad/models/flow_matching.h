@@ -48,8 +48,8 @@ class FlowMatching final : public TimeNet {
                DType dtype = DType::float32);
   const FlowMatchingOptions& options() const { return options_; }
 
-  /// Velocity (N, A) at x (N, A), t (N), condition (N, C), one row of it for all, or undefined
-  /// where C = 0.
+  /// Velocity (N, A) at x (N, A), t (N) or (1), condition (N, C), one row of it for all, or
+  /// undefined where C = 0.
   Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {}) {
     return evaluate("velocity", x, t, condition);
   }

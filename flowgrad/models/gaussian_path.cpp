@@ -50,9 +50,10 @@ Tensor GaussianPath::snr_inverse(const Tensor& snr) const {
 
 Tensor convert(const Tensor& prediction, Prediction from, Prediction to, const Tensor& x,
                const Tensor& t, const GaussianPath& path) {
-  if (x.rank() != 2 || prediction.shape() != x.shape() || t.shape() != Shape{x.size(0)}) {
+  if (x.rank() != 2 || prediction.shape() != x.shape() ||
+      (t.shape() != Shape{x.size(0)} && t.shape() != Shape{1})) {
     throw ShapeError(fmt::format(
-        "convert: prediction is {}, x is {}, t is {}; (N, D), (N, D) and (N) are accepted",
+        "convert: prediction is {}, x is {}, t is {}; (N, D), (N, D) and (N) or (1) are accepted",
         prediction.shape().to_string(), x.shape().to_string(), t.shape().to_string()));
   }
   if (from == to) return prediction;

@@ -35,10 +35,10 @@ class GaussianPath {
 /// flow, the noise eps, or the data x1.
 enum class Prediction { score, velocity, noise, data };
 
-/// One prediction (N, D) at x (N, D) and times t (N) as another: they are linear in each other
-/// given x, because score = -eps / sigma and velocity = d_alpha x1 + d_sigma eps. Not finite where
-/// the formula divides by alpha = 0 or sigma = 0: use times inside (0, 1). ShapeError for arrays
-/// that do not fit.
+/// One prediction (N, D) at x (N, D) and times t (N), or (1) for all rows, as another: they are
+/// linear in each other given x, because score = -eps / sigma and velocity = d_alpha x1 + d_sigma
+/// eps. Not finite where the formula divides by alpha = 0 or sigma = 0: use times inside (0, 1).
+/// ShapeError for arrays that do not fit.
 Tensor convert(const Tensor& prediction, Prediction from, Prediction to, const Tensor& x,
                const Tensor& t, const GaussianPath& path);
 

@@ -46,7 +46,7 @@ Tensor ScoreModel::generate(const Tensor& noise, const Tensor& given,
   check_guidance(options, condition);
   NoGrad off;
   const auto field = [&](double time, const Tensor& x) {
-    const Tensor t = full({x.size(0)}, time, x.dtype(), x.device());
+    const Tensor t = full({1}, time, x.dtype(), x.device());
     const Tensor with = velocity(x, t, condition);
     if (options.guidance == 1) return with;
     // The velocity is affine in the noise: guiding one guides the other.

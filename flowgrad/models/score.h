@@ -25,8 +25,8 @@ class ScoreModel final : public TimeNet {
   const ScoreOptions& options() const { return options_; }
   const GaussianPath& path() const { return path_; }
 
-  /// Predicted noise, score and probability-flow velocity (N, A) at x (N, A), t (N), condition
-  /// (N, C) or one row of it, undefined where C = 0.
+  /// Predicted noise, score and probability-flow velocity (N, A) at x (N, A), t (N) or (1),
+  /// condition (N, C) or one row of it, undefined where C = 0.
   Tensor noise_prediction(const Tensor& x, const Tensor& t, const Tensor& condition = {}) {
     return evaluate("noise_prediction", x, t, condition);
   }

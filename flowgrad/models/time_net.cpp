@@ -52,11 +52,12 @@ Tensor TimeNet::check(const char* op, const Tensor& x, const Tensor& condition) 
 
 Tensor TimeNet::evaluate(const char* op, const Tensor& x, const Tensor& t, const Tensor& given) {
   const Tensor condition = check(op, x, given);
-  if (t.rank() != 1 || t.size(0) != x.size(0)) {
-    throw ShapeError(fmt::format("{}: time has shape {}; ({},) is accepted", op,
+  if (t.rank() != 1 || (t.size(0) != x.size(0) && t.size(0) != 1)) {
+    throw ShapeError(fmt::format("{}: time has shape {}; ({},) or (1,) is accepted", op,
                                  t.shape().to_string(), x.size(0)));
   }
-  const Tensor embedding = time_embed_(t);
+  const Tensor one = time_embed_(t);
+  const Tensor embedding = expand(one, {x.size(0), one.size(1)});
   return body_(condition.defined() ? concat({x, condition, embedding}, 1)
                                    : concat({x, embedding}, 1));
 }

@@ -22,18 +22,19 @@ struct TimeNetOptions {
   int64_t depth = 3;
 };
 
-/// A network of x (N, A), a flow time t (N) and a condition (N, C), with values (N, A): what flow
-/// matching reads as velocity, a consistency model as mean velocity to the end, a score model as
-/// noise. Input order x, condition, time. Keys, for a body of that name: residual
-/// time_embed.{1,3}.*, <body>.0.*, <body>.{2,3}.block.{0,2}.*, <body>.4.*; mlp <body>.{0,2,...}.*.
+/// A network of x (N, A), a flow time t (N), or (1) for all rows, and a condition (N, C), with
+/// values (N, A): what flow matching reads as velocity, a consistency model as mean velocity to the
+/// end, a score model as noise. Input order x, condition, time. Keys, for a body of that name:
+/// residual time_embed.{1,3}.*, <body>.0.*, <body>.{2,3}.block.{0,2}.*, <body>.4.*; mlp
+/// <body>.{0,2,...}.*.
 class TimeNet : public Module {
  public:
   /// ValueError for an odd time_dim or one below 4, or a size below 1.
   TimeNet(const char* body, const TimeNetOptions& options, Generator& generator, DType dtype);
 
  protected:
-  /// The network's value (N, A). ShapeError, naming `op`, unless x is (N, A), t (N) and condition
-  /// (N, C) or one row of it (undefined where C = 0).
+  /// The network's value (N, A). ShapeError, naming `op`, unless x is (N, A), t (N) or (1), and
+  /// condition (N, C) or one row of it (undefined where C = 0).
   Tensor evaluate(const char* op, const Tensor& x, const Tensor& t, const Tensor& condition);
   /// x and condition checked; the condition with a row for each of x.
   Tensor check(const char* op, const Tensor& x, const Tensor& condition) const;
