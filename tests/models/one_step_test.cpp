@@ -133,7 +133,11 @@ TEST_CASE("reflow pairs are the teacher's, whatever the parts", "[one_step_test]
   const Tensor noise = randn({10, 2}, generator);
   const Tensor condition = randn({10, 3}, generator);
   const Pairs whole = reflow_pairs(teacher, noise, condition, euler(5));
-  CHECK(distance(whole.x1, teacher.generate(noise, condition, euler(5))) == 0);
+  const auto off = [&](const Pairs& p) {
+    return distance(p.x1, teacher.generate(p.x0, condition, euler(5)));
+  };
+  CHECK(off(whole) == 0);
+  CHECK(off({randn({10, 2}, generator), whole.x1, condition}) > 0);  // planted: noise drawn anew
   CHECK(distance(reflow_pairs(teacher, noise, condition, euler(5), 3).x1, whole.x1) == 0);
   const Tensor one = slice(condition, 0, 0, 1);
   CHECK(distance(reflow_pairs(teacher, noise, one, euler(5), 4).x1,
@@ -181,6 +185,14 @@ TEST_CASE("reflow straightens, and distillation makes one step do", "[one_step_t
   const double straight = straightness(velocity_field(student), x0);
   INFO("straightness " << bent << " -> " << straight);
   CHECK(straight < 0.3 * bent);
+  // Planted: the pairs separated again, noise from one and data from another.
+  FlowMatching separated(small(), generator);
+  separated.load_state_dict(teacher.state_dict());
+  train(separated.parameters(), 100, [&](Generator& g) {
+    const Pairs p = draw_pairs(pairs, 256, g);
+    return separated.loss(p.x1, {}, g, draw_pairs(pairs, 256, g).x0);
+  });
+  CHECK_FALSE(straightness(velocity_field(separated), x0) < 0.3 * bent);
   CHECK(wasserstein2(student.generate(x0, {}, euler(1)), x1) <
         0.7 * wasserstein2(teacher.generate(x0, {}, euler(1)), x1));
   train(student.parameters(), 800, [&](Generator& g) {
@@ -201,8 +213,12 @@ TEST_CASE("a consistency model is the identity at the data's end", "[one_step_te
     shake(net, 3, 2);
     const Tensor x = randn({9, 2}, generator, dtype) * 10.0;
     const Tensor c = randn({9, 3}, generator, dtype);
-    CHECK(distance(net.end_point(x, ones({9}, dtype), c), x) == 0);
-    CHECK(distance(net.end_point(x, full({9}, 0.5, dtype), c), x) > 1e-3);
+    const auto off = [&](double end) {
+      return distance(net.end_point(x, full({9}, end, dtype), c), x);
+    };
+    CHECK(off(1) == 0);
+    CHECK(off(1 - 1e-6) > 0);  // planted: a boundary that c_out misses
+    CHECK(off(0.5) > 1e-3);
   }
   CHECK(
       contains(raised<ValueError>([&] { Consistency({.scales = 0}, generator); }), {"scales = 0"}));

@@ -35,9 +35,16 @@ TEST_CASE("coefficients of the paths: ends, derivatives, signal-to-noise", "[sco
       const Function f = [&](const Tensor& x) {
         return sum(alpha ? path.at(x).alpha : path.at(x).sigma);
       };
-      CHECK(distance(value_and_grad(f, t).derivative, alpha ? c.d_alpha : c.d_sigma) < 1e-10);
+      const Tensor slope = value_and_grad(f, t).derivative;
+      CHECK(distance(slope, alpha ? c.d_alpha : c.d_sigma) < 1e-10);
+      CHECK(distance(slope, alpha ? -c.d_alpha : -c.d_sigma) >
+            1e-10);  // planted: in diffusion time
     }
-    CHECK(distance(path.snr_inverse(path.snr(t)), t) < 1e-10);
+    const auto off = [&](const GaussianPath& back) {
+      return distance(back.snr_inverse(path.snr(t)), t);
+    };
+    CHECK(off(path) < 1e-10);
+    CHECK(off(GaussianPath(PathKind::vp, 0.1, 20.1)) > 1e-10);  // planted: another schedule's
     CHECK(all(greater(slice(path.snr(t), 0, 1, 25), slice(path.snr(t), 0, 0, 24))).item() == 1);
     if (kind != PathKind::linear)
       CHECK(distance(square(c.alpha) + square(c.sigma), ones_like(t)) < 1e-14);
@@ -60,14 +67,34 @@ TEST_CASE("predictions turn into each other and back", "[score_test]") {
   const Tensor x = randn({9, 3}, generator, DType::float64);
   const Tensor p = randn({9, 3}, generator, DType::float64);
   const Tensor t = linspace(0.1, 0.9, 9, DType::float64);
+  using Conversion = std::function<Tensor(const Tensor&, Prediction, Prediction)>;
   for (const PathKind kind : kKinds) {
     const GaussianPath path(kind);
+    const auto error = [&](Prediction from, Prediction to, const Conversion& there) {
+      return distance(convert(there(p, from, to), to, from, x, t, path), p);
+    };
+    const Conversion right = [&](const Tensor& q, Prediction from, Prediction to) {
+      return convert(q, from, to, x, t, path);
+    };
+    // Planted: the sign of sigma's derivative, which noise and data do not read.
+    const Conversion wrong = [&](const Tensor& q, Prediction from, Prediction to) {
+      if (to != Prediction::velocity) return right(q, from, to);
+      const auto c = path.at(unsqueeze(t, 1));
+      return c.d_alpha * right(q, from, Prediction::data) -
+             c.d_sigma * right(q, from, Prediction::noise);
+    };
     for (const Prediction from : kPredictions) {
       for (const Prediction to : kPredictions) {
         INFO(static_cast<int>(kind) << " " << static_cast<int>(from) << static_cast<int>(to));
-        CHECK(distance(convert(convert(p, from, to, x, t, path), to, from, x, t, path), p) < 1e-12);
+        CHECK(error(from, to, right) < 1e-12);
+        if (to == Prediction::velocity && from != to) CHECK(error(from, to, wrong) > 1e-12);
       }
     }
+    // One time serves all rows.
+    const Tensor one = slice(t, 0, 4, 5);
+    CHECK(distance(
+              convert(p, Prediction::noise, Prediction::velocity, x, one, path),
+              convert(p, Prediction::noise, Prediction::velocity, x, expand(one, {9}), path)) == 0);
   }
   CHECK(contains(raised<ShapeError>([&] {
                    convert(p, Prediction::data, Prediction::noise, x, slice(t, 0, 0, 3),
