@@ -64,11 +64,11 @@ def likelihood(draw, n, **net):
     out, x, _, condition = draws(draw, n, net["action_dim"], net["condition_dim"])
     out["probe"] = draw.signs(n, net["action_dim"])
     for name, probe in (("exact", None), ("hutchinson", out["probe"])):
-        log_prob = ref.log_prob(model, x, condition, probe, 4, "rk4")
+        log_prob = ref.log_prob(model, x, condition, probe, 2, "midpoint")
         out[f"log_prob.{name}"] = log_prob
         out |= parameter_grads(model, -log_prob.mean(), f"grad_{name}.")
         out[f"grad_input.{name}"], = torch.autograd.grad(log_prob.mean(), x)
-    return model, out, {"objective": NLL.replace("grad.", "grad_exact.*, grad_hutchinson.") + "; rk4, 4 steps"}
+    return model, out, {"objective": NLL.replace("grad.", "grad_exact.*, grad_hutchinson.") + "; midpoint, 2 steps"}
 
 
 case("consistency_a2", "consistency", **PLAIN, scales=8)(lambda d, **c: consistency(d, 5, **c))
@@ -76,7 +76,7 @@ case("consistency_a5_conditional", "consistency", **CONDITIONAL, scales=4)(lambd
 case("score_a2", "score", **PLAIN, beta_min=0.1, beta_max=3.0)(lambda d, **c: score(d, 5, **c))
 case("score_a5_conditional", "score", **CONDITIONAL, beta_min=0.2, beta_max=8.0)(lambda d, **c: score(d, 3, **c))
 case("likelihood_a2", "flow_matching", **PLAIN)(lambda d, **c: likelihood(d, 5, **c))
-case("likelihood_a5_conditional", "flow_matching", **CONDITIONAL)(lambda d, **c: likelihood(d, 3, **c))
+case("likelihood_a3_conditional", "flow_matching", **CONDITIONAL | {"action_dim": 3})(lambda d, **c: likelihood(d, 3, **c))
 
 
 if __name__ == "__main__":
