@@ -134,9 +134,15 @@ ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, con
   const Tensor arg = argument("hutchinson_divergence", x);
   const Tensor y = f(arg);
   check_rows("hutchinson_divergence", x, y);
-  check_like("hutchinson_divergence", "the probe", probe, "x", x);
-  const Tensor g = grad_or_zeros(y, arg, probe, create_graph);
-  return {finished(y, create_graph), finished(sum(g * probe, {1}), create_graph)};
+  const std::vector<Tensor> probes = probe.rank() == 3 ? unbind(probe) : std::vector{probe};
+  std::vector<Tensor> estimates;
+  for (const Tensor& one : probes) {
+    check_like("hutchinson_divergence", "the probe", one, "x", x);
+    const bool more = estimates.size() + 1 < probes.size();
+    estimates.push_back(sum(grad_or_zeros(y, arg, one, create_graph, more) * one, {1}));
+  }
+  const Tensor all = probe.rank() == 3 ? stack(estimates, 1) : estimates[0];
+  return {finished(y, create_graph), finished(all, create_graph)};
 }
 
 namespace {

@@ -47,7 +47,8 @@ Tensor hessian(const Function& f, const Tensor& x, bool create_graph = false);
 /// Exact: D vector-Jacobian products.
 ValueAndDerivative divergence(const Function& f, const Tensor& x, bool create_graph = false);
 /// As divergence, estimated by probe^T J probe with one probe (N, D) of zero mean and unit
-/// covariance (Hutchinson 1990; FFJORD, Grathwohl et al. 2019).
+/// covariance (Hutchinson 1990; FFJORD, Grathwohl et al. 2019); K probes (K, N, D) give (N, K)
+/// estimates by one evaluation of f.
 ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, const Tensor& probe,
                                          bool create_graph = false);
 

@@ -9,30 +9,15 @@
 namespace flowgrad {
 namespace {
 
-/// Velocity and the estimates probe^T J probe of its divergence, (N, K), from one evaluation.
-OdeState estimated(const VelocityField& velocity, double t, const Tensor& x, const Tensor& probes,
-                   bool keep_graph) {
-  EnableGrad on;
-  const Tensor at = x.requires_grad() ? tap(x, {}) : x.detach().requires_grad_();
-  const Tensor v = velocity(t, at);
-  std::vector<Tensor> traces;
-  for (int64_t i = 0; i < probes.size(0); ++i) {
-    const Tensor probe = select(probes, 0, i);
-    const std::vector<Tensor> g =
-        v.requires_grad()
-            ? grad(std::span(&v, 1), std::span(&at, 1), std::span(&probe, 1),
-                   {.create_graph = keep_graph, .retain_graph = true, .allow_unused = true})
-            : std::vector<Tensor>(1);
-    const Tensor one =
-        g[0].defined() ? sum(g[0] * probe, {1}) : zeros({x.size(0)}, x.dtype(), x.device());
-    traces.push_back(keep_graph ? one : one.detach());
+/// Velocity and its divergence (N, 1), or one estimate for each of K probes (N, K).
+OdeState slopes(const VelocityField& velocity, double t, const Tensor& x, const Tensor& probes,
+                bool keep_graph) {
+  const Function f = [&](const Tensor& at) { return velocity(t, at); };
+  if (probes.defined()) {
+    const ValueAndDerivative d = hutchinson_divergence(f, x, probes, keep_graph);
+    return {d.value, d.derivative};
   }
-  return {keep_graph ? v : v.detach(), stack(traces, 1)};
-}
-
-OdeState exact(const VelocityField& velocity, double t, const Tensor& x, bool keep_graph) {
-  const ValueAndDerivative d =
-      divergence([&](const Tensor& at) { return velocity(t, at); }, x, keep_graph);
+  const ValueAndDerivative d = divergence(f, x, keep_graph);
   return {d.value, unsqueeze(d.derivative, 1)};
 }
 
@@ -53,7 +38,7 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
         fmt::format("likelihood: x has shape {}; (N, D) is accepted", x.shape().to_string()));
   }
   const bool by_probes = options.trace == Trace::hutchinson;
-  Tensor probes = options.probes;
+  Tensor probes = by_probes ? options.probes : Tensor();
   if (by_probes && !probes.defined()) {
     if (options.n_probes < 1) {
       throw ValueError(
@@ -81,9 +66,8 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
     NoGrad off(!keep_graph);
     solver.integrals = 1;
     // By value: a checkpointed solve runs the field again in the backward pass.
-    const OdeField field = [velocity, probes, by_probes, keep_graph](double t, const OdeState& y) {
-      return by_probes ? estimated(velocity, t, y[0], probes, keep_graph)
-                       : exact(velocity, t, y[0], keep_graph);
+    const OdeField field = [velocity, probes, keep_graph](double t, const OdeState& y) {
+      return slopes(velocity, t, y[0], probes, keep_graph);
     };
     OdeSolution s =
         solve_ode(field, {x, zeros({x.size(0), k}, x.dtype(), x.device())}, 1, 0, solver);

@@ -124,6 +124,13 @@ TEST_CASE("divergence of rows, exact and estimated", "[transforms_values]") {
   const auto h = hutchinson_divergence(f, x, probe, true);
   CHECK(differs(h.derivative, {form + 2 - 1, form + .5 + 1}) == "");
   CHECK(differs(grad(sum(h.derivative), x), {-1, 1, 0, -1, 1, 0}) == "");
+  // Several probes share one evaluation.
+  const Tensor other = values({0, 1, 0, 1, 0, 0}, {2, 3});
+  const auto two = hutchinson_divergence(f, x, stack({probe, other}), true);
+  CHECK(two.derivative.shape() == Shape{2, 2});
+  CHECK(differs(select(two.derivative, 1, 0), h.derivative) == "");
+  CHECK(differs(select(two.derivative, 1, 1), {5, 1.5}) == "");
+  CHECK(differs(grad(sum(select(two.derivative, 1, 0)), x), {-1, 1, 0, -1, 1, 0}) == "");
   // All eight sign vectors average to the trace.
   double total = 0;
   for (int bits = 0; bits < 8; ++bits) {
