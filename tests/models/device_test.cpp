@@ -1,3 +1,4 @@
+#include <array>
 #include <cmath>
 
 #include "core/io_support.h"
@@ -20,31 +21,64 @@ using flowgrad::testing::test_device;
 
 namespace {
 
+/// The quantity that says most about one row, as a model has it.
+constexpr std::array kOfRows = {"velocity", "noise_prediction", "end_point", "log_prob"};
+
 struct Small {
   const char* name;
   Config config;
-  int64_t width;
 };
 const std::vector<Small>& all_models() {
   static const std::vector<Small> models = {
-      {"planar", {{"dim", "3"}, {"n_flows", "2"}}, 3},
-      {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"permute", "true"}, {"actnorm", "true"}}, 2},
+      {"planar", {{"dim", "3"}, {"n_flows", "2"}}},
+      {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"permute", "true"}, {"actnorm", "true"}}},
       {"spline",
-       {{"hidden", "8"}, {"n_flows", "2"}, {"actnorm", "true"}, {"base_components", "2"}},
-       2},
-      {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "2"}}, 2},
-      {"cnf", {{"hidden", "8"}}, 2},
+       {{"hidden", "8"}, {"n_flows", "2"}, {"actnorm", "true"}, {"base_components", "2"}}},
+      {"cnf", {{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "2"}}},
+      {"cnf", {{"hidden", "8"}}},
+      {"cnf", {{"hidden", "8"}, {"per_row", "true"}, {"condition_dim", "2"}}},
+      {"glow", {{"height", "2"}, {"width", "4"}, {"levels", "1"}, {"steps", "1"}, {"hidden", "4"}}},
       {"glow",
-       {{"height", "2"}, {"width", "4"}, {"levels", "1"}, {"steps", "1"}, {"hidden", "4"}},
-       8},
-      {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
-      {"flow_matching",
-       {{"action_dim", "3"}, {"hidden", "8"}, {"net", "mlp"}, {"coupling", "ot"}},
-       3},
-      {"consistency", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
-      {"score", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}, 3},
-      {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}, 3}};
+       {{"height", "2"}, {"width", "2"}, {"levels", "1"}, {"steps", "1"}, {"condition_dim", "2"}}},
+      {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}},
+      {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"net", "mlp"}, {"coupling", "ot"}}},
+      {"consistency", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}},
+      {"score", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}},
+      {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}}};
   return models;
+}
+
+/// n rows of data, and a condition where the model has one, on the model's device.
+QuantityInputs rows_of(Model& model, int64_t n, Generator& generator, DType dtype) {
+  const Device device = model.module().device();
+  QuantityInputs in{.input = randn({n, model.width()}, generator, dtype, device)};
+  if (model.condition_width() > 0)
+    in.condition = randn({n, model.condition_width()}, generator, dtype, device);
+  return in;
+}
+
+/// What a model with these weights makes of seeded inputs on a device: a value of every row, the
+/// loss, and the gradient of every parameter.
+std::vector<Tensor> results(const Small& small, DType dtype, Device device, const NamedTensors& w) {
+  Generator generator(3);
+  const auto model = make_model(small.name, small.config, generator, dtype);
+  model->module().to(device);
+  model->module().load_state_dict(w);
+  QuantityInputs in = rows_of(*model, 16, generator, dtype);
+  const Tensor loss = model->loss(in, generator);
+  std::vector<Tensor> leaves;
+  for (const auto& [name, p] : model->module().parameters()) leaves.push_back(p);
+  std::vector<Tensor> out = grad(std::span(&loss, 1), leaves, {}, {.allow_unused = true});
+  std::erase_if(out, [](const Tensor& t) { return !t.defined(); });
+  out.push_back(loss.detach());
+  const auto quantity =
+      *std::find_if(kOfRows.begin(), kOfRows.end(), [&](const char* q) { return model->has(q); });
+  in.time = small.name == std::string("diffusion") ? randint(0, 10, {16}, generator, device)
+                                                   : rand({16}, generator, dtype, 0, 1, device);
+  NoGrad off;
+  out.push_back(model->evaluate(quantity, in, {}, generator));
+  for (Tensor& t : out) t = to(t, Device::cpu());
+  return out;
 }
 
 /// Loss, weights, averages and a draw after five training steps on a device.
@@ -58,8 +92,7 @@ std::vector<Tensor> trained(const Small& small, Device device) {
   std::vector<Tensor> out;
   for (int step = 0; step < 5; ++step) {
     optimizer.zero_grad();
-    const QuantityInputs batch{.input =
-                                   randn({16, small.width}, generator, DType::float64, device)};
+    const QuantityInputs batch = rows_of(*model, 16, generator, DType::float64);
     if (step == 0) model->initialize_from(batch);
     const Tensor loss = model->loss(batch, generator);
     CHECK(loss.device() == device);
@@ -75,7 +108,9 @@ std::vector<Tensor> trained(const Small& small, Device device) {
   }
   for (const auto& [name, t] : ema.state_dict()) out.push_back(t);
   for (const auto& [name, t] : optimizer.state_dict()) out.push_back(t);
-  out.push_back(model->evaluate("sample", {}, {.n_samples = 4}, generator));
+  const QuantityInputs to_draw{.condition =
+                                   rows_of(*model, 4, generator, DType::float64).condition};
+  out.push_back(model->evaluate("sample", to_draw, {.n_samples = 4}, generator));
   return out;
 }
 
@@ -91,6 +126,38 @@ TEST_CASE("every model trains on a device as on the CPU", "[device_test][device_
     for (size_t i = 0; i < there.size(); ++i) CHECK(distance(there[i], here[i]) <= 1e-9);
   }
   kernels::set_cpu_backend(kernels::CpuBackend::fast);
+}
+
+TEST_CASE("values and gradients of a device are the CPU's", "[device_test][device_only]") {
+  for (const Small& small : all_models()) {
+    for (const DType dtype : {DType::float64, DType::float32}) {
+      INFO(small.name << " " << name_of(dtype));
+      Generator generator(5);
+      const auto model = make_model(small.name, small.config, generator, dtype);
+      flowgrad::testing::shake(model->module(), 6, 0.3);
+      const NamedTensors weights = model->module().state_dict();
+      const auto here = results(small, dtype, Device::cpu(), weights);
+      // Largest distances of gradients, and of values, over what is demanded of each.
+      const auto off = [&](const NamedTensors& w) {
+        const auto there = results(small, dtype, test_device(), w);
+        REQUIRE(there.size() == here.size());
+        double worst = 0;
+        for (size_t i = 0; i < here.size(); ++i) {
+          const bool value = i + 2 >= here.size();
+          const double demanded = dtype == DType::float64 ? 1e-11 : value ? 1e-5 : 1e-4;
+          worst = std::max(worst, distance(there[i], here[i]) / demanded);
+        }
+        return worst;
+      };
+      CHECK(off(weights) <= 1);
+      // Planted: a weight that arrives on the device off by a hundredth.
+      NamedTensors wrong = weights;
+      for (auto& [name, t] : wrong) {
+        if (name == model->module().parameters().front().first) t = t.detach() * 1.01;
+      }
+      CHECK(off(wrong) > 1);
+    }
+  }
 }
 
 TEST_CASE("Module::to moves everything in place", "[device_test][device_only]") {
@@ -120,7 +187,7 @@ TEST_CASE("Module::to moves everything in place", "[device_test][device_only]") 
     CHECK(module.device() == device);
     module.to(Device::cpu());
     for (const auto& [name, t] : module.state_dict()) CHECK(t.device().is_cpu());
-    CHECK(model->loss({.input = ones({4, small.width})}, generator).device().is_cpu());
+    CHECK(model->loss(rows_of(*model, 4, generator, DType::float32), generator).device().is_cpu());
   }
 }
 

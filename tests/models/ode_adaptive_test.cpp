@@ -5,6 +5,7 @@
 
 #include "device/device.h"
 #include "flowgrad/autograd/gradcheck.h"
+#include "flowgrad/autograd/precision.h"
 #include "flowgrad/models/ode.h"
 #include "support.h"
 
@@ -343,6 +344,23 @@ TEST_CASE("each row of a batch takes its own steps", "[ode_adaptive_test]") {
 
 TEST_CASE("adaptive solves on a device", "[ode_adaptive_test][device]") {
   const Device device = flowgrad::testing::test_device();
+  // Rounded products would look like stiffness: refused on a device in float32, and there alone.
+  for (const MatmulPrecision rounded : {MatmulPrecision::tf32, MatmulPrecision::bf16}) {
+    set_matmul_precision(rounded);
+    const auto solved = [&](DType dtype, const char* solver) {
+      return raised<ValueError>(
+          [&] { odeint(growth, ones({2}, dtype, device), 0, 1, {.solver = solver}); });
+    };
+    const std::string refusal = solved(DType::float32, "dopri5");
+    const std::string others = solved(DType::float64, "dopri5") + solved(DType::float32, "rk4");
+    set_matmul_precision(MatmulPrecision::float32);
+    CHECK(others == "nothingnothing");
+    if (device.is_cpu()) {
+      CHECK(refusal == "nothing");
+    } else {
+      CHECK(contains(refusal, {"tf32", "precision float32", "n_steps"}));
+    }
+  }
   Generator generator(2);
   const Tensor w = randn({3, 3}, generator, DType::float64);
   const Tensor y0 = randn({5, 3}, generator, DType::float64);

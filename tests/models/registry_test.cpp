@@ -267,6 +267,32 @@ TEST_CASE("a condition of one row serves all rows", "[registry_test]") {
   }
 }
 
+TEST_CASE("a condition of another width is refused by every model", "[registry_test]") {
+  const Config image{{"height", "2"}, {"width", "2"}, {"levels", "1"}, {"steps", "1"}};
+  for (const auto& name : model_names()) {
+    Config config = name == "glow" ? image : Config{};
+    bool conditional = false;
+    for (const ConfigKey& key : config_keys(name)) {
+      if (key.name != "condition_dim" && key.name != "state_dim") continue;
+      config[key.name] = "2";
+      conditional = true;
+    }
+    CHECK(conditional == (name != "planar"));
+    if (!conditional) continue;
+    const auto model = make(name, config);
+    Generator generator(0);
+    QuantityInputs in{.input = randn({4, model->width()}, generator),
+                      .condition = randn({4, 3}, generator)};
+    INFO(name);
+    CHECK(contains(raised<ShapeError>([&] { model->loss(in, generator); }),
+                   {"(4, 3)", "(4, 2) or (1, 2)"}));
+    in.condition = randn({3, 2}, generator);
+    CHECK(contains(raised<ShapeError>([&] { model->loss(in, generator); }), {"(3, 2)", "(4, 2)"}));
+    in.condition = {};
+    CHECK(contains(raised<ShapeError>([&] { model->loss(in, generator); }), {"absent"}));
+  }
+}
+
 TEST_CASE("diffusion steps outside the schedule are refused", "[registry_test]") {
   const auto model = make("diffusion", {{"hidden", "8"}, {"n_timesteps", "7"}});
   for (const int64_t bad : {-1, 7}) {
