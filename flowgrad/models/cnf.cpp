@@ -146,6 +146,9 @@ void ContinuousNormalizingFlow::check_solver(const OdeOptions& solver) const {
   };
   if (options_.per_row && is_adaptive(solver) && solver.gradient == OdeGradient::adjoint)
     refuse("per_row given with gradient adjoint; direct and checkpointed are accepted");
+  if (options_.per_row && is_adaptive(solver) && solver.trace)
+    refuse(
+        "per_row given with a trace of the steps, which differ from row to row; false is accepted");
   if (!options_.redraw_probe) return;
   if (options_.trace == Trace::exact) {
     refuse("redraw_probe given with trace exact, which has no probe; hutchinson is accepted");

@@ -71,7 +71,7 @@ struct RegularizedPath {
 class ContinuousNormalizingFlow final : public Flow {
  public:
   /// ValueError for redraw_probe with an exact trace, with steps per row, or with gradients that
-  /// are not direct; and for steps per row with the adjoint.
+  /// are not direct; and for steps per row with the adjoint or a trace of the steps.
   ContinuousNormalizingFlow(const CNFOptions& options, Generator& generator,
                             DType dtype = DType::float32);
   int64_t dim() const override { return options_.dim; }

@@ -324,6 +324,8 @@ TEST_CASE("what steps per row refuse", "[cnf_test]") {
   CHECK(flow->log_prob(ones({2, 3}, DType::float64)).shape() == Shape{2});
   solver.gradient = OdeGradient::adjoint;
   CHECK(contains(raised<ValueError>([&] { flow->set_solver(solver); }), {"per_row", "adjoint"}));
+  solver = {.solver = "dopri5", .trace = [](const OdeStep&) {}};
+  CHECK(contains(raised<ValueError>([&] { flow->set_solver(solver); }), {"per_row", "trace"}));
   o.redraw_probe = true;
   CHECK(contains(raised<ValueError>([&] { flow_of(o); }), {"redraw_probe", "per_row"}));
 }
