@@ -228,11 +228,23 @@ FileReader::FileReader(const std::string& path, const char* op) : path_(path), o
   fd_ = file.release();
 }
 
-FileReader::~FileReader() { ::close(fd_); }
+FileReader::FileReader(std::string name, std::vector<std::byte> content, const char* op)
+    : path_(std::move(name)), op_(op), content_(std::move(content)), size_(content_.size()) {}
+
+FileReader::~FileReader() {
+  if (fd_ >= 0) ::close(fd_);
+}
 
 void FileReader::fail(std::string_view what) const { flowgrad::fail(op_, path_, what); }
 
 void FileReader::read(uint64_t offset, std::span<std::byte> out) const {
+  if (fd_ < 0) {
+    if (offset > size_ || out.size() > size_ - offset) {
+      fail(fmt::format("ends at byte {} while being read", size_));
+    }
+    std::copy_n(content_.begin() + static_cast<std::ptrdiff_t>(offset), out.size(), out.begin());
+    return;
+  }
   while (!out.empty()) {
     const size_t ask = std::min(out.size(), kLargestTransfer);
     const ssize_t n =
@@ -248,6 +260,7 @@ void FileReader::read(uint64_t offset, std::span<std::byte> out) const {
 }
 
 void FileReader::check_size() const {
+  if (fd_ < 0) return;
   struct stat st {};
   if (::fstat(fd_, &st) != 0) fail_errno(op_, path_, "cannot be examined", errno);
   if (static_cast<uint64_t>(st.st_size) != size_) {

@@ -16,6 +16,9 @@ class FileReader {
  public:
   /// `op` names the caller in messages and has static lifetime.
   explicit FileReader(const std::string& path, const char* op = "read_file");
+  /// Reads from memory instead: a file's content inside of an archive, say. `name` stands for the
+  /// path in messages.
+  FileReader(std::string name, std::vector<std::byte> content, const char* op);
   FileReader(const FileReader&) = delete;
   FileReader& operator=(const FileReader&) = delete;
   ~FileReader();
@@ -34,6 +37,7 @@ class FileReader {
   std::string path_;
   const char* op_;
   int fd_ = -1;
+  std::vector<std::byte> content_;
   uint64_t size_ = 0;
 };
 

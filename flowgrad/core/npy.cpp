@@ -215,8 +215,9 @@ Tensor from_fortran_order(const FileReader& file, uint64_t offset, const Encodin
 
 }  // namespace
 
-Tensor load_npy(const std::string& path) {
-  const FileReader file(path, "load_npy");
+Tensor load_npy(const std::string& path) { return read_npy(FileReader(path, "load_npy")); }
+
+Tensor read_npy(const FileReader& file) {
   const auto require = [&](uint64_t bytes, std::string_view what) {
     if (file.size() < bytes) {
       file.fail(fmt::format("{} bytes long; {} needs {}", file.size(), what, bytes));

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "flowgrad/core/file.h"
 #include "flowgrad/core/tensor.h"
 
 namespace flowgrad {
@@ -14,6 +15,8 @@ namespace flowgrad {
 /// not match the length of the file, bytes other than 0 and 1 in a bool. Raises IoError "load_npy:
 /// <path>: ...". Nothing is allocated before the header and the length of the file agree.
 Tensor load_npy(const std::string& path);
+/// The same from an open file, or from a member of an archive.
+Tensor read_npy(const FileReader& file);
 
 /// Writes a CPU tensor of float32, float64, int64 or bool as a .npy file of version 1.0 in C order,
 /// whatever its strides, by write_file_atomic. (The header of 8 axes fits version 1.0, so 2.0 is

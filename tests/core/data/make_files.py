@@ -2,6 +2,9 @@
 
 Made with numpy 2.4.6, safetensors 0.8.0, torch 2.13.0. Run: python3 make_files.py
 """
+import io
+import zipfile
+
 import numpy as np
 import torch
 from safetensors.torch import save_file
@@ -37,3 +40,14 @@ save_file(
     metadata={"format": "pt", "note": 'a "quoted" line\nand another'},
 )
 save_file({"x": torch.zeros(2, dtype=torch.float16)}, "refused_f16.safetensors")
+
+with zipfile.ZipFile("arrays.npz", "w") as archive:
+    for name, array, method in [
+        ("stored", np.arange(6, dtype="<f4").reshape(2, 3), zipfile.ZIP_STORED),
+        ("deflated", np.arange(1000) // 10, zipfile.ZIP_DEFLATED),
+        ("empty", np.zeros((0, 4)), zipfile.ZIP_DEFLATED),
+    ]:
+        member = io.BytesIO()
+        np.save(member, array)
+        archive.writestr(zipfile.ZipInfo(f"{name}.npy", (2024, 1, 1, 0, 0, 0)), member.getvalue(), method)
+    archive.comment = b"a comment"
