@@ -101,6 +101,20 @@ function(flowgrad_isa_kernels room)
   set(FLOWGRAD_ISA_VARIANTS ${variants} PARENT_SCOPE)
 endfunction()
 
+# Chipmunk is the engine of PushT. Without it that task is there and refuses to start.
+function(flowgrad_chipmunk room)
+  find_path(FLOWGRAD_CHIPMUNK_INCLUDE chipmunk/chipmunk.h)
+  find_library(FLOWGRAD_CHIPMUNK_LIBRARY NAMES chipmunk)
+  mark_as_advanced(FLOWGRAD_CHIPMUNK_INCLUDE FLOWGRAD_CHIPMUNK_LIBRARY)
+  if(NOT FLOWGRAD_CHIPMUNK_INCLUDE OR NOT FLOWGRAD_CHIPMUNK_LIBRARY)
+    message(STATUS "flowgrad: no PushT: Chipmunk is missing (package libchipmunk-dev)")
+    return()
+  endif()
+  target_compile_definitions(flowgrad_${room} PRIVATE FLOWGRAD_HAVE_CHIPMUNK=1)
+  target_include_directories(flowgrad_${room} SYSTEM PRIVATE "${FLOWGRAD_CHIPMUNK_INCLUDE}")
+  target_link_libraries(flowgrad_${room} PRIVATE "${FLOWGRAD_CHIPMUNK_LIBRARY}")
+endfunction()
+
 # flowgrad::flowgrad links every room.
 function(flowgrad_umbrella)
   add_library(flowgrad INTERFACE)
