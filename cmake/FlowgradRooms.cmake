@@ -103,6 +103,9 @@ endfunction()
 
 # Chipmunk is the engine of PushT. Without it that task is there and refuses to start.
 function(flowgrad_chipmunk room)
+  if(NOT FLOWGRAD_CHIPMUNK)
+    return()
+  endif()
   find_path(FLOWGRAD_CHIPMUNK_INCLUDE chipmunk/chipmunk.h)
   find_library(FLOWGRAD_CHIPMUNK_LIBRARY NAMES chipmunk)
   mark_as_advanced(FLOWGRAD_CHIPMUNK_INCLUDE FLOWGRAD_CHIPMUNK_LIBRARY)

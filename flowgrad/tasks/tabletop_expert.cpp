@@ -7,7 +7,10 @@ namespace {
 
 /// Distance at which the pusher circles a disc, and the disc the pillar.
 constexpr double kPusherCircle = Tabletop::kContact + 0.02;
-constexpr double kPillarCircle = Tabletop::kPillarRadius + Tabletop::kDiscRadius + 0.045;
+constexpr double kPillarCircle = Tabletop::kPillarRadius + Tabletop::kDiscRadius + 0.02;
+/// The disc is pushed straight at the pillar up to this distance: before, nothing tells the side,
+/// and from here the mean of both ways goes on straight and has no room left to decide.
+constexpr double kCommit = 0.18;
 
 /// True where the straight way from one point to another comes nearer than `radius` to an obstacle.
 bool blocks(Vec2 from, Vec2 to, Vec2 obstacle, double radius) {
@@ -33,7 +36,8 @@ Vec2 around(Vec2 from, Vec2 obstacle, double radius, int side) {
 /// Direction of the disc: to its zone, in the fork past the pillar on the chosen side.
 Vec2 disc_heading(const Tabletop& world, Vec2 disc, int side) {
   const Vec2 zone = Tabletop::zone_center(world.zone());
-  if (world.is_fork() && blocks(disc, zone, world.pillar(), kPillarCircle - 0.005)) {
+  if (world.is_fork() && norm(disc - world.pillar()) < kCommit &&
+      blocks(disc, zone, world.pillar(), kPillarCircle - 0.005)) {
     return around(disc, world.pillar(), kPillarCircle, side);
   }
   return unit(zone - disc);

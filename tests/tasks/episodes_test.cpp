@@ -149,6 +149,28 @@ TEST_CASE("the expert solves, chance does not, and an expert that is told anothe
   CHECK(rate(Tabletop(), expert_policy(1), {.episodes = 50, .seed = 21}).success_rate == 1.0);
 }
 
+TEST_CASE("the mean of both ways round the pillar goes nowhere", "[episodes_test]") {
+  const Policy mean = [](const PolicyInput& input) {
+    std::vector<double> values;
+    for (const World* seen : input.worlds) {
+      Tabletop left = dynamic_cast<const Tabletop&>(*seen);
+      Tabletop right = left;
+      for (int h = 0; h < 8; ++h) {
+        const Vec2 l = expert_action(left, 1);
+        const Vec2 r = expert_action(right, -1);
+        values.insert(values.end(), {0.5 * (l.x + r.x), 0.5 * (l.y + r.y)});
+        if (!left.done()) left.step(std::array{l.x, l.y});
+        if (!right.done()) right.step(std::array{r.x, r.y});
+      }
+    }
+    return Tensor::from<double>(values, {static_cast<int64_t>(input.worlds.size()), 8, 2});
+  };
+  const EvaluationOptions options{.episodes = 100, .seed = 8, .execute = 4};
+  const EvaluationSummary summary = rate(Tabletop::fork(), mean, options);
+  CHECK(summary.failures > 90);
+  CHECK(summary.success_rate < 0.05);
+}
+
 TEST_CASE("results are the same again and in any number of rows", "[episodes_test]") {
   EvaluationOptions options{.episodes = 37, .seed = 2, .execute = 3, .images = {6, 6}, .record = 5};
   const Policy noisy = [](const PolicyInput& input) {
