@@ -84,6 +84,21 @@ Image Image::from_gray(std::span<const float> values, int64_t width, int64_t hei
   return image;
 }
 
+Image Image::from_rgb(std::span<const float> values, int64_t width, int64_t height) {
+  Image image(width, height, 3);
+  if (values.size() != image.pixels_.size()) {
+    throw ShapeError(fmt::format("Image::from_rgb: {} values given; 3 x {} x {} need {}",
+                                 values.size(), height, width, image.pixels_.size()));
+  }
+  const size_t plane = values.size() / 3;
+  for (size_t i = 0; i < values.size(); ++i) {
+    const float v = values[i % 3 * plane + i / 3];
+    const float t = std::isnan(v) ? 0.0f : std::clamp(v, 0.0f, 1.0f);
+    image.pixels_[i] = static_cast<uint8_t>(std::lround(255.0f * t));
+  }
+  return image;
+}
+
 Color Image::get(int64_t x, int64_t y) const {
   const uint8_t* p = pixels_.data() + index(x, y);
   return channels_ == 3 ? Color{p[0], p[1], p[2]} : Color{p[0], p[0], p[0]};

@@ -22,6 +22,9 @@ class Image {
   /// values.size() != width * height, ValueError unless lo < hi.
   static Image from_gray(std::span<const float> values, int64_t width, int64_t height,
                          float lo = 0.0f, float hi = 1.0f);
+  /// RGB image of values in [0, 1], clamped; planes of red, green and blue, (3, height, width), as
+  /// networks see it. Raises ShapeError where values.size() != 3 * width * height.
+  static Image from_rgb(std::span<const float> values, int64_t width, int64_t height);
 
   int64_t width() const { return width_; }
   int64_t height() const { return height_; }

@@ -93,6 +93,14 @@ TEST_CASE("gray values are scaled and clamped", "[image_test]") {
   CHECK(std::equal(expected.begin(), expected.end(), image.pixels().begin()));
 }
 
+TEST_CASE("planes of red, green and blue become pixels", "[image_test]") {
+  const std::vector<float> planes{0.0f, 1.0f, 0.2f, 2.0f, 0.4f, std::nanf("")};
+  const Image image = Image::from_rgb(planes, 2, 1);
+  CHECK(image.get(0, 0) == Color{0, 51, 102});
+  CHECK(image.get(1, 0) == Color{255, 255, 0});
+  CHECK_THROWS_AS(Image::from_rgb(planes, 1, 1), ShapeError);
+}
+
 TEST_CASE("drawing runs over the edge without harm", "[image_test]") {
   Image image(4, 4, 3);
   image.fill_rect(-5, 2, 100, 100, {1, 2, 3});
