@@ -63,7 +63,7 @@ struct EvaluationOptions {
 
 struct EpisodeResult {
   uint64_t episode = 0;
-  Outcome outcome;
+  EpisodeOutcome outcome;
   /// Mean squared third difference of the executed actions; 0 for fewer than four.
   double jerk = 0.0;
   /// (steps + 1) rows of snapshot_dim numbers where recorded.

@@ -161,7 +161,7 @@ void PushT::advance(std::span<const double> action) {
 
 bool PushT::done() const { return best_ > kSuccessCoverage || steps_ >= kMaxSteps; }
 
-Outcome PushT::outcome() const {
+EpisodeOutcome PushT::outcome() const {
   return {.success = best_ > kSuccessCoverage,
           .score = std::min(best_ / kSuccessCoverage, 1.0),
           .steps = steps_};

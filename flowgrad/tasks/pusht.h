@@ -49,7 +49,7 @@ class PushT final : public World {
   /// Begins at a given state, at rest. Raises ValueError for numbers that are not finite.
   void reset_to(const State& state);
   bool done() const override;
-  Outcome outcome() const override;
+  EpisodeOutcome outcome() const override;
   void state(std::span<float> out) const override;
   void robot(std::span<float> out) const override;
   void tokens(std::span<int64_t>) const override {}

@@ -176,7 +176,7 @@ void Tabletop::watch_pillar() {
   if (now_.mode == 0 && (passed || now_.failed)) now_.mode = cross(way, beside) > 0.0 ? 1 : -1;
 }
 
-Outcome Tabletop::outcome() const {
+EpisodeOutcome Tabletop::outcome() const {
   const Vec2 zone = zone_center(now_.zone);
   const double progress = 1.0 - norm(disc(scored_disc()) - zone) / norm(now_.start - zone);
   return {.success = now_.success,

@@ -50,7 +50,7 @@ class Tabletop final : public World {
   const WorldSpec& spec() const override { return *spec_; }
   void reset(uint64_t seed, uint64_t episode) override;
   bool done() const override { return now_.success || now_.failed || now_.steps >= kMaxSteps; }
-  Outcome outcome() const override;
+  EpisodeOutcome outcome() const override;
   void state(std::span<float> out) const override;
   void robot(std::span<float> out) const override;
   void tokens(std::span<int64_t> out) const override;

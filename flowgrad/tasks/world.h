@@ -25,7 +25,7 @@ struct WorldSpec {
 };
 
 /// What an episode has come to.
-struct Outcome {
+struct EpisodeOutcome {
   bool success = false;
   double score = 0.0;  ///< in [0, 1]; 1 for a success
   int64_t steps = 0;
@@ -33,7 +33,7 @@ struct Outcome {
   int mode = 0;
   /// What ended it without success, "pillar" say; empty for a success and for the last step.
   std::string failure = {};
-  friend bool operator==(const Outcome&, const Outcome&) = default;
+  friend bool operator==(const EpisodeOutcome&, const EpisodeOutcome&) = default;
 };
 
 /// Pictures to render; height 0 is none.
@@ -58,7 +58,7 @@ class World {
   /// number, ValueError for a number that is not finite or after the episode's end.
   void step(std::span<const double> action);
   virtual bool done() const = 0;
-  virtual Outcome outcome() const = 0;
+  virtual EpisodeOutcome outcome() const = 0;
 
   /// Features of everything that matters, relative positions among them: what a policy without eyes
   /// gets.

@@ -34,7 +34,7 @@ class Line final : public World {
     steps_ = 0;
   }
   bool done() const override { return steps_ >= spec_.max_steps; }
-  Outcome outcome() const override { return {.steps = steps_}; }
+  EpisodeOutcome outcome() const override { return {.steps = steps_}; }
   void state(std::span<float> out) const override { out[0] = static_cast<float>(place_); }
   void robot(std::span<float> out) const override { out[0] = static_cast<float>(place_); }
   void tokens(std::span<int64_t>) const override {}

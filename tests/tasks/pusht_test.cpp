@@ -166,7 +166,7 @@ TEST_CASE("an episode of PushT follows its rules", "[pusht_test]") {
   while (!world.done()) world.step(std::array{1e9, -1e9});
   CHECK(world.outcome().steps == PushT::kMaxSteps);
   CHECK(world.pose()[0] == Catch::Approx(512.0).margin(0.5));
-  const Outcome outcome = world.outcome();
+  const EpisodeOutcome outcome = world.outcome();
   CHECK(!outcome.success);
   CHECK(outcome.score < 1.0);
   // Score and success are of the best moment.

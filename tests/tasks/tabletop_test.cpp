@@ -53,7 +53,7 @@ Rate expert_rate(Tabletop world, int episodes, double noise) {
       const double dx = noise * draws.normal();
       step(world, action + Vec2{dx, noise * draws.normal()});
     }
-    const Outcome outcome = world.outcome();
+    const EpisodeOutcome outcome = world.outcome();
     rate.solved += outcome.success ? 1 : 0;
     rate.left += outcome.mode == 1 ? 1 : 0;
     rate.steps += static_cast<double>(outcome.steps) / episodes;
