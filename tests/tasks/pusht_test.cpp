@@ -192,6 +192,10 @@ TEST_CASE("PushT shows now and one step ago", "[pusht_test]") {
   const std::vector<float> second = features(world);
   CHECK(std::equal(first.begin(), first.begin() + 18, second.begin() + 18));
   CHECK(second[16] == static_cast<float>(world.pose()[0]));
+  world.step(std::array{10.0, 10.0});
+  const std::vector<float> third = features(world);
+  CHECK(std::equal(second.begin(), second.begin() + 18, third.begin() + 18));
+  CHECK(third[16] != second[16]);
   // The corner at the bar's left end, of a T turned by a quarter.
   const auto corners = PushT::corners({0, 0, 100, 200, 3.14159265358979 / 2});
   CHECK(corners[0].x == Catch::Approx(100.0));

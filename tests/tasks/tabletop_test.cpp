@@ -155,6 +155,10 @@ TEST_CASE("straight ahead, the fork's disc touches the pillar and fails", "[tabl
     hits += world.outcome().failure == "pillar" ? 1 : 0;
     CHECK(!world.outcome().success);
     CHECK(world.outcome().score < 0.6);
+    Tabletop again = Tabletop::fork();
+    again.restore(saved(world));
+    CHECK(again.done());
+    CHECK(again.outcome() == world.outcome());
   }
   CHECK(hits == 100);
 }
@@ -271,6 +275,7 @@ TEST_CASE("a counterfactual names another colour in the same scene", "[tabletop_
     CHECK(told.color() != plain.color());
     CHECK(!tabletop::is_held_out(told.color(), told.zone()));
     CHECK(told.instruction() == original.instruction());
+    original.restore(saved(original));
     for (Tabletop* world : {&told, &original}) {
       while (!world->done()) step(*world, expert_action(*world));
     }
