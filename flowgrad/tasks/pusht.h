@@ -54,8 +54,8 @@ class PushT final : public World {
   void robot(std::span<float> out) const override;
   void tokens(std::span<int64_t>) const override {}
   void render(std::span<float> out, ImageSize size) const override;
-  /// Chipmunk's memory of its last contacts is not part of it: after a restore amid contact, steps
-  /// agree to about a hundredth of a pixel only.
+  /// The solver's memory of its last contacts is not part of it, nor of a clone: amid contact, the
+  /// next step from there differs by up to a pixel. Observations are the same.
   void snapshot(std::span<double> out) const override;
   void restore(std::span<const double> numbers) override;
 

@@ -73,7 +73,7 @@ class World {
   virtual void render(std::span<float> out, ImageSize size) const = 0;
 
   /// The episode at this moment, as numbers that restore() takes back: every observation and the
-  /// steps to come are the same. Numbers that no snapshot has raise ValueError.
+  /// steps to come are the same (but see PushT). Numbers that no snapshot has raise ValueError.
   virtual void snapshot(std::span<double> out) const = 0;
   virtual void restore(std::span<const double> numbers) = 0;
 

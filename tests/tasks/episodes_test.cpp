@@ -271,7 +271,7 @@ TEST_CASE("options out of range and wrong answers are refused", "[episodes_test]
   CHECK(contains(refused({.episodes = 2}, answers(Tensor::empty({1, 4, 1}))),
                  "the policy's chunk is (1, 4, 1); accepted is (2, 4, 1)"));
   CHECK(
-      contains(refused({.episodes = 1}, answers(Tensor::from<double>({0.0, INFINITY}, {1, 2, 1}))),
+      contains(refused({.episodes = 1}, answers(Tensor::from<double>({0.0, HUGE_VAL}, {1, 2, 1}))),
                "the policy's actions in episode 0 at step 0 are not finite"));
   CHECK(contains(error_of<ValueError>([] { evaluate(Line(2), expert_policy(4)); }),
                  "world is line; accepted are tabletop, fork"));

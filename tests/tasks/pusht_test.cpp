@@ -7,6 +7,7 @@
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/tasks/demonstrations.h"
+#include "flowgrad/tasks/episodes.h"
 #include "flowgrad/tasks/pusht_physics.h"
 #include "tests/catch.hpp"
 #include "tests/core/io_support.h"
@@ -180,6 +181,22 @@ TEST_CASE("an episode of PushT follows its rules", "[pusht_test]") {
                    world.reset_to({0, 0, std::nan(""), 0, 0});
                  }),
                  "accepted are finite numbers"));
+}
+
+TEST_CASE("PushT runs in the closed loop, the same in any number of rows", "[pusht_test]") {
+  if (without_chipmunk()) return;
+  const PushT world;
+  EvaluationOptions options{.episodes = 6, .seed = PushT::kPublishedSeed, .record = 6};
+  const auto results = evaluate(world, random_policy(world.spec(), 4), options);
+  options.lockstep = 1;
+  CHECK(results == evaluate(world, random_policy(world.spec(), 4), options));
+  for (const EpisodeResult& r : results) {
+    const PushT::State start =
+        PushT::initial_state(static_cast<uint32_t>(PushT::kPublishedSeed + r.episode));
+    CHECK(r.snapshots[0] == start[0]);
+    CHECK(r.outcome.steps == PushT::kMaxSteps);
+    CHECK(r.outcome.score < 0.9);
+  }
 }
 
 TEST_CASE("PushT shows now and one step ago", "[pusht_test]") {

@@ -292,8 +292,8 @@ TEST_CASE("state features are what they say", "[tabletop_test]") {
   const std::vector<float> f = features(world);
   REQUIRE(f.size() == 16);
   const auto near = [&](size_t at, Vec2 v) {
-    CHECK(double{f[at]} == Catch::Approx(v.x).margin(1e-6));
-    CHECK(double{f[at + 1]} == Catch::Approx(v.y).margin(1e-6));
+    CHECK(static_cast<double>(f[at]) == Catch::Approx(v.x).margin(1e-6));
+    CHECK(static_cast<double>(f[at + 1]) == Catch::Approx(v.y).margin(1e-6));
   };
   const Vec2 object = world.disc(world.target());
   near(0, world.pusher());
@@ -305,8 +305,9 @@ TEST_CASE("state features are what they say", "[tabletop_test]") {
   Tabletop fork = Tabletop::fork();
   const std::vector<float> g = features(fork);
   REQUIRE(g.size() == 14);
-  CHECK(double{g[10]} == Catch::Approx((fork.pillar() - fork.disc(0)).x).margin(1e-6));
-  CHECK(double{g[13]} == Catch::Approx((fork.pillar() - fork.pusher()).y).margin(1e-6));
+  CHECK(static_cast<double>(g[10]) == Catch::Approx((fork.pillar() - fork.disc(0)).x).margin(1e-6));
+  CHECK(static_cast<double>(g[13]) ==
+        Catch::Approx((fork.pillar() - fork.pusher()).y).margin(1e-6));
 }
 
 TEST_CASE("wrong use of the table raises", "[tabletop_test]") {

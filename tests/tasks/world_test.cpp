@@ -38,7 +38,7 @@ void wander(World& world, int steps) {
 
 double mean(const std::vector<float>& values) {
   double sum = 0.0;
-  for (const float v : values) sum += double{v};
+  for (const float v : values) sum += static_cast<double>(v);
   return sum / static_cast<double>(values.size());
 }
 
