@@ -288,11 +288,12 @@ Policy expert_policy(int64_t horizon) {
                                      input.worlds[row]->spec().name));
       }
       Tabletop world = *seen;
-      const bool left = integer_at(input.seed, sampler_stream(input.episodes[row]), 0, 2) == 0;
+      Draws coin(input.seed, demonstrator_stream(input.episodes[row]));
+      const int side = coin.integer(2) == 0 ? 1 : -1;
       Vec2 target = world.pusher();
       for (int64_t h = 0; h < horizon; ++h) {
         if (!world.done()) {
-          target = expert_action(world, left ? 1 : -1);
+          target = expert_action(world, side);
           world.step(std::array{target.x, target.y});
         }
         *action++ = target.x;

@@ -29,19 +29,22 @@ inline Vec2 unit(Vec2 a) {
   return length > 0.0 ? (1.0 / length) * a : Vec2{1.0, 0.0};
 }
 
-/// Random numbers of one episode, in order: draw k depends on (seed, stream, k) alone.
+/// Random numbers of one episode, in order: draw k depends on (seed, stream, k) alone, and each has
+/// a block of Philox to itself, whatever its kind.
 class Draws {
  public:
   Draws(uint64_t seed, uint64_t stream) : seed_(seed), stream_(stream) {}
   double uniform(double low, double high) {
-    return low + (high - low) * uniform_at(seed_, stream_, next_++);
+    return low + (high - low) * uniform_at(seed_, stream_, next());
   }
   int integer(int count) {
-    return static_cast<int>(integer_at(seed_, stream_, next_++, static_cast<uint64_t>(count)));
+    return static_cast<int>(integer_at(seed_, stream_, next(), static_cast<uint64_t>(count)));
   }
-  double normal() { return normal_at(seed_, stream_, next_++); }
+  double normal() { return normal_at(seed_, stream_, next()); }
 
  private:
+  uint64_t next() { return 2 * next_++; }  // two indices share a block
+
   uint64_t seed_;
   uint64_t stream_;
   uint64_t next_ = 0;

@@ -98,6 +98,8 @@ TEST_CASE(
     std::vector<double> numbers = saved(world);
     const double points[] = {pusher.x, pusher.y, disc.x, disc.y, 0.1, 0.9, 0.9, 0.9};
     std::copy(std::begin(points), std::end(points), numbers.begin());
+    const double goal[] = {0, 1, 1, 2};  // no step yet; told and scored green, to the south
+    std::copy(std::begin(goal), std::end(goal), numbers.begin() + 12);
     world.restore(numbers);
   };
   place({0.3, 0.5}, {0.4, 0.5});

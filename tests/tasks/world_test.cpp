@@ -178,6 +178,26 @@ TEST_CASE("observations are rows of the worlds that were looked at", "[world_tes
   CHECK(contains(error_of<ValueError>([&] { Observer(a.spec(), 1, {8, 0}); }), "images are 8 x 0"));
 }
 
+TEST_CASE("draws of an episode are independent of one another, whatever their kind",
+          "[world_test]") {
+  // A coin and the normal after it: sizes of normals do not tell the coin.
+  double sum[2] = {};
+  int count[2] = {};
+  for (uint64_t stream = 0; stream < 20000; ++stream) {
+    Draws draws(6, stream);
+    const int coin = draws.integer(2);
+    sum[coin] += std::abs(draws.normal());
+    ++count[coin];
+  }
+  // Four standard errors of the difference of two means of |z|, whose deviation is 0.603.
+  CHECK(std::abs(sum[0] / count[0] - sum[1] / count[1]) < 4.0 * 0.603 * std::sqrt(2.0 / 10000.0));
+  CHECK(std::abs(count[0] - 10000) < 4 * 71);
+  Draws a(1, 2), b(1, 2);
+  a.uniform(0, 1);
+  b.normal();
+  CHECK(a.uniform(-3, 5) == b.uniform(-3, 5));
+}
+
 TEST_CASE("unknown worlds and options are refused", "[world_test]") {
   CHECK(error_of<ValueError>([] { make_world("kitchen"); }) ==
         "make_world: name is 'kitchen'; accepted are tabletop, fork, pusht");
