@@ -27,7 +27,7 @@ struct Arguments {
   bool verify_only = false, list = false;
 };
 
-std::string device_name(Device device) {
+std::string device_name([[maybe_unused]] Device device) {
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
   if (!device.is_cpu()) return gpu::device_info(device.index).name;
 #endif
