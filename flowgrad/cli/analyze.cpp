@@ -160,6 +160,8 @@ void add_analyze(CLI::App& app) {
   add_data(c, a->data, "Held-out rows to compare with");
   c.flag("--all-rows", a->data.all_rows,
          "Compare with all rows of a .npy file, which was not trained on, and not a tenth");
+  c.integer("--rows", a->data.rows, "Held-out rows of a toy density, drawn from the seed", 4,
+            10000000);
   c.integer("--n", a->analysis.samples, "Samples to draw", 4, 1000000);
   c.real("--quantum", a->analysis.quantum,
          "Width of one level, for bits per dimension, where the rows are dequantised levels", 0,

@@ -57,7 +57,7 @@ void add_model(Command& c, ModelOptions& o, Weights weights) {
            "Weights (.safetensors), a checkpoint, or the folder of a training run; empty = fresh "
            "ones from the seed");
     c.flag("--raw-weights", o.raw_weights,
-           "From a training run, the last weights in place of the averaged ones");
+           "From a training run, the last weights in place of the averaged or best ones");
   }
   c.config_extra([&o] {
     const Config config = config_of(o);
@@ -204,7 +204,9 @@ std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& co
 void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
   NamedTensors tensors;
   bool checked = true;
-  if (is_folder(path)) {
+  if (is_folder(path) && !raw && std::filesystem::exists(best_weights(path))) {
+    tensors = load_safetensors(best_weights(path)).tensors;
+  } else if (is_folder(path)) {
     tensors = checkpoint_weights(path, !raw);
   } else {
     SafetensorsFile file = load_safetensors(path);
@@ -219,6 +221,8 @@ void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
   }
   if (!checked && !quiet) tell(fmt::format("{}: loaded without checksums, it has none", path));
 }
+
+std::string best_weights(const std::string& run) { return run + "/best.safetensors"; }
 
 std::map<std::string, std::string> weights_metadata(const Model& model) {
   return {{"format", "pt"}, {"model", model.name()}, {"config", json_text(model.config())}};

@@ -29,7 +29,7 @@ struct ModelOptions {
   std::vector<std::string> settings;  // key=value
   std::string config_file;            // already among the other options when a command runs
   std::string weights;
-  bool raw_weights = false;  // of a training with averages, the last ones
+  bool raw_weights = false;  // of a training run, the last ones
 };
 
 void add_common(Command& command, CommonOptions& options);
@@ -65,9 +65,12 @@ std::unique_ptr<Model> new_model(const ModelOptions& options, const std::string&
 std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common,
                                   Generator& generator);
 /// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a
-/// checkpoint, or of a run folder's newest checkpoint. Raises IoError naming the file and the first
-/// entry that does not fit. Tells, unless quiet, when the file has no checksums.
+/// checkpoint, or of a run folder: its best ones where it kept them, else those of the newest
+/// checkpoint; `raw` asks for the last ones, without averages. Raises IoError naming the file and
+/// the first entry that does not fit. Tells, unless quiet, when the file has no checksums.
 void load_weights(Model& model, const std::string& path, bool raw, bool quiet);
+/// Where `flowgrad train --keep-best` puts the weights of its best validation.
+std::string best_weights(const std::string& run);
 /// Metadata of a weights file: model name and configuration.
 std::map<std::string, std::string> weights_metadata(const Model& model);
 /// What a checkpoint keeps about its model, as `describe_model` reads it.

@@ -36,7 +36,7 @@ class ToyData final : public TrainingData {
   }
   QuantityInputs held_out() const override {
     Generator own = generator_of(options_.seed, Stream::held_out);
-    return {.input = toy::sample(options_.data, kHeldOut, own, options_.dtype)};
+    return {.input = toy::sample(options_.data, options_.rows, own, options_.dtype)};
   }
   StateProvider state() override {
     return integer_state(

@@ -21,6 +21,8 @@ struct DataOptions {
   int64_t batch_size = 256;
   uint64_t seed = 0;
   DType dtype = DType::float32;
+  /// Held-out rows of a toy density.
+  int64_t rows = 10000;
   /// All rows of a file are held out: it is not trained on.
   bool all_rows = false;
 };

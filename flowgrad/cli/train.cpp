@@ -82,6 +82,7 @@ FlowTrainerOptions trainer_options(const TrainArguments& a) {
   o.validate_every = a.validate_every > 0 ? a.validate_every : tenth;
   o.checkpoint_every = a.checkpoint_every > 0 ? a.checkpoint_every : tenth;
   o.patience = a.patience;
+  o.keep_best = a.keep_best;
   o.pause_at = a.pause_at;
   o.run_folder = a.run;
   o.overwrite = a.overwrite;
@@ -97,6 +98,7 @@ std::string json_result(const TrainArguments& a, const TrainReport& r, const cha
                     {"standard_error", r.held_out.standard_error},
                     {"floor", r.floor},
                     {"rows", r.held_out.rows},
+                    {"best_step", r.result.best_step},
                     {"skipped", r.result.skipped},
                     {"seconds", r.result.seconds},
                     {"parameters", r.parameters},
@@ -119,8 +121,10 @@ std::string text_result(const TrainReport& r) {
     out += std::isnan(r.held_out.loss) ? std::string("held-out loss not a number")
                                        : fmt::format("held-out loss {:.5g}", r.held_out.loss);
   }
-  return out + fmt::format(" ({} rows)\nweights {}/weights.safetensors\nreport  {}/report.html\n",
-                           r.held_out.rows, r.run, r.run);
+  out += fmt::format(" ({} rows", r.held_out.rows);
+  if (r.best_kept) out += fmt::format(", weights of step {}", r.result.best_step);
+  return out +
+         fmt::format(")\nweights {}/weights.safetensors\nreport  {}/report.html\n", r.run, r.run);
 }
 
 /// As many draws as pictures show, for the conditions of the first held-out rows.
@@ -135,7 +139,10 @@ Tensor draw_samples(Model& model, const QuantityInputs& rows, int64_t n, uint64_
 /// Measures, samples and writes what a finished run leaves behind.
 void finish(const TrainArguments& a, const Command& command, Model& model, TrainingData& data,
             Trainer& trainer, TrainReport& r) {
-  const EmaScope averages(trainer.ema());
+  // The best weights are averaged ones already where there are averages.
+  r.best_kept = a.keep_best && std::filesystem::exists(best_weights(a.run));
+  const EmaScope averages(r.best_kept ? nullptr : trainer.ema());
+  if (r.best_kept) load_weights(model, best_weights(a.run), false, a.common.quiet);
   model.module().train(false);
   QuantityInputs rows = on_device(data.held_out(), device_of(a.common));
   if (model.condition_width() == 0) rows.condition = {};
@@ -238,6 +245,7 @@ void run_train(TrainArguments a, const Command& command) {
     }
   }
   write_config(a, command, *model);
+  if (!a.keep_best || !a.resume) std::filesystem::remove(best_weights(a.run));
 
   TrainReport r;
   r.model = name;
@@ -352,6 +360,8 @@ void add_train(CLI::App& app) {
          {.open_above = true});
   c.integer("--patience", a->patience,
             "Validations without a new best that end the training; 0 = never", 0, 1000000);
+  c.flag("--keep-best", a->keep_best,
+         "The result is the weights of the best validation, not the last ones");
   c.group("Run");
   c.text("--run", a->run, "Folder of the run; empty = runs/<model>-<data>", "FOLDER");
   c.flag("--resume", a->resume,

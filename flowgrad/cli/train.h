@@ -30,6 +30,7 @@ struct TrainArguments {
   double condition_dropout = 0;
   int64_t accumulate = 1;
   int64_t patience = 0;
+  bool keep_best = false;
   std::string run;
   bool resume = false;
   bool overwrite = false;
@@ -79,6 +80,7 @@ struct TrainReport {
   double floor = 0;  // NaN: none
   std::vector<std::pair<std::string, std::string>> settings;
   TrainResult result;
+  bool best_kept = false;  // the weights are those of the best validation
   HeldOutResult held_out;
   std::vector<MetricsRow> history;
   Tensor real;     // rows of the data, to look at
