@@ -187,6 +187,22 @@ function(flowgrad_test_scripts)
   endforeach()
 endfunction()
 
+# The figures of training in docs/figures.json, remade from their first seed; tests/scripts/figures.sh
+# does so for the short ones.
+function(flowgrad_test_figures)
+  find_program(FLOWGRAD_PYTHON python3)
+  mark_as_advanced(FLOWGRAD_PYTHON)
+  if(NOT FLOWGRAD_PYTHON OR NOT TARGET flowgrad_cli)
+    return()
+  endif()
+  set(folder "${CMAKE_CURRENT_BINARY_DIR}/scratch/figures.nightly")
+  add_test(NAME figures.nightly
+           COMMAND sh -c "rm -rf \"$4\" && exec \"$1\" \"$2\" check --bin \"$3\" --work \"$4\"" figures
+                   "${FLOWGRAD_PYTHON}" "${PROJECT_SOURCE_DIR}/scripts/figures.py"
+                   "$<TARGET_FILE_DIR:flowgrad_cli>" "${folder}")
+  set_tests_properties(figures.nightly PROPERTIES LABELS nightly TIMEOUT 14400 SKIP_RETURN_CODE 77)
+endfunction()
+
 # The objects compiled per instruction set must export their one table and nothing weak: a weak
 # AVX-512 copy of an inline function could be the one the linker keeps for everybody.
 function(flowgrad_test_isa_symbols)
