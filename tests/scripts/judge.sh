@@ -23,6 +23,8 @@ ok analyze --run run --n 200 --quiet
 says "log-likelihood" out
 says "the floor is 2.3939" out
 says "data against data" out
+ok analyze --run run --data moons --rows 700 --seed 3 --n 200 --quiet
+says "700 held-out rows" out
 ok analyze --run run --n 200 --quiet --json
 says '"name":"Wasserstein-2"' out
 ok train --model flow_matching --set hidden=8 --set time_dim=8 --data moons --steps 5 --run field --quiet
