@@ -200,7 +200,7 @@ def check(name, figure, committed, values):
         verdict = "ok" if abs(value - mean) <= bound else "OUTSIDE"
         print(f"  {label}: {value:.4g}, committed {mean:.4g}, bound {bound:g}: {verdict}", flush=True)
         if verdict != "ok":
-            wrong.append(f"{name}: {label}")
+            wrong.append(f"{name}: {label} is outside its bound")
     return wrong
 
 
@@ -238,6 +238,10 @@ def main():
         if a.what == "list":
             print(f"{name}: {len(committed.get(name, {}).get('seeds', {}))} seeds; " + " && ".join(figure.commands))
             continue
+        if a.what != "make" and name not in committed:
+            print(f"{name}: nothing committed")
+            wrong.append(f"{name}: nothing committed")
+            continue
         if a.what == "table":
             seeds = list(committed[name]["seeds"].values())
             for label in seeds[0]:
@@ -258,7 +262,7 @@ def main():
                 continue
             commit(name, figure, seed, values)
     if wrong:
-        sys.exit("outside their bounds: " + "; ".join(wrong))
+        sys.exit("wrong: " + "; ".join(wrong))
     if a.what == "check" and len(skipped) == len(figures):
         sys.exit(77)
 

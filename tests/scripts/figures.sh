@@ -18,7 +18,7 @@ figures 0 check short-cnf-moons # what is there already is not made again
 echo '{"gap": 0.9, "standard error": 0.005}' >work/short-cnf-moons-0/values.json
 figures 1 check short-cnf-moons
 says "OUTSIDE" out
-says "outside their bounds: short-cnf-moons: gap" err
+says "short-cnf-moons: gap is outside its bound" err
 figures 0 list
 says "cnf-moons: " out
 figures 0 table short-affine-8gaussians
