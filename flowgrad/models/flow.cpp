@@ -48,7 +48,7 @@ Tensor Flow::sample(int64_t n, Generator& generator, const Tensor& condition) {
   return forward(base_sample(n, generator), condition).value;
 }
 
-Draws Flow::sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition) {
+Sampled Flow::sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition) {
   check_draws(n, condition);
   const Tensor z = base_sample(n, generator);
   const Transformed x = forward(z, condition);

@@ -11,7 +11,7 @@ struct Transformed {
 };
 
 /// Rows drawn from a density, and its logarithm there.
-struct Draws {
+struct Sampled {
   Tensor value;     // (n, D)
   Tensor log_prob;  // (n)
 };
@@ -40,7 +40,7 @@ class Flow : public Module {
   /// The same n draws with their log-density, by one pass of the forward map instead of that and
   /// log_prob's. On the tape: mean(log_prob) - mean(log q(value)) is the reverse KL divergence to q
   /// up to a constant.
-  Draws sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition = {});
+  Sampled sample_and_log_prob(int64_t n, Generator& generator, const Tensor& condition = {});
 };
 
 /// log of the standard normal density of each row of (N, D).

@@ -103,7 +103,7 @@ void check_samples(Subject& s, Flow& wide) {
   NoGrad off;
   Generator draws = s.generator(6);
   const Tensor condition = s.inputs(s.options.rows, DType::float64).condition;
-  const Draws d = wide.sample_and_log_prob(s.options.rows, draws, condition);
+  const Sampled d = wide.sample_and_log_prob(s.options.rows, draws, condition);
   s.judge(6, "density of a sample by both directions",
           error_of(d.log_prob, wide.log_prob(d.value, condition)), is_cnf(s) ? 1e-6 : 1e-9,
           "as it was drawn and by log_prob");

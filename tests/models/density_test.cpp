@@ -250,7 +250,7 @@ TEST_CASE("samples have the density that is said of them", "[density_test]") {
   const auto error = [&](Flow& f) {
     NoGrad off;
     Generator draws(8);
-    const Draws d = f.sample_and_log_prob(40, draws, condition);
+    const Sampled d = f.sample_and_log_prob(40, draws, condition);
     return distance(d.log_prob, f.log_prob(d.value, condition));
   };
   CHECK(error(*flow) < (kind == "cnf" ? 1e-7 : 1e-11));
@@ -269,7 +269,7 @@ TEST_CASE("samples have the density that is said of them", "[density_test]") {
   // On the tape: the reverse KL divergence to N(0, I) has the gradient of finite differences.
   const Directional kl = directional(*flow, [&] {
     Generator draws(8);
-    const Draws d = flow->sample_and_log_prob(3, draws);
+    const Sampled d = flow->sample_and_log_prob(3, draws);
     return mean(d.log_prob) + mean(sum(square(d.value), {1})) * 0.5;
   });
   CHECK(kl.first == Catch::Approx(kl.first_numeric).epsilon(1e-7));
