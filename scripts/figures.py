@@ -145,6 +145,8 @@ FIGURES = {
     "digits-spline": digits(f"--model spline --set hidden=128 --set tail=5 --steps 1000 {DIGITS}", seeds=(0,)),
     "digits-cnf": digits(f"--model cnf --set hidden=128 --set rtol=1e-4 --set atol=1e-4 --steps 100 {DIGITS}",
                          judge="--set trace=exact", seeds=(0,)),
+    "digits-cnf-1000": digits(f"--model cnf --set hidden=128 --set rtol=1e-4 --set atol=1e-4 --steps 1000 {DIGITS}",
+                              judge="--set trace=exact", seeds=(0,)),
     "digits-glow": digits(f"--model glow --set height=8 --set width=8 --steps 1000 {DIGITS}", seeds=(0,)),
     "peer-digits-realnvp": peer("realnvp", seeds=(0,)),
     "peer-digits-spline": peer("spline", seeds=(0,)),
