@@ -14,10 +14,9 @@ if(Catch2_VERSION VERSION_LESS 3)
   set(FLOWGRAD_CATCH_ARGUMENTS -w NoTests)
 endif()
 
-# catch.hpp and the operations, precompiled once and reused by every test program.
+# The precompiled catch.hpp is built once, here, and reused by every test program.
 function(flowgrad_test_support)
-  flowgrad_precompiled(flowgrad_test_pch "${CMAKE_CURRENT_SOURCE_DIR}/catch.hpp"
-                       "${PROJECT_SOURCE_DIR}/flowgrad/autograd/ops.h")
+  flowgrad_precompiled(flowgrad_test_pch "${CMAKE_CURRENT_SOURCE_DIR}/catch.hpp")
   flowgrad_test_rules(flowgrad_test_pch)
 endfunction()
 
