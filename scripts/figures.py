@@ -120,40 +120,33 @@ MATCHING = "bench_matching --threads 1 --seed {seed}"
 W2 = {"I W2": 0.6, "OT W2": 0.4, "I NPE": 0.8, "OT NPE": 0.1, "I dopri5": 30, "OT dopri5": 18, "OT 1-step": 0.4}
 RATIO = {"ratio: reflow": 0.2, "ratio: consistency": 0.3}
 FIVE = (0, 1, 2, 3, 4)
-CNF = "--model cnf --set trace=exact"
-AFFINE = "--model realnvp --set hidden=64 --clip 0 --batch-size 512 --learning-rate 0.002"
-DIGITS = "--batch-size 128 --clip 10 --validate-every 50 --keep-best"
 FIGURES = {
     # Seconds each, and part of every run of ctest.
-    "short-cnf-moons": density("moons", f"{CNF} --set rtol=1e-3 --set atol=1e-3 --steps 60 --learning-rate 0.005", 0.03,
+    "short-cnf-moons": density("moons", "--preset cnf --set rtol=1e-3 --set atol=1e-3 --steps 60", 0.03,
                                rows=10000, seeds=(0,), short=True),
-    "short-affine-8gaussians": density("8gaussians", f"{AFFINE} --steps 150", 0.1, rows=10000, seeds=(0,), short=True),
+    "short-affine-8gaussians": density("8gaussians", "--preset realnvp --steps 150", 0.1, rows=10000, seeds=(0,), short=True),
     "short-torchcfm-N-8gaussians": Figure(
         [f"{MATCHING} --tasks N->8gaussians --sizes 256x500 --points 500"], of_couplings,
         {"I W2": 0.5, "OT W2": 0.4, "OT NPE": 0.1, "OT 1-step": 0.5}, (0,), True),
     # Minutes each.
-    "cnf-moons": density("moons", f"{CNF} --set rtol=1e-4 --set atol=1e-4 --steps 3000 --learning-rate 0.005", 0.02,
-                         "--set rtol=1e-5 --set atol=1e-5"),
-    "affine-8gaussians": density("8gaussians", f"{AFFINE} --steps 3000", 0.04),
+    "cnf-moons": density("moons", "--preset cnf", 0.02, "--set rtol=1e-5 --set atol=1e-5"),
+    "affine-8gaussians": density("8gaussians", "--preset realnvp", 0.04),
     "zuko-affine-8gaussians": Figure(["python3 scripts/toy_zuko.py --seed {seed}"], of_peer("gap"),
                                      {"gap": 0.04}, needs=("torch", "zuko")),
     **{f"torchcfm-{task.replace('->', '-')}": Figure([f"{MATCHING} --tasks {task}"], of_couplings, W2, FIVE)
        for task in ("N->8gaussians", "moons->8gaussians", "N->moons")},
     "one-step-8gaussians": Figure([f"{MATCHING} --one-step --tasks N->8gaussians --sizes 256x8000"], of_one_step, RATIO, FIVE),
     "one-step-moons": Figure([f"{MATCHING} --one-step --tasks N->moons --sizes 256x4000"], of_one_step, RATIO, FIVE),
-    "digits-realnvp": digits(f"--model realnvp --set hidden=128 --steps 1000 {DIGITS}", seeds=(0,)),
-    "digits-spline": digits(f"--model spline --set hidden=128 --set tail=5 --steps 1000 {DIGITS}", seeds=(0,)),
-    "digits-cnf": digits(f"--model cnf --set hidden=128 --set rtol=1e-4 --set atol=1e-4 --steps 100 {DIGITS}",
-                         judge="--set trace=exact", seeds=(0,)),
-    "digits-cnf-1000": digits(f"--model cnf --set hidden=128 --set rtol=1e-4 --set atol=1e-4 --steps 1000 {DIGITS}",
-                              judge="--set trace=exact", seeds=(0,)),
-    "digits-glow": digits(f"--model glow --set height=8 --set width=8 --steps 1000 {DIGITS}", seeds=(0,)),
+    "digits-realnvp": digits("--preset digits-realnvp", seeds=(0,)),
+    "digits-spline": digits("--preset digits-spline", seeds=(0,)),
+    "digits-cnf": digits("--preset digits-cnf --steps 100", judge="--set trace=exact", seeds=(0,)),
+    "digits-cnf-1000": digits("--preset digits-cnf", judge="--set trace=exact", seeds=(0,)),
+    "digits-glow": digits("--preset digits-glow", seeds=(0,)),
     "peer-digits-realnvp": peer("realnvp", seeds=(0,)),
     "peer-digits-spline": peer("spline", seeds=(0,)),
     "peer-digits-cnf": peer("cnf", steps=100, seeds=(0,)),
     "peer-digits-glow": peer("glow", "nflows", seeds=(0,)),
-    "lasa-angle": Figure(train("--data {data}/Angle_points.npy --model spline --set tail=5 --steps 3000 --learning-rate 0.002",
-                               "--data {data}/Angle_points.npy --seed 0"),
+    "lasa-angle": Figure(train("--preset handwriting --data {data}/Angle_points.npy", "--data {data}/Angle_points.npy --seed 0"),
                          of_analysis("log-likelihood", "log-likelihood"), {"log": 0.1}, (0,), needs=("Angle_points.npy",)),
 }
 

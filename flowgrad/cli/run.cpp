@@ -15,6 +15,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/config_file.h"
 #include "flowgrad/cli/options.h"
+#include "flowgrad/cli/presets.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/text.h"
 #include "flowgrad/models/config.h"
@@ -106,24 +107,35 @@ std::string value_of(const std::vector<std::string>& args, const std::string& na
   return value;
 }
 
-/// The arguments with those of the configuration file put before them, so that the command line
-/// wins.
+/// The arguments with those of the preset and of the configuration file put before them, so that
+/// the command line wins, and then the file.
 /// --resume continues with the configuration that the run was started with.
 std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
                                      std::vector<std::string> args) {
   const std::vector<std::string> options = option_names(sub);
-  if (std::find(options.begin(), options.end(), "config") == options.end()) return args;
+  const auto has = [&](const char* name) {
+    return std::find(options.begin(), options.end(), name) != options.end();
+  };
+  if (!has("config")) return args;
   std::string path = value_of(args, "--config");
   if (path.empty() && std::find(args.begin(), args.end(), "--resume") != args.end()) {
     const std::string stored = value_of(args, "--run") + "/config.json";
     std::error_code ignored;
     if (std::filesystem::exists(stored, ignored)) path = stored;
   }
-  if (path.empty()) return args;
-  std::vector<std::string> all =
-      config_arguments(read_config(path), sub.get_name(), options, command_names(app));
-  all.insert(all.end(), args.begin(), args.end());
-  return all;
+  const auto arguments = [&](const std::vector<ConfigEntry>& entries) {
+    return config_arguments(entries, sub.get_name(), options, command_names(app));
+  };
+  if (!path.empty()) {
+    const std::vector<std::string> own = arguments(read_config(path));
+    args.insert(args.begin(), own.begin(), own.end());
+  }
+  if (has("preset")) {
+    const std::string lines = preset_lines(value_of(args, "--preset"));
+    const std::vector<std::string> own = arguments(parse_config(lines, "--preset"));
+    args.insert(args.begin(), own.begin(), own.end());
+  }
+  return args;
 }
 
 /// The first option that the subcommand does not have; empty where all are known.

@@ -12,6 +12,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/picture.h"
+#include "flowgrad/cli/presets.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
@@ -325,6 +326,12 @@ void add_train(CLI::App& app) {
   auto a = std::make_shared<TrainArguments>();
   Command c(app, "train", "Train a model on a density, on images or on rows of a file");
   add_model(c, a->model, Weights::start);
+  c.choice("--preset", a->preset,
+           fmt::format("Options that reach the figures of docs/training.md: {}; others given win",
+                       listing(preset_names()))
+               .c_str(),
+           preset_names())
+      .transient();
   constexpr double kMax = std::numeric_limits<double>::max();
   constexpr int64_t kMostSteps = 1000000000;
   c.group("Data");
@@ -380,6 +387,7 @@ void add_train(CLI::App& app) {
   add_common(c, a->common);
   c.examples(
       "flowgrad train --model realnvp --data moons --steps 2000 --run runs/moons\n"
+      "flowgrad train --preset spline --data pinwheel\n"
       "flowgrad train --run runs/moons --resume --steps 4000\n"
       "SIGINT (Ctrl-C) and SIGTERM save a checkpoint before the training ends.");
   c.run([a](const Command& self) { run_train(*a, self); });

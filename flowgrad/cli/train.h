@@ -15,6 +15,7 @@ namespace flowgrad::cli {
 struct TrainArguments {
   CommonOptions common;
   ModelOptions model;
+  std::string preset;  // its options are in place by now
   std::string data, data_folder, condition;
   std::string teacher;
   int64_t pairs = 65536;

@@ -56,6 +56,27 @@ printf '{"model": "planar", "set": {"n_flows": 2}, "quiet": true, "output": "j.s
 ok init --config j.json
 says "10 parameters" out
 [ ! -s err ] || fail "quiet in a file is not heard"
+# A preset is options under a name: the command line and a file win over it.
+ok train --preset realnvp --print-config
+cp out preset.toml
+says "clip = 0" preset.toml
+says "hidden = 64" preset.toml
+ok train --config preset.toml --print-config
+same out preset.toml
+ok train --preset realnvp --data pinwheel --set hidden=8 --steps 7 --print-config
+says "data = \"pinwheel\"" out
+says "hidden = 8" out
+says "steps = 7" out
+says "batch-size = 512" out
+printf 'preset = spline\nsteps = 5\n' >p.toml
+ok train --config p.toml --print-config
+says "tail = 5" out
+says "steps = 5" out
+expect 2 "did you mean \"realnvp\"" train --preset realnpv
+expect 2 "unknown option --preset" sample --model spline --preset spline --output x.npy
+for p in cnf digits-cnf digits-glow digits-realnvp digits-spline handwriting realnvp spline; do
+  ok train --preset $p --print-config
+done
 printf 'model = planar\r\nn_flows = 2\r\n' >crlf.toml
 ok init --config crlf.toml --output w.safetensors
 says "10 parameters" out
