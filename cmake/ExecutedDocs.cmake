@@ -11,7 +11,7 @@ add_custom_target(flowgrad_docs ALL)
 # Same flags for all programs, which share one precompiled header.
 function(flowgrad_doc_rules target)
   flowgrad_compile_rules(${target})
-  target_compile_options(${target} PRIVATE -Wno-unused-variable $<$<CONFIG:Release>:-O1>)
+  target_compile_options(${target} PRIVATE -Wno-unused-variable $<$<CONFIG:Release>:-Og>)
   target_link_libraries(${target} PRIVATE flowgrad::flowgrad fmt::fmt)
 endfunction()
 flowgrad_precompiled(flowgrad_doc_pch "${PROJECT_SOURCE_DIR}/flowgrad/flowgrad.h" <cstdio> <iostream>)
