@@ -9,6 +9,9 @@ if(NOT Catch2_FOUND)
                       "(./run test installs everything in packages.txt), or set FLOWGRAD_TESTS=OFF")
 endif()
 
+find_program(FLOWGRAD_PYTHON python3)
+mark_as_advanced(FLOWGRAD_PYTHON)
+
 # Running no case at all must fail; Catch2 3 does so by itself and no longer knows the option.
 if(Catch2_VERSION VERSION_LESS 3)
   set(FLOWGRAD_CATCH_ARGUMENTS -w NoTests)
@@ -189,8 +192,6 @@ endfunction()
 # The figures of training in docs/figures.json, remade from their first seed; tests/scripts/figures.sh
 # does so for the short ones.
 function(flowgrad_test_figures)
-  find_program(FLOWGRAD_PYTHON python3)
-  mark_as_advanced(FLOWGRAD_PYTHON)
   if(NOT FLOWGRAD_PYTHON OR NOT TARGET flowgrad_cli)
     return()
   endif()
@@ -221,8 +222,6 @@ endfunction()
 # What nvcc makes of the kernels, where there is nvcc; no device is needed. The whole table takes a
 # quarter of an hour.
 function(flowgrad_test_static)
-  find_program(FLOWGRAD_PYTHON python3)
-  mark_as_advanced(FLOWGRAD_PYTHON)
   if(NOT FLOWGRAD_PYTHON)
     return()
   endif()

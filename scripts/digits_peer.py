@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Train the flows of zuko, and a Glow of nflows' parts, on the digits of export_digits.py: the peers of docs/flows.md.
+"""Train the flows of zuko, and a Glow of nflows' parts, on the digits of export_digits.py: the peers of docs/training.md.
 
 The recipe is that of the commands there: Adam under a cosine, batches of 128, the gradient's norm at most 10, a tenth of the
 training rows held out, and the weights that did best on them every `--validate-every` steps.

@@ -123,18 +123,14 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
     std::error_code ignored;
     if (std::filesystem::exists(stored, ignored)) path = stored;
   }
-  const auto arguments = [&](const std::vector<ConfigEntry>& entries) {
-    return config_arguments(entries, sub.get_name(), options, command_names(app));
+  const auto put_first = [&](const std::vector<ConfigEntry>& entries) {
+    const std::vector<std::string> own =
+        config_arguments(entries, sub.get_name(), options, command_names(app));
+    args.insert(args.begin(), own.begin(), own.end());
   };
-  if (!path.empty()) {
-    const std::vector<std::string> own = arguments(read_config(path));
-    args.insert(args.begin(), own.begin(), own.end());
-  }
-  if (has("preset")) {
-    const std::string lines = preset_lines(value_of(args, "--preset"));
-    const std::vector<std::string> own = arguments(parse_config(lines, "--preset"));
-    args.insert(args.begin(), own.begin(), own.end());
-  }
+  if (!path.empty()) put_first(read_config(path));
+  if (has("preset"))  // the file may name it
+    put_first(parse_config(preset_lines(value_of(args, "--preset")), "--preset"));
   return args;
 }
 

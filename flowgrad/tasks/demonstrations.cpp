@@ -133,7 +133,7 @@ Demonstrations scripted_demonstrations(const std::string& name,
     const uint64_t episode = kFirstDemonstration + number;
     world.reset(options.seed, episode);
     Draws draws(options.seed, demonstrator_stream(episode));
-    const int side = draws.integer(2) == 0 ? 1 : -1;
+    const int side = draw_side(draws);
     const size_t kept_snapshots = snapshots.size();
     const size_t kept_actions = actions.size();
     while (!world.done()) {

@@ -289,7 +289,7 @@ Policy expert_policy(int64_t horizon) {
       }
       Tabletop world = *seen;
       Draws coin(input.seed, demonstrator_stream(input.episodes[row]));
-      const int side = coin.integer(2) == 0 ? 1 : -1;
+      const int side = draw_side(coin);
       Vec2 target = world.pusher();
       for (int64_t h = 0; h < horizon; ++h) {
         if (!world.done()) {

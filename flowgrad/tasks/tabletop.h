@@ -111,5 +111,7 @@ class Tabletop final : public World {
 /// memory, so its action is a function of the scene, except that in the fork it goes round the
 /// pillar to the left (side 1) or right (side -1).
 Vec2 expert_action(const Tabletop& world, int side = 1);
+/// The expert's coin for its side: the next draw.
+inline int draw_side(Draws& draws) { return draws.integer(2) == 0 ? 1 : -1; }
 
 }  // namespace flowgrad

@@ -53,10 +53,6 @@ std::string write_error(const std::string& path, const std::string& text = "new"
   return error_of([&] { write_file_atomic(path, text); });
 }
 
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
 void limit(int what, rlim_t value) {
   const rlimit l{value, value};
   ::setrlimit(static_cast<decltype(RLIMIT_FSIZE)>(what), &l);

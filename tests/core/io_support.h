@@ -76,6 +76,10 @@ std::string error_of(F&& f) {
   return "no error";
 }
 
+inline bool contains(const std::string& text, const std::string& part) {
+  return text.find(part) != std::string::npos;
+}
+
 /// Matcher for a part of a message; Catch2 2 and 3 call theirs differently.
 inline auto Contains(const std::string& part) {
   return Catch::Matchers::Predicate<std::string>(

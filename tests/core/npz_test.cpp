@@ -5,6 +5,7 @@
 #include "tests/core/io_support.h"
 
 using namespace flowgrad;
+using io_test::contains;
 
 namespace {
 
@@ -14,16 +15,7 @@ std::string error_of(const std::string& bytes) {
   const io_test::Scratch folder;
   const std::string path = folder / "x.npz";
   io_test::put(path, bytes);
-  try {
-    load_npz(path);
-  } catch (const IoError& error) {
-    return error.what();
-  }
-  return {};
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+  return io_test::error_of([&] { load_npz(path); });
 }
 
 /// The archive with `to` written over the first `from`.

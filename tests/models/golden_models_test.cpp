@@ -24,6 +24,14 @@ QuantityInputs inputs_of(const Golden& g) {
   return {g["input"], g["time"], g["condition"], g["noise"], g["probe"], g["step_noise"]};
 }
 
+/// The loss, and its gradients with respect to every parameter and to the input.
+void check_loss(const Golden& g, Model& model, const QuantityInputs& in, Generator& generator) {
+  const Tensor loss = model.loss(in, generator);
+  g.check("loss", loss);
+  g.check_gradients("grad.", loss, model.module().parameters());
+  g.check_gradient("grad_input", grad(loss, in.input));
+}
+
 }  // namespace
 
 TEST_CASE("density models agree with PyTorch", "[golden_models_test][device]") {
@@ -98,10 +106,7 @@ TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test][device]") {
     QuantityInputs in = inputs_of(g);
     in.input.requires_grad_();
     g.check("velocity", model->evaluate("velocity", in, {}, generator));
-    const Tensor loss = model->loss(in, generator);
-    g.check("loss", loss);
-    g.check_gradients("grad.", loss, model->module().parameters());
-    g.check_gradient("grad_input", grad(loss, in.input));
+    check_loss(g, *model, in, generator);
     for (const std::string solver : {"euler", "midpoint", "rk4"}) {
       const Tensor x = model->evaluate("generate", in, {.n_steps = 8, .solver = solver}, generator);
       g.check(solver == "euler" ? "generate" : "generate." + solver, x);
@@ -138,10 +143,7 @@ TEST_CASE("consistency models agree with PyTorch", "[golden_models_test][device]
     QuantityInputs in = inputs_of(g);
     in.input.requires_grad_();
     g.check("end_point", model->evaluate("end_point", in, {}, generator));
-    const Tensor loss = model->loss(in, generator);
-    g.check("loss", loss);
-    g.check_gradients("grad.", loss, net.parameters());
-    g.check_gradient("grad_input", grad(loss, in.input));
+    check_loss(g, *model, in, generator);
     g.check("generate", model->evaluate("generate", in, {}, generator));
 
     FlowMatchingOptions o;
@@ -174,10 +176,7 @@ TEST_CASE("score models agree with PyTorch", "[golden_models_test][device]") {
     in.input.requires_grad_();
     g.check("noise_prediction", model->evaluate("noise_prediction", in, {}, generator));
     g.check("velocity", model->evaluate("velocity", in, {}, generator));
-    const Tensor loss = model->loss(in, generator);
-    g.check("loss", loss);
-    g.check_gradients("grad.", loss, model->module().parameters());
-    g.check_gradient("grad_input", grad(loss, in.input));
+    check_loss(g, *model, in, generator);
     for (const std::string solver : {"euler", "midpoint"}) {
       g.check("generate." + solver,
               model->evaluate("generate", in, {.n_steps = 8, .solver = solver}, generator));
@@ -195,10 +194,7 @@ TEST_CASE("the diffusion policy agrees with PyTorch", "[golden_models_test][devi
     QuantityInputs in = inputs_of(g);
     in.input.requires_grad_();
     g.check("noise_prediction", model->evaluate("noise_prediction", in, {}, generator));
-    const Tensor loss = model->loss(in, generator);
-    g.check("loss", loss);
-    g.check_gradients("grad.", loss, model->module().parameters());
-    g.check_gradient("grad_input", grad(loss, in.input));
+    check_loss(g, *model, in, generator);
 
     g.check("generate", model->evaluate("generate", in, {}, generator));
     g.check("generate.ddim", model->evaluate("generate", in, {.solver = "ddim"}, generator));

@@ -4,12 +4,9 @@ script=$(cd "$(dirname "$0")/../../bench" && pwd)/compare.py
 . "$(dirname "$0")/common.inc"
 # compare <code> <arguments...>
 compare() {
-  code=$1
+  wanted=$1
   shift
-  checks=$((checks + 1))
-  rc=0
-  python3 "$script" "$@" >out 2>err || rc=$?
-  [ "$rc" -eq "$code" ] || { fail "exit code $rc, not $code: compare.py $*"; cat out err; }
+  runs "$wanted" python3 "$script" "$@"
 }
 # timings <file> <threads> <seconds of same, faster, slower and ambiguous>
 timings() {

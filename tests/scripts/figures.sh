@@ -4,12 +4,9 @@ script=$(cd "$(dirname "$0")/../../scripts" && pwd)/figures.py
 . "$(dirname "$0")/common.inc"
 # figures <code> <arguments...>
 figures() {
-  code=$1
+  wanted=$1
   shift
-  checks=$((checks + 1))
-  rc=0
-  python3 "$script" "$@" --bin "$(dirname "$flowgrad")" --work work >out 2>err || rc=$?
-  [ "$rc" -eq "$code" ] || { fail "exit code $rc, not $code: figures.py $*"; cat out err; }
+  runs "$wanted" python3 "$script" "$@" --bin "$(dirname "$flowgrad")" --work work
 }
 figures 0 check --short
 says "short-cnf-moons, seed 0" out

@@ -176,7 +176,7 @@ TEST_CASE("what is no set of demonstrations is refused", "[demonstrations_test]"
   };
   const Tensor actions = demos.slice(0, 1).actions();
   const int64_t n = actions.size(0);
-  CHECK(make(actions, {n}) == "no error of this type");
+  CHECK(make(actions, {n}) == "no error");
   CHECK(contains(make(actions, {n + 1}), "accepted are increasing numbers"));
   CHECK(contains(make(actions, {5, 5, n}), "accepted are increasing numbers"));
   CHECK(contains(make(actions, {}), "accepted are increasing numbers"));

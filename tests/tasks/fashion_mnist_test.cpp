@@ -5,12 +5,14 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
-#include <functional>
 
 #include "flowgrad/core/error.h"
 #include "tests/catch.hpp"
+#include "tests/core/io_support.h"
 
 using namespace flowgrad;
+using io_test::contains;
+using io_test::error_of;
 namespace fs = std::filesystem;
 
 namespace {
@@ -64,19 +66,6 @@ Bytes counting(size_t n) {
   Bytes out(n);
   for (size_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(i * 7 + i / 256);
   return out;
-}
-
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const IoError& error) {
-    return error.what();
-  }
-  return "no IoError";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 /// A small well-formed set of n images.
@@ -220,7 +209,7 @@ TEST_CASE("a folder that is not the data says how to get it", "[fashion_mnist_te
   put_set(folder, "train", 4);
   check("t10k-images-idx3-ubyte.gz", "no such file");
   put_set(folder, "t10k", 4);
-  CHECK(error() == "no IoError");
+  CHECK(error() == "no error");
   put(folder / "train-labels-idx1-ubyte.gz", gzip(idx({3}, {1, 2, 3})));
   check("train-labels-idx1-ubyte.gz", "3 labels found; expected are 4");
   put(folder / "train-labels-idx1-ubyte.gz", gzip(idx({4}, {1, 2, 3, 10})));
@@ -232,7 +221,7 @@ TEST_CASE("a folder that is not the data says how to get it", "[fashion_mnist_te
   check("t10k-images-idx3-ubyte.gz", "3 bytes found");
   fs::remove(folder / "t10k-images-idx3-ubyte.gz");
   put(folder / "t10k-images-idx3-ubyte", idx({4, 28, 28}, counting(4 * 784)));
-  CHECK(error() == "no IoError");  // the plain file serves as well
+  CHECK(error() == "no error");  // the plain file serves as well
 }
 
 TEST_CASE("batches hold scaled pixels and their classes", "[fashion_mnist_test]") {

@@ -1,27 +1,16 @@
 // What the tests of worlds share.
 #pragma once
 
-#include <functional>
 #include <string>
 #include <vector>
 
 #include "flowgrad/tasks/world.h"
+#include "tests/core/io_support.h"
 
 namespace world_test {
 
-inline bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
-}
-
-template <class E>
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const E& error) {
-    return error.what();
-  }
-  return "no error of this type";
-}
+using io_test::contains;
+using io_test::error_of;
 
 inline std::vector<double> saved(const flowgrad::World& world) {
   std::vector<double> out(static_cast<size_t>(world.spec().snapshot_dim));
