@@ -27,7 +27,8 @@ struct Verdict {
 
 struct VerifyOptions {
   uint64_t seed = 0;
-  /// Rows that the checks of rows take; those of Jacobians take a quarter of them.
+  /// Rows that the checks of rows take; Jacobians take a quarter of them, fewer for models of more
+  /// than 64 columns, but at least 2.
   int64_t rows = 256;
   /// Rows of data (N, D) and their conditions (N, C); where undefined, densities are tried on their
   /// own samples and other models on normal draws.

@@ -12,6 +12,9 @@
 namespace flowgrad::verification {
 namespace {
 
+/// Elements of the Jacobians of a check together: 64 rows of 64 columns.
+constexpr int64_t kJacobianElements = int64_t{1} << 18;
+
 bool is_cnf(const Subject& s) { return s.model.name() == "cnf"; }
 
 /// Keys under which a continuous flow's log-determinant is no estimate and its solver does not
@@ -53,7 +56,10 @@ void check_maps(Subject& s, Flow& wide, Flow& narrow) {
        reconstruction_error(narrow, in32.input, in32.condition));
   both("log-determinants of both directions", 2, log_det_consistency(wide, z, in.condition),
        log_det_consistency(narrow, z32, in32.condition));
-  const int64_t n = std::max<int64_t>(s.options.rows / 4, 1);
+  // A Jacobian is as many backward passes as the model has columns: wide models get fewer rows.
+  const int64_t most = s.options.rows / 4;
+  const int64_t n =
+      std::clamp(kJacobianElements / (s.dim * s.dim), std::min<int64_t>(most, 2), most);
   const auto first = [n](const Tensor& t) { return t.defined() ? slice(t, 0, 0, n) : t; };
   s.judge(3, "log-determinant against the Jacobian, float64",
           log_det_error(wide, first(z), first(in.condition)).max, is_cnf(s) ? 1e-6 : 1e-9,
