@@ -11,6 +11,8 @@ namespace {
 
 /// Multiplications below which a second thread costs more than it brings.
 constexpr std::int64_t kSerialWork = 1 << 18;
+/// Depth up to which a B with unit column stride is read where it lies, for C is the bottleneck.
+constexpr std::int64_t kShallow = 8;
 /// Elements of B that are packed at a time.
 constexpr std::int64_t kPackedElements = 1 << 21;
 
@@ -66,7 +68,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
     if (part.packed != nullptr)
       part.packed_column += begin;
     else
-      part.b += begin;
+      part.b += begin * part.b_col;
     part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements(part.k));
     t.block(part);
   });
@@ -158,13 +160,15 @@ void gemm(Gemm<T> g) {
   if (g.n == 1) g.b_col = 1;
   if (g.k == 1) g.a_col = 1;
   const bool threads_help = worth_threads(g);
+  const std::int64_t threads = threads_help ? num_threads() : 1;
   if (g.n <= t.lanes / 2 && g.k >= 2 * t.lanes) return run_narrow(t, g, threads_help);
-  // Packing pays when several tiles of rows read the panels again.
-  const bool read_in_place = g.b_col == 1 && (g.m <= 2 * t.tile_rows || g.k <= 8);
-  if (!read_in_place) return run_packed(t, g, threads_help);
+  // Packing all of B pays when a thread goes over it several times; else each packs its panels.
+  if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
+    return run_packed(t, g, threads_help);
   GemmBlock<T> block = block_of(g);
   block.b = g.b;
   block.b_row = g.b_row;
+  block.b_col = g.b_col;
   run_blocks(t, block, threads_help);
 }
 

@@ -17,9 +17,9 @@ struct GemmBlock {
   std::int64_t m, n, k;
   const T* a;
   std::int64_t a_row, a_col;
-  /// Either B itself with unit column stride, element (k, j) at b[k * b_row + j] ...
+  /// Either B itself, element (k, j) at b[k * b_row + j * b_col] ...
   const T* b;
-  std::int64_t b_row;
+  std::int64_t b_row, b_col;
   /// ... or B packed: the panel at column j of depth block k0 (length kc) starts at
   /// packed[k0 * packed_width + (packed_column + j) * kc]. Null when b is used.
   const T* packed;
@@ -34,7 +34,9 @@ struct GemmBlock {
 
 template <class T>
 struct GemmTable {
-  int tile_rows, panel_columns, lanes;
+  /// Rows of a tile, and of the tiles that go over the panels of B together.
+  int tile_rows, group_rows;
+  int panel_columns, lanes;
   /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes
   /// and b_row is 1, up to `lanes` elements behind the result are overwritten.
   void (*pack)(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,

@@ -93,8 +93,11 @@ struct RowTiles {
 };
 
 template <class T>
+constexpr std::int64_t kPackedA = kGemmDepth* kRowTiles* kTileRows + kLanes<T>;
+
+template <class T>
 std::int64_t scratch_elements(std::int64_t) {
-  return kGemmDepth * (kRowTiles * kTileRows + kPanelColumns<T>)+2 * kLanes<T>;
+  return kPackedA<T> + kGemmDepth * kPanelColumns<T> + kLanes<T>;
 }
 
 /// A is read in place while its rows or its columns are contiguous, unless the rows of a tile
@@ -107,67 +110,85 @@ bool should_pack_a(const GemmBlock<T>& g) {
          g.k >= 64;
 }
 
+/// Packs tiles [first, last) of A, of which `row` is the first row, one after the other.
+template <class T>
+void pack_tiles(const GemmBlock<T>& g, const RowTiles& tiles, std::int64_t first, std::int64_t last,
+                std::int64_t row, std::int64_t k0, std::int64_t kc, T* out) {
+  for (std::int64_t tile = first; tile < last; ++tile) {
+    const std::int64_t rows = tiles.rows(tile);
+    pack(g.a + row * g.a_row + k0 * g.a_col, g.a_col, g.a_row, kc, rows, rows, out);
+    row += rows;
+    out += rows * kc;
+  }
+}
+
+/// Points the tile at a panel of B of `columns` from column j on: as it was packed before, in
+/// place, or packed now into `panel_buffer`.
+template <class T>
+void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::int64_t j,
+                std::int64_t columns, T* panel_buffer, Tile<T>& t) {
+  constexpr std::int64_t W = kLanes<T>, panel = kPanelColumns<T>;
+  const std::int64_t width = columns < panel ? (columns + W - 1) / W * W : panel;
+  t.n = columns;
+  t.bias = g.bias != nullptr && k0 == 0 ? g.bias + j : nullptr;
+  t.b_row = width;
+  if (g.packed != nullptr) {
+    t.b = g.packed + k0 * g.packed_width + (g.packed_column + j) * kc;
+    return;
+  }
+  const T* b = g.b + k0 * g.b_row + j * g.b_col;
+  // A tile reads whole registers, so columns that end within one are copied.
+  if (g.b_col == 1 && columns % W == 0) {
+    t.b = b;
+    t.b_row = g.b_row;
+    return;
+  }
+  pack(b, g.b_row, g.b_col, kc, columns, width, panel_buffer);
+  t.b = panel_buffer;
+}
+
 template <class T>
 void block(const GemmBlock<T>& g) {
-  constexpr int W = kLanes<T>;
-  constexpr std::int64_t panel = kPanelColumns<T>;
+  constexpr std::int64_t W = kLanes<T>, panel = kPanelColumns<T>;
   const bool pack_a = should_pack_a(g);
+  const bool stream_a = !pack_a && g.a_col == 1 && g.a_row == g.k && g.k <= kGemmDepth;
   T* const packed_a = g.scratch;
-  T* const packed_tail = g.scratch + kGemmDepth * kRowTiles * kTileRows + W;
-  for (std::int64_t k0 = 0; k0 < g.k; k0 += kGemmDepth) {
-    const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
-    const T* tail = nullptr;
-    if (g.packed == nullptr && g.n % W != 0) {
-      // The last columns of an unpacked B: a padded copy, so that the tile may read whole
-      // registers.
-      const std::int64_t j = g.n - g.n % panel;
-      const std::int64_t n = g.n - j, width = (n + W - 1) / W * W;
-      pack(g.b + k0 * g.b_row + j, g.b_row, std::int64_t{1}, kc, n, width, packed_tail);
-      tail = packed_tail;
-    }
-    const RowTiles tiles(g.m);
-    Tile<T> t{};
-    t.k = kc;
-    t.ldc = g.ldc;
-    t.add = g.accumulate || k0 > 0;
-    std::int64_t row = 0;
-    for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
-      const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
-      if (pack_a) {
-        std::int64_t i = row;
-        T* out = packed_a;
-        for (std::int64_t tile = first; tile < last; ++tile) {
-          const std::int64_t rows = tiles.rows(tile);
-          pack(g.a + i * g.a_row + k0 * g.a_col, g.a_col, g.a_row, kc, rows, rows, out);
-          i += rows;
-          out += rows * kc;
-        }
-      }
-      std::int64_t end_row = row;
-      for (std::int64_t j = 0; j < g.n;) {
+  T* const panel_buffer = g.scratch + kPackedA<T>;
+  const RowTiles tiles(g.m);
+  const bool read_once = tiles.count == 1 && g.packed == nullptr && g.b_col == 1;
+  const std::int64_t wide = read_once ? wide_registers(g.m) * W : 0;
+  std::int64_t row = 0;
+  for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
+    const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
+    // All depth blocks of these rows, so that their part of C stays in the second-level cache.
+    for (std::int64_t k0 = 0; k0 < g.k; k0 += kGemmDepth) {
+      const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
+      Tile<T> t{};
+      t.k = kc;
+      t.ldc = g.ldc;
+      t.add = g.accumulate || k0 > 0;
+      if (pack_a) pack_tiles(g, tiles, first, last, row, k0, kc, packed_a);
+      std::int64_t columns = 0;
+      for (std::int64_t j = 0; j < g.n; j += columns) {
         const std::int64_t left = g.n - j;
-        int panels = tiles.count == 1 ? panels_for(g.m) : 1;
-        if (left < panels * panel) panels = 1;
-        const std::int64_t columns = left < panels * panel ? left : panels * panel;
+        const bool is_wide = wide > panel && left >= wide;
+        columns = is_wide ? wide : left < panel ? left : panel;
+        take_panel(g, k0, kc, j, columns, panel_buffer, t);
         const int registers = columns > W ? 2 : 1;
-        if (g.packed != nullptr) {
-          t.b = g.packed + k0 * g.packed_width + (g.packed_column + j) * kc;
-          t.b_row = left < panel ? (left + W - 1) / W * W : panel;
-          t.b_panel = panel * kc;
-        } else if (tail != nullptr && left < panel) {
-          t.b = tail;
-          t.b_row = (left + W - 1) / W * W;
-        } else {
-          t.b = g.b + k0 * g.b_row + j;
-          t.b_row = g.b_row;
-          t.b_panel = panel;
-        }
-        t.n = columns;
-        t.bias = g.bias != nullptr && k0 == 0 ? g.bias + j : nullptr;
         std::int64_t i = row;
         const T* a = packed_a;
+        t.next = t.b;
+        t.next_step = 0;
+        if (g.packed != nullptr && left > panel) {
+          t.next = t.b + panel * kc;
+          t.next_step = (panel + last - first - 1) / (last - first);
+        }
         for (std::int64_t tile = first; tile < last; ++tile) {
           const std::int64_t rows = tiles.rows(tile);
+          if (stream_a && j == 0 && i + 2 * rows <= g.m) {
+            t.next = g.a + (i + rows) * g.a_row + k0 * g.a_col;
+            t.next_step = kTileRows;
+          }
           if (pack_a) {
             t.a = a;
             t.a_row = 1;
@@ -179,14 +200,13 @@ void block(const GemmBlock<T>& g) {
             t.a_col = g.a_col;
           }
           t.c = g.c + i * g.ldc + j;
-          (panels > 1 ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
+          (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;
+          t.next += t.next_step * kc;
         }
-        end_row = i;
-        j += columns;
       }
-      row = end_row;
     }
+    for (std::int64_t tile = first; tile < last; ++tile) row += tiles.rows(tile);
   }
 }
 
@@ -323,8 +343,14 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows, kPanelColumns<T>,     kLanes<T>,    &pack<T>,
-          &block<T>, &scratch_elements<T>, &narrow<T, 1>};
+  return {kTileRows,
+          static_cast<int>(kRowTiles * kTileRows),
+          kPanelColumns<T>,
+          kLanes<T>,
+          &pack<T>,
+          &block<T>,
+          &scratch_elements<T>,
+          &narrow<T, 1>};
 }
 
 }  // namespace

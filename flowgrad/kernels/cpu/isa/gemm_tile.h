@@ -1,6 +1,6 @@
 #pragma once
-// The register tile of the matrix product: MR rows of A times NP panels of NV registers of B, all
-// of one depth block, accumulators in registers. Any strides on A: rows or k may be contiguous, or
+// The register tile of the matrix product: MR rows of A times NV registers of B's columns, all of
+// one depth block, accumulators in registers. Any strides on A: rows or k may be contiguous, or
 // neither.
 
 #include "flowgrad/kernels/cpu/isa/shuffle.h"
@@ -9,11 +9,11 @@ namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 14, kWideTwo = 4, kWideFour = 2;
+constexpr int kTileRows = 14;
 #elif defined(__AVX2__)
-constexpr int kTileRows = 6, kWideTwo = 2, kWideFour = 1;
+constexpr int kTileRows = 6;
 #else
-constexpr int kTileRows = 4, kWideTwo = 2, kWideFour = 1;
+constexpr int kTileRows = 4;
 #endif
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
@@ -26,7 +26,7 @@ struct Tile {
   const T* a;
   std::int64_t a_row, a_col;
   const T* b;
-  std::int64_t b_row, b_panel;
+  std::int64_t b_row;
   T* c;
   std::int64_t ldc;
   /// Valid columns, more than those of the tile's registers but the last.
@@ -34,37 +34,65 @@ struct Tile {
   const T* bias;
   /// Adds to C instead of overwriting it.
   bool add;
+  /// What is needed next, fetched while the sums run: an address and its step for each k.
+  const T* next;
+  std::int64_t next_step;
 };
 
-template <class T, int MR, int NV, int NP>
+/// Keeps the compiler from reading x from memory again for every use.
+template <class V>
+FG_INLINE void keep_in_register([[maybe_unused]] V& x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x.v));
+#endif
+}
+
+template <class T, int MR, int NV>
 void multiply_tile(const Tile<T>& t) {
   using V = vec<T>;
-  constexpr int W = kLanes<T>, Columns = NV * NP;
-  V acc[MR][Columns];
-  unroll<MR * Columns>([&](auto i) __attribute__((always_inline)) {
-    acc[i / Columns][i % Columns] = V(0);
+  constexpr int W = kLanes<T>;
+  V acc[MR][NV];
+  unroll<MR * NV>([&](auto i) __attribute__((always_inline)) { acc[i / NV][i % NV] = V(0); });
+  // C is fetched while the sums run.
+  unroll<MR * NV>([&](auto i) __attribute__((always_inline)) {
+    __builtin_prefetch(t.c + (i / NV) * t.ldc + (i % NV) * W, 1);
   });
-  const T* a = t.a;
+  // A pointer for every third row: with the offsets 0, 1 and 2 rows that an address can hold, no
+  // row costs an instruction, where one pointer to all would have its offsets reloaded for every k.
+  constexpr int Pointers = (MR + 2) / 3;
+  const T* a[Pointers];
+  unroll<Pointers>([&](auto p) __attribute__((always_inline)) {
+    a[p] = t.a + 3 * p * t.a_row;
+    asm("" : "+r"(a[p]));
+  });
   const T* b = t.b;
-  const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row, b_panel = t.b_panel;
+  // Low tiles run alone and have nothing to wait for but B.
+  constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
+  [[maybe_unused]] const T* next = t.next;
+  [[maybe_unused]] const std::int64_t next_step = t.next_step;
+  const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row;
   for (std::int64_t k = t.k; k > 0; --k) {
-    V bv[Columns];
-    unroll<Columns>([&](auto j) __attribute__((always_inline)) {
-      bv[j] = V::load(b + (j / NV) * b_panel + (j % NV) * W);
+    V bv[NV];
+    unroll<NV>([&](auto j) __attribute__((always_inline)) {
+      bv[j] = V::load(b + j * W);
+      if constexpr (MR > 1) keep_in_register(bv[j]);
     });
     unroll<MR>([&](auto i) __attribute__((always_inline)) {
-      const V av(a[i * a_row]);
-      unroll<Columns>([&](auto j) __attribute__((always_inline)) {
-        acc[i][j] = fma(av, bv[j], acc[i][j]);
-      });
+      const V av(a[i / 3][i % 3 * a_row]);
+      unroll<NV>([&](auto j)
+                     __attribute__((always_inline)) { acc[i][j] = fma(av, bv[j], acc[i][j]); });
     });
-    a += a_col;
+    if constexpr (kFetches) {
+      __builtin_prefetch(next);
+      next += next_step;
+    }
+    unroll<Pointers>([&](auto p) __attribute__((always_inline)) { a[p] += a_col; });
     b += b_row;
   }
   const auto finish = [&](auto last_columns) __attribute__((always_inline)) {
-    unroll<Columns>([&](auto j) __attribute__((always_inline)) {
+    unroll<NV>([&](auto j) __attribute__((always_inline)) {
       // Only the last register may be partly valid.
-      constexpr bool partial = decltype(last_columns)::value && j == Columns - 1;
+      constexpr bool partial = decltype(last_columns)::value && j == NV - 1;
       const int valid = partial ? static_cast<int>(t.n - j * W) : W;
       V bias(0);
       if (t.bias != nullptr)
@@ -81,7 +109,7 @@ void multiply_tile(const Tile<T>& t) {
       });
     });
   };
-  if (t.n == Columns * W)
+  if (t.n == NV * W)
     finish(std::false_type{});
   else
     finish(std::true_type{});
@@ -94,28 +122,31 @@ template <class T, int NV, class Rows>
 struct TileTable;
 template <class T, int NV, int... I>
 struct TileTable<T, NV, std::integer_sequence<int, I...>> {
-  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, NV, 1>...};
+  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, NV>...};
 };
 
-/// The tile of `rows` (1 to kTileRows) by one panel of `registers` (1 or 2).
+/// The tile of `rows` (1 to kTileRows) by `registers` (1 or 2).
 template <class T>
 FG_INLINE TileFunction<T> tile_for(std::int64_t rows, int registers) {
   using Rows = std::make_integer_sequence<int, kTileRows>;
   return registers == 1 ? TileTable<T, 1, Rows>::of[rows - 1] : TileTable<T, 2, Rows>::of[rows - 1];
 }
 
-/// Panels that few rows take at once, so that enough sums run side by side.
-FG_INLINE int panels_for(std::int64_t rows) {
-  return rows <= 2 ? kWideTwo : rows <= 4 ? kWideFour : 1;
+/// Registers of the tile for so few rows that all of them are one tile: enough sums side by side,
+/// and long runs of a B that is read once, where it lies.
+constexpr int wide_registers(std::int64_t rows) {
+  if (kTileRows < 14) return rows <= 2 ? 4 : kPanel;
+  return rows <= 2 ? 8 : rows <= 6 ? 4 : rows <= 9 ? 3 : kPanel;
 }
+template <class T, class Rows>
+struct WideTable;
+template <class T, int... I>
+struct WideTable<T, std::integer_sequence<int, I...>> {
+  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, wide_registers(I + 1)>...};
+};
 template <class T>
 FG_INLINE TileFunction<T> wide_tile_for(std::int64_t rows) {
-  switch (rows) {
-    case 1: return &multiply_tile<T, 1, kPanel, kWideTwo>;
-    case 2: return &multiply_tile<T, 2, kPanel, kWideTwo>;
-    case 3: return &multiply_tile<T, 3, kPanel, kWideFour>;
-    default: return &multiply_tile<T, 4, kPanel, kWideFour>;
-  }
+  return WideTable<T, std::make_integer_sequence<int, kTileRows>>::of[rows - 1];
 }
 
 }  // namespace
