@@ -1,9 +1,12 @@
-// Matrix products: what the library computes with, each rung of the ladder, and cuBLAS beside them.
+// Matrix products: what the library computes with, each rung of the ladder, and on a device cuBLAS,
+// on the CPU the BLAS libraries that --blas names, beside them.
 #include <fmt/format.h>
 
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/kernels/cpu/ladder.h"
 #include "flowgrad/kernels/gpu_runtime.h"
 #include "support/bench.h"
+#include "support/blas.h"
 #include "support/cublas.h"
 
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
@@ -86,12 +89,40 @@ void add_ladder([[maybe_unused]] std::vector<Case>& out, [[maybe_unused]] const 
 #endif
 }
 
+/// Peers first, so that the others are printed beside the first of them; the slow rungs only where
+/// they end within seconds.
+void add_cpu(std::vector<Case>& out, const Case& base, const std::vector<Blas>& peers) {
+  const auto on = [](auto multiply) {
+    return [multiply](const Tensors& t) {
+      multiply(floats(t[0]), floats(t[1]), floats(t[2]), t[0].size(0), t[1].size(1), t[0].size(1));
+    };
+  };
+  const std::string peer = peers.empty() ? "" : peers.front().name;
+  for (const Blas& blas : peers) {
+    out.push_back(variant(base, blas.name, kFloat32, on(blas.sgemm)));
+    if (blas.name != peer) out.back().peer = peer;
+  }
+  for (const kernels::cpu::LadderRung& rung : kernels::cpu::matmul_ladder()) {
+    if (rung.number <= 3 && base.flops > 1e10) continue;
+    out.push_back(
+        variant(base, fmt::format("{:02} {}", rung.number, rung.name), 1e-4, on(rung.run)));
+    out.back().peer = peer;
+  }
+  out.push_back(base);
+  out.back().peer = peer;
+}
+
 std::vector<Case> cases(const Options& o) {
   std::vector<Case> out;
-  for (const auto& size : parse_sizes(o.sizes.empty() ? "512,1024,4096" : o.sizes, 1, 3)) {
+  std::vector<Blas> peers;
+  if (o.device.is_cpu()) {
+    for (const std::string& text : o.blas) peers.push_back(open_blas(text));
+  }
+  const std::string defaults = o.device.is_cpu() ? "256,512,1024,2048" : "512,1024,4096";
+  for (const auto& size : parse_sizes(o.sizes.empty() ? defaults : o.sizes, 1, 3)) {
     Case base = product(size, o.device);
     if (o.device.is_cpu()) {
-      out.push_back(std::move(base));
+      add_cpu(out, base, peers);
       continue;
     }
     add_cublas(out, base);  // first, so that the others are printed beside it

@@ -156,7 +156,7 @@ function(flowgrad_benchmarks)
   add_library(flowgrad_bench STATIC ${support})
   flowgrad_compile_rules(flowgrad_bench)
   target_include_directories(flowgrad_bench PUBLIC "${PROJECT_SOURCE_DIR}/bench")
-  target_link_libraries(flowgrad_bench PUBLIC flowgrad_command fmt::fmt
+  target_link_libraries(flowgrad_bench PUBLIC flowgrad_command fmt::fmt ${CMAKE_DL_LIBS}
                                        PRIVATE CLI11::CLI11 nlohmann_json::nlohmann_json)
   if(NOT FLOWGRAD_GPU_KIND STREQUAL "OFF")
     file(GLOB kernels CONFIGURE_DEPENDS "${PROJECT_SOURCE_DIR}/bench/support/*.cu")

@@ -13,6 +13,7 @@
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
+#include "flowgrad/kernels/cpu/dispatch.h"
 #include "flowgrad/kernels/gpu_runtime.h"
 #include "flowgrad/kernels/parallel.h"
 
@@ -22,7 +23,9 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 struct Arguments {
-  std::string device = "cpu", impl = "all", only, sizes, json, markdown, bars, roofline;
+  std::string device = "cpu", impl = "all", only, sizes, json, markdown, bars, roofline, isa;
+  std::vector<std::string> blas;
+  int threads = 0;
   double budget = 0.5;
   bool verify_only = false, list = false;
 };
@@ -31,7 +34,9 @@ std::string device_name([[maybe_unused]] Device device) {
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
   if (!device.is_cpu()) return gpu::device_info(device.index).name;
 #endif
-  return fmt::format("{}, {} threads", cli::cpu_name(), kernels::num_threads());
+  const int n = kernels::num_threads();
+  return fmt::format("{}, {} thread{}, {}", cli::cpu_name(), n, n == 1 ? "" : "s",
+                     kernels::cpu::isa().name);
 }
 
 /// The emulator's times say nothing about a device.
@@ -102,7 +107,8 @@ void count_launches(const Case& c, Row& row) {
 }
 
 std::string rate_of(const Row& r) {
-  if (r.gflops > 0) return fmt::format("{:.4g} TFLOP/s", r.gflops * 1e-3);
+  if (r.gflops >= 1e3) return fmt::format("{:.4g} TFLOP/s", r.gflops * 1e-3);
+  if (r.gflops > 0) return fmt::format("{:.4g} GFLOP/s", r.gflops);
   if (r.gbytes > 0) return fmt::format("{:.4g} GB/s", r.gbytes);
   return "";
 }
@@ -132,16 +138,31 @@ const std::vector<std::string> kHeads{"kernel",   "size",      "impl",       "er
                                       "ms",       "rate",      "limit",      "peer",
                                       "launches", "registers", "local bytes"};
 
-void print_row(const std::vector<std::string>& c) {
-  fmt::print("{:18} {:>18} {:26} {:>8} {:>9} {:>14} {:>6} {:>18} {:>8} {:>9} {:>6}\n", c[0], c[1],
-             c[2], c[3], c[4], c[5], c[6], c[7], c[8], c[9], c[10] == kHeads[10] ? "local" : c[10]);
+/// The columns that say something about the device.
+size_t columns_of(Device device) { return device.is_cpu() ? 8 : kHeads.size(); }
+
+void print_row(std::vector<std::string> c, Device device) {
+  constexpr int kWidths[] = {-18, 18, -26, 8, 9, 14, 6, 18, 8, 9, 6};
+  if (c[10] == kHeads[10]) c[10] = "local";
+  std::string line;
+  for (size_t i = 0; i < columns_of(device); ++i) {
+    line += kWidths[i] < 0 ? fmt::format("{:<{}} ", c[i], -kWidths[i])
+                           : fmt::format("{:>{}} ", c[i], kWidths[i]);
+  }
+  fmt::print("{}\n", line);
   std::fflush(stdout);
 }
 
-std::string markdown(const std::vector<Row>& rows) {
-  std::string out = fmt::format("| {} |\n|{}\n", fmt::join(kHeads, " | "),
-                                "---|---|---|---|---|---|---|---|---|---|---|");
-  for (const Row& r : rows) out += fmt::format("| {} |\n", fmt::join(columns(r), " | "));
+std::string markdown(const std::vector<Row>& rows, Device device) {
+  const auto joined = [&](std::vector<std::string> c) {
+    c.resize(columns_of(device));
+    return fmt::format("| {} |\n", fmt::join(c, " | "));
+  };
+  std::string out = joined(kHeads);
+  out += "|";
+  for (size_t i = 0; i < columns_of(device); ++i) out += "---|";
+  out += "\n";
+  for (const Row& r : rows) out += joined(columns(r));
   return out;
 }
 
@@ -203,7 +224,9 @@ Row run_case(const Case& c, double budget, bool verify_only, Device device, cons
 int run(const Arguments& a, const Program& program) {
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   const bool verify_only = a.verify_only || is_emulated(device);
-  std::vector<Case> cases = program.cases({device, a.sizes});
+  if (!a.isa.empty()) kernels::cpu::set_isa(a.isa.c_str());
+  if (a.threads > 0) kernels::set_num_threads(a.threads);
+  std::vector<Case> cases = program.cases({device, a.sizes, a.blas});
   std::erase_if(cases, [&](const Case& c) {
     return c.kernel.find(a.only) == std::string::npos ||
            (a.impl != "all" && c.impl.find(a.impl) == std::string::npos);
@@ -217,21 +240,21 @@ int run(const Arguments& a, const Program& program) {
   if (!verify_only) limits = measure_limits(device);
   fmt::print("{}", device_name(device));
   if (!verify_only)
-    fmt::print("; measured: {:.1f} TFLOP/s float32 multiply-add, {:.0f} GB/s copy",
-               limits.gflops * 1e-3, limits.gbytes);
+    fmt::print("; measured: {:.4g} GFLOP/s float32 multiply-add, {:.0f} GB/s copy", limits.gflops,
+               limits.gbytes);
   fmt::print("\n");
-  print_row(kHeads);
+  print_row(kHeads, device);
   std::vector<Row> rows;
   for (Case& c : cases) {
     rows.push_back(run_case(c, a.budget, verify_only, device, limits));
     compare(c, rows);
-    print_row(columns(rows.back()));
+    print_row(columns(rows.back()), device);
     c.tensors.clear();
     c.apply = c.reference = nullptr;  // they may hold tensors as well
   }
   if (!a.json.empty())
     write_file_atomic(a.json, json_text(json_of(rows, limits, device), 1) + "\n", "--json");
-  if (!a.markdown.empty()) write_file_atomic(a.markdown, markdown(rows), "--markdown");
+  if (!a.markdown.empty()) write_file_atomic(a.markdown, markdown(rows, device), "--markdown");
   const std::string title = fmt::format("{} on {}", program.description, device_name(device));
   if (!a.bars.empty()) write_file_atomic(a.bars, bars_svg(rows, title), "--bars");
   if (!a.roofline.empty())
@@ -273,6 +296,13 @@ int run_cases(int argc, char** argv, const Program& program) {
   app.add_option("--impl", a.impl, "Implementations whose name contains this, or all");
   app.add_option("--only", a.only, "Kernels whose name contains this");
   app.add_option("--sizes", a.sizes, program.sizes_help);
+  app.add_option("--threads", a.threads, "Threads on the CPU; 0 = one per core")
+      ->check(CLI::Range(0, 1024));
+  app.add_option("--isa", a.isa, "Instruction set: baseline, avx2 or avx512; empty = the widest");
+  app.add_option(
+      "--blas", a.blas,
+      "A peer of products on the CPU: NAME=LIBRARY[:SYMBOL], a shared library with sgemm_ "
+      "or dnnl_sgemm; repeatable");
   app.add_option("--budget", a.budget, "Seconds per case")->check(CLI::Range(0.0, 3600.0));
   app.add_option("--json", a.json, "Write the rows to this file");
   app.add_option("--markdown", a.markdown, "Write the table to this file");

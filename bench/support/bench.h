@@ -38,7 +38,8 @@ void set_work(Case& c, Device device, const Work& work);
 
 struct Options {
   Device device;
-  std::string sizes;  ///< as given; empty for the program's own
+  std::string sizes;              ///< as given; empty for the program's own
+  std::vector<std::string> blas;  ///< as given, see open_blas
 };
 
 struct Program {
@@ -76,8 +77,8 @@ struct Row {
   size_t local_bytes = 0;
 };
 
-/// The rows as bars in TFLOP/s or GB/s, one chart a program; and in the plane of intensity and
-/// rate, under the limits.
+/// The rows as bars in TFLOP/s, GFLOP/s or GB/s, one chart a program; and in the plane of intensity
+/// and rate, under the limits.
 std::string bars_svg(const std::vector<Row>& rows, const std::string& title);
 std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
                          const std::string& title);

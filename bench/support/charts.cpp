@@ -22,7 +22,9 @@ std::string bars_svg(const std::vector<Row>& rows, const std::string& title) {
   chart.title = title;
   chart.width = 1100;
   chart.height = 460;
-  chart.y.label = flops ? "TFLOP/s" : "GB/s";
+  const bool tera =
+      std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.gflops >= 1e3; });
+  chart.y.label = !flops ? "GB/s" : tera ? "TFLOP/s" : "GFLOP/s";
   std::vector<std::string> sizes;
   for (const Row& r : rows) {
     if (!was_timed(r)) continue;
@@ -39,7 +41,10 @@ std::string bars_svg(const std::vector<Row>& rows, const std::string& title) {
       const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
         return was_timed(r) && r.size == size && label_of(r) == label;
       });
-      series.values.push_back(row == rows.end() ? 0 : flops ? row->gflops * 1e-3 : row->gbytes);
+      series.values.push_back(row == rows.end() ? 0
+                              : !flops          ? row->gbytes
+                              : tera            ? row->gflops * 1e-3
+                                                : row->gflops);
     }
     chart.series.push_back(std::move(series));
   }

@@ -13,6 +13,7 @@ struct Isa {
   const ElementwiseTables* elementwise;
   const ReduceTables* reduce;
   const FlowTables* flow;
+  const LadderTable* ladder;
 };
 
 /// The widest instruction set that this processor has, found once by its feature bits; the

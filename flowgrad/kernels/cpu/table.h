@@ -52,6 +52,13 @@ struct GemmTables {
   GemmTable<double> f64;
 };
 
+/// The rungs of cpu/ladder.h.
+struct LadderTable {
+  using Function = void (*)(const float* a, const float* b, float* c, std::int64_t m,
+                            std::int64_t n, std::int64_t k);
+  Function naive, loop_order, blocked, register_tile, packed;
+};
+
 /// Numbers of the operations of elementwise.def, in its order; the enumerations of backend.h agree.
 namespace number {
 enum Unary : int {
