@@ -28,12 +28,18 @@ void Linear::set_zero() {
   if (bias_.defined()) fill_(bias_, 0);
 }
 
-Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DType dtype)
-    : padding_(kernel / 2) {
-  if (in < 1 || out < 1 || kernel < 1 || kernel % 2 == 0) {
+Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DType dtype,
+               const Conv2dOptions& options)
+    : options_{.stride = options.stride, .padding = options.padding.value_or(kernel / 2)} {
+  if (in < 1 || out < 1 || kernel < 1 || options.stride < 1 || options_.padding < 0) {
+    throw ValueError(
+        fmt::format("Conv2d: in = {}, out = {}, kernel = {}, stride = {}, padding = {} given; at "
+                    "least 1, and a padding of at least 0, are accepted",
+                    in, out, kernel, options.stride, options_.padding));
+  }
+  if (kernel % 2 == 0 && !options.padding) {
     throw ValueError(fmt::format(
-        "Conv2d: in = {}, out = {}, kernel = {} given; at least 1, and an odd kernel, are accepted",
-        in, out, kernel));
+        "Conv2d: kernel = {} given without a padding; an odd kernel is accepted so", kernel));
   }
   const double bound = 1 / std::sqrt(static_cast<double>(in * kernel * kernel));
   weight_ =
@@ -41,12 +47,93 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DT
   bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
 }
 
-Tensor Conv2d::forward(const Tensor& x) { return conv2d(x, weight_, bias_, {.padding = padding_}); }
+Tensor Conv2d::forward(const Tensor& x) { return conv2d(x, weight_, bias_, options_); }
 
 void Conv2d::set_zero() {
   NoGrad off;
   fill_(weight_, 0);
   fill_(bias_, 0);
+}
+
+SpatialSoftmax::SpatialSoftmax(int64_t height, int64_t width, DType dtype)
+    : height_(height), width_(width) {
+  if (height < 1 || width < 1) {
+    throw ValueError(fmt::format(
+        "SpatialSoftmax: height = {}, width = {} given; at least 1 is accepted", height, width));
+  }
+  const Tensor x = expand(unsqueeze(linspace(-1, 1, width, dtype), 0), {height, width});
+  const Tensor y = expand(unsqueeze(linspace(-1, 1, height, dtype), 1), {height, width});
+  positions_ = add_constant(reshape(stack({x, y}, 2), {height * width, 2}));
+}
+
+Tensor SpatialSoftmax::forward(const Tensor& x) {
+  if (x.rank() != 4 || x.size(2) != height_ || x.size(3) != width_) {
+    throw ShapeError(fmt::format("SpatialSoftmax: x is {}; (N, C, {}, {}) is accepted",
+                                 x.shape().to_string(), height_, width_));
+  }
+  const Tensor weights = softmax(reshape(x, {x.size(0), x.size(1), height_ * width_}));
+  return reshape(matmul(weights, positions_), {x.size(0), 2 * x.size(1)});
+}
+
+Embedding::Embedding(int64_t entries, int64_t width, Generator& generator, DType dtype,
+                     std::optional<int64_t> padding_index)
+    : padding_index_(padding_index) {
+  if (entries < 1 || width < 1) {
+    throw ValueError(fmt::format(
+        "Embedding: entries = {}, width = {} given; at least 1 is accepted", entries, width));
+  }
+  if (padding_index && (*padding_index < 0 || *padding_index >= entries)) {
+    throw ValueError(fmt::format("Embedding: padding_index = {} given; 0 to {} are accepted",
+                                 *padding_index, entries - 1));
+  }
+  const Tensor table = randn({entries, width}, generator, dtype);
+  if (padding_index) fill_(select(table, 0, *padding_index), 0);
+  weight_ = add_parameter("weight", table);
+}
+
+Lstm::Lstm(int64_t in, int64_t hidden, Generator& generator, DType dtype, const LstmOptions& o)
+    : bidirectional_(o.bidirectional) {
+  if (in < 1 || hidden < 1 || o.layers < 1) {
+    throw ValueError(
+        fmt::format("Lstm: in = {}, hidden = {}, layers = {} given; at least 1 is accepted", in,
+                    hidden, o.layers));
+  }
+  const double bound = 1 / std::sqrt(static_cast<double>(hidden));
+  const int64_t directions = o.bidirectional ? 2 : 1;
+  for (int64_t k = 0; k < o.layers; ++k) {
+    for (int64_t d = 0; d < directions; ++d) {
+      const auto add = [&](const char* name, const Shape& shape) {
+        return add_parameter(fmt::format("{}_l{}{}", name, k, d == 1 ? "_reverse" : ""),
+                             rand(shape, generator, dtype, -bound, bound));
+      };
+      LstmWeights w;
+      w.weight_ih = add("weight_ih", {4 * hidden, k == 0 ? in : directions * hidden});
+      w.weight_hh = add("weight_hh", {4 * hidden, hidden});
+      w.bias_ih = add("bias_ih", {4 * hidden});
+      w.bias_hh = add("bias_hh", {4 * hidden});
+      weights_.push_back(w);
+    }
+  }
+}
+
+LstmResult Lstm::forward(const Tensor& x, const Tensor& lengths, const Tensor& h0,
+                         const Tensor& c0) {
+  return lstm(x, weights_, bidirectional_, lengths, h0, c0);
+}
+
+LayerNorm::LayerNorm(const Shape& normalized_shape, DType dtype, double epsilon)
+    : shape_(normalized_shape), epsilon_(epsilon) {
+  weight_ = add_parameter("weight", ones(shape_, dtype));
+  bias_ = add_parameter("bias", zeros(shape_, dtype));
+}
+
+Tensor LayerNorm::forward(const Tensor& x) {
+  return layer_norm(x, shape_, weight_, bias_, epsilon_);
+}
+
+Dropout::Dropout(double p, Generator& generator) : p_(p), generator_(&generator) {
+  if (!(p >= 0 && p <= 1))
+    throw ValueError(fmt::format("Dropout: p = {} given; 0 to 1 is accepted", p));
 }
 
 Tensor Sequential::forward_from(size_t first, const Tensor& x) {

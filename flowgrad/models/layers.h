@@ -1,5 +1,8 @@
 #pragma once
 
+#include <optional>
+
+#include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/module.h"
 
 namespace flowgrad {
@@ -30,19 +33,126 @@ class Linear final : public Layer {
   Tensor weight_, bias_;
 };
 
-/// Convolution of images (N, in, H, W) to (N, out, H, W): odd kernel, stride 1, zeros around.
+struct Conv2dOptions {
+  int64_t stride = 1;
+  /// Zeros around the image; absent: half the kernel, which keeps the size at stride 1.
+  std::optional<int64_t> padding = {};
+};
+
+/// Convolution of images (N, in, H, W) to (N, out, H', W'), H' = (H + 2 padding - k) / stride + 1.
 /// `weight` (out, in, k, k) and `bias` (out) uniform within 1/sqrt(in k^2), PyTorch's default.
+/// ValueError for sizes below 1 and for an even kernel without a padding of its own.
 class Conv2d final : public Layer {
  public:
   Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator,
-         DType dtype = DType::float32);
+         DType dtype = DType::float32, const Conv2dOptions& options = {});
   Tensor forward(const Tensor& x) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
 
  private:
-  int64_t padding_;
+  ConvOptions options_;
   Tensor weight_, bias_;
+};
+
+/// Means over windows of images (N, C, H, W), padded zeros counted; stride 0 is the kernel's size.
+class AvgPool2d final : public Layer {
+ public:
+  explicit AvgPool2d(int64_t kernel, int64_t stride = 0, int64_t padding = 0)
+      : kernel_(kernel), stride_(stride), padding_(padding) {}
+  Tensor forward(const Tensor& x) override { return avg_pool2d(x, kernel_, stride_, padding_); }
+
+ private:
+  int64_t kernel_, stride_, padding_;
+};
+
+/// Means over height x width windows that cover an image of any size: (N, C, height, width).
+class AdaptiveAvgPool2d final : public Layer {
+ public:
+  AdaptiveAvgPool2d(int64_t height, int64_t width) : height_(height), width_(width) {}
+  Tensor forward(const Tensor& x) override { return adaptive_avg_pool2d(x, height_, width_); }
+
+ private:
+  int64_t height_, width_;
+};
+
+/// Where each channel of a map (N, C, H, W) looks: the mean position under the softmax of its
+/// values, x and y in [-1, 1], as (N, 2 C) with x and y of a channel side by side. Unlike an
+/// average pool it keeps positions (Levine et al. 2016, "End-to-end training of deep visuomotor
+/// policies", section 5.1; temperature 1). ShapeError for a map of another size.
+class SpatialSoftmax final : public Layer {
+ public:
+  SpatialSoftmax(int64_t height, int64_t width, DType dtype = DType::float32);
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  int64_t height_, width_;
+  Tensor positions_;  // (H W, 2)
+};
+
+/// Rows of a table: int64 (...) to (..., width). `weight` (entries, width) standard normal; the row
+/// of `padding_index` starts at zero and gets no gradient. ValueError for an index out of range,
+/// naming its place.
+class Embedding final : public Layer {
+ public:
+  Embedding(int64_t entries, int64_t width, Generator& generator, DType dtype = DType::float32,
+            std::optional<int64_t> padding_index = {});
+  Tensor forward(const Tensor& index) override { return embedding(weight_, index, padding_index_); }
+
+ private:
+  std::optional<int64_t> padding_index_;
+  Tensor weight_;
+};
+
+struct LstmOptions {
+  int64_t layers = 1;
+  bool bidirectional = false;
+};
+
+/// Long short-term memory over rows of sequences (N, L, in), batch first. Keys weight_ih_l{k}
+/// (4H, in), weight_hh_l{k} (4H, H), bias_ih_l{k}, bias_hh_l{k} (4H), gates in the order i, f, g,
+/// o, and the same with _reverse; uniform within 1/sqrt(H), PyTorch's default.
+class Lstm final : public Module {
+ public:
+  Lstm(int64_t in, int64_t hidden, Generator& generator, DType dtype = DType::float32,
+       const LstmOptions& options = {});
+  /// output (N, L, H directions); h and c (layers directions, N, H), the state after each row's
+  /// last step. `lengths` (N) int64, or undefined where all steps count; h0 and c0 as h and c, or
+  /// undefined for zeros.
+  LstmResult forward(const Tensor& x, const Tensor& lengths = {}, const Tensor& h0 = {},
+                     const Tensor& c0 = {});
+
+ private:
+  bool bidirectional_;
+  std::vector<LstmWeights> weights_;
+};
+
+/// Trailing axes of the given sizes normalised to mean 0 and variance 1, then times `weight` plus
+/// `bias` of that shape, which start at one and zero.
+class LayerNorm final : public Layer {
+ public:
+  explicit LayerNorm(const Shape& normalized_shape, DType dtype = DType::float32,
+                     double epsilon = 1e-5);
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Shape shape_;
+  double epsilon_;
+  Tensor weight_, bias_;
+};
+
+/// In training, elements are zero with probability p and the rest scaled by 1 / (1 - p); the
+/// identity in evaluation. Draws from a generator that it borrows: the one a trainer saves, so that
+/// a resumed run drops the same elements, and the one to name in `checkpoint` around the layer, so
+/// that its second run does. ValueError unless 0 <= p <= 1.
+class Dropout final : public Layer {
+ public:
+  Dropout(double p, Generator& generator);
+  Tensor forward(const Tensor& x) override { return dropout(x, p_, *generator_, training()); }
+
+ private:
+  double p_;
+  Generator* generator_;
 };
 
 /// An activation or any other function without parameters.

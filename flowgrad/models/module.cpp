@@ -14,7 +14,8 @@ namespace flowgrad {
 void Module::collect(const std::string& prefix,
                      const std::function<void(const std::string&, const Item&)>& f) const {
   for (const Item& item : items_) f(prefix + item.name, item);
-  for (const auto& [name, child] : children_) child->collect(prefix + name + ".", f);
+  for (const auto& [name, child] : children_)
+    child->collect(name.empty() ? prefix : prefix + name + ".", f);
 }
 
 NamedTensors Module::parameters() const {

@@ -57,6 +57,7 @@ class Module {
   /// Registers a tensor that follows from the configuration: it moves with the module and is no
   /// part of its state.
   Tensor add_constant(const Tensor& value);
+  /// A sub-module, whose names follow `name` and a dot, or stand as they are where `name` is empty.
   template <class M>
   M& add_module(const std::string& name, std::unique_ptr<M> module) {
     M& reference = *module;
