@@ -11,6 +11,8 @@
 #include "flowgrad/models/cnf.h"
 #include "flowgrad/models/diffusion.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/flow_vla.h"
+#include "flowgrad/models/hierarchical.h"
 #include "flowgrad/models/planar.h"
 #include "flowgrad/models/realnvp.h"
 #include "flowgrad/optim/optimizer.h"
@@ -22,13 +24,20 @@ Tensor normal(const Shape& shape, Generator& generator, Device device) {
   return randn(shape, generator, DType::float32, device);
 }
 
+/// How a case trains, and how many steps are checked before the timing.
+struct Recipe {
+  AdamOptions adam{.lr = 1e-3, .decoupled = false};
+  int checked_steps = 10;
+};
+
 /// A training step as the peers do it: loss, backward, clip at 1, Adam.
 class Training {
  public:
-  Training(std::unique_ptr<Module> module, std::function<Tensor(Module&, Generator&)> loss)
+  Training(std::unique_ptr<Module> module, std::function<Tensor(Module&, Generator&)> loss,
+           const Recipe& recipe)
       : module_(std::move(module)),
         loss_(std::move(loss)),
-        optimizer_({{module_->parameters()}}, {.lr = 1e-3, .decoupled = false}),
+        optimizer_({{module_->parameters()}}, recipe.adam),
         parameters_(module_->parameters()) {}
 
   double step() {
@@ -57,21 +66,22 @@ class Training {
 using MakeModule = std::function<std::unique_ptr<Module>(Generator&)>;
 
 BenchCase training_case(const std::string& name, const MakeModule& make,
-                        const std::function<Tensor(Module&, Generator&)>& loss, Device device) {
+                        const std::function<Tensor(Module&, Generator&)>& loss, Device device,
+                        const Recipe& recipe = {}) {
   BenchCase c;
   c.name = name;
-  c.prepare = [make, loss, device] {
-    const auto fresh = [make, loss, device] {
+  c.prepare = [make, loss, device, recipe] {
+    const auto fresh = [make, loss, device, recipe] {
       Generator g(4);
       auto module = make(g);
       module->to(device);
-      return std::make_shared<Training>(std::move(module), loss);
+      return std::make_shared<Training>(std::move(module), loss, recipe);
     };
-    auto verify = [fresh]() -> std::string {
+    auto verify = [fresh, steps = recipe.checked_steps]() -> std::string {
       const auto a = fresh();
       const auto b = fresh();
       const double before = a->fixed_loss();
-      for (int i = 0; i < 10; ++i) {
+      for (int i = 0; i < steps; ++i) {
         const double x = a->step();
         const double y = b->step();
         if (!std::isfinite(x)) return fmt::format("the loss is {} at step {}", x, i);
@@ -79,8 +89,8 @@ BenchCase training_case(const std::string& name, const MakeModule& make,
       }
       const double after = a->fixed_loss();
       return after < before ? ""
-                            : fmt::format("the loss did not fall: {} before, {} after 10 steps",
-                                          before, after);
+                            : fmt::format("the loss did not fall: {} before, {} after {} steps",
+                                          before, after, steps);
     };
     const auto training = fresh();
     return BenchCase::Prepared{[training] { training->step(); }, verify};
@@ -231,6 +241,58 @@ void add_diffusion(std::vector<BenchCase>& out, Device device) {
   }
 }
 
+struct Seen {
+  PolicyObservation observation;
+  Tensor actions;
+};
+
+/// n moments of the tutorial's robot, with square images and 20 words.
+Seen seen_moments(int64_t n, int64_t size, Generator& generator, Device device) {
+  Seen out;
+  out.observation.images = normal({n, 3, size, size}, generator, device);
+  out.observation.tokens = randint(0, 10000, {n, 20}, generator, device);
+  out.actions = normal({n, 7}, generator, device);
+  return out;
+}
+
+void add_vla(std::vector<BenchCase>& out, Device device) {
+  for (const auto& [n, size] : {std::pair<int64_t, int64_t>{8, 224}, {32, 64}}) {
+    out.push_back(training_case(
+        fmt::format("vla/train/b{}_{}", n, size),
+        [](Generator& g) { return std::make_unique<FlowVLA>(flow_vla_preset("tutorial"), g); },
+        [n = n, size = size, seen = std::make_shared<Seen>()](Module& m, Generator& g) {
+          Generator data(12);
+          if (!seen->actions.defined()) *seen = seen_moments(n, size, data, m.device());
+          auto& vla = static_cast<FlowVLA&>(m);
+          const FlowVLA::Losses l = vla.losses(seen->actions, vla.condition(seen->observation), g);
+          return l.loss + l.refiner;
+        },
+        device, {.adam = {.lr = 1e-4}, .checked_steps = 3}));
+  }
+  out.push_back(sampling_case("vla/generate100/b1_224", [device] {
+    auto g = std::make_shared<Generator>(13);
+    FlowVLAOptions o = flow_vla_preset("tutorial");
+    o.refine = true;
+    const auto model = std::make_shared<FlowVLA>(o, *g);
+    model->to(device);
+    const Seen seen = seen_moments(1, 224, *g, device);
+    return [=] {
+      NoGrad off;
+      return model->generate(normal({1, 7}, *g, device), model->condition(seen.observation));
+    };
+  }));
+}
+
+void add_hierarchical(std::vector<BenchCase>& out, Device device) {
+  out.push_back(sampling_case("hierarchical/generate/b1", [device] {
+    auto g = std::make_shared<Generator>(14);
+    const auto model = std::make_shared<HierarchicalFlow>(HierarchicalOptions{}, *g);
+    model->to(device);
+    const Tensor c = normal({1, 256}, *g, device);
+    return [=] { return model->generate(normal({1, model->noise_width()}, *g, device), c); };
+  }));
+}
+
 }  // namespace
 
 std::vector<BenchCase> model_bench_cases(Device device) {
@@ -247,6 +309,8 @@ std::vector<BenchCase> model_bench_cases(Device device) {
   if (!device.is_cpu()) add_cnf_solve(out, 8192, device);  // seconds on a CPU
   add_flow_matching(out, device);
   add_diffusion(out, device);
+  add_vla(out, device);
+  add_hierarchical(out, device);
   return out;
 }
 

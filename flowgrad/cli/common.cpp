@@ -96,8 +96,7 @@ Device device_of(const CommonOptions& o) {
 }
 
 QuantityInputs on_device(QuantityInputs in, Device device) {
-  for (Tensor* t :
-       {&in.input, &in.time, &in.condition, &in.noise, &in.probe_noise, &in.step_noise}) {
+  for (Tensor* t : in.all()) {
     if (t->defined()) *t = to(*t, device);
   }
   return in;

@@ -23,6 +23,7 @@ struct QuantityArguments {
   ModelOptions model;
   QuantityOptions options;
   std::string quantity, input, time, condition, noise, probe_noise, step_noise, output;
+  std::string images, tokens, robot;
 };
 
 void add_arrays(Command& c, QuantityArguments& a) {
@@ -32,6 +33,9 @@ void add_arrays(Command& c, QuantityArguments& a) {
          "Flow times (N) from 0 = noise to 1 = data, or int64 diffusion steps (N), .npy");
   c.file("--condition", a.condition,
          "Condition or state, rows (N, C), .npy; one row serves a whole batch");
+  c.file("--images", a.images, "What a robot sees, (N, 3 cameras, H, W), .npy, taken as given");
+  c.file("--tokens", a.tokens, "What it reads, (N, L) int64, .npy");
+  c.file("--robot", a.robot, "What it knows of itself, (N, R), .npy");
   c.file("--noise", a.noise, "The noise to use in place of a draw, (N, D), .npy");
   c.file("--probe-noise", a.probe_noise,
          "The trace probe of a log_prob by a solve in place of a draw, (N, D), .npy");
@@ -55,7 +59,10 @@ QuantityInputs load_inputs(const QuantityArguments& a) {
                     .condition = load_array("--condition", a.condition, dtype),
                     .noise = load_array("--noise", a.noise, dtype),
                     .probe_noise = load_array("--probe-noise", a.probe_noise, dtype),
-                    .step_noise = load_array("--step-noise", a.step_noise, dtype)},
+                    .step_noise = load_array("--step-noise", a.step_noise, dtype),
+                    .images = load_array("--images", a.images, dtype),
+                    .tokens = load_array("--tokens", a.tokens, dtype, true),
+                    .robot = load_array("--robot", a.robot, dtype)},
                    device_of(a.common));
 }
 
@@ -69,7 +76,9 @@ void check_quantity(const QuantityArguments& a, const Command& command, const Mo
         "--quantity: model {}: no quantity {}{}; it has {}", model.name(), quote(q),
         near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near), fmt::join(have, ", ")));
   }
-  const bool draws = q == "sample" || q == "generate";
+  const bool draws = q == "sample" || q == "generate" || q == "jerk";
+  const bool sees = model.has("condition");  // a feature, which --condition may give instead
+  const bool looks = sees && (q == "condition" || a.condition.empty());
   const bool generator = model.has("generate");
   const bool needs_time = q == "velocity" || q == "noise_prediction" || q == "end_point";
   const auto check = [&](const char* option, bool given, bool read, bool needed, const char* what) {
@@ -82,10 +91,16 @@ void check_quantity(const QuantityArguments& a, const Command& command, const Mo
           fmt::format("{}: none given; quantity \"{}\" of model {} needs an array for {}", option,
                       q, model.name(), what));
   };
-  check("--input", !a.input.empty(), !draws, !draws, "input");
+  const bool of_rows = !draws && q != "condition";
+  check("--input", !a.input.empty(), of_rows, of_rows, "input");
+  check("--images", !a.images.empty(), looks, looks, "images");
+  check("--tokens", !a.tokens.empty(), looks, looks, "tokens");
+  check("--robot", !a.robot.empty(), looks, false, "robot");
+  if (sees) check("--condition", !a.condition.empty(), q != "condition", false, "condition");
   const bool density = q == "log_prob";
-  check("--time", !a.time.empty(), generator && !draws && !density, needs_time, "time");
-  check("--noise", !a.noise.empty(), draws || (generator && q == "loss"), false, "noise");
+  const bool loss = q == "loss" || q == "training_loss";
+  check("--time", !a.time.empty(), generator && of_rows && !density, needs_time, "time");
+  check("--noise", !a.noise.empty(), draws || (generator && loss), false, "noise");
   check("--probe-noise", !a.probe_noise.empty(), model.name() == "cnf" || (generator && density),
         false, "probe-noise");
   check("--step-noise", !a.step_noise.empty(),
@@ -189,7 +204,7 @@ void add_eval(CLI::App& app) {
   c.group("Quantity");
   c.text("--quantity", a->quantity,
          "forward, inverse, log_prob or log_det of a density; velocity or noise_prediction; loss; "
-         "generate; sample",
+         "generate; sample; condition of what sees and reads",
          "NAME")
       .required();
   c.integer("--n", a->options.n_samples, "Rows to draw where no array says", 1, 10000000);
@@ -213,9 +228,11 @@ void add_grad(CLI::App& app) {
   Command c(app, "grad", "Gradients of a mean loss for every parameter");
   add_model(c, a->model, Weights::use);
   c.group("Quantity");
-  c.choice("--quantity", a->quantity,
-           "Mean of this: loss (of a density minus the mean log_prob), or log_prob",
-           {"loss", "log_prob"});
+  c.choice(
+      "--quantity", a->quantity,
+      "Mean of this: loss (of a density minus the mean log_prob), log_prob, or training_loss of "
+      "what has parts with losses of their own",
+      {"loss", "log_prob", "training_loss"});
   add_arrays(c, *a);
   c.file("--output", a->output, "Gradients to write, .safetensors with the names of the weights")
       .required();

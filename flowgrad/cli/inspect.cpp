@@ -130,7 +130,8 @@ void inspect_file(const InspectArguments& a, const std::string& path) {
 /// Parameters of one training step of a fresh model, or of the given weights.
 Tensor step_loss(Model& model, int64_t rows, Generator& generator) {
   const DType dtype = model.module().parameters().front().second.dtype();
-  QuantityInputs inputs{.input = randn({rows, model.width()}, generator, dtype)};
+  QuantityInputs inputs = model.observation(rows, generator);
+  inputs.input = randn({rows, model.width()}, generator, dtype);
   for (const char* key : {"condition_dim", "state_dim"}) {
     const auto found = model.config().find(key);
     const int64_t c = found == model.config().end() ? 0 : std::stoll(found->second);

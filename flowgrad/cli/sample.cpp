@@ -18,7 +18,7 @@ struct SampleArguments {
   CommonOptions common;
   ModelOptions model;
   QuantityOptions options{.n_samples = 1000};
-  std::string condition, category, output, picture;
+  std::string condition, category, images, tokens, robot, output, picture;
 };
 
 /// One-hot rows of a class, or of all classes one after another, n of each.
@@ -43,15 +43,24 @@ Tensor class_condition(const Model& model, const std::string& text, int64_t n) {
 }
 
 /// Rows in parts, so that memory does not grow with their number.
-Tensor draw(Model& model, const Tensor& condition, QuantityOptions options, Generator& generator) {
-  constexpr int64_t kPart = 16384;
+Tensor draw(Model& model, const QuantityInputs& seen, QuantityOptions options,
+            Generator& generator) {
+  const Tensor& condition = seen.condition;
+  const int64_t kPart = seen.images.defined() ? 256 : 16384;
+  const auto rows = [](const Tensor& t) { return t.defined() && t.rank() > 0 ? t.size(0) : 1; };
   const bool given = condition.defined() && condition.size(0) > 1;
-  const int64_t n = given ? condition.size(0) : options.n_samples;
+  const int64_t n = given                   ? condition.size(0)
+                    : rows(seen.images) > 1 ? rows(seen.images)
+                                            : options.n_samples;
   std::vector<Tensor> parts;
   for (int64_t at = 0; at < n; at += kPart) {
     const int64_t end = std::min(at + kPart, n);
     options.n_samples = end - at;
-    QuantityInputs inputs;
+    const auto part = [&](const Tensor& t) {
+      return rows(t) > 1 ? slice(t, 0, std::min(at, rows(t)), std::min(end, rows(t))) : t;
+    };
+    QuantityInputs inputs{
+        .images = part(seen.images), .tokens = part(seen.tokens), .robot = part(seen.robot)};
     // One row serves any number of draws, but a density draws one for each row it is given.
     if (given) inputs.condition = slice(condition, 0, at, end);
     if (condition.defined() && !given)
@@ -79,12 +88,17 @@ void run_sample(const SampleArguments& a) {
                               condition.shape().to_string()));
   }
   if (!a.category.empty()) condition = class_condition(*model, a.category, a.options.n_samples);
-  if (condition.defined()) condition = to(condition, device_of(a.common));
-  const Tensor rows = to(draw(*model, condition, a.options, generator), Device::cpu());
+  const DType dtype = dtype_of(a.common);
+  const QuantityInputs seen = on_device({.condition = condition,
+                                         .images = load_array("--images", a.images, dtype),
+                                         .tokens = load_array("--tokens", a.tokens, dtype, true),
+                                         .robot = load_array("--robot", a.robot, dtype)},
+                                        device_of(a.common));
+  const Tensor rows = to(draw(*model, seen, a.options, generator), Device::cpu());
   save_npy(a.output, rows);
   const int columns =
       a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;
-  if (!a.picture.empty()) write_picture(a.picture, rows, columns);
+  if (!a.picture.empty()) write_picture(a.picture, flatten(rows, 1), columns);
   if (a.common.json) {
     print_result(fmt::format(
         "{{\"model\": {}, \"output\": {}, \"picture\": {}, \"shape\": [{}], \"seed\": {}}}\n",
@@ -108,6 +122,9 @@ void add_sample(CLI::App& app) {
   c.integer("--n", a->options.n_samples, "Rows to draw; with --class all, of each class", 1,
             10000000);
   c.file("--condition", a->condition, "Conditions (N, C), one a sample, or one row for all, .npy");
+  c.file("--images", a->images, "What a robot sees, one moment a sample, or one for all, .npy");
+  c.file("--tokens", a->tokens, "What it reads, (N, L) int64, .npy");
+  c.file("--robot", a->robot, "What it knows of itself, (N, R), .npy");
   c.text("--class", a->category, "Class 0, 1, ... as one-hot condition, or all", "N|all");
   c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
   c.integer("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own",

@@ -47,8 +47,14 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
         fmt::format("--set: {}={} given; the data needs {}", key, entry->second, width));
   };
   bool conditional = false;
-  for (const ConfigKey& key : config_keys(model)) {
-    if (key.name == "dim" || key.name == "action_dim") fit(key.name, data.dim(), false);
+  const auto keys = config_keys(model);
+  // Rows of several actions say nothing about one; the caller compares the whole.
+  const bool one_action = std::none_of(keys.begin(), keys.end(), [](const ConfigKey& key) {
+    return key.name == "sequence_length" || key.name == "horizon";
+  });
+  for (const ConfigKey& key : keys) {
+    if (key.name == "dim" || (key.name == "action_dim" && one_action))
+      fit(key.name, data.dim(), false);
     if (key.name == "condition_dim" || key.name == "state_dim") {
       conditional = true;
       fit(key.name, data.condition_dim(), data.condition_dim() > 0);

@@ -166,7 +166,7 @@ Tensor analysis_samples(Model& model, const AnalysisOptions& o) {
     sampling.n_samples = end - at;
     QuantityInputs in;
     if (o.condition.defined()) in.condition = slice(o.condition, 0, at, end);
-    parts.push_back(model.evaluate("sample", in, sampling, generator));
+    parts.push_back(flatten(model.evaluate("sample", in, sampling, generator), 1));
   }
   return concat(parts, 0);
 }

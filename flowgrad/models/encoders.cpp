@@ -147,6 +147,13 @@ VisionLanguageEncoder::VisionLanguageEncoder(const VisionLanguageOptions& o, Gen
     throw ValueError(fmt::format("{}: pad_id = {} given; 0 to {} are accepted, or none", me,
                                  *o.pad_id, o.vocabulary - 1));
   }
+  const int64_t smallest = (int64_t{1} << o.channels.size()) + 1;
+  if (o.pooling == Pooling::spatial_softmax && std::min(o.height, o.width) < smallest) {
+    throw ValueError(fmt::format(
+        "{}: height = {}, width = {} given; at least {} is accepted with spatial softmax, as {} "
+        "convolutions of stride 2 leave a single row or column of less, which has no positions",
+        me, o.height, o.width, smallest, o.channels.size()));
+  }
   vision_ = &add_module("vision_encoder",
                         std::make_unique<VisionEncoder>(o, 2 * o.lstm_hidden, generator, dtype));
   language_ =

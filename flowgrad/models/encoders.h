@@ -42,7 +42,7 @@ struct VisionLanguageOptions {
   std::vector<int64_t> channels = {64, 128, 256};
   int64_t first_kernel = 7;
   Pooling pooling = Pooling::average;
-  /// Size of the images, for spatial softmax; any size otherwise.
+  /// Size of the images, for spatial softmax: above 2 to the number of convolutions. Otherwise any.
   int64_t height = 224, width = 224;
   /// A linear layer from what the pooling gives to this width; 0 = none.
   int64_t vision_width = 768;

@@ -72,7 +72,13 @@ Tensor FlowMatching::draw_times(int64_t n, Generator& generator, DType dtype, De
 }
 
 Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& generator,
-                          const Tensor& given_x0, const Tensor& given_t) {
+                          const Tensor& x0, const Tensor& t) {
+  const Matching m = match(x1, condition, generator, x0, t);
+  return mse_loss(m.velocity, m.target);
+}
+
+Matching FlowMatching::match(const Tensor& x1, const Tensor& condition, Generator& generator,
+                             const Tensor& given_x0, const Tensor& given_t) {
   check("loss", x1, condition);
   Tensor x0 = given_x0.defined() ? given_x0 : randn(x1.shape(), generator, x1.dtype(), x1.device());
   const Tensor t =
@@ -84,7 +90,7 @@ Tensor FlowMatching::loss(const Tensor& x1, const Tensor& condition, Generator& 
   Tensor xt = x0 + unsqueeze(t, 1) * target;
   if (options_.sigma > 0)
     xt = xt + randn(x1.shape(), generator, x1.dtype(), x1.device()) * options_.sigma;
-  return mse_loss(velocity(xt, t, condition), target);
+  return {xt, t, velocity(xt, t, condition), target};
 }
 
 Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,

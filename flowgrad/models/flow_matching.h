@@ -40,6 +40,12 @@ struct GenerateOptions {
   double guidance = 1;
 };
 
+/// What the loss of flow matching compares, row by row: the velocity at x (N, A) and t (N) against
+/// its target.
+struct Matching {
+  Tensor x, t, velocity, target;
+};
+
 /// Conditional flow matching (Lipman et al. 2023) on the straight path x_t = (1 - t) x0 + t x1 with
 /// target x1 - x0; t = 0 is noise, t = 1 data. Keys as TimeNet, of body velocity_net.
 class FlowMatching final : public TimeNet {
@@ -53,9 +59,12 @@ class FlowMatching final : public TimeNet {
   Tensor velocity(const Tensor& x, const Tensor& t, const Tensor& condition = {}) {
     return evaluate("velocity", x, t, condition);
   }
-  /// Mean squared error of the velocity for data x1 (N, A). Noise x0 (N, A) and t (N) are drawn
-  /// where undefined, the noise by the option `coupling`; noise that is given stays with its row.
-  /// ShapeError for draws of another shape.
+  /// Points on paths to data x1 (N, A), and the velocities there. Noise x0 (N, A) and t (N) are
+  /// drawn where undefined, the noise by the option `coupling`; noise that is given stays with its
+  /// row. ShapeError for draws of another shape.
+  Matching match(const Tensor& x1, const Tensor& condition, Generator& generator,
+                 const Tensor& x0 = {}, const Tensor& t = {});
+  /// Mean squared error of the velocity at those points.
   Tensor loss(const Tensor& x1, const Tensor& condition, Generator& generator,
               const Tensor& x0 = {}, const Tensor& t = {});
   /// Integrates from noise (N, A) to data, off the tape; in one kernel where the device has it.

@@ -35,7 +35,7 @@ void refuse_guidance(const Model& m, const QuantityOptions& o) {
 Tensor noise_of(Model& m, const QuantityInputs& in, const QuantityOptions& o,
                 Generator& generator) {
   if (in.noise.defined()) return in.noise;
-  return randn({rows_of(in, o), m.width()}, generator, dtype_of(m), m.module().device());
+  return randn({rows_of(in, o), m.noise_width()}, generator, dtype_of(m), m.module().device());
 }
 
 OdeOptions solver_for(OdeOptions own, const QuantityOptions& o) {
@@ -64,7 +64,8 @@ using registry::Entry;
 const std::vector<Entry>& entries() {
   static const std::vector<Entry> all = [] {
     std::vector<Entry> out = registry::density_entries();
-    for (auto& list : {registry::continuous_entries(), registry::generator_entries()})
+    for (auto& list : {registry::continuous_entries(), registry::generator_entries(),
+                       registry::policy_entries()})
       out.insert(out.end(), list.begin(), list.end());
     return out;
   }();
@@ -137,8 +138,7 @@ Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
   }
   QuantityInputs inputs = given;
   const DType dtype = registry::dtype_of(*this);
-  for (Tensor* t : {&inputs.input, &inputs.time, &inputs.condition, &inputs.noise,
-                    &inputs.probe_noise, &inputs.step_noise}) {
+  for (Tensor* t : inputs.all()) {
     if (t->defined() && is_floating(t->dtype()) && t->dtype() != dtype) *t = cast(*t, dtype);
   }
   return compute(quantity, inputs, options, generator);

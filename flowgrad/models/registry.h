@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <map>
 #include <memory>
 #include <string>
@@ -30,6 +31,15 @@ struct QuantityInputs {
   Tensor probe_noise = {};
   /// Unit noise of every DDPM step, (n_timesteps, N, A).
   Tensor step_noise = {};
+  /// What a robot sees (N, 3 cameras, H, W), reads (N, L) int64 and knows of itself (N, R).
+  Tensor images = {};
+  Tensor tokens = {};
+  Tensor robot = {};
+
+  /// Every array, for what is done to all of them.
+  std::array<Tensor*, 9> all() {
+    return {&input, &time, &condition, &noise, &probe_noise, &step_noise, &images, &tokens, &robot};
+  }
 };
 
 struct QuantityOptions {
@@ -53,6 +63,8 @@ class Model {
   virtual Module& module() = 0;
   /// Values of one row of data: the key dim or action_dim, 0 where a model has neither.
   virtual int64_t width() const;
+  /// Numbers of the noise that one row is made from.
+  virtual int64_t noise_width() const { return width(); }
   /// Width C of the condition (N, C); 0 for a model that takes none.
   int64_t condition_width() const;
   /// Names that `evaluate` accepts, e.g. forward, inverse, log_prob, log_det, velocity,
@@ -63,13 +75,18 @@ class Model {
   /// (naming it) or a bad option; ShapeError for arrays that do not fit.
   Tensor evaluate(const std::string& quantity, const QuantityInputs& inputs,
                   const QuantityOptions& options, Generator& generator);
+  /// Random images, tokens and numbers of n moments, for a model that sees and reads; else nothing.
+  /// Images are small where their size is free.
+  virtual QuantityInputs observation(int64_t /*n*/, Generator& /*generator*/) { return {}; }
   /// Data-dependent initialization, to be called with the first training batch; see Flow.
   virtual void initialize_from(const QuantityInputs&) {}
   /// The training loss as a scalar on the tape: the matching loss, or minus the mean
-  /// log-likelihood.
+  /// log-likelihood, and what parts beside them have for losses of their own.
   Tensor loss(const QuantityInputs& inputs, Generator& generator) {
-    return evaluate("loss", inputs, {}, generator);
+    return evaluate(training_quantity(), inputs, {}, generator);
   }
+  /// The quantity that `loss` evaluates.
+  virtual std::string training_quantity() const { return "loss"; }
 
  protected:
   /// `quantity` is one of quantities(), n_samples is at least 1 and floating inputs have the

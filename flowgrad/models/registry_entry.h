@@ -21,6 +21,7 @@ struct Entry {
 std::vector<Entry> density_entries();     // planar, realnvp, spline, glow
 std::vector<Entry> continuous_entries();  // cnf
 std::vector<Entry> generator_entries();   // flow_matching and its kin, diffusion
+std::vector<Entry> policy_entries();      // flow_vla, hierarchical
 
 /// The key condition_dim of every conditional model.
 ConfigKey condition_key();

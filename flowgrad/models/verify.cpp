@@ -14,7 +14,7 @@ namespace flowgrad {
 namespace verification {
 namespace {
 
-constexpr uint64_t kRows = 1, kConditions = 2, kTimes = 3, kProbe = 4;
+constexpr uint64_t kRows = 1, kConditions = 2, kTimes = 3, kProbe = 4, kNoise = 5, kSeen = 6;
 
 /// n rows of x, from the start again where it has fewer.
 Tensor cycled(const Tensor& x, int64_t n) {
@@ -111,7 +111,15 @@ QuantityInputs Subject::inputs(int64_t n, DType dtype) const {
   } else if (model.has("velocity") || model.has("end_point")) {
     in.time = cast(rand({n}, times, DType::float32, 0, 1, device), dtype);
   }
-  if (row_quantity() == "generate") in.noise = rounded(cycled(data_, n));
+  if (row_quantity() == "generate") {
+    Generator noise = generator(kNoise);
+    in.noise = cast(randn({n, model.noise_width()}, noise, DType::float32, device), dtype);
+  }
+  Generator seen = generator(kSeen);
+  const QuantityInputs around = model.observation(n, seen);
+  in.images = around.images.defined() ? rounded(around.images) : Tensor();
+  in.robot = around.robot.defined() ? rounded(around.robot) : Tensor();
+  in.tokens = around.tokens;
   if (model.name() == "cnf") in.probe_noise = rademacher({n, dim}, probe, dtype, device);
   return in;
 }
@@ -148,7 +156,7 @@ void check_rows_alone(Subject& s) {
   const auto value = [&](Model& m, const QuantityInputs& in) {
     NoGrad off;
     Generator generator = s.generator(9);
-    return m.evaluate(q, in, {}, generator);
+    return m.evaluate(q, in, {.n_steps = q == "generate" ? 4 : 0}, generator);
   };
   const auto row = [](const Tensor& t, int64_t i) {
     return t.defined() ? contiguous(slice(t, 0, i, i + 1)) : t;
@@ -159,8 +167,7 @@ void check_rows_alone(Subject& s) {
   double worst = 0;
   for (const int64_t i : {int64_t{0}, int64_t{16}, n - 1}) {
     QuantityInputs one = all;
-    for (Tensor* t : {&one.input, &one.condition, &one.time, &one.noise, &one.probe_noise})
-      *t = row(*t, i);
+    for (Tensor* t : one.all()) *t = row(*t, i);
     worst = std::max(worst, difference(value(*s.narrow, one), row(together, i)));
   }
   // One step size for a whole batch makes rows depend on each other within the tolerance.
@@ -188,7 +195,7 @@ void check_rows_alone(Subject& s) {
     const auto host = s.copy(DType::float64);
     host->module().to(Device::cpu());
     QuantityInputs in = wide_rows;
-    for (Tensor* t : {&in.input, &in.condition, &in.time, &in.noise, &in.probe_noise}) {
+    for (Tensor* t : in.all()) {
       if (t->defined()) *t = to(*t, Device::cpu());
     }
     s.judge(24, "device against CPU, float64", error_of(to(wide, Device::cpu()), value(*host, in)),

@@ -8,6 +8,7 @@
 #include "flowgrad/models/consistency.h"
 #include "flowgrad/models/diffusion.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/flow_vla.h"
 #include "flowgrad/models/score.h"
 #include "flowgrad/models/verify_subject.h"
 
@@ -124,12 +125,16 @@ void check_boundary(Subject& s, Consistency& model) {
 void check_generator(Subject& s) {
   Module& module = s.wide->module();
   const auto* flow = dynamic_cast<FlowMatching*>(&module);
+  const auto* vla = dynamic_cast<FlowVLA*>(&module);
   if (const auto* score = dynamic_cast<ScoreModel*>(&module)) {
     check_denoising(s, score->path());
-  } else if (flow && flow->options().sigma == 0) {
+  } else if ((flow && flow->options().sigma == 0) || (vla && vla->options().auxiliary == 0)) {
     check_path(s);
   } else {
-    s.skip(14, "flow matching", flow ? "noise on the path is drawn anew" : "no flow matching");
+    s.skip(14, "flow matching",
+           flow  ? "noise on the path is drawn anew"
+           : vla ? "the loss has an auxiliary regression beside it"
+                 : "no flow matching alone");
   }
   if (auto* diffusion = dynamic_cast<DiffusionPolicy*>(&module)) {
     check_schedule(s, *diffusion);

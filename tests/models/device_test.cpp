@@ -22,7 +22,8 @@ using flowgrad::testing::test_device;
 namespace {
 
 /// The quantity that says most about one row, as a model has it.
-constexpr std::array kOfRows = {"velocity", "noise_prediction", "end_point", "log_prob"};
+constexpr std::array kOfRows = {"velocity", "noise_prediction", "end_point", "log_prob",
+                                "generate"};
 
 struct Small {
   const char* name;
@@ -44,14 +45,24 @@ const std::vector<Small>& all_models() {
       {"flow_matching", {{"action_dim", "3"}, {"hidden", "8"}, {"net", "mlp"}, {"coupling", "ot"}}},
       {"consistency", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}},
       {"score", {{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}}},
-      {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}}};
+      {"diffusion", {{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}}},
+      {"flow_vla", {{"hidden", "8"}, {"height", "9"}, {"width", "16"}, {"robot_dim", "2"}}},
+      {"flow_vla",
+       {{"preset", "tiny"}, {"hidden", "8"}, {"height", "9"}, {"width", "9"}, {"cameras", "2"}}},
+      {"hierarchical",
+       {{"hidden", "8"},
+        {"time_dim", "8"},
+        {"latent_dim", "4"},
+        {"decoder_hidden", "6"},
+        {"condition_dim", "2"}}}};
   return models;
 }
 
 /// n rows of data, and a condition where the model has one, on the model's device.
 QuantityInputs rows_of(Model& model, int64_t n, Generator& generator, DType dtype) {
   const Device device = model.module().device();
-  QuantityInputs in{.input = randn({n, model.width()}, generator, dtype, device)};
+  QuantityInputs in = model.observation(n, generator);
+  in.input = randn({n, model.width()}, generator, dtype, device);
   if (model.condition_width() > 0)
     in.condition = randn({n, model.condition_width()}, generator, dtype, device);
   return in;
@@ -108,8 +119,8 @@ std::vector<Tensor> trained(const Small& small, Device device) {
   }
   for (const auto& [name, t] : ema.state_dict()) out.push_back(t);
   for (const auto& [name, t] : optimizer.state_dict()) out.push_back(t);
-  const QuantityInputs to_draw{.condition =
-                                   rows_of(*model, 4, generator, DType::float64).condition};
+  QuantityInputs to_draw = rows_of(*model, 4, generator, DType::float64);
+  to_draw.input = {};
   out.push_back(model->evaluate("sample", to_draw, {.n_samples = 4}, generator));
   return out;
 }

@@ -260,6 +260,11 @@ TEST_CASE("options of encoders that do not fit are refused", "[encoders_test]") 
   using O = VisionLanguageOptions;
   CHECK(contains(refused([](O& o) { o.channels.clear(); }), {"channels is empty"}));
   CHECK(contains(refused([](O& o) { o.height = 7; }), {"height = 7", "at least 8"}));
+  CHECK(contains(refused([](O& o) {
+                   o.channels = {4, 4, 4};
+                   o.height = 8;
+                 }),
+                 {"height = 8", "at least 9", "3 convolutions"}));
   CHECK(contains(refused([](O& o) { o.cameras = 0; }), {"cameras = 0"}));
   CHECK(contains(refused([](O& o) { o.robot_dim = -1; }), {"robot_dim = -1"}));
   CHECK(contains(refused([](O& o) { o.pad_id = 9; }), {"pad_id = 9", "0 to 8"}));

@@ -58,12 +58,19 @@ const std::vector<Sample> kSmall = {
      {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}, {"coupling", "sinkhorn"}}},
     {"score", {{"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "3"}}},
     {"diffusion", {{"hidden", "8"}, {"state_dim", "3"}, {"n_timesteps", "7"}}},
+    {"flow_vla", {{"hidden", "8"}, {"height", "16"}, {"width", "12"}, {"robot_dim", "2"}}},
+    {"hierarchical",
+     {{"hidden", "8"},
+      {"time_dim", "8"},
+      {"latent_dim", "4"},
+      {"decoder_hidden", "6"},
+      {"condition_dim", "3"}}},
 };
 
-QuantityInputs inputs_for(const Model& model, int64_t n) {
+QuantityInputs inputs_for(Model& model, int64_t n) {
   Generator generator(17);
   const Config& c = model.config();
-  QuantityInputs in;
+  QuantityInputs in = model.observation(n, generator);
   in.input = randn({n, model.width()}, generator);
   const std::string condition = c.contains("condition_dim") ? c.at("condition_dim")
                                 : c.contains("state_dim")   ? c.at("state_dim")
@@ -84,6 +91,13 @@ TEST_CASE("parameter counts", "[registry_test]") {
   CHECK(
       make("diffusion", {{"state_dim", "256"}, {"action_dim", "7"}})->module().parameter_count() ==
       332807);
+  CHECK(make("flow_vla", {{"preset", "tutorial"}})->module().parameter_count() == 14074766);
+  CHECK(make("flow_vla")->module().parameter_count() < 1000000);
+  int64_t count = 0;
+  for (const auto& [name, p] : make("hierarchical")->module().parameters()) {
+    if (!name.starts_with("action_encoder") && !name.starts_with("to_latent")) count += p.numel();
+  }
+  CHECK(count == 3818375);
 }
 
 TEST_CASE("names in the state dict", "[registry_test]") {
@@ -118,7 +132,7 @@ TEST_CASE("names in the state dict", "[registry_test]") {
 TEST_CASE("defaults as documented", "[registry_test]") {
   CHECK(model_names() == std::vector<std::string>{"planar", "realnvp", "spline", "glow", "cnf",
                                                   "flow_matching", "consistency", "score",
-                                                  "diffusion"});
+                                                  "diffusion", "flow_vla", "hierarchical"});
   for (const std::string& name : model_names()) {
     const auto model = make(name);
     CHECK(model->name() == name);
@@ -230,7 +244,7 @@ TEST_CASE("sampling takes its rows from n, noise or condition, and its numbers f
     const auto model = make(s.name, s.config);
     QuantityInputs in = inputs_for(*model, 5);
     in.input = {};
-    const int64_t wanted = in.condition.defined() ? 5 : 3;
+    const int64_t wanted = in.condition.defined() || in.images.defined() ? 5 : 3;
     Generator a(1), b(1), c(2);
     const Tensor x = model->evaluate("sample", in, {.n_samples = 3}, a);
     CHECK(x.size(0) == wanted);
@@ -250,9 +264,11 @@ TEST_CASE("a condition of one row serves all rows", "[registry_test]") {
     if (!one.condition.defined()) continue;
     INFO(s.name);
     one.condition = slice(one.condition, 0, 0, 1);
-    one.noise = one.input;
+    Generator noise(18);
+    one.noise = randn({4, model->noise_width()}, noise);
     one.time = s.name == "diffusion" ? Tensor::from(std::vector<int64_t>{0, 1, 2, 6}, {4})
                                      : Tensor::from(std::vector<double>{0, 0.1, 0.6, 0.99}, {4});
+    if (s.name == "hierarchical") one.time = {};  // one for every step, drawn
     QuantityInputs each = one;
     each.condition = contiguous(expand(one.condition, {4, one.condition.size(1)}));
     for (const std::string& q : model->quantities()) {
@@ -277,7 +293,7 @@ TEST_CASE("a condition of another width is refused by every model", "[registry_t
       config[key.name] = "2";
       conditional = true;
     }
-    CHECK(conditional == (name != "planar"));
+    CHECK(conditional == (name != "planar" && name != "flow_vla"));
     if (!conditional) continue;
     const auto model = make(name, config);
     Generator generator(0);
