@@ -172,6 +172,14 @@ TEST_CASE("models of every name pass", "[verify_test]") {
       {"consistency", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"score", {{"hidden", "16"}, {"time_dim", "8"}, {"condition_dim", "2"}}},
       {"diffusion", {{"hidden", "16"}, {"state_dim", "2"}}},
+      {"flow_vla", {{"hidden", "8"}, {"height", "9"}, {"width", "9"}, {"robot_dim", "2"}}},
+      {"flow_vla", {{"hidden", "8"}, {"height", "9"}, {"width", "9"}, {"auxiliary", "0"}}},
+      {"hierarchical",
+       {{"hidden", "8"},
+        {"time_dim", "8"},
+        {"latent_dim", "4"},
+        {"decoder_hidden", "6"},
+        {"condition_dim", "2"}}},
   };
   for (const auto& [name, config] : models) {
     for (const Verdict& v : verify(*made(name, config), {.rows = 32})) {

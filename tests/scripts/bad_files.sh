@@ -83,6 +83,9 @@ expect 2 "step 4 given in time; 0 to 3 are accepted" eval --model diffusion --se
   --quantity noise_prediction --input x4.npy --time whole.npy --output y.npy
 expect 2 "step 4 given in time; 0 to 3 are accepted" grad --model diffusion --set n_timesteps=4 --input x4.npy --time whole.npy \
   --output y.safetensors
+v="eval --model flow_vla --quantity condition --output y.npy"
+expect 3 "encode: images float32 (40, 2)" $v --images x.npy --tokens whole.npy
+expect 3 "--tokens: load_npy: missing.npy" $v --images x.npy --tokens missing.npy
 expect 2 "foreign.safetensors does not name its own" $e_no_model --input x.npy --weights foreign.safetensors
 expect 3 "unknown_model.safetensors: unknown model" $e_no_model --input x.npy --weights unknown_model.safetensors
 expect 3 "missing.safetensors" inspect missing.safetensors

@@ -87,6 +87,16 @@ action_dim@init --model flow_matching --set action_dim=0 --output w.safetensors
 n_timesteps@init --model diffusion --set n_timesteps=0 --output w.safetensors
 schedule@init --model diffusion --set schedule=cosine --output w.safetensors
 variance@init --model diffusion --set variance=learned --output w.safetensors
+preset@init --model flow_vla --set preset=large --output w.safetensors
+integer from 8@init --model flow_vla --set height=7 --output w.safetensors
+at least 9@init --model flow_vla --set height=8 --output w.safetensors
+pad_id = 64@init --model flow_vla --set pad_id=64 --output w.safetensors
+noise_correlation@init --model hierarchical --set noise_correlation=2 --output w.safetensors
+--images: none given@eval --model flow_vla --quantity condition --output y.npy
+--images: given@eval --model planar --quantity sample --images x.npy --output y.npy
+--condition: given@eval --model flow_vla --quantity condition --condition x.npy --images x.npy --tokens x.npy --output y.npy
+--input: none given@eval --model flow_vla --quantity loss --images x.npy --tokens x.npy --output y.npy
+--guidance@eval --model hierarchical --quantity loss --guidance 2 --input x.npy --output y.npy
 state_dim@init --model diffusion --set state_dim=-1 --output w.safetensors
 --seed@init --model planar --output w.safetensors --seed -1
 --seed@init --model planar --output w.safetensors --seed 1.5
@@ -145,7 +155,7 @@ ends in .json@bench --json x.txt
 unexpected argument@bench planar
 unknown option@demo --steps 3
 unknown key "model"@demo --config "$c/c14.toml" --run demo
-loss and log_prob are accepted@grad --model planar --quantity inverse --output y.safetensors
+loss, log_prob and training_loss are accepted@grad --model planar --quantity inverse --output y.safetensors
 no quantity "log_prob"@grad --model diffusion --quantity log_prob --output y.safetensors
 guidance@sample --model planar --guidance 2 --output y.npy
 --guidance@sample --model planar --guidance -1 --output y.npy

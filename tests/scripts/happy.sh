@@ -113,6 +113,41 @@ same student/weights.safetensors resumed/weights.safetensors
 ok train --model consistency --set time_dim=8 --set hidden=8 --data rows.npy --condition rows.npy --teacher d --pairs 30 \
   --batch-size 20 --steps 3 --run few
 ok sample --run few --condition rows.npy --n-steps 2 --output d.npy
+# A policy that sees and reads. zeros <file> <type> <shape> <bytes>: a .npy file.
+zeros() {
+  { printf '\223NUMPY\1\0\166\0%-117s\n' "{'descr': '<$2', 'fortran_order': False, 'shape': ($3), }"
+    head -c "$4" /dev/zero; } >"$1"
+}
+zeros images.npy f4 "3, 3, 9, 9" 2916
+zeros tokens.npy i8 "3, 4" 96
+zeros robot.npy f4 "3, 2" 24
+zeros t.npy f4 "3," 12
+seen="--images images.npy --tokens tokens.npy --robot robot.npy"
+ok init --model flow_vla --set hidden=16 --set height=9 --set width=9 --set robot_dim=2 --set horizon=1 --output vla.safetensors
+ok sample --weights vla.safetensors $seen --output a.npy
+says "(3, 2)" out
+ok sample --weights vla.safetensors $seen --output b.npy --threads 3
+same a.npy b.npy
+ok eval --weights vla.safetensors --quantity condition $seen --output c.npy
+says "(3, 128)" out
+ok eval --weights vla.safetensors --quantity velocity --input a.npy --time t.npy $seen --output v.npy
+ok eval --weights vla.safetensors --quantity velocity --input a.npy --time t.npy --condition c.npy --output w.npy
+same v.npy w.npy
+ok eval --weights vla.safetensors --quantity generate $seen --noise a.npy --n-steps 3 --output g.npy
+for q in loss training_loss; do
+  ok eval --weights vla.safetensors --quantity $q --input a.npy --noise a.npy --time t.npy $seen --output l.npy
+  ok grad --weights vla.safetensors --quantity $q --input a.npy $seen --output g.safetensors
+done
+ok inspect --weights vla.safetensors --model flow_vla --graph
+# Sequences of two levels, from rows and their conditions.
+ok train --model hierarchical --set hidden=16 --set time_dim=8 --set latent_dim=4 --set decoder_hidden=8 --set action_dim=1 \
+  --set sequence_length=2 --data rows.npy --condition rows.npy --batch-size 20 --steps 5 --run levels
+ok sample --run levels --condition rows.npy --output d.npy
+says "(60, 2, 1)" out
+ok eval --run levels --quantity loss --input rows.npy --condition rows.npy --output l.npy
+ok eval --run levels --quantity jerk --condition rows.npy --output j.npy
+says "(60,)" out
+ok analyze --run levels --n 60
 # float64 and the reference kernels.
 ok train --model planar --data rings --steps 3 --dtype float64 --backend reference --run e
 ok eval --run e --dtype float64 --quantity log_prob --input rows.npy --output f64.npy
