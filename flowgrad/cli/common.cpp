@@ -109,8 +109,8 @@ bool is_folder(const std::string& path) {
   return std::filesystem::is_directory(path, ignored);
 }
 
-/// Name and configuration of the model as a file of this project keeps them; empty for foreign
-/// files.
+}  // namespace
+
 std::pair<std::string, Config> stored_model(const std::string& path) {
   std::string text;
   if (is_folder(path)) {
@@ -138,8 +138,6 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
   }
   return {json["model"].get<std::string>(), config};
 }
-
-}  // namespace
 
 Config config_of(const ModelOptions& o) {
   Config config;
@@ -195,12 +193,12 @@ std::unique_ptr<Model> open_model(const ModelOptions& o, const CommonOptions& co
                                   Generator& generator) {
   const auto [name, config] = describe_model(o);
   auto model = new_model(o, name, config, generator, dtype_of(common));
-  if (!o.weights.empty()) load_weights(*model, o.weights, o.raw_weights, common.quiet);
+  if (!o.weights.empty()) load_weights(model->module(), o.weights, o.raw_weights, common.quiet);
   model->module().to(device_of(common));
   return model;
 }
 
-void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
+void load_weights(Module& module, const std::string& path, bool raw, bool quiet) {
   NamedTensors tensors;
   bool checked = true;
   if (is_folder(path) && !raw && std::filesystem::exists(best_weights(path))) {
@@ -214,7 +212,7 @@ void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
                                                             : std::move(file.tensors);
   }
   try {
-    model.module().load_state_dict(tensors);
+    module.load_state_dict(tensors);
   } catch (const IoError& e) {
     throw IoError(fmt::format("{}: {}", path, e.what()));
   }
@@ -223,8 +221,12 @@ void load_weights(Model& model, const std::string& path, bool raw, bool quiet) {
 
 std::string best_weights(const std::string& run) { return run + "/best.safetensors"; }
 
+std::map<std::string, std::string> weights_metadata(const std::string& name, const Config& config) {
+  return {{"format", "pt"}, {"model", name}, {"config", json_text(config)}};
+}
+
 std::map<std::string, std::string> weights_metadata(const Model& model) {
-  return {{"format", "pt"}, {"model", model.name()}, {"config", json_text(model.config())}};
+  return weights_metadata(model.name(), model.config());
 }
 
 std::string model_json(const std::string& name, const Config& config) {

@@ -64,14 +64,18 @@ std::unique_ptr<Model> new_model(const ModelOptions& options, const std::string&
 /// generator.
 std::unique_ptr<Model> open_model(const ModelOptions& options, const CommonOptions& common,
                                   Generator& generator);
-/// Loads weights into the model: of this project or of PyTorch (float32 or float64), of a
+/// Loads weights into a model: of this project or of PyTorch (float32 or float64), of a
 /// checkpoint, or of a run folder: its best ones where it kept them, else those of the newest
 /// checkpoint; `raw` asks for the last ones, without averages. Raises IoError naming the file and
 /// the first entry that does not fit. Tells, unless quiet, when the file has no checksums.
-void load_weights(Model& model, const std::string& path, bool raw, bool quiet);
+void load_weights(Module& module, const std::string& path, bool raw, bool quiet);
+/// Name and configuration of the model as a run folder, a checkpoint or a weights file of this
+/// project keeps them; empty for foreign files. Raises IoError for what cannot be read.
+std::pair<std::string, Config> stored_model(const std::string& path);
 /// Where `flowgrad train --keep-best` puts the weights of its best validation.
 std::string best_weights(const std::string& run);
 /// Metadata of a weights file: model name and configuration.
+std::map<std::string, std::string> weights_metadata(const std::string& name, const Config& config);
 std::map<std::string, std::string> weights_metadata(const Model& model);
 /// What a checkpoint keeps about its model, as `describe_model` reads it.
 std::string model_json(const std::string& name, const Config& config);

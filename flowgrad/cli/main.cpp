@@ -7,6 +7,8 @@ void declare(CLI::App& app) {
   using namespace flowgrad::cli;
   add_demo(app);
   add_train(app);
+  add_imitate(app);
+  add_rollout(app);
   add_sample(app);
   add_analyze(app);
   add_verify(app);

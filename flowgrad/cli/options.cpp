@@ -192,6 +192,8 @@ std::vector<std::pair<std::string, std::string>> Command::values() const {
   return out;
 }
 
+std::string Command::name() const { return sub_->get_name(); }
+
 bool Command::given(const std::string& name) const {
   const CLI::Option* option = sub_->get_option_no_throw("--" + name);
   return option && option->count() > 0;

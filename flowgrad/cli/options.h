@@ -78,6 +78,7 @@ class Command {
   /// Whether the option (without its dashes) was given, on the command line or in a configuration
   /// file. An option that the subcommand lacks was not.
   bool given(const std::string& name) const;
+  std::string name() const;
 
  private:
   Command& add(CLI::Option* option, const char* value_name);

@@ -69,34 +69,6 @@ void fit_to_data(const std::string& model, Config& config, const TrainingData& d
 /// Trained by its likelihood; a generator may have one too, which its loss is not.
 bool is_density(const Model& model) { return model.has("inverse"); }
 
-FlowTrainerOptions trainer_options(const TrainArguments& a) {
-  FlowTrainerOptions options;
-  options.learning_rate = a.learning_rate;
-  options.schedule = a.schedule == "constant" ? LearningRate::constant
-                     : a.schedule == "cosine" ? LearningRate::cosine
-                                              : LearningRate::one_cycle;
-  options.warm_up = a.warm_up;
-  options.weight_decay = a.weight_decay;
-  options.spectral_norm = a.spectral_norm;
-  options.condition_dropout = a.condition_dropout;
-  TrainerOptions& o = options.trainer;
-  const int64_t tenth = std::max<int64_t>(a.steps / 10, 1);
-  o.steps = a.steps;
-  o.accumulate = a.accumulate;
-  o.clip_norm = a.clip;
-  o.ema_decay = a.ema;
-  o.log_every = a.log_every > 0 ? a.log_every : std::max<int64_t>(a.steps / 200, 1);
-  o.validate_every = a.validate_every > 0 ? a.validate_every : tenth;
-  o.checkpoint_every = a.checkpoint_every > 0 ? a.checkpoint_every : tenth;
-  o.patience = a.patience;
-  o.keep_best = a.keep_best;
-  o.pause_at = a.pause_at;
-  o.run_folder = a.run;
-  o.overwrite = a.overwrite;
-  o.quiet = a.common.quiet;
-  return options;
-}
-
 std::string json_result(const TrainArguments& a, const TrainReport& r, const char* status) {
   return json_text({{"status", status},
                     {"steps", r.result.steps_done},
@@ -149,7 +121,7 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
   // The best weights are averaged ones already where there are averages.
   r.best_kept = a.keep_best && std::filesystem::exists(best_weights(a.run));
   const EmaScope averages(r.best_kept ? nullptr : trainer.ema());
-  if (r.best_kept) load_weights(model, best_weights(a.run), false, a.common.quiet);
+  if (r.best_kept) load_weights(model.module(), best_weights(a.run), false, a.common.quiet);
   model.module().train(false);
   QuantityInputs rows = on_device(data.held_out(), device_of(a.common));
   if (model.condition_width() == 0) rows.condition = {};
@@ -168,14 +140,6 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
   for (const auto& setting : command.values()) r.settings.push_back(setting);
   for (const auto& setting : model.config()) r.settings.push_back(setting);
   write_report(r);
-}
-
-[[noreturn]] void end_interrupted(const TrainArguments& a, int64_t steps_done, int signal) {
-  tell(
-      fmt::format("flowgrad: interrupted after step {} of {}; saved. flowgrad train --run {} "
-                  "--resume continues",
-                  steps_done, a.steps, a.run));
-  throw ExitCode{128 + signal};
 }
 
 void run_train(TrainArguments a, const Command& command) {
@@ -213,7 +177,7 @@ void run_train(TrainArguments a, const Command& command) {
                                  data->dim(), model->width()));
   }
   if (!a.model.weights.empty())
-    load_weights(*model, a.model.weights, a.model.raw_weights, a.common.quiet);
+    load_weights(model->module(), a.model.weights, a.model.raw_weights, a.common.quiet);
   const Device device = device_of(a.common);
   model->module().to(device);
   const bool conditional = model->condition_width() > 0;
@@ -251,7 +215,7 @@ void run_train(TrainArguments a, const Command& command) {
                : fmt::format("all {} steps are done already; --steps N trains on to N", step));
     }
   }
-  write_config(a, command, *model);
+  write_config(a.run, command, model->name(), model->config());
   if (!a.keep_best || !a.resume) std::filesystem::remove(best_weights(a.run));
 
   TrainReport r;
@@ -264,31 +228,13 @@ void run_train(TrainArguments a, const Command& command) {
   r.floor = is_density(*model) ? data->floor() : kNone;
   r.result = trainer.run();
   r.history = trainer.history();
-  switch (r.result.status) {
-    case TrainStatus::interrupted: end_interrupted(a, r.result.steps_done, r.result.signal);
-    case TrainStatus::diverged: throw Error(fmt::format("training diverged: {}", r.result.reason));
-    case TrainStatus::paused:
-      if (!a.common.quiet)
-        tell(fmt::format("paused; flowgrad train --run {} --resume continues", a.run));
-      break;
-    case TrainStatus::finished:
-    case TrainStatus::early_stopped: break;
-  }
-  if (r.result.skipped == r.result.steps_done) {
-    throw Error(
-        fmt::format("training took no step: the loss or its gradient was not finite in all "
-                    "{} of them",
-                    r.result.steps_done));
-  }
+  check_result(a, r.result, command);
   try {
     finish(a, command, *model, *data, trainer, r);
   } catch (const Interrupted& e) {
-    end_interrupted(a, r.result.steps_done, e.signal);
+    end_interrupted(a, command, r.result.steps_done, e.signal);
   }
-  const char* status = r.result.status == TrainStatus::paused          ? "paused"
-                       : r.result.status == TrainStatus::early_stopped ? "early_stopped"
-                                                                       : "finished";
-  print_result(a.common.json ? json_result(a, r, status) : text_result(r));
+  print_result(a.common.json ? json_result(a, r, status_name(r.result.status)) : text_result(r));
 }
 
 }  // namespace
@@ -338,8 +284,6 @@ void add_train(CLI::App& app) {
                .c_str(),
            preset_names())
       .transient();
-  constexpr double kMax = std::numeric_limits<double>::max();
-  constexpr int64_t kMostSteps = 1000000000;
   c.group("Data");
   c.text("--data", a->data,
          "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals, checkerboard, "
@@ -355,41 +299,18 @@ void add_train(CLI::App& app) {
   c.real("--condition-dropout", a->condition_dropout,
          "Share of conditions set to zero, for guidance when sampling; 0.1 is usual", 0, 1,
          {.open_above = true});
+  add_training(c, *a);
   c.group("Training");
-  c.integer("--steps", a->steps, "Steps in all, those before --resume included", 1, kMostSteps);
-  c.integer("--batch-size", a->batch_size, "Rows a step", 1, 1000000);
   c.integer("--accumulate", a->accumulate, "Batches whose gradients are averaged for one step", 1,
             100000);
-  c.real("--learning-rate", a->learning_rate, "Largest learning rate of AdamW", 0, 1000,
-         {.open = true});
-  c.choice("--schedule", a->schedule, "Course of the learning rate over the steps",
-           {"constant", "cosine", "one-cycle"});
-  c.integer("--warm-up", a->warm_up, "Steps of a linear rise before the schedule", 0, kMostSteps);
-  c.real("--weight-decay", a->weight_decay, "AdamW's decay, of matrices only", 0, 1000);
   c.real("--spectral-norm", a->spectral_norm,
          "Largest spectral norm of a weight matrix, by projection; 0 = no bound", 0, 1e6);
-  c.real("--clip", a->clip, "Largest norm of the gradient; 0 = no clipping", 0, kMax);
-  c.real("--ema", a->ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1,
-         {.open_above = true});
   c.integer("--patience", a->patience,
             "Validations without a new best that end the training; 0 = never", 0, 1000000);
   c.flag("--keep-best", a->keep_best,
          "The result is the weights of the best validation, not the last ones");
-  c.group("Run");
-  c.text("--run", a->run, "Folder of the run; empty = runs/<model>-<data>", "FOLDER");
-  c.flag("--resume", a->resume,
-         "Continue the run with its own configuration; other options given here win")
-      .transient();
-  c.flag("--overwrite", a->overwrite, "Start anew in a folder that holds a run").transient();
-  c.integer("--checkpoint-every", a->checkpoint_every,
-            "Steps between checkpoints; 0 = a tenth of all", 0, kMostSteps);
   c.integer("--validate-every", a->validate_every, "Steps between validations; 0 = a tenth of all",
             0, kMostSteps);
-  c.integer("--log-every", a->log_every, "Steps between rows of metrics.jsonl; 0 = 200 rows in all",
-            0, kMostSteps);
-  c.integer("--pause-at", a->pause_at, "Save and stop after this many steps; 0 = never", 0,
-            kMostSteps)
-      .transient();
   add_common(c, a->common);
   c.examples(
       "flowgrad train --model realnvp --data moons --steps 2000 --run runs/moons\n"

@@ -6,11 +6,13 @@
 
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/data.h"
-#include "flowgrad/optim/trainer.h"
+#include "flowgrad/models/flow_trainer.h"
 #include "flowgrad/plot/report.h"
 
 /// The parts of `flowgrad train`.
 namespace flowgrad::cli {
+
+constexpr int64_t kMostSteps = 1000000000;
 
 struct TrainArguments {
   CommonOptions common;
@@ -41,6 +43,17 @@ struct TrainArguments {
   int64_t pause_at = 0;
 };
 
+/// The options of any training: steps, optimiser, averages, run folder.
+void add_training(Command& command, TrainArguments& arguments);
+FlowTrainerOptions trainer_options(const TrainArguments& a);
+/// Tells how a paused training goes on; raises Error for one that diverged or took no step.
+void check_result(const TrainArguments& a, const TrainResult& result, const Command& command);
+/// Tells how to continue, and raises ExitCode.
+[[noreturn]] void end_interrupted(const TrainArguments& a, const Command& command,
+                                  int64_t steps_done, int signal);
+/// "finished", "paused" or "early_stopped".
+const char* status_name(TrainStatus status);
+
 /// The data themselves, or with --teacher as many pairs of noise and the teacher's samples under
 /// their conditions. Raises UsageError for a model that learns from no pairs, or a teacher that
 /// makes none of these rows. What is held out are pairs as well.
@@ -51,7 +64,9 @@ std::unique_ptr<TrainingData> with_teacher(std::unique_ptr<TrainingData> data,
 /// What a resumed run must share with the first one; steps, rates and intervals may change.
 std::string resume_config(const TrainArguments& a, const Model& model);
 void make_run_folder(const std::string& run);
-void write_config(const TrainArguments& a, const Command& command, const Model& model);
+/// <run>/config.json: the model, its keys, the options of the command.
+void write_config(const std::string& run, const Command& command, const std::string& model,
+                  const Config& config);
 /// Refuses a folder that holds a run already, or none to resume.
 void check_run_folder(const TrainArguments& a);
 /// Names the option that keeps a run from being continued; the trainer would only refuse.

@@ -45,15 +45,16 @@ void make_run_folder(const std::string& run) {
   if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", run, error.message()));
 }
 
-void write_config(const TrainArguments& a, const Command& command, const Model& model) {
+void write_config(const std::string& run, const Command& command, const std::string& model,
+                  const Config& config) {
   Json options = Json::object();
   for (const auto& [name, value] : command.values()) {
     if (name != "model" && name != "run") options[name] = plain_json(value);
   }
   Json keys = Json::object();
-  for (const auto& [key, value] : model.config()) keys[key] = plain_json(value);
-  const Json root{{"model", model.name()}, {"set", keys}, {"train", options}};
-  write_file_atomic(a.run + "/config.json", json_text(root, 2) + "\n", "config");
+  for (const auto& [key, value] : config) keys[key] = plain_json(value);
+  const Json root{{"model", model}, {"set", keys}, {command.name(), options}};
+  write_file_atomic(run + "/config.json", json_text(root, 2) + "\n", "config");
 }
 
 void check_run_folder(const TrainArguments& a) {

@@ -36,8 +36,21 @@ std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double wei
 
 FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
                          FlowTrainerOptions options)
-    : model_(model), data_(std::move(data)), draws_(draws), options_(std::move(options)) {
+    : FlowTrainer(
+          model.module(), [this, &model] { return model_loss(model); }, std::move(data), draws,
+          std::move(options)) {
   if (!data_.next) throw ValueError("FlowTrainer: no source of rows given");
+  if (options_.condition_dropout > 0 && model.condition_width() == 0) {
+    throw ValueError(
+        fmt::format("FlowTrainer: condition_dropout = {} given for a model without condition; 0 is "
+                    "accepted",
+                    options_.condition_dropout));
+  }
+}
+
+FlowTrainer::FlowTrainer(Module& module, std::function<Tensor()> loss, FlowTrainerData data,
+                         Generator& draws, FlowTrainerOptions options)
+    : data_(std::move(data)), draws_(draws), options_(std::move(options)) {
   if (!(options_.condition_dropout >= 0 && options_.condition_dropout < 1) ||
       options_.warm_up < 0 || !(options_.spectral_norm >= 0)) {
     throw ValueError(fmt::format(
@@ -45,33 +58,17 @@ FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
         "least 0 and at least 0 are accepted",
         options_.condition_dropout, options_.warm_up, options_.spectral_norm));
   }
-  if (options_.condition_dropout > 0 && model.condition_width() == 0) {
-    throw ValueError(
-        fmt::format("FlowTrainer: condition_dropout = {} given for a model without condition; 0 is "
-                    "accepted",
-                    options_.condition_dropout));
-  }
-  const NamedTensors parameters = model.module().parameters();
+  const NamedTensors parameters = module.parameters();
   optimizer_ = std::make_unique<Adam>(groups_of(parameters, options_.weight_decay),
                                       AdamOptions{.lr = options_.learning_rate});
   TrainerParts parts;
-  parts.model = model.module().state_dict();
+  parts.model = module.state_dict();
   parts.optimizer = optimizer_.get();
   parts.generator = &draws_;
   parts.schedule = schedule_of(options_);
   parts.validate = data_.validate;
   parts.states = data_.states;
-  parts.loss = [this](int64_t, int64_t) {
-    QuantityInputs batch = data_.next();
-    if (options_.condition_dropout > 0)
-      batch.condition = drop_condition(batch.condition, options_.condition_dropout, draws_);
-    // A batch that is not finite is left to the policy for such steps.
-    if (!initialized_ && all(isfinite(batch.input)).item() != 0) {
-      model_.initialize_from(batch);
-      initialized_ = true;
-    }
-    return model_.loss(batch, draws_);
-  };
+  parts.loss = [own = std::move(loss)](int64_t, int64_t) { return own(); };
   if (options_.spectral_norm > 0) {
     spectral_ = std::make_unique<SpectralProjection>(parameters, options_.spectral_norm);
     parts.after_update = [this] { spectral_->apply(); };
@@ -79,6 +76,18 @@ FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
                             [this](const NamedTensors& s) { spectral_->load_state(s); }});
   }
   trainer_ = std::make_unique<Trainer>(std::move(parts), options_.trainer);
+}
+
+Tensor FlowTrainer::model_loss(Model& model) {
+  QuantityInputs batch = data_.next();
+  if (options_.condition_dropout > 0)
+    batch.condition = drop_condition(batch.condition, options_.condition_dropout, draws_);
+  // A batch that is not finite is left to the policy for such steps.
+  if (!initialized_ && all(isfinite(batch.input)).item() != 0) {
+    model.initialize_from(batch);
+    initialized_ = true;
+  }
+  return model.loss(batch, draws_);
 }
 
 }  // namespace flowgrad

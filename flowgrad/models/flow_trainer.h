@@ -50,6 +50,9 @@ class FlowTrainer {
  public:
   /// `draws` gives the noise and times of the losses.
   FlowTrainer(Model& model, FlowTrainerData data, Generator& draws, FlowTrainerOptions options);
+  /// Any module by a loss of its own, asked for once a micro-batch; data.next is not.
+  FlowTrainer(Module& module, std::function<Tensor()> loss, FlowTrainerData data, Generator& draws,
+              FlowTrainerOptions options);
   FlowTrainer(const FlowTrainer&) = delete;
   FlowTrainer& operator=(const FlowTrainer&) = delete;
   /// Continues from the newest checkpoint; see Trainer::resume.
@@ -60,7 +63,8 @@ class FlowTrainer {
   const SpectralProjection* spectral() const { return spectral_.get(); }
 
  private:
-  Model& model_;
+  Tensor model_loss(Model& model);
+
   FlowTrainerData data_;
   Generator& draws_;
   FlowTrainerOptions options_;

@@ -1,0 +1,167 @@
+#include <fmt/format.h>
+
+#include <ctime>
+#include <memory>
+
+#include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/presets.h"
+#include "flowgrad/cli/robot.h"
+#include "flowgrad/cli/train.h"
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
+#include "flowgrad/core/safetensors.h"
+#include "flowgrad/optim/interrupt.h"
+
+// imitate: a policy learns from demonstrations.
+namespace flowgrad::cli {
+namespace {
+
+struct ImitateArguments {
+  TrainArguments training;
+  std::string preset;  // its options are in place by now
+  std::string config_file;
+  std::string world, head = "flow", encoder = "state";
+  std::vector<std::string> settings;
+  DemonstrationSource source;
+  int64_t draws = 1;
+};
+
+/// What a resumed run must share with the first one, model and data.
+std::string stored_config(const ImitateArguments& a, const Config& config) {
+  Json json = parse_json(model_json(kPolicyModel, config));
+  json["task"] = a.world;
+  json["data"] = a.source.file;
+  json["demonstrations"] = a.source.episodes;
+  json["demonstration_noise"] = a.source.noise;
+  json["batch_size"] = a.training.batch_size;
+  json["draws"] = a.draws;
+  json["seed"] = a.training.common.seed;
+  json["dtype"] = a.training.common.dtype;
+  return json_text(json);
+}
+
+RobotPolicyOptions policy_options(const ImitateArguments& a, const WorldSpec& spec) {
+  ModelOptions given;
+  given.settings = a.settings;
+  Config config = config_of(given);
+  config["head"] = a.head;
+  config["encoder"] = a.encoder;
+  RobotPolicyOptions options;
+  try {
+    options = robot_policy_options(config);
+  } catch (const ValueError& e) {
+    throw UsageError(fmt::format("--set: {}", e.what()));
+  }
+  fit_to_world(options, spec);
+  return options;
+}
+
+void run_imitate(ImitateArguments a, const Command& command) {
+  TrainArguments& t = a.training;
+  const InterruptGuard guard;
+  if (t.resume && t.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
+  if (a.world.empty())
+    throw UsageError(fmt::format("--task: none given; {} are accepted", listing(world_names())));
+  if (t.run.empty()) t.run = fmt::format("runs/{}-{}", a.world, a.head);
+  check_run_folder(t);
+  apply(t.common);
+  const std::unique_ptr<World> world = make_world(a.world);
+  const RobotPolicyOptions options = policy_options(a, world->spec());
+  a.source.world = a.world;
+  a.source.seed = t.common.seed;
+  ImitationData data(open_demonstrations(a.source), options.horizon, image_size(options),
+                     t.batch_size, t.common.seed);
+  Generator generator = generator_of(t.common.seed, Stream::weights);
+  RobotPolicy policy(options, generator, dtype_of(t.common));
+  for (const std::string& w : policy.fit_statistics(data.all().seen, data.all().chunks)) tell(w);
+  const Device device = device_of(t.common);
+  policy.to(device);
+
+  Generator draws = generator_of(t.common.seed, Stream::training);
+  FlowTrainerOptions trainer_o = trainer_options(t);
+  const Config config = robot_policy_config(options);
+  trainer_o.trainer.config = stored_config(a, config);
+  make_run_folder(t.run);
+  const FolderLock lock(t.run, "--run");
+  check_run_folder(t);  // another process may have been faster
+  if (t.resume) check_resume(t, trainer_o.trainer.config);
+  const auto loss = [&] {
+    const ImitationBatch batch = data.next();
+    return policy.loss(on_device(batch.seen, device), to(batch.chunks, device), draws, a.draws);
+  };
+  FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws, trainer_o);
+  if (t.resume) training.resume();
+  write_config(t.run, command, kPolicyModel, config);
+  const std::clock_t begin = std::clock();
+  const TrainResult result = training.run();
+  const double cpu = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  check_result(t, result, command);
+
+  const EmaScope averages(training.trainer().ema());
+  policy.train(false);
+  const std::string weights = t.run + "/weights.safetensors";
+  save_safetensors(weights, policy.state_dict(), weights_metadata(kPolicyModel, config));
+  Json json{{"status", status_name(result.status)},
+            {"task", a.world},
+            {"head", a.head},
+            {"encoder", a.encoder},
+            {"frames", data.frames()},
+            {"parameters", policy.parameter_count()},
+            {"steps", result.steps_done},
+            {"loss", result.loss},
+            {"skipped", result.skipped},
+            {"seconds", result.seconds},
+            {"cpu_seconds", cpu},
+            {"seed", t.common.seed},
+            {"run", t.run},
+            {"weights", weights}};
+  std::vector<int64_t> first(static_cast<size_t>(std::min<int64_t>(data.frames(), 1000)));
+  for (size_t i = 0; i < first.size(); ++i) first[i] = static_cast<int64_t>(i);
+  const ImitationBatch some = data.at(first);
+  std::string extra;
+  for (const auto& [name, value] :
+       policy.diagnostics(on_device(some.seen, device), to(some.chunks, device))) {
+    json[name] = value.to_vector<double>();
+    extra += fmt::format("{} {:.3f}\n", name, fmt::join(value.to_vector<double>(), " "));
+  }
+  if (t.common.json) return print_result(json_text(json) + "\n");
+  print_result(fmt::format(
+      "{} on {} from {} frames: {} steps, {} parameters, {:.0f} s of processor time\nloss {:.5g}\n"
+      "{}weights {}\n",
+      a.head, a.world, data.frames(), result.steps_done, policy.parameter_count(), cpu, result.loss,
+      extra, weights));
+}
+
+}  // namespace
+
+void add_imitate(CLI::App& app) {
+  auto a = std::make_shared<ImitateArguments>();
+  a->training.ema = 0.999;
+  Command c(app, "imitate", "Train a robot's policy on demonstrations");
+  c.group("Policy");
+  c.choice("--task", a->world, "World that the policy acts in", world_names());
+  c.choice("--head", a->head, "How actions are read off a feature", head_names());
+  c.choice("--encoder", a->encoder, "What makes the feature: state", {"state"});
+  c.list("--set", a->settings,
+         "A key of the policy; may be repeated: horizon, hidden, relative, auxiliary, ...",
+         "KEY=VALUE");
+  c.file("--config", a->config_file,
+         "Options and keys of the policy, as lines name = value or JSON; the command line wins")
+      .transient();
+  c.group("Demonstrations");
+  c.file("--data", a->source.file, "Of pusht: the .npz file of docs/robot.md");
+  c.integer("--demonstrations", a->source.episodes, "Episodes of the scripted expert", 1, 1000000);
+  c.real("--demonstration-noise", a->source.noise,
+         "Deviation of what is added to the expert's actions as it acts", 0, 0.1);
+  c.integer("--draws", a->draws, "Noise draws a row of the batch", 1, 1000);
+  add_training(c, a->training);
+  add_common(c, a->training.common);
+  c.examples(
+      "flowgrad imitate --task fork --head flow --run runs/fork\n"
+      "flowgrad imitate --task pusht --data pusht.npz --set horizon=16 --run runs/pusht\n"
+      "flowgrad rollout --run runs/fork");
+  c.run([a](const Command& self) { run_imitate(*a, self); });
+}
+
+}  // namespace flowgrad::cli

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "flowgrad/cli/options.h"
+#include "flowgrad/core/json.h"
+#include "flowgrad/tasks/episodes.h"
+#include "flowgrad/tasks/statistics.h"
+
+/// What `flowgrad rollout` and `compare` share.
+namespace flowgrad::cli {
+
+struct ClosedLoopArguments {
+  int64_t episodes = 200;
+  int64_t execute = 0;
+  bool ensemble = false;
+  int64_t delay = 0;
+  std::string split = "seen", counterfactual = "none";
+  bool one_scene = false;
+  int64_t lockstep = 256;
+};
+void add_closed_loop(Command& command, ClosedLoopArguments& arguments);
+
+/// Where --seed is not given: the published starts of PushT, else 0.
+uint64_t default_episodes_seed(const std::string& world);
+WorldOptions world_options(const ClosedLoopArguments& a);
+/// Without pictures and `execute`, which a policy tells.
+EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed);
+int64_t executed(const ClosedLoopArguments& a, int64_t horizon);
+
+Json summary_json(const EvaluationSummary& s);
+/// Columns of a table of results, the first without a title, and a row of it.
+std::vector<std::string> result_heads();
+std::vector<std::string> result_cells(const std::string& label, const EvaluationSummary& s);
+
+}  // namespace flowgrad::cli

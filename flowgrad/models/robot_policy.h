@@ -1,0 +1,97 @@
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "flowgrad/models/action_head.h"
+#include "flowgrad/models/policy_encoder.h"
+#include "flowgrad/models/registry.h"
+
+namespace flowgrad {
+
+/// What a policy is made of and what it was made for. All of it travels in the configuration of a
+/// checkpoint, so that a policy is never run on another robot, horizon or base distribution.
+struct RobotPolicyOptions {
+  /// Name of the world, and its sizes.
+  std::string world = "tabletop";
+  int64_t action_dim = 2;
+  int64_t state_dim = 0;
+  int64_t robot_dim = 2;
+  int64_t token_length = 0;
+  int64_t vocabulary = 0;
+  /// Actions of a chunk.
+  int64_t horizon = 8;
+  /// Chunks are differences to the first action_dim numbers of the robot: where its pusher is.
+  bool relative = true;
+  /// Weight of a linear regression of the chunk from the feature, which teaches an encoder faster
+  /// than the head alone; 0 has none.
+  double auxiliary = 0;
+  std::string encoder = "state";
+  HeadKind head = HeadKind::flow;
+  /// Its feature_dim and chunk_dim are the policy's own.
+  ActionHeadOptions head_options = {};
+};
+
+/// Keys of a configuration with defaults, and the two ways between it and options. `base` and
+/// `time` have one accepted value each, "normal" and "noise-to-data": a file from a policy with
+/// other conventions is refused. ValueError for an unknown key or a value out of range.
+std::vector<ConfigKey> robot_policy_keys();
+RobotPolicyOptions robot_policy_options(const Config& config);
+Config robot_policy_config(const RobotPolicyOptions& options);
+
+/// An encoder, an action head and the statistics that normalise what goes in and out, which belong
+/// to the state: mean and standard deviation of each dimension of actions (relative ones where that
+/// is asked for), state and robot. Keys encoder.*, head.*, auxiliary.*, statistics.*.
+class RobotPolicy final : public Module {
+ public:
+  /// The encoder that the options name.
+  RobotPolicy(const RobotPolicyOptions& options, Generator& generator,
+              DType dtype = DType::float32);
+  /// An encoder of one's own.
+  RobotPolicy(const RobotPolicyOptions& options, std::unique_ptr<PolicyEncoder> encoder,
+              Generator& generator, DType dtype = DType::float32);
+  const RobotPolicyOptions& options() const { return options_; }
+  ActionHead& head() { return head_; }
+
+  /// Takes the statistics from demonstrations: chunks (N, horizon, A) and what was seen before
+  /// each. A deviation below 1e-3 of the largest of its array is raised to that, or what is all but
+  /// constant would be blown up; returned is a sentence for each, naming the dimension. Raises
+  /// ShapeError for arrays that do not fit, ValueError for numbers that are not finite or no rows.
+  std::vector<std::string> fit_statistics(const PolicyObservation& seen, const Tensor& chunks);
+  /// The head's loss for chunks (N, horizon, A), `draws` times with noise of its own for each
+  /// feature, and the auxiliary regression. ValueError without statistics.
+  Tensor loss(const PolicyObservation& seen, const Tensor& chunks, Generator& generator,
+              int64_t draws = 1);
+  /// Chunks (N, horizon, A) in the world's units, off the tape; row i depends on row i of the
+  /// observation and of the noise (N, draws, width) alone. Errors as ActionHead and the encoder,
+  /// ValueError without statistics.
+  Tensor generate(const PolicyObservation& seen, const Tensor& noise,
+                  const HeadSampling& sampling = {});
+  Shape noise_shape(const HeadSampling& sampling = {}) const { return head_.noise_shape(sampling); }
+  /// What the head has to say on some data, see ActionHead::diagnostics.
+  NamedTensors diagnostics(const PolicyObservation& seen, const Tensor& chunks);
+
+ private:
+  struct Statistics {
+    Tensor mean, deviation;
+  };
+  Statistics add_statistics(const std::string& name, int64_t width, DType dtype);
+  std::string fit(const char* name, const Statistics& s, const Tensor& rows);
+  void check_statistics(const char* op) const;
+  Tensor feature(const PolicyObservation& seen);
+  /// Where relative chunks count from: (N, 1, A).
+  Tensor origin(const char* op, const PolicyObservation& seen, int64_t rows) const;
+  Tensor normalised(const char* op, const PolicyObservation& seen, const Tensor& chunks) const;
+
+  RobotPolicyOptions options_;
+  DType dtype_;
+  PolicyEncoder& encoder_;
+  ActionHead& head_;
+  Linear* auxiliary_ = nullptr;
+  Statistics action_, state_, robot_;
+  /// Largest magnitude of a normalised action: where diffusion may clip.
+  Tensor bound_;
+};
+
+}  // namespace flowgrad
