@@ -20,6 +20,7 @@ void add_trace(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_imitate(CLI::App& app);
 void add_rollout(CLI::App& app);
+void add_compare(CLI::App& app);
 
 /// Everything that main() does, with its exit code: 0 done, 1 failed, 2 usage, 3 bad or
 /// incompatible file, 128 + signal interrupted after saving. `declare` adds the subcommands.

@@ -90,7 +90,8 @@ void run_imitate(ImitateArguments a, const Command& command) {
     const ImitationBatch batch = data.next();
     return policy.loss(on_device(batch.seen, device), to(batch.chunks, device), draws, a.draws);
   };
-  FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws, trainer_o);
+  FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws,
+                       trainer_o);
   if (t.resume) training.resume();
   write_config(t.run, command, kPolicyModel, config);
   const std::clock_t begin = std::clock();

@@ -9,6 +9,7 @@ void declare(CLI::App& app) {
   add_train(app);
   add_imitate(app);
   add_rollout(app);
+  add_compare(app);
   add_sample(app);
   add_analyze(app);
   add_verify(app);

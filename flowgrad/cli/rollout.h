@@ -1,10 +1,12 @@
 #pragma once
 
+#include <span>
 #include <string>
 #include <vector>
 
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/json.h"
+#include "flowgrad/plot/image.h"
 #include "flowgrad/tasks/episodes.h"
 #include "flowgrad/tasks/statistics.h"
 
@@ -33,5 +35,11 @@ Json summary_json(const EvaluationSummary& s);
 /// Columns of a table of results, the first without a title, and a row of it.
 std::vector<std::string> result_heads();
 std::vector<std::string> result_cells(const std::string& label, const EvaluationSummary& s);
+
+/// Moments of recorded episodes, a row for each, evenly from its first to its last.
+plot::Image film_strip(const World& world, std::span<const EpisodeResult> episodes,
+                       int64_t columns = 8);
+/// A recorded episode as an animated SVG.
+std::string moving_picture(const World& world, const EpisodeResult& episode);
 
 }  // namespace flowgrad::cli

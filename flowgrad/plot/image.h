@@ -93,6 +93,12 @@ struct ImageGridOptions {
 /// Raises ShapeError for no tiles or a wrong number of labels.
 Image image_grid(std::span<const Image> tiles, const ImageGridOptions& options = {});
 
+/// A moving picture as one SVG element that every browser plays, over and over, without scripts:
+/// the frames one after the other, each for `seconds`. `hold` seconds are added to the last. Raises
+/// ShapeError for no frames or frames of different sizes, ValueError unless seconds > 0 and hold >=
+/// 0.
+std::string animated_svg(std::span<const Image> frames, double seconds, double hold = 1.0);
+
 /// Draws one line of text with its top left corner at (x, y); `size` is the height of a capital in
 /// pixels. Characters outside ASCII appear as a box. Returns the width in pixels.
 int draw_text(Image& image, int64_t x, int64_t y, std::string_view text, int size,

@@ -1,0 +1,287 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <memory>
+
+#include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/robot.h"
+#include "flowgrad/cli/rollout.h"
+#include "flowgrad/core/json.h"
+#include "flowgrad/plot/chart.h"
+#include "flowgrad/plot/report.h"
+
+// compare: policies on the same episodes, training seeds apart from methods.
+namespace flowgrad::cli {
+namespace {
+
+struct CompareArguments {
+  CommonOptions common;
+  std::vector<std::string> runs;
+  std::string report;
+  ClosedLoopArguments loop;
+  int64_t n_steps = 0;
+  int64_t latency = 0;
+};
+
+struct Run {
+  std::string path;
+  Config config;
+  std::vector<EpisodeResult> episodes;
+  EvaluationSummary summary;
+  Latency latency;
+};
+
+/// Runs of equal configuration: one method, trained from several seeds.
+struct Method {
+  std::string label;
+  std::vector<const Run*> runs;
+};
+
+/// 97.5 % quantile of Student's t.
+double t_quantile(int64_t freedom) {
+  static constexpr double kTable[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365,
+                                      2.306,  2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+                                      2.131,  2.120, 2.110, 2.101, 2.093, 2.086};
+  constexpr auto kSize = static_cast<int64_t>(std::size(kTable));
+  return freedom <= kSize ? kTable[freedom - 1] : 1.96 + 2.4 / static_cast<double>(freedom);
+}
+
+/// Mean over training seeds and half the length of its 95 % interval, by Student's t; NaN of one.
+struct OverSeeds {
+  double mean = 0, half = 0;
+};
+OverSeeds over_seeds(const Method& m, double EvaluationSummary::*field) {
+  const auto n = static_cast<double>(m.runs.size());
+  double sum = 0;
+  for (const Run* r : m.runs) sum += r->summary.*field;
+  const double mean = sum / n;
+  double squares = 0;
+  for (const Run* r : m.runs) squares += std::pow(r->summary.*field - mean, 2);
+  const auto freedom = static_cast<int64_t>(m.runs.size()) - 1;
+  return {mean,
+          freedom < 1 ? std::nan("") : t_quantile(freedom) * std::sqrt(squares / (n - 1) / n)};
+}
+
+std::vector<EpisodeResult> all_episodes(const Method& m, size_t runs) {
+  std::vector<EpisodeResult> out;
+  for (size_t i = 0; i < runs; ++i)
+    out.insert(out.end(), m.runs[i]->episodes.begin(), m.runs[i]->episodes.end());
+  return out;
+}
+
+EvaluationSummary pooled(const Method& m) { return summarize(all_episodes(m, m.runs.size())); }
+
+/// The first method against another, run by run in their order, on the same episodes.
+PairedTest against_first(const std::vector<Method>& methods, const Method& other) {
+  const size_t runs = std::min(methods[0].runs.size(), other.runs.size());
+  return mcnemar(all_episodes(methods[0], runs), all_episodes(other, runs));
+}
+
+/// Head, and every key in which methods of that head differ.
+void name_methods(std::vector<Method>& methods) {
+  for (Method& m : methods) {
+    const Config& own = m.runs[0]->config;
+    m.label = own.at("head");
+    for (const auto& [key, value] : own) {
+      const bool differs = std::any_of(methods.begin(), methods.end(), [&](const Method& other) {
+        const Config& c = other.runs[0]->config;
+        return c.at("head") == own.at("head") && c.at(key) != value;
+      });
+      if (differs) m.label += fmt::format(", {} {}", key, value);
+    }
+  }
+}
+
+std::vector<Method> group(const std::vector<Run>& runs) {
+  std::vector<Method> methods;
+  for (const Run& run : runs) {
+    auto found = std::find_if(methods.begin(), methods.end(),
+                              [&](const Method& m) { return m.runs[0]->config == run.config; });
+    if (found == methods.end()) found = methods.insert(methods.end(), Method{});
+    found->runs.push_back(&run);
+  }
+  name_methods(methods);
+  return methods;
+}
+
+std::string interval(const OverSeeds& s) {
+  return std::isnan(s.half) ? fmt::format("{:.3f}", s.mean)
+                            : fmt::format("{:.3f} +- {:.3f}", s.mean, s.half);
+}
+
+double share(int64_t part, int64_t whole) {
+  return whole > 0 ? static_cast<double>(part) / static_cast<double>(whole) : std::nan("");
+}
+
+std::string percent(double value) {
+  return std::isnan(value) ? "-" : fmt::format("{:.1f} %", 100 * value);
+}
+
+std::vector<std::vector<std::string>> method_table(const std::vector<Method>& methods, bool timed) {
+  std::vector<std::vector<std::string>> rows = {{"head", "seeds", "success", "pooled, Wilson 95 %",
+                                                 "score", "failed", "left", "jerk",
+                                                 "paired with the first"}};
+  if (timed) rows[0].emplace_back("p50 / p90 / p99, ms");
+  for (const Method& m : methods) {
+    const EvaluationSummary s = pooled(m);
+    rows.push_back(
+        {m.label, fmt::format("{}", m.runs.size()),
+         interval(over_seeds(m, &EvaluationSummary::success_rate)),
+         fmt::format("{:.3f} [{:.3f}, {:.3f}]", s.success_rate, s.interval.low, s.interval.high),
+         interval(over_seeds(m, &EvaluationSummary::score_mean)),
+         percent(share(s.failures, s.episodes)), percent(share(s.left, s.left + s.right)),
+         fmt::format("{:.3g}", s.jerk_mean), "-"});
+    if (&m != &methods[0]) {
+      const PairedTest t = against_first(methods, m);
+      rows.back().back() =
+          fmt::format("{} : {}, p = {:.2g}", t.first_only, t.second_only, t.p_value);
+    }
+    if (timed) {
+      const Latency& l = m.runs[0]->latency;
+      rows.back().push_back(fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99));
+    }
+  }
+  return rows;
+}
+
+Json json_of(const CompareArguments& a, const std::string& world,
+             const std::vector<Method>& methods) {
+  Json out{{"task", world}, {"seed", a.common.seed}, {"episodes", a.loop.episodes}};
+  for (const Method& m : methods) {
+    const EvaluationSummary s = pooled(m);
+    const OverSeeds success = over_seeds(m, &EvaluationSummary::success_rate);
+    const OverSeeds score = over_seeds(m, &EvaluationSummary::score_mean);
+    Json method{{"label", m.label},    {"success", success.mean},  {"success_half", success.half},
+                {"score", score.mean}, {"score_half", score.half}, {"pooled", summary_json(s)}};
+    if (&m != &methods[0]) {
+      const PairedTest t = against_first(methods, m);
+      method["paired"] = {
+          {"first_only", t.first_only}, {"second_only", t.second_only}, {"p_value", t.p_value}};
+    }
+    for (const Run* r : m.runs) {
+      Json run = summary_json(r->summary);
+      run["run"] = r->path;
+      if (a.latency > 0)
+        run["latency_ms"] = {
+            {"p50", r->latency.p50}, {"p90", r->latency.p90}, {"p99", r->latency.p99}};
+      method["runs"].push_back(run);
+    }
+    out["methods"].push_back(method);
+  }
+  return out;
+}
+
+plot::BarChart bars(const std::vector<Method>& methods, const std::string& world) {
+  plot::BarChart chart;
+  chart.title = fmt::format("{}: {}", world, world == "pusht" ? "score" : "success");
+  chart.subtitle = "bars: 95 % intervals over training seeds, or of one seed's episodes";
+  chart.y = {.lo = 0.0, .hi = 1.0};
+  plot::BarSeries series;
+  for (const Method& m : methods) {
+    chart.categories.push_back(m.label);
+    const bool score = world == "pusht";
+    const OverSeeds s =
+        over_seeds(m, score ? &EvaluationSummary::score_mean : &EvaluationSummary::success_rate);
+    const EvaluationSummary& one = m.runs[0]->summary;
+    const double alone =
+        score ? 1.96 * one.score_error : 0.5 * (one.interval.high - one.interval.low);
+    series.values.push_back(s.mean);
+    series.errors.push_back(std::isnan(s.half) ? alone : s.half);
+  }
+  chart.series = {series};
+  return chart;
+}
+
+void write_comparison(const CompareArguments& a, const World& world,
+                      const std::vector<Method>& methods,
+                      const std::vector<std::vector<std::string>>& rows) {
+  const WorldSpec& spec = world.spec();
+  plot::Report report(
+      fmt::format("Policies on {}", spec.name),
+      fmt::format("{} episodes of seed {}, the same for all", a.loop.episodes, a.common.seed));
+  report.heading("Results");
+  report.figure({.svg = bars(methods, spec.name).svg()});
+  report.table({.columns = rows[0],
+                .rows = {rows.begin() + 1, rows.end()},
+                .caption =
+                    "success and score: means over training seeds with 95 % intervals by Student's "
+                    "t; pooled: all episodes of all seeds; failed: ended by a mistake; left: of "
+                    "the episodes that took a side; paired: episodes that only the first, and only "
+                    "this one solved (McNemar's exact test, which covers episodes and not seeds)"});
+  report.heading("Episodes");
+  for (const Method& m : methods) {
+    std::vector<EpisodeResult> shown;
+    for (const EpisodeResult& e : m.runs[0]->episodes) {
+      if (!e.snapshots.empty()) shown.push_back(e);
+    }
+    report.heading(m.label, 3);
+    report.figures({{.svg = moving_picture(world, shown[0]),
+                     .caption = fmt::format("episode 0: {}",
+                                            shown[0].outcome.success ? "success" : "no success")},
+                    {.image = film_strip(world, shown), .caption = "episodes from start to end"}});
+  }
+  report.write(a.report);
+}
+
+void run_compare(CompareArguments a, const Command& command) {
+  if (a.runs.empty())
+    throw UsageError("--run: none given; folders of flowgrad imitate are accepted");
+  if (!a.report.empty()) check_output("--report", a.report, {".html"});
+  std::vector<Run> runs;
+  std::unique_ptr<World> world;
+  for (const std::string& path : a.runs) {
+    const std::unique_ptr<RobotPolicy> policy = open_policy(path, a.common);
+    const RobotPolicyOptions& o = policy->options();
+    if (!world) {
+      if (!command.given("seed")) a.common.seed = default_episodes_seed(o.world);
+      apply(a.common);
+      world = make_world(o.world, world_options(a.loop));
+    }
+    check_world(path, o, world->spec());
+    EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
+    options.images = image_size(o);
+    options.execute = executed(a.loop, o.horizon);
+    options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
+    const bool steps = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
+    const Policy acts = in_closed_loop(*policy, {.n_steps = steps ? a.n_steps : 0});
+    Run run{.path = path,
+            .config = robot_policy_config(o),
+            .episodes = {},
+            .summary = {},
+            .latency = {}};
+    run.episodes = evaluate(*world, acts, options);
+    run.summary = summarize(run.episodes);
+    if (a.latency > 0) run.latency = measure_latency(*world, acts, options.images, a.latency);
+    if (!a.common.quiet) tell(fmt::format("{}: success {:.3f}", path, run.summary.success_rate));
+    runs.push_back(std::move(run));
+  }
+  const std::vector<Method> methods = group(runs);
+  const auto rows = method_table(methods, a.latency > 0);
+  if (!a.report.empty()) write_comparison(a, *world, methods, rows);
+  if (a.common.json) return print_result(json_text(json_of(a, world->spec().name, methods)) + "\n");
+  print_result(table(rows, "<" + std::string(rows[0].size() - 1, '>')));
+}
+
+}  // namespace
+
+void add_compare(CLI::App& app) {
+  auto a = std::make_shared<CompareArguments>();
+  Command c(app, "compare", "Judge several policies on the same episodes");
+  c.group("Policies");
+  c.list("--run", a->runs,
+         "Folder of a run of flowgrad imitate; repeated for each. Runs of equal configuration are "
+         "training seeds of one method",
+         "FOLDER");
+  c.integer("--n-steps", a->n_steps, "Steps of flow and of DDIM; 0 = the head's own", 0, 100000);
+  add_closed_loop(c, a->loop);
+  c.integer("--latency", a->latency, "Decisions to time, after a warm-up; 0 = none", 0, 1000000);
+  c.text("--report", a->report,
+         "Page with bars, film strips and an animated episode of each method, .html", "FILE");
+  add_common(c, a->common);
+  c.examples("flowgrad compare --run runs/fork-flow --run runs/fork-regression --report fork.html");
+  c.run([a](const Command& self) { run_compare(*a, self); });
+}
+
+}  // namespace flowgrad::cli
