@@ -11,6 +11,7 @@
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
+#include "flowgrad/models/encoders.h"
 #include "flowgrad/optim/interrupt.h"
 
 // imitate: a policy learns from demonstrations.
@@ -54,6 +55,10 @@ RobotPolicyOptions policy_options(const ImitateArguments& a, const WorldSpec& sp
     throw UsageError(fmt::format("--set: {}", e.what()));
   }
   fit_to_world(options, spec);
+  if (options.encoder != "state" && spec.token_length == 0) {
+    throw UsageError(fmt::format("--encoder: {} given; {} has no words to read: state is accepted",
+                                 options.encoder, spec.name));
+  }
   return options;
 }
 
@@ -93,7 +98,7 @@ void run_imitate(ImitateArguments a, const Command& command) {
   FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws,
                        trainer_o);
   if (t.resume) training.resume();
-  write_config(t.run, command, kPolicyModel, config);
+  write_config(t.run, command, "", config);
   const std::clock_t begin = std::clock();
   const TrainResult result = training.run();
   const double cpu = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
@@ -143,7 +148,15 @@ void add_imitate(CLI::App& app) {
   c.group("Policy");
   c.choice("--task", a->world, "World that the policy acts in", world_names());
   c.choice("--head", a->head, "How actions are read off a feature", head_names());
-  c.choice("--encoder", a->encoder, "What makes the feature: state", {"state"});
+  c.choice("--encoder", a->encoder,
+           "What makes the feature: the state's numbers, or pictures and words",
+           policy_encoder_presets());
+  c.choice("--preset", a->preset,
+           fmt::format("Options that reach the figures of docs/policy.md: {}; others given win",
+                       listing(preset_names("imitate")))
+               .c_str(),
+           preset_names("imitate"))
+      .transient();
   c.list("--set", a->settings,
          "A key of the policy; may be repeated: horizon, hidden, relative, auxiliary, ...",
          "KEY=VALUE");

@@ -5,7 +5,43 @@
 namespace flowgrad::cli {
 namespace {
 
-const std::map<std::string, std::string>& presets() {
+/// Policies; --head and --encoder choose among them.
+const std::map<std::string, std::string>& policy_presets() {
+  static const std::map<std::string, std::string> all = {
+      {"pusht", R"(
+task = pusht
+learning-rate = 0.002
+steps = 25000
+[set]
+horizon = 16
+hidden = 384
+)"},
+      {"fork", R"(
+task = fork
+demonstrations = 5000
+steps = 10000
+[set]
+horizon = 8
+hidden = 256
+)"},
+      // The head alone grounds words slowly; a regression from the same feature shows it where to
+      // look.
+      {"tabletop", R"(
+task = tabletop
+encoder = tiny
+batch-size = 64
+draws = 2
+steps = 10000
+[set]
+horizon = 8
+hidden = 256
+auxiliary = 1
+)"},
+  };
+  return all;
+}
+
+const std::map<std::string, std::string>& training_presets() {
   // Few rows are soon known by heart: the weights that did best on rows held out are kept.
   static const std::string digits = R"(
 data = "data/digits_train.npy"
@@ -66,15 +102,18 @@ tail = 5
 
 }  // namespace
 
-std::vector<std::string> preset_names() {
+std::vector<std::string> preset_names(const std::string& command) {
   std::vector<std::string> names;
-  for (const auto& [name, lines] : presets()) names.push_back(name);
+  for (const auto& [name, lines] : command == "imitate" ? policy_presets() : training_presets())
+    names.push_back(name);
   return names;
 }
 
 std::string preset_lines(const std::string& name) {
-  const auto found = presets().find(name);
-  return found == presets().end() ? "" : found->second;
+  for (const auto* presets : {&training_presets(), &policy_presets()}) {
+    if (const auto found = presets->find(name); found != presets->end()) return found->second;
+  }
+  return "";
 }
 
 }  // namespace flowgrad::cli

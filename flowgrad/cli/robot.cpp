@@ -10,6 +10,7 @@
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/kernels/parallel.h"
+#include "flowgrad/models/encoders.h"
 #include "flowgrad/tasks/pusht.h"
 
 namespace flowgrad::cli {
@@ -103,7 +104,11 @@ StateProvider ImitationData::state() {
       });
 }
 
-ImageSize image_size(const RobotPolicyOptions&) { return {}; }
+ImageSize image_size(const RobotPolicyOptions& o) {
+  const PolicyEncoderOptions encoder = policy_encoder_preset(o.encoder);
+  const auto* eyes = std::get_if<VisionLanguageOptions>(&encoder);
+  return eyes ? ImageSize{eyes->height, eyes->width} : ImageSize{};
+}
 
 void fit_to_world(RobotPolicyOptions& o, const WorldSpec& spec) {
   o.world = spec.name;

@@ -280,9 +280,9 @@ void add_train(CLI::App& app) {
   add_model(c, a->model, Weights::start);
   c.choice("--preset", a->preset,
            fmt::format("Options that reach the figures of docs/training.md: {}; others given win",
-                       listing(preset_names()))
+                       listing(preset_names("train")))
                .c_str(),
-           preset_names())
+           preset_names("train"))
       .transient();
   c.group("Data");
   c.text("--data", a->data,

@@ -64,7 +64,7 @@ std::unique_ptr<TrainingData> with_teacher(std::unique_ptr<TrainingData> data,
 /// What a resumed run must share with the first one; steps, rates and intervals may change.
 std::string resume_config(const TrainArguments& a, const Model& model);
 void make_run_folder(const std::string& run);
-/// <run>/config.json: the model, its keys, the options of the command.
+/// <run>/config.json: the model where the command has that option, its keys, the other options.
 void write_config(const std::string& run, const Command& command, const std::string& model,
                   const Config& config);
 /// Refuses a folder that holds a run already, or none to resume.

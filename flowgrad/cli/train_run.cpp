@@ -53,7 +53,10 @@ void write_config(const std::string& run, const Command& command, const std::str
   }
   Json keys = Json::object();
   for (const auto& [key, value] : config) keys[key] = plain_json(value);
-  const Json root{{"model", model}, {"set", keys}, {command.name(), options}};
+  Json root = Json::object();
+  if (!model.empty()) root["model"] = model;
+  root["set"] = keys;
+  root[command.name()] = options;
   write_file_atomic(run + "/config.json", json_text(root, 2) + "\n", "config");
 }
 

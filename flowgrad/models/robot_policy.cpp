@@ -9,6 +9,7 @@
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/config.h"
+#include "flowgrad/models/encoders.h"
 
 namespace flowgrad {
 namespace {
@@ -16,25 +17,17 @@ namespace {
 /// Deviations are at least this part of the largest of their array.
 constexpr double kFloor = 1e-3;
 
-/// The state as it is: what a head without an encoder of pictures reads.
-class IdentityEncoder final : public PolicyEncoder {
- public:
-  explicit IdentityEncoder(int64_t width) : width_(width) {}
-  int64_t features() const override { return width_; }
-  Tensor encode(const PolicyObservation& seen) override {
-    const Tensor& state = seen.state;
-    if (state.defined() && state.rank() == 2 && state.size(1) == width_) return state;
-    throw ShapeError(fmt::format("encode: state {} given; (N, {}) is accepted",
-                                 state.defined() ? state.shape().to_string() : "absent", width_));
+std::unique_ptr<PolicyEncoder> make_encoder(const RobotPolicyOptions& o, Generator& generator,
+                                            DType dtype) {
+  PolicyEncoderOptions encoder = policy_encoder_preset(o.encoder);
+  if (auto* state = std::get_if<StateEncoderOptions>(&encoder)) {
+    state->state_dim = o.state_dim;
+  } else {
+    auto& eyes = std::get<VisionLanguageOptions>(encoder);
+    eyes.vocabulary = o.vocabulary;
+    eyes.robot_dim = o.robot_dim;
   }
-
- private:
-  int64_t width_;
-};
-
-std::unique_ptr<PolicyEncoder> make_encoder(const RobotPolicyOptions& o, Generator&, DType) {
-  if (o.encoder == "state") return std::make_unique<IdentityEncoder>(o.state_dim);
-  throw ValueError(fmt::format("RobotPolicy: encoder = {} given; state is accepted", o.encoder));
+  return make_policy_encoder(encoder, generator, dtype);
 }
 
 ActionHeadOptions head_options(const RobotPolicyOptions& o, int64_t features) {
@@ -62,6 +55,11 @@ RobotPolicy::RobotPolicy(const RobotPolicyOptions& o, std::unique_ptr<PolicyEnco
       encoder_(add_module("encoder", std::move(encoder))),
       head_(add_module("head", make_action_head(o.head, head_options(o, encoder_.features()),
                                                 generator, dtype))) {
+  if (!(o.word_dropout >= 0 && o.word_dropout < 1)) {
+    throw ValueError(
+        fmt::format("RobotPolicy: word_dropout = {} given; numbers from 0 to below 1 are accepted",
+                    o.word_dropout));
+  }
   if (o.horizon < 1 || o.action_dim < 1 || !(o.auxiliary >= 0)) {
     throw ValueError(fmt::format(
         "RobotPolicy: horizon = {}, action_dim = {}, auxiliary = {} given; at least 1, 1 and 0 are "
@@ -196,7 +194,13 @@ Tensor RobotPolicy::loss(const PolicyObservation& seen, const Tensor& chunks, Ge
     throw ValueError(fmt::format("loss: draws = {} given; at least 1 is accepted", draws));
   check_statistics("loss");
   const Tensor target = normalised("loss", seen, chunks);
-  const Tensor seen_as = feature(seen);
+  PolicyObservation shown = seen;
+  if (options_.word_dropout > 0 && seen.tokens.defined()) {
+    const Tensor kept = bernoulli(seen.tokens.shape(), 1 - options_.word_dropout, generator,
+                                  DType::float32, seen.tokens.device());
+    shown.tokens = seen.tokens * cast(kept, DType::int64);
+  }
+  const Tensor seen_as = feature(shown);
   const Tensor total = head_.loss(draws == 1 ? seen_as : repeat(seen_as, {draws, 1}),
                                   draws == 1 ? target : repeat(target, {draws, 1}), generator);
   return auxiliary_ ? total + mse_loss((*auxiliary_)(seen_as), target) * options_.auxiliary : total;
@@ -233,7 +237,8 @@ std::vector<ConfigKey> robot_policy_keys() {
           {"horizon", text(o.horizon), "actions of a chunk"},
           {"relative", text(o.relative), "chunks count from where the robot is: true or false"},
           {"auxiliary", text(o.auxiliary), "weight of a regression from the feature; 0 = none"},
-          {"encoder", o.encoder, "what makes a feature of observations: state"},
+          {"word_dropout", text(o.word_dropout), "share of words hidden in training"},
+          {"encoder", o.encoder, "what makes a feature: state, tiny, base or tutorial"},
           {"head", head_names()[static_cast<size_t>(o.head)],
            "flow, diffusion, regression, cvae or mip"},
           {"hidden", text(h.hidden), "width of the head"},
@@ -260,7 +265,8 @@ RobotPolicyOptions robot_policy_options(const Config& config) {
   o.horizon = c.integer("horizon", 1);
   o.relative = c.boolean("relative");
   o.auxiliary = c.real("auxiliary", 0);
-  o.encoder = c.text("encoder");
+  o.word_dropout = c.real("word_dropout", 0);
+  o.encoder = policy_encoder_presets()[c.choice("encoder", policy_encoder_presets())];
   o.head = static_cast<HeadKind>(c.choice("head", head_names()));
   ActionHeadOptions& h = o.head_options;
   h.hidden = c.integer("hidden", 1);
@@ -288,6 +294,7 @@ Config robot_policy_config(const RobotPolicyOptions& o) {
           {"horizon", text(o.horizon)},
           {"relative", text(o.relative)},
           {"auxiliary", text(o.auxiliary)},
+          {"word_dropout", text(o.word_dropout)},
           {"encoder", o.encoder},
           {"head", head_names()[static_cast<size_t>(o.head)]},
           {"hidden", text(h.hidden)},

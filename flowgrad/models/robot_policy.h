@@ -27,6 +27,10 @@ struct RobotPolicyOptions {
   /// Weight of a linear regression of the chunk from the feature, which teaches an encoder faster
   /// than the head alone; 0 has none.
   double auxiliary = 0;
+  /// Share of words that the loss hides from the encoder (as padding, token 0), so that it leans on
+  /// no single one and understands wordings it has not met.
+  double word_dropout = 0;
+  /// A preset of encoders.h; those that see need words as well.
   std::string encoder = "state";
   HeadKind head = HeadKind::flow;
   /// Its feature_dim and chunk_dim are the policy's own.

@@ -1,0 +1,221 @@
+// A policy: its statistics, what it was made for, and what it refuses.
+#include "flowgrad/models/robot_policy.h"
+
+#include <cmath>
+
+#include "support.h"
+
+using namespace flowgrad;
+using flowgrad::testing::contains;
+using flowgrad::testing::distance;
+using flowgrad::testing::raised;
+
+namespace {
+
+RobotPolicyOptions small(HeadKind head = HeadKind::flow) {
+  RobotPolicyOptions o;
+  o.state_dim = 4;
+  o.horizon = 3;
+  o.head = head;
+  o.head_options.hidden = 16;
+  o.head_options.time_dim = 8;
+  o.head_options.n_timesteps = 6;
+  return o;
+}
+
+struct Data {
+  PolicyObservation seen;
+  Tensor chunks;
+};
+Data some(int64_t rows, DType dtype = DType::float64) {
+  Generator generator(8);
+  Data d;
+  d.seen.state = randn({rows, 4}, generator, dtype) * 3.0 + 5.0;
+  d.seen.robot = rand({rows, 2}, generator, dtype);
+  d.chunks = unsqueeze(d.seen.robot, 1) + randn({rows, 3, 2}, generator, dtype) * 0.01;
+  return d;
+}
+
+std::unique_ptr<RobotPolicy> fitted(const RobotPolicyOptions& o, DType dtype = DType::float64) {
+  Generator generator(3);
+  auto policy = std::make_unique<RobotPolicy>(o, generator, dtype);
+  const Data d = some(200, dtype);
+  CHECK(policy->fit_statistics(d.seen, d.chunks).empty());
+  return policy;
+}
+
+Tensor state_of(const Module& module, const std::string& name) {
+  for (const auto& [key, tensor] : module.state_dict()) {
+    if (key == name) return tensor;
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST_CASE("statistics of relative chunks are those of the differences", "[robot_policy_test]") {
+  RobotPolicyOptions o = small();
+  const Data d = some(200);
+  const auto policy = fitted(o);
+  const Tensor moves = reshape(d.chunks - unsqueeze(d.seen.robot, 1), {600, 2});
+  CHECK(distance(state_of(*policy, "statistics.action.mean"), mean(moves, {0})) < 1e-12);
+  CHECK(distance(state_of(*policy, "statistics.action.std"), flowgrad::std(moves, {0}, 0)) < 1e-12);
+  o.relative = false;
+  const auto absolute = fitted(o);
+  CHECK(distance(state_of(*absolute, "statistics.action.mean"),
+                 mean(reshape(d.chunks, {600, 2}), {0})) < 1e-12);
+  CHECK(distance(state_of(*absolute, "statistics.state.mean"), mean(d.seen.state, {0})) < 1e-12);
+}
+
+TEST_CASE("what goes in and out does not depend on units or place", "[robot_policy_test]") {
+  // The same demonstrations in other units: the same policy in those.
+  const auto policy = fitted(small());
+  Generator generator(3);
+  RobotPolicy scaled(small(), generator, DType::float64);
+  const Data d = some(200);
+  Data far = d;
+  far.seen.state = d.seen.state * 40.0 - 7.0;
+  far.seen.robot = d.seen.robot * 512.0 + 3.0;
+  far.chunks = d.chunks * 512.0 + 3.0;
+  CHECK(scaled.fit_statistics(far.seen, far.chunks).empty());
+  const Tensor noise = randn({200, 1, 6}, generator, DType::float64);
+  const Tensor here = policy->generate(d.seen, noise);
+  CHECK(here.shape() == Shape{200, 3, 2});
+  CHECK(distance(here * 512.0 + 3.0, scaled.generate(far.seen, noise)) < 1e-9);
+  Generator a(1), b(1);
+  CHECK(policy->loss(d.seen, d.chunks, a).item() ==
+        Catch::Approx(scaled.loss(far.seen, far.chunks, b).item()).epsilon(1e-9));
+}
+
+TEST_CASE("all but constant dimensions are named and not blown up", "[robot_policy_test]") {
+  Generator generator(3);
+  RobotPolicy policy(small(), generator, DType::float64);
+  Data d = some(50);
+  d.seen.state = concat({slice(d.seen.state, 1, 0, 3), full({50, 1}, 2.5, DType::float64)}, 1);
+  const auto warnings = policy.fit_statistics(d.seen, d.chunks);
+  REQUIRE(warnings.size() == 1);
+  CHECK(contains(warnings[0], {"all but constant", "state 3"}));
+  const auto deviation = state_of(policy, "statistics.state.std").to_vector<double>();
+  CHECK(deviation[3] == Catch::Approx(1e-3 * std::max({deviation[0], deviation[1], deviation[2]})));
+}
+
+TEST_CASE("a policy without statistics refuses to act and to learn", "[robot_policy_test]") {
+  Generator generator(3);
+  RobotPolicy policy(small(), generator, DType::float64);
+  const Data d = some(2);
+  CHECK(contains(raised<ValueError>([&] { policy.loss(d.seen, d.chunks, generator); }),
+                 {"no statistics"}));
+  CHECK(contains(raised<ValueError>([&] {
+                   policy.generate(d.seen, zeros({2, 1, 6}, DType::float64));
+                 }),
+                 {"no statistics"}));
+  // Weights that lost theirs are refused as well.
+  const auto whole = fitted(small());
+  NamedTensors state = whole->state_dict();
+  std::erase_if(state, [](const auto& e) { return e.first == "statistics.action.std"; });
+  CHECK(contains(raised<IoError>([&] { policy.load_state_dict(state); }),
+                 {"statistics.action.std", "missing"}));
+  policy.load_state_dict(whole->state_dict());
+  const Tensor noise = randn({2, 1, 6}, generator, DType::float64);
+  CHECK(distance(policy.generate(d.seen, noise), whole->generate(d.seen, noise)) == 0);
+  // Another horizon is another policy.
+  RobotPolicyOptions longer = small();
+  longer.horizon = 4;
+  RobotPolicy other(longer, generator, DType::float64);
+  CHECK(contains(raised<IoError>([&] { other.load_state_dict(whole->state_dict()); }),
+                 {"has shape"}));
+}
+
+TEST_CASE("several draws share one feature, and the auxiliary loss counts it once",
+          "[robot_policy_test]") {
+  const auto policy = fitted(small(HeadKind::regression));
+  const Data d = some(5);
+  Generator generator(1);
+  // A head that draws nothing: more draws are the same mean.
+  CHECK(policy->loss(d.seen, d.chunks, generator, 3).item() ==
+        Catch::Approx(policy->loss(d.seen, d.chunks, generator).item()).epsilon(1e-12));
+  RobotPolicyOptions o = small(HeadKind::regression);
+  o.auxiliary = 2;
+  const auto both = fitted(o);
+  CHECK(both->loss(d.seen, d.chunks, generator).item() >
+        policy->loss(d.seen, d.chunks, generator).item());
+  CHECK(state_of(*both, "auxiliary.weight").shape() == Shape{6, 4});
+  CHECK(contains(raised<ValueError>([&] { policy->loss(d.seen, d.chunks, generator, 0); }),
+                 {"draws = 0"}));
+}
+
+TEST_CASE("pictures and words: hidden words, and rows apart", "[robot_policy_test]") {
+  RobotPolicyOptions o = small();
+  o.encoder = "tiny";
+  o.state_dim = 0;
+  o.vocabulary = 20;
+  o.token_length = 4;
+  o.word_dropout = 0.5;
+  Generator generator(3);
+  RobotPolicy policy(o, generator);
+  Data d = some(3, DType::float32);
+  d.seen.state = {};
+  d.seen.tokens = randint(1, 20, {3, 4}, generator);
+  d.seen.images = rand({3, 3, 48, 48}, generator);
+  CHECK(policy.fit_statistics(d.seen, d.chunks).empty());
+  Generator a(1), b(2);
+  CHECK(policy.loss(d.seen, d.chunks, a).item() != policy.loss(d.seen, d.chunks, b).item());
+  const Tensor noise = randn({3, 1, 6}, generator);
+  const Tensor all = policy.generate(d.seen, noise);
+  PolicyObservation one;
+  one.robot = slice(d.seen.robot, 0, 1, 2);
+  one.tokens = slice(d.seen.tokens, 0, 1, 2);
+  one.images = contiguous(slice(d.seen.images, 0, 1, 2));
+  CHECK(distance(policy.generate(one, slice(noise, 0, 1, 2)), slice(all, 0, 1, 2)) == 0);
+}
+
+TEST_CASE("options survive a configuration, which refuses other conventions",
+          "[robot_policy_test]") {
+  RobotPolicyOptions o = small(HeadKind::mip);
+  o.world = "fork";
+  o.relative = false;
+  o.auxiliary = 0.5;
+  o.head_options.anchor = 0.8;
+  o.head_options.time_law = TimeLaw::beta;
+  const Config config = robot_policy_config(o);
+  CHECK(robot_policy_config(robot_policy_options(config)) == config);
+  CHECK(config.size() == robot_policy_keys().size());
+  const auto refused = [&](const char* key, const char* value) {
+    Config other = config;
+    other[key] = value;
+    return raised<ValueError>([&] { robot_policy_options(other); });
+  };
+  CHECK(contains(refused("base", "uniform"), {"base", "uniform", "normal"}));
+  CHECK(contains(refused("time", "data-to-noise"), {"time", "noise-to-data"}));
+  CHECK(contains(refused("horizon", "0"), {"horizon"}));
+  CHECK(contains(refused("head", "flows"), {"head", "flow"}));
+  CHECK(contains(refused("horizn", "3"), {"horizn", "horizon"}));
+  o.robot_dim = 1;
+  o.relative = true;
+  Generator generator;
+  CHECK(contains(raised<ValueError>([&] { RobotPolicy(o, generator); }), {"relative", "robot"}));
+}
+
+TEST_CASE("parts that do not fit are named", "[robot_policy_test]") {
+  const auto policy = fitted(small());
+  Data d = some(2);
+  const Tensor noise = zeros({2, 1, 6}, DType::float64);
+  PolicyObservation seen = d.seen;
+  seen.robot = {};
+  CHECK(contains(raised<ShapeError>([&] { policy->generate(seen, noise); }), {"robot", "absent"}));
+  seen = d.seen;
+  seen.state = zeros({2, 5}, DType::float64);
+  CHECK(contains(raised<ShapeError>([&] { policy->generate(seen, noise); }), {"state", "(2, 5)"}));
+  Generator generator;
+  CHECK(contains(raised<ShapeError>([&] {
+                   policy->loss(d.seen, zeros({2, 4, 2}, DType::float64), generator);
+                 }),
+                 {"(2, 4, 2)", "(N, 3, 2)"}));
+  CHECK(contains(raised<ShapeError>([&] {
+                   policy->fit_statistics(d.seen, zeros({2, 6}, DType::float64));
+                 }),
+                 {"(2, 6)"}));
+  d.chunks = full({2, 3, 2}, std::nan(""), DType::float64);
+  CHECK(contains(raised<ValueError>([&] { policy->fit_statistics(d.seen, d.chunks); }),
+                 {"action", "finite"}));
+}

@@ -1,0 +1,72 @@
+# Policies: a paused training ends with the same bits, acting has the same bits at any number of threads and rows, and what does
+# not belong together is refused.
+. "$(dirname "$0")/common.inc"
+
+small="--demonstrations 8 --batch-size 32 --steps 12 --set hidden=16 --set time_dim=8 --set n_timesteps=5"
+go() { # <run> <options...>
+  run=$1
+  shift
+  ok imitate --task fork $small --run "$run" --quiet "$@"
+}
+for head in flow diffusion regression cvae mip; do
+  go whole-$head --head $head --threads 1
+  go parts-$head --head $head --threads 2 --pause-at 5
+  ok imitate --run parts-$head --resume --threads 2 --quiet
+  same whole-$head/weights.safetensors parts-$head/weights.safetensors
+  ok rollout --run whole-$head --episodes 6 --json --quiet --threads 1 --lockstep 1
+  cp out a
+  ok rollout --run whole-$head --episodes 6 --json --quiet --threads 2
+  same a out
+done
+ok imitate --task tabletop --encoder tiny --draws 2 --set auxiliary=1 --set word_dropout=0.1 --demonstrations 3 --batch-size 8 \
+  --set hidden=16 --steps 4 --run eyes --quiet --threads 1
+ok imitate --task tabletop --encoder tiny --draws 2 --set auxiliary=1 --set word_dropout=0.1 --demonstrations 3 --batch-size 8 \
+  --set hidden=16 --steps 4 --run eyes-2 --quiet --threads 2 --pause-at 2
+ok imitate --run eyes-2 --resume --quiet
+same eyes/weights.safetensors eyes-2/weights.safetensors
+ok rollout --run eyes --episodes 2 --split wording --quiet
+ok rollout --run eyes --episodes 2 --counterfactual told --quiet --json
+says '"task":"tabletop"' out
+
+# Steps, latencies apart from results, delays, ensembles, experts.
+ok rollout --run whole-flow --episodes 3 --n-steps 1 --n-steps 2 --latency 5 --json --quiet
+says '"n_steps":2' out
+says '"p99"' out
+ok rollout --run whole-flow --episodes 3 --execute 2 --delay 1 --quiet
+ok rollout --run whole-flow --episodes 3 --ensemble --quiet
+ok rollout --task fork --demonstrator expert --episodes 5 --json --quiet
+says '"success":1.0' out
+ok compare --run whole-flow --run parts-flow --run whole-mip --episodes 4 --report page.html --quiet --json
+says '"paired"' out
+exists page.html
+says '<animate' page.html
+ok compare --run whole-flow --episodes 4 --quiet
+says 'flow' out
+
+# Refusals.
+expect 2 "--task: none given" imitate
+expect 2 "has no words" imitate --task pusht --encoder tiny --data x.npz
+expect 2 "--data: none given" imitate --task pusht
+expect 2 "scripted" imitate --task fork --data x.npz --run x
+expect 2 "horizn" imitate --task fork --set horizn=3 --run x
+expect 2 "--batch-size" imitate --task fork --demonstrations 1 --batch-size 100000 --run x
+expect 3 "head=" imitate --run whole-flow --resume --head mip --steps 20
+expect 3 "horizon" imitate --run whole-flow --resume --set horizon=4 --steps 20
+expect 3 "holds a training run" imitate --task fork $small --run whole-flow
+expect 3 "made for" rollout --run whole-flow --task tabletop
+expect 2 "steps given" rollout --run whole-mip --n-steps 3
+expect 2 "--n-steps" rollout --run whole-flow --n-steps two
+expect 2 "execute" rollout --run whole-flow --execute 9
+expect 2 "one of the two" rollout
+expect 2 "thing to push" rollout --run whole-flow --split pair
+expect 2 "--run: none given" compare
+ok train --model planar --data moons --steps 2 --run other --quiet
+expect 3 "holds a planar" rollout --run other
+# Another base distribution, and statistics that are gone: as a file from elsewhere would have it.
+sed 's/"base": *"normal"/"base":"unifor"/; s/\\"base\\": *\\"normal\\"/\\"base\\":\\"unifor\\"/' whole-flow/weights.safetensors >forged.safetensors
+! cmp -s forged.safetensors whole-flow/weights.safetensors || fail "nothing was forged"
+expect 3 "" rollout --run forged.safetensors
+head -c 3000 whole-flow/weights.safetensors >cut.safetensors
+expect 3 "cut.safetensors" rollout --run cut.safetensors
+
+finish
