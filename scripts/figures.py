@@ -93,6 +93,32 @@ def of_peer(label):
     return read
 
 
+def of_rollouts(outputs):
+    """flowgrad imitate --json and then flowgrad rollout --json, once or for several tests."""
+    trained = json.loads(outputs[0])
+    values = {"steps": trained["steps"], "training CPU seconds": round(trained["cpu_seconds"], 1)}
+    for output in outputs[1:]:
+        found = json.loads(output)
+        for r in found["results"]:
+            at = " ".join(w for w in (found.get("test", ""), f"{r['n_steps']} steps" if r["n_steps"] else "") if w)
+            at = f", {at}" if at else ""
+            values[f"success{at}"], values[f"score{at}"] = r["success"], r["score"]
+            values[f"failed{at}"] = r["failures"] / r["episodes"]
+            if r["left"] + r["right"]:
+                values[f"left{at}"] = r["left"] / (r["left"] + r["right"])
+            values[f"jerk{at}"] = r["jerk"]
+            if "latency_ms" in r:
+                values[f"ms a decision{at}"] = r["latency_ms"]["p50"]
+    return values
+
+
+def policy(preset, head, judge, bounds, data="", more=(), **rest):
+    """A policy trained from demonstrations and judged by what it does."""
+    act = "flowgrad rollout --run {run} --threads 1 --json --quiet"
+    return Figure([f"flowgrad imitate --preset {preset} --head {head}{data} --seed {{seed}} --threads 1 --run {{run}} --overwrite "
+                   "--quiet --json", *[f"{act} {j}" for j in (judge, *more)]], of_rollouts, bounds, **rest)
+
+
 def train(options, judge):
     return ["flowgrad train {options} --seed {{seed}} --threads 1 --run {{run}} --overwrite --quiet".format(options=options),
             f"flowgrad analyze --run {{run}} {judge} --n 200 --threads 1 --quiet --json"]
@@ -148,13 +174,25 @@ FIGURES = {
     "peer-digits-glow": peer("glow", "nflows", seeds=(0,)),
     "lasa-angle": Figure(train("--preset handwriting --data {data}/Angle_points.npy", "--data {data}/Angle_points.npy --seed 0"),
                          of_analysis("log-likelihood", "log-likelihood"), {"log": 0.1}, (0,), needs=("Angle_points.npy",)),
+    # Policies: ten minutes and less each.
+    **{f"pusht-{head}": policy("pusht", head, f"--episodes 200 --latency 200 {steps}", {"score": 0.06},
+                               data=" --data {data}/pusht.npz", seeds=(0, 1, 2), needs=("pusht.npz",))
+       for head, steps in (("flow", "--n-steps 1 --n-steps 2 --n-steps 5 --n-steps 10"), ("diffusion", "--n-steps 0 --n-steps 10"),
+                           ("regression", ""), ("cvae", ""), ("mip", ""))},
+    # Steps that take every head about a minute of one thread.
+    **{f"fork-{head}": policy("fork", f"{head} --steps {steps}", "--episodes 500 --seed 1000", {"success": 0.1}, seeds=FIVE)
+       for head, steps in (("flow", 6000), ("diffusion", 9000), ("regression", 9000), ("cvae", 5000), ("mip", 4000))},
+    "tabletop-flow": policy("tabletop", "flow", "--episodes 200 --seed 1000", {"success": 0.1},
+                            more=[f"--episodes 200 --seed 1000 {t}" for t in (
+                                "--split wording", "--split pair", "--counterfactual told", "--counterfactual original")]),
 }
 
 
 def missing(figure, arguments):
     """What a figure needs and is not here: files of the data folder, Python packages, the benchmark program."""
-    absent = [n for n in figure.needs if n.endswith(".npy") and not (arguments.data / n).is_file()]
-    absent += [n for n in figure.needs if not n.endswith(".npy") and importlib.util.find_spec(n) is None]
+    files = [n for n in figure.needs if n.endswith((".npy", ".npz"))]
+    absent = [n for n in files if not (arguments.data / n).is_file()]
+    absent += [n for n in figure.needs if n not in files and importlib.util.find_spec(n) is None]
     programs = {c.split()[0] for c in figure.commands} - {"python3"}
     return absent + [p for p in programs if not (arguments.bin / p).is_file()]
 
@@ -219,7 +257,7 @@ def main():
     parser.add_argument("--short", action="store_true", help="the short ones")
     parser.add_argument("--seeds", help="as 0,1,2 (default: all of the figure; check: the first)")
     parser.add_argument("--bin", type=pathlib.Path, default=ROOT / "build/release/bin", help="where flowgrad and bench_matching are")
-    parser.add_argument("--data", type=pathlib.Path, default=ROOT / "data", help="of export_lasa.py")
+    parser.add_argument("--data", type=pathlib.Path, default=ROOT / "data", help="of export_lasa.py and of pusht.npz")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "runs/figures", help="runs and values so far")
     a = parser.parse_intermixed_args()
     a.work, a.data = a.work.resolve(), a.data.resolve()

@@ -133,9 +133,9 @@ void run_imitate(ImitateArguments a, const Command& command) {
   }
   if (t.common.json) return print_result(json_text(json) + "\n");
   print_result(fmt::format(
-      "{} on {} from {} frames: {} steps, {} parameters, {:.0f} s of processor time\nloss {:.5g}\n"
+      "{} on {} from {} frames: {} steps, {} parameters\nloss {:.5g}, {:.0f} s of processor time\n"
       "{}weights {}\n",
-      a.head, a.world, data.frames(), result.steps_done, policy.parameter_count(), cpu, result.loss,
+      a.head, a.world, data.frames(), result.steps_done, policy.parameter_count(), result.loss, cpu,
       extra, weights));
 }
 

@@ -35,6 +35,12 @@ std::vector<int64_t> step_counts(const std::vector<std::string>& given) {
   return out;
 }
 
+/// What sets an evaluation apart from that of seen instructions; empty for that.
+std::string test_name(const ClosedLoopArguments& a) {
+  if (a.counterfactual != "none") return "words swapped, " + a.counterfactual + " disc";
+  return a.split == "seen" ? "" : "unseen " + a.split;
+}
+
 void run_rollout(RolloutArguments a, const Command& command) {
   if (a.run.empty() == a.demonstrator.empty())
     throw UsageError("--run: a run, or --demonstrator with --task, is accepted; one of the two");
@@ -83,6 +89,7 @@ void run_rollout(RolloutArguments a, const Command& command) {
   }
   if (a.common.json) {
     Json out{{"task", a.world}};
+    if (const std::string test = test_name(a.loop); !test.empty()) out["test"] = test;
     if (policy) {
       out["head"] = head_names()[static_cast<size_t>(policy->options().head)];
       out["run"] = a.run;

@@ -145,18 +145,38 @@ TEST_CASE("the divergence of each latent is its closed form", "[action_head_test
   CHECK(make(HeadKind::flow)->diagnostics(feature, chunk).empty());
 }
 
-TEST_CASE("two-step regression: the second step reads the first", "[action_head_test]") {
+TEST_CASE("two-step regression follows its formulas", "[action_head_test]") {
   const auto head = make(HeadKind::mip);
+  // Its network is that of flow matching under other names.
   Generator generator(4);
+  const ActionHeadOptions o = small();
+  FlowMatching net({.condition_dim = o.feature_dim,
+                    .action_dim = o.chunk_dim,
+                    .time_dim = o.time_dim,
+                    .time_scale = o.time_scale,
+                    .hidden = o.hidden},
+                   generator, DType::float64);
+  NamedTensors state;
+  for (auto [key, tensor] : head->state_dict()) {
+    key = key.substr(std::string("mip.").size());
+    if (key.starts_with("trunk")) key = "velocity_net" + key.substr(5);
+    state.emplace_back(key, tensor);
+  }
+  net.load_state_dict(state);
+  const auto f = [&](const Tensor& x, double t, const Tensor& feature) {
+    return net.velocity(x, full({1}, t, DType::float64), feature);
+  };
   const Tensor feature = randn({6, 3}, generator, DType::float64);
+  const Tensor chunk = randn({6, 2}, generator, DType::float64);
+  const Tensor zero = zeros({6, 2}, DType::float64);
   CHECK(head->noise_shape() == Shape{0, 0});
-  const Tensor none = zeros({6, 0, 0}, DType::float64);
-  // Nothing is drawn, so decisions repeat.
-  CHECK(distance(head->generate(feature, none), head->generate(feature, none)) == 0);
-  ActionHeadOptions o = small();
-  o.anchor = 0.5;
-  const auto other = make(HeadKind::mip, DType::float64, o);
-  CHECK(distance(head->generate(feature, none), other->generate(feature, none)) > 1e-6);
+  CHECK(distance(head->generate(feature, zeros({6, 0, 0}, DType::float64)),
+                 f(f(zero, 0, feature) * 0.9, 0.9, feature)) < 1e-12);
+  Generator a(7), b(7);
+  const Tensor noise = randn({6, 2}, b, DType::float64);
+  const Tensor wanted = mse_loss(f(zero, 0, feature), chunk) +
+                        mse_loss(f(chunk * 0.9 + noise * 0.1, 0.9, feature), chunk);
+  CHECK(head->loss(feature, chunk, a).item() == Catch::Approx(wanted.item()).epsilon(1e-12));
 }
 
 TEST_CASE("heads say what they do not accept", "[action_head_test]") {

@@ -3,12 +3,14 @@
 
 #include <cmath>
 
+#include "device/device.h"
 #include "support.h"
 
 using namespace flowgrad;
 using flowgrad::testing::contains;
 using flowgrad::testing::distance;
 using flowgrad::testing::raised;
+using flowgrad::testing::test_device;
 
 namespace {
 
@@ -218,4 +220,59 @@ TEST_CASE("parts that do not fit are named", "[robot_policy_test]") {
   d.chunks = full({2, 3, 2}, std::nan(""), DType::float64);
   CHECK(contains(raised<ValueError>([&] { policy->fit_statistics(d.seen, d.chunks); }),
                  {"action", "finite"}));
+}
+
+namespace {
+
+/// Statistics, loss, gradients and a decision of a small policy on a device.
+std::vector<Tensor> on(Device device, RobotPolicyOptions o) {
+  Generator generator(3);
+  o.auxiliary = 1;
+  RobotPolicy policy(o, generator, DType::float64);
+  Data d = some(6);
+  if (o.encoder != "state") {
+    d.seen.state = {};
+    d.seen.tokens = randint(1, 20, {6, 4}, generator);
+    d.seen.images = rand({6, 3, 48, 48}, generator, DType::float64);
+  }
+  CHECK(policy.fit_statistics(d.seen, d.chunks).empty());
+  policy.to(device);
+  for (Tensor* t : {&d.seen.state, &d.seen.robot, &d.seen.tokens, &d.seen.images, &d.chunks}) {
+    if (t->defined()) *t = to(*t, device);
+  }
+  // Once more where it is: statistics need no host.
+  CHECK(policy.fit_statistics(d.seen, d.chunks).empty());
+  const Tensor loss = policy.loss(d.seen, d.chunks, generator, 2);
+  CHECK(loss.device() == device);
+  backward(loss);
+  std::vector<Tensor> out = {loss.detach()};
+  for (const auto& [name, p] : policy.parameters()) {
+    if (p.grad().defined()) out.push_back(p.grad());
+  }
+  const Shape row = policy.noise_shape();
+  out.push_back(
+      policy.generate(d.seen, randn({6, row[0], row[1]}, generator, DType::float64, device)));
+  for (const auto& [name, value] : policy.diagnostics(d.seen, d.chunks)) out.push_back(value);
+  for (Tensor& t : out) t = to(t, Device::cpu());
+  return out;
+}
+
+}  // namespace
+
+TEST_CASE("policies learn and act on a device as on the CPU", "[robot_policy_test][device_only]") {
+  std::vector<RobotPolicyOptions> all;
+  for (size_t head = 0; head < head_names().size(); ++head)
+    all.push_back(small(static_cast<HeadKind>(head)));
+  all.push_back(small());
+  all.back().encoder = "tiny";
+  all.back().state_dim = 0;
+  all.back().vocabulary = 20;
+  all.back().word_dropout = 0.3;
+  for (const RobotPolicyOptions& o : all) {
+    INFO(head_names()[static_cast<size_t>(o.head)] << " " << o.encoder);
+    const auto there = on(test_device(), o);
+    const auto here = on(Device::cpu(), o);
+    REQUIRE(there.size() == here.size());
+    for (size_t i = 0; i < there.size(); ++i) CHECK(distance(there[i], here[i]) <= 1e-9);
+  }
 }
