@@ -99,7 +99,7 @@ std::vector<Tensor> cnf_solve(const Tensor& y0, const CnfTensors& field, const S
   const std::vector<Tensor> in = field.with(y0);
   check_shapes(in);
   const bool records = recording(std::span<const Tensor>(in));
-  if (!fused_kernels() || y0.device().is_cpu() || !alike(in)) return twin(in);
+  if (!fused_kernels() || !alike(in)) return twin(in);
   const Operands operands(in);
   if (!backend(y0.device()).has_cnf_solve(operands.field, steps, records)) return twin(in);
   std::vector<Tensor> outputs = {fresh_like(y0)};

@@ -33,6 +33,13 @@ class CpuBackendFast final : public ReferenceBackend {
   void index_select(View x, int axis, View index, View out) override;
   void index_add(View index, int axis, View source, View out) override;
 
+  bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const override;
+  void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y, View integral,
+                 View states) override;
+  void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
+                      View g_integral, View g_y0, View g_left, View g_right,
+                      View g_weights) override;
+
   void coupling(const Coupling& coupling, View z, View out, View log_det) override;
   void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
                      View g_scale, View g_shift) override;

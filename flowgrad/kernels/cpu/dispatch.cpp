@@ -14,6 +14,7 @@ extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
 extern const cpu::FlowTables flow_tables;
+extern const cpu::CnfTables cnf_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace baseline
 #if defined(FLOWGRAD_HAVE_X86_ISA)
@@ -22,6 +23,7 @@ extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
 extern const cpu::FlowTables flow_tables;
+extern const cpu::CnfTables cnf_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx2
 namespace avx512 {
@@ -29,6 +31,7 @@ extern const cpu::GemmTables gemm_tables;
 extern const cpu::ElementwiseTables elementwise_tables;
 extern const cpu::ReduceTables reduce_tables;
 extern const cpu::FlowTables flow_tables;
+extern const cpu::CnfTables cnf_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx512
 #endif
@@ -53,12 +56,13 @@ bool has_avx512() {
 const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
     {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
-     &avx512::reduce_tables, &avx512::flow_tables, &avx512::ladder_table},
+     &avx512::reduce_tables, &avx512::flow_tables, &avx512::cnf_tables, &avx512::ladder_table},
     {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables,
-     &avx2::flow_tables, &avx2::ladder_table},
+     &avx2::flow_tables, &avx2::cnf_tables, &avx2::ladder_table},
 #endif
     {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
-     &baseline::reduce_tables, &baseline::flow_tables, &baseline::ladder_table},
+     &baseline::reduce_tables, &baseline::flow_tables, &baseline::cnf_tables,
+     &baseline::ladder_table},
 };
 
 std::string accepted() {

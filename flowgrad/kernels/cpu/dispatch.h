@@ -13,6 +13,7 @@ struct Isa {
   const ElementwiseTables* elementwise;
   const ReduceTables* reduce;
   const FlowTables* flow;
+  const CnfTables* cnf;
   const LadderTable* ladder;
 };
 

@@ -52,6 +52,29 @@ struct GemmTables {
   GemmTable<double> f64;
 };
 
+/// The elementwise parts of a continuous flow's solve, see kernels::CnfField, on rows of `units`
+/// numbers each. `left` and `right` are null where the trace is exact.
+template <class T>
+struct CnfTable {
+  /// one = tanh(one), tangent = its derivative [times right]; tangent null: no trace is wanted.
+  void (*first)(const T* right, std::int64_t n, T* one, T* tangent);
+  /// two = tanh(two + bias); trace[r] = sum over the row of [left times] its derivative times
+  /// along; along null: no trace is wanted.
+  void (*second)(const T* bias, const T* left, const T* along, std::int64_t rows,
+                 std::int64_t units, T* two, T* trace);
+  /// The adjoint of `second`: g, the cotangent of two, becomes that before the tanh, along its own
+  /// cotangent; that of left is added to g_left.
+  void (*second_grad)(const T* two, const T* left, const T* g_trace, std::int64_t rows,
+                      std::int64_t units, T* along, T* g, T* g_left);
+  /// The adjoint of `first`: g, the cotangent of one, becomes that before the tanh.
+  void (*first_grad)(const T* one, const T* right, const T* g_tangent, std::int64_t n, T* g,
+                     T* g_right);
+};
+struct CnfTables {
+  CnfTable<float> f32;
+  CnfTable<double> f64;
+};
+
 /// The rungs of cpu/ladder.h.
 struct LadderTable {
   using Function = void (*)(const float* a, const float* b, float* c, std::int64_t m,

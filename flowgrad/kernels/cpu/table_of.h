@@ -33,5 +33,12 @@ const FlowTable<T>& flow_table() {
   else
     return isa().flow->f64;
 }
+template <class T>
+const CnfTable<T>& cnf_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().cnf->f32;
+  else
+    return isa().cnf->f64;
+}
 
 }  // namespace flowgrad::kernels::cpu

@@ -1,0 +1,111 @@
+// The elementwise parts of a continuous flow's solve and of its adjoint, over tiles of rows.
+
+#include "flowgrad/kernels/cpu/isa/math.h"
+#include "flowgrad/kernels/cpu/isa/shuffle.h"
+#include "flowgrad/kernels/cpu/table.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+using cpu::CnfTable;
+using cpu::CnfTables;
+using std::int64_t;
+
+template <class T>
+FG_INLINE vec<T> slope_of(vec<T> h) {
+  return fma(-h, h, vec<T>(1));
+}
+
+template <class T>
+void first(const T* right, int64_t n, T* one, T* tangent) {
+  using V = vec<T>;
+  for_registers<V::size>(
+      n, [&](int64_t i, auto count) __attribute__((always_inline)) {
+        const V h = tanh(take(one + i, count));
+        put(h, one + i, count);
+        if (tangent == nullptr) return;
+        const V slope = slope_of(h);
+        put(right != nullptr ? slope * take(right + i, count) : slope, tangent + i, count);
+      });
+}
+
+template <class T>
+void second(const T* bias, const T* left, const T* along, int64_t rows, int64_t units, T* two,
+            T* trace) {
+  using V = vec<T>;
+  constexpr int W = V::size;
+  for (int64_t r0 = 0; r0 < rows; r0 += W) {
+    const int block = rows - r0 < W ? static_cast<int>(rows - r0) : W;
+    V sums[W];
+    unroll<W>([&](auto r) __attribute__((always_inline)) { sums[r] = V(0); });
+    for (int r = 0; r < block; ++r) {
+      const int64_t at = (r0 + r) * units;
+      V sum(0);
+      for_registers<W>(
+          units, [&](int64_t i, auto count) __attribute__((always_inline)) {
+            const V h = tanh(take(two + at + i, count) + take(bias + i, count));
+            put(h, two + at + i, count);
+            if (along == nullptr) return;
+            // Lanes past the end hold zeros of `along`.
+            V term = slope_of(h) * take(along + at + i, count);
+            if (left != nullptr) term = term * take(left + at + i, count);
+            sum = sum + term;
+          });
+      sums[r] = sum;
+    }
+    if (along == nullptr) continue;
+    const V total = horizontal_sums(sums);
+    if (block == W)
+      total.store(trace + r0);
+    else
+      total.store(trace + r0, block);
+  }
+}
+
+template <class T>
+void second_grad(const T* two, const T* left, const T* g_trace, int64_t rows, int64_t units,
+                 T* along, T* g, T* g_left) {
+  using V = vec<T>;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t at = r * units;
+    for_registers<V::size>(
+        units, [&](int64_t j, auto count) __attribute__((always_inline)) {
+          const int64_t i = at + j;
+          const V h = take(two + i, count), slope = slope_of(h), product = take(along + i, count);
+          V trace(g_trace[r]);
+          if (left != nullptr) {
+            put(fma(trace * slope, product, take(g_left + i, count)), g_left + i, count);
+            trace = trace * take(left + i, count);
+          }
+          put(trace * slope, along + i, count);
+          put(fma(V(-2) * h * trace, product, take(g + i, count)) * slope, g + i, count);
+        });
+  }
+}
+
+template <class T>
+void first_grad(const T* one, const T* right, const T* g_tangent, int64_t n, T* g, T* g_right) {
+  using V = vec<T>;
+  for_registers<V::size>(
+      n, [&](int64_t i, auto count) __attribute__((always_inline)) {
+        const V h = take(one + i, count), slope = slope_of(h);
+        V along = take(g_tangent + i, count);
+        if (right != nullptr) {
+          put(fma(along, slope, take(g_right + i, count)), g_right + i, count);
+          along = along * take(right + i, count);
+        }
+        put(fma(V(-2) * h, along, take(g + i, count)) * slope, g + i, count);
+      });
+}
+
+template <class T>
+constexpr CnfTable<T> table_of() {
+  return {&first<T>, &second<T>, &second_grad<T>, &first_grad<T>};
+}
+
+}  // namespace
+
+extern const CnfTables cnf_tables;
+const CnfTables cnf_tables = {table_of<float>(), table_of<double>()};
+
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA
