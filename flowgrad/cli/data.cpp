@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <filesystem>
 #include <limits>
 #include <numeric>
@@ -18,12 +19,33 @@
 #include "flowgrad/tasks/fashion_mnist.h"
 #include "flowgrad/tasks/sampler.h"
 #include "flowgrad/tasks/toy_densities.h"
+#include "flowgrad/tasks/tutorial_robot.h"
 
 namespace flowgrad::cli {
 namespace {
 
 constexpr int64_t kHeldOut = 10000;
 constexpr const char* kGarments = "fashion-mnist";
+constexpr const char* kRobot = "tutorial-robot";
+constexpr const char* kRobotNoise = "tutorial-noise";
+
+/// Size of the images of "tutorial-robot", "tutorial-robot@32" or their noise; 0 for other names.
+int64_t robot_image_size(const std::string& name) {
+  const size_t at = name.find('@');
+  const std::string base = name.substr(0, at);
+  if (base != kRobot && base != kRobotNoise) return 0;
+  if (at == std::string::npos) return 224;
+  const std::string digits = name.substr(at + 1);
+  int64_t size = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), size);
+  if (error != std::errc() || end != digits.data() + digits.size() || size < 8 || size > 1024) {
+    throw UsageError(
+        fmt::format("--data: {} given; after @ a size of images from 8 to 1024 is "
+                    "accepted",
+                    quote(name)));
+  }
+  return size;
+}
 
 class ToyData final : public TrainingData {
  public:
@@ -102,6 +124,40 @@ class GarmentData final : public TrainingData {
   }
   FashionMnist set_;
   DType dtype_;
+  EpochSampler sampler_;
+};
+
+/// Images and words with the actions that follow from them, made as they are asked for.
+class RobotData final : public TrainingData {
+ public:
+  RobotData(const DataOptions& o, int64_t size)
+      : name_(o.data),
+        dtype_(o.dtype),
+        set_(size, o.seed, o.data.starts_with(kRobotNoise)),
+        sampler_(TutorialRobot::kItems, batch_of(o.batch_size, TutorialRobot::kItems), o.seed) {}
+  int64_t dim() const override { return TutorialRobot::kActionDim; }
+  bool seen() const override { return true; }
+  QuantityInputs next() override { return batch(sampler_.next()); }
+  QuantityInputs held_out() const override {
+    std::vector<int64_t> items(256);
+    std::iota(items.begin(), items.end(), TutorialRobot::kItems);
+    return batch(items);
+  }
+  StateProvider state() override { return sampler_state(sampler_); }
+  std::string description() const override {
+    return fmt::format("{}: {} items of an image, words and an action", name_,
+                       TutorialRobot::kItems);
+  }
+
+ private:
+  QuantityInputs batch(const std::vector<int64_t>& items) const {
+    NoGrad off;
+    const TutorialRobot::Batch b = set_.batch(items);
+    return {.input = cast(b.actions, dtype_), .images = cast(b.images, dtype_), .tokens = b.tokens};
+  }
+  std::string name_;
+  DType dtype_;
+  TutorialRobot set_;
   EpochSampler sampler_;
 };
 
@@ -237,8 +293,9 @@ std::unique_ptr<TrainingData> open_data(const DataOptions& o) {
   }
   if (toy) return std::make_unique<ToyData>(o);
   if (o.data == kGarments) return std::make_unique<GarmentData>(o);
+  if (const int64_t size = robot_image_size(o.data)) return std::make_unique<RobotData>(o, size);
   if (file) return std::make_unique<FileData>(o);
-  names.emplace_back(kGarments);
+  names.insert(names.end(), {kGarments, kRobot, kRobotNoise});
   const std::string near = nearest_name(o.data, names);
   throw UsageError(fmt::format("--data: {} given{}; {} and .npy files are accepted", quote(o.data),
                                near.empty() ? "" : fmt::format(", did you mean \"{}\"?", near),

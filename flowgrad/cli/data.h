@@ -11,7 +11,7 @@
 namespace flowgrad::cli {
 
 struct DataOptions {
-  /// Name of a toy density, "fashion-mnist", or a .npy file.
+  /// Name of a toy density, "fashion-mnist", "tutorial-robot", "tutorial-noise", or a .npy file.
   std::string data;
   /// Folder of the Fashion-MNIST files; empty for where Debian's package puts them.
   std::string folder;
@@ -34,7 +34,9 @@ class TrainingData {
   virtual int64_t dim() const = 0;
   /// 0 for unconditional data.
   virtual int64_t condition_dim() const { return 0; }
-  /// Input (N, D) and condition (N, C) of the next step.
+  /// Whether batches have images and tokens, for a model that sees and reads.
+  virtual bool seen() const { return false; }
+  /// Input (N, D) and condition (N, C) of the next step; images and tokens of what is seen.
   virtual QuantityInputs next() = 0;
   /// Rows that training never sees, the same at every call; about 10,000 where there are as many.
   virtual QuantityInputs held_out() const = 0;

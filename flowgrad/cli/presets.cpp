@@ -72,6 +72,18 @@ learning-rate = 0.002
 [set]
 tail = 5
 )"},
+      // Ten epochs of the tutorial's own set-up; an hour or more.
+      {"tutorial-vla", R"(
+model = flow_vla
+data = tutorial-robot
+steps = 10000
+batch-size = 32
+learning-rate = 0.001
+schedule = one-cycle
+weight-decay = 0.0001
+[set]
+preset = tutorial
+)"},
       // In the plane the exact trace costs two products; steps by tolerance, because a field learns
       // to be wrong where equal ones do not look.
       {"cnf", R"(

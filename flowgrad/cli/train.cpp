@@ -172,6 +172,13 @@ void run_train(TrainArguments a, const Command& command) {
   fit_to_data(name, config, *data, !a.condition.empty());
   Generator generator = generator_of(a.common.seed, Stream::weights);
   const auto model = new_model(a.model, name, config, generator, dtype_of(a.common));
+  if (const bool sees = model->has("condition"); sees != data->seen()) {
+    throw UsageError(fmt::format("--data: {} given, which has {}; {} {}", a.data,
+                                 sees ? "nothing to see" : "images and words", name,
+                                 sees ? "learns from tutorial-robot, and policies of worlds by "
+                                        "flowgrad imitate"
+                                      : "takes neither"));
+  }
   if (model->width() != data->dim()) {
     throw UsageError(fmt::format("--data: rows of {} given; the model takes rows of {}",
                                  data->dim(), model->width()));
@@ -241,19 +248,21 @@ void run_train(TrainArguments a, const Command& command) {
 
 HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, void (*between)()) {
   // Small enough for wide models, and for couplings of a whole chunk to be exact.
-  constexpr int64_t kChunk = 500;
+  const int64_t chunk_rows = rows.images.defined() ? 32 : 500;
   NoGrad off;
   const bool density = is_density(model);
   Generator generator = generator_of(seed, Stream::validation);
   const int64_t n = rows.input.size(0);
   double sum = 0;
   double squares = 0;
-  for (int64_t at = 0; at < n; at += kChunk) {
+  for (int64_t at = 0; at < n; at += chunk_rows) {
     if (between) between();
-    const int64_t end = std::min(at + kChunk, n);
+    const int64_t end = std::min(at + chunk_rows, n);
     QuantityInputs chunk{.input = slice(rows.input, 0, at, end)};
     if (rows.condition.defined()) chunk.condition = slice(rows.condition, 0, at, end);
     if (rows.noise.defined()) chunk.noise = slice(rows.noise, 0, at, end);
+    if (rows.images.defined()) chunk.images = slice(rows.images, 0, at, end);
+    if (rows.tokens.defined()) chunk.tokens = slice(rows.tokens, 0, at, end);
     if (!density) {
       sum += model.evaluate("loss", chunk, {}, generator).item() * static_cast<double>(end - at);
       continue;
@@ -287,7 +296,8 @@ void add_train(CLI::App& app) {
   c.group("Data");
   c.text("--data", a->data,
          "moons, circles, rings, swissroll, 8gaussians, pinwheel, 2spirals, checkerboard, "
-         "torchcfm-8gaussians or torchcfm-moons; fashion-mnist; or rows "
+         "torchcfm-8gaussians or torchcfm-moons; fashion-mnist; tutorial-robot or tutorial-noise "
+         "(224 x 224 images; @32 behind it asks for 32 x 32); or rows "
          "(N, D) in a .npy file, a tenth of which is held out",
          "NAME|FILE");
   c.text("--data-folder", a->data_folder,

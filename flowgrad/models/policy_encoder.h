@@ -9,7 +9,7 @@ struct PolicyObservation {
   Tensor state;   ///< (N, S) features of everything, for a policy without eyes
   Tensor robot;   ///< (N, R) what the robot knows of itself
   Tensor tokens;  ///< (N, L) int64
-  Tensor images;  ///< (N, 3, H, W)
+  Tensor images;  ///< (N, 3 cameras, H, W)
 };
 
 /// Turns observations into the feature that an action head is conditioned on.

@@ -88,6 +88,11 @@ n_timesteps@init --model diffusion --set n_timesteps=0 --output w.safetensors
 schedule@init --model diffusion --set schedule=cosine --output w.safetensors
 variance@init --model diffusion --set variance=learned --output w.safetensors
 preset@init --model flow_vla --set preset=large --output w.safetensors
+nothing to see@train --model flow_vla --data moons
+images and words@train --model flow_matching --set action_dim=7 --data tutorial-robot@9
+from 8 to 1024@train --model flow_vla --data tutorial-robot@4
+from 8 to 1024@train --model flow_vla --data tutorial-noise@big
+rows of 7 given@train --model flow_vla --data tutorial-robot
 integer from 8@init --model flow_vla --set height=7 --output w.safetensors
 at least 9@init --model flow_vla --set height=8 --output w.safetensors
 pad_id = 64@init --model flow_vla --set pad_id=64 --output w.safetensors

@@ -139,6 +139,13 @@ for q in loss training_loss; do
   ok grad --weights vla.safetensors --quantity $q --input a.npy $seen --output g.safetensors
 done
 ok inspect --weights vla.safetensors --model flow_vla --graph
+# The tutorial's robot, and a run that goes on where it was paused.
+robot="--model flow_vla --set hidden=16 --set height=9 --set width=9 --set horizon=1 --set action_dim=7 --set vocabulary=10000"
+ok train $robot --data tutorial-robot@9 --batch-size 8 --steps 4 --run seen
+says "32000 items" out
+ok train $robot --data tutorial-robot@9 --batch-size 8 --steps 4 --pause-at 2 --run seen_on
+ok train --run seen_on --resume
+same seen/weights.safetensors seen_on/weights.safetensors
 # Sequences of two levels, from rows and their conditions.
 ok train --model hierarchical --set hidden=16 --set time_dim=8 --set latent_dim=4 --set decoder_hidden=8 --set action_dim=1 \
   --set sequence_length=2 --data rows.npy --condition rows.npy --batch-size 20 --steps 5 --run levels
