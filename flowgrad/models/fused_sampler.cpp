@@ -4,6 +4,24 @@
 
 namespace flowgrad {
 
+Tensor by_columns(const Tensor& weight) { return transpose(contiguous(transpose(weight))); }
+
+std::function<Tensor(const Tensor&)> unfused(const ResidualTail& tail, bool relu_first) {
+  struct Layer {
+    explicit Layer(const Linear& l) : weight(by_columns(l.weight())), bias(l.bias()) {}
+    Tensor operator()(const Tensor& x) const { return linear(x, weight, bias); }
+    Tensor weight, bias;
+  };
+  return [relu_first, a1 = Layer(tail.one->first()), b1 = Layer(tail.one->second()),
+          a2 = Layer(tail.two->first()), b2 = Layer(tail.two->second()),
+          last = Layer(*tail.last)](const Tensor& in) {
+    Tensor h = relu_first ? relu(in) : silu(in);
+    h = h + b1(silu(a1(h)));
+    h = h + b2(silu(a2(h)));
+    return last(h);
+  };
+}
+
 bool can_fuse(const ResidualTail& tail, const Tensor& x, const Tensor& condition) {
   const Tensor& weight = tail.last->weight();
   const auto fits = [&](const Tensor& t) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <functional>
+
 #include "flowgrad/autograd/sampler.h"
 #include "flowgrad/models/layers.h"
 #include "flowgrad/models/ode.h"
@@ -11,6 +13,14 @@ struct ResidualTail {
   const ResidualBlock *one, *two;
   const Linear* last;
 };
+
+/// A weight (out, in) whose inputs lie apart and outputs side by side. Products with few rows read
+/// it where it lies; the usual order is rearranged by every one of a sampler's evaluations.
+Tensor by_columns(const Tensor& weight);
+
+/// The network behind its first layer (N, H), activation included, with such copies of its weights,
+/// for a sampler that has no kernel: equal bits, sooner from about four evaluations on.
+std::function<Tensor(const Tensor&)> unfused(const ResidualTail& tail, bool relu);
 
 /// Whether a solve from x (N, A), with a condition or undefined, can run in one kernel: the device
 /// has it, and all is on that device and of one dtype.
