@@ -77,7 +77,7 @@ RobotPolicy::RobotPolicy(const RobotPolicyOptions& o, std::unique_ptr<PolicyEnco
         "auxiliary",
         std::make_unique<Linear>(encoder_.features(), o.horizon * o.action_dim, generator, dtype));
   }
-  action_ = add_statistics("action", o.action_dim, dtype);
+  action_ = add_statistics("action", o.horizon * o.action_dim, dtype);
   state_ = add_statistics("state", o.state_dim, dtype);
   robot_ = add_statistics("robot", o.robot_dim, dtype);
   bound_ = add_state("statistics.action.bound", zeros({1}, dtype));
@@ -130,7 +130,7 @@ std::vector<std::string> RobotPolicy::fit_statistics(const PolicyObservation& se
   if (options_.robot_dim > 0) check_array("robot", seen.robot, rows, options_.robot_dim);
   const Tensor actions =
       reshape(options_.relative ? chunks - origin("fit_statistics", seen, rows) : chunks,
-              {rows * options_.horizon, options_.action_dim});
+              {rows, options_.horizon * options_.action_dim});
   std::vector<std::string> warnings = {fit("action", action_, actions)};
   if (options_.state_dim > 0) warnings.push_back(fit("state", state_, seen.state));
   if (options_.robot_dim > 0) warnings.push_back(fit("robot", robot_, seen.robot));
@@ -172,7 +172,8 @@ Tensor RobotPolicy::normalised(const char* op, const PolicyObservation& seen,
   }
   Tensor x = cast(chunks, dtype_);
   if (options_.relative) x = x - origin(op, seen, rows);
-  return reshape((x - action_.mean) / action_.deviation, {rows, -1});
+  const int64_t width = options_.horizon * options_.action_dim;
+  return (reshape(x, {rows, width}) - action_.mean) / action_.deviation;
 }
 
 Tensor RobotPolicy::feature(const PolicyObservation& seen) {
@@ -213,9 +214,8 @@ Tensor RobotPolicy::generate(const PolicyObservation& seen, const Tensor& noise,
   HeadSampling sampling = given;
   if (options_.head == HeadKind::diffusion && sampling.clip == 0) sampling.clip = bound_.item();
   const Tensor chunk = head_.generate(feature(seen), cast(noise, dtype_), sampling);
-  const Tensor x =
-      reshape(chunk, {chunk.size(0), options_.horizon, options_.action_dim}) * action_.deviation +
-      action_.mean;
+  const Tensor x = reshape(chunk * action_.deviation + action_.mean,
+                           {chunk.size(0), options_.horizon, options_.action_dim});
   return options_.relative ? x + origin("generate", seen, chunk.size(0)) : x;
 }
 

@@ -45,8 +45,10 @@ RobotPolicyOptions robot_policy_options(const Config& config);
 Config robot_policy_config(const RobotPolicyOptions& options);
 
 /// An encoder, an action head and the statistics that normalise what goes in and out, which belong
-/// to the state: mean and standard deviation of each dimension of actions (relative ones where that
-/// is asked for), state and robot. Keys encoder.*, head.*, auxiliary.*, statistics.*.
+/// to the state: mean and standard deviation of each number of a chunk (relative where that is
+/// asked for), of state and of robot. Each step of a chunk has its own: relative chunks start small
+/// and spread, and one deviation for all steps would leave the first, which are executed, to the
+/// errors of the last. Keys encoder.*, head.*, auxiliary.*, statistics.*.
 class RobotPolicy final : public Module {
  public:
   /// The encoder that the options name.
@@ -60,7 +62,8 @@ class RobotPolicy final : public Module {
 
   /// Takes the statistics from demonstrations: chunks (N, horizon, A) and what was seen before
   /// each. A deviation below 1e-3 of the largest of its array is raised to that, or what is all but
-  /// constant would be blown up; returned is a sentence for each, naming the dimension. Raises
+  /// constant would be blown up; returned is a sentence for each, naming the
+  /// number. Raises
   /// ShapeError for arrays that do not fit, ValueError for numbers that are not finite or no rows.
   std::vector<std::string> fit_statistics(const PolicyObservation& seen, const Tensor& chunks);
   /// The head's loss for chunks (N, horizon, A), `draws` times with noise of its own for each

@@ -59,13 +59,13 @@ TEST_CASE("statistics of relative chunks are those of the differences", "[robot_
   RobotPolicyOptions o = small();
   const Data d = some(200);
   const auto policy = fitted(o);
-  const Tensor moves = reshape(d.chunks - unsqueeze(d.seen.robot, 1), {600, 2});
+  const Tensor moves = reshape(d.chunks - unsqueeze(d.seen.robot, 1), {200, 6});
   CHECK(distance(state_of(*policy, "statistics.action.mean"), mean(moves, {0})) < 1e-12);
   CHECK(distance(state_of(*policy, "statistics.action.std"), flowgrad::std(moves, {0}, 0)) < 1e-12);
   o.relative = false;
   const auto absolute = fitted(o);
   CHECK(distance(state_of(*absolute, "statistics.action.mean"),
-                 mean(reshape(d.chunks, {600, 2}), {0})) < 1e-12);
+                 mean(reshape(d.chunks, {200, 6}), {0})) < 1e-12);
   CHECK(distance(state_of(*absolute, "statistics.state.mean"), mean(d.seen.state, {0})) < 1e-12);
 }
 
