@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
+#include <array>
 #include <vector>
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/autograd/twin.h"
 
 namespace flowgrad {
 namespace {
@@ -28,7 +30,7 @@ struct Window {
 };
 
 /// Number of places of the window along an axis.
-int64_t places(const char* op, const Tensor& x, int axis, int64_t kernel, const Window& w) {
+int64_t places_of(const char* op, const Tensor& x, int axis, int64_t kernel, const Window& w) {
   const int64_t padded = x.shape()[axis] + 2 * w.padding;
   const int64_t reach = w.dilation * (kernel - 1) + 1;
   if (kernel < 1 || reach > padded) {
@@ -43,8 +45,8 @@ int64_t places(const char* op, const Tensor& x, int axis, int64_t kernel, const 
 /// A view (N, C, kernel height, kernel width, height, width) of the padded images: what the window
 /// shows at every place, without a copy.
 Tensor windows(const char* op, const Tensor& x, const Window& w) {
-  const int64_t height = places(op, x, 2, w.height, w);
-  const int64_t width = places(op, x, 3, w.width, w);
+  const int64_t height = places_of(op, x, 2, w.height, w);
+  const int64_t width = places_of(op, x, 3, w.width, w);
   // Not a view of x where x shows elements more than once: each of them has a gradient of its own.
   const Tensor padded =
       w.padding == 0 ? contiguous(x)
@@ -56,14 +58,33 @@ Tensor windows(const char* op, const Tensor& x, const Window& w) {
       padded.layout().offset);
 }
 
+/// The convolution in operations, from {x, weight} or {x, weight, bias}.
+std::vector<Tensor> composed(std::span<const Tensor> in, const ConvOptions& o) {
+  const Tensor &x = in[0], &weight = in[1];
+  const Shape& s = weight.shape();
+  const int64_t images = x.shape()[0], outputs = s[0], depth = s[1] * s[2] * s[3];
+  const Tensor view = windows("conv2d", x, {s[2], s[3], o.stride, o.padding, o.dilation});
+  const int64_t height = view.shape()[4], width = view.shape()[5];
+  // One product an image and group: filters times what the window shows.
+  const Tensor product = o.groups == 1
+                             ? matmul(reshape(weight, {outputs, depth}),
+                                      reshape(view, {images, depth, height * width}))
+                             : matmul(reshape(weight, {o.groups, outputs / o.groups, depth}),
+                                      reshape(view, {images, o.groups, depth, height * width}));
+  const Tensor out = reshape(product, {images, outputs, height, width});
+  if (in.size() < 3 || !in[2].defined()) return {out};
+  return {out + reshape(in[2], {outputs, 1, 1})};
+}
+
 }  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
               const ConvOptions& options) {
   DType dtype = promote(x.dtype(), weight.dtype());
   if (bias.defined()) dtype = promote(dtype, bias.dtype());
-  if (x.dtype() != dtype || weight.dtype() != dtype) {
-    return conv2d(cast(x, dtype), cast(weight, dtype), bias, options);
+  if (x.dtype() != dtype || weight.dtype() != dtype || (bias.defined() && bias.dtype() != dtype)) {
+    return conv2d(cast(x, dtype), cast(weight, dtype), bias.defined() ? cast(bias, dtype) : bias,
+                  options);
   }
   check_images("conv2d", x);
   check_same_device("conv2d", x, weight, "x", "weight");
@@ -87,19 +108,42 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
         fmt::format("conv2d: bias is {}, weight is {}; a bias of shape ({},) is accepted",
                     bias.shape().to_string(), weight.shape().to_string(), outputs));
   }
-  const Tensor view = windows(
-      "conv2d", x,
-      {weight.shape()[2], weight.shape()[3], options.stride, options.padding, options.dilation});
-  const int64_t height = view.shape()[4];
-  const int64_t width = view.shape()[5];
-  const int64_t depth = weight.shape()[1] * weight.shape()[2] * weight.shape()[3];
-  // One product an image and group: filters times what the window shows.
-  Tensor out = groups == 1 ? matmul(reshape(weight, {outputs, depth}),
-                                    reshape(view, {images, depth, height * width}))
-                           : matmul(reshape(weight, {groups, outputs / groups, depth}),
-                                    reshape(view, {images, groups, depth, height * width}));
-  out = reshape(out, {images, outputs, height, width});
-  return bias.defined() ? out + reshape(bias, {outputs, 1, 1}) : out;
+  const Window window{weight.shape()[2], weight.shape()[3], options.stride, options.padding,
+                      options.dilation};
+  const Shape places{images, outputs, places_of("conv2d", x, 2, window.height, window),
+                     places_of("conv2d", x, 3, window.width, window)};
+  const std::array<Tensor, 3> in = {x, weight, bias};
+  if (!fused_kernels()) return composed(in, options)[0];
+  const auto dense = [](const Tensor& t) { return contiguous(t.detach()); };
+  const kernels::Convolution c{options.stride, options.padding, options.dilation, options.groups};
+  const Tensor out = Tensor::empty(places, dtype, x.device());
+  const Tensor from = dense(x), by = dense(weight), plus = bias.defined() ? dense(bias) : bias;
+  kernels::backend(x.device()).conv2d(c, from, by, plus, out);
+  if (recording(std::span<const Tensor>(in))) {
+    const std::array<Saved, 2> saved = {save(x), save(weight)};
+    record("conv2d", std::span(&out, 1), std::span<const Tensor>(in), std::span<const Saved>(saved),
+           [options, c, dense](Backward& r) {
+             const Tensor x = r.saved(0), weight = r.saved(1), g = r.grad();
+             if (mode().recording) {
+               if (r.needs(2)) r.set(2, sum(g, {0, 2, 3}));
+               const std::array<Tensor, 2> at = {x, weight};
+               return set_by_twin(
+                   r, at, [&](std::span<const Tensor> given) { return composed(given, options); });
+             }
+             std::array<Tensor, 3> to;
+             for (int i = 0; i < 3; ++i) {
+               const Shape shape = i == 0 ? x.shape() : i == 1 ? weight.shape() : Shape{g.size(1)};
+               if (r.needs(i))
+                 to[static_cast<size_t>(i)] = Tensor::empty(shape, g.dtype(), g.device());
+             }
+             kernels::backend(x.device())
+                 .conv2d_grad(c, dense(x), dense(weight), dense(g), to[0], to[1], to[2]);
+             for (int i = 0; i < 3; ++i) {
+               if (r.needs(i)) r.set(i, to[static_cast<size_t>(i)]);
+             }
+           });
+  }
+  return out;
 }
 
 Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride, int64_t padding) {
@@ -123,12 +167,6 @@ namespace {
 Tensor adaptive_mean(const Tensor& x, int axis, int64_t n) {
   const int64_t size = x.shape()[axis];
   if (size == n) return x;
-  if (size % n == 0) {
-    Shape shape = x.shape();
-    shape[axis] = n;
-    shape.insert(axis + 1, size / n);
-    return mean(reshape(x, shape), {axis + 1});
-  }
   std::vector<Tensor> means;
   for (int64_t i = 0; i < n; ++i) {
     const int64_t begin = i * size / n;
@@ -149,6 +187,11 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
         fmt::format("adaptive_avg_pool2d: x is {}; images of height and width at least 1 are "
                     "accepted",
                     x.shape().to_string()));
+  }
+  const int64_t rows = x.size(2), columns = x.size(3);
+  if (rows % height == 0 && columns % width == 0) {  // windows of one size
+    const Shape split{x.size(0), x.size(1), height, rows / height, width, columns / width};
+    return mean(reshape(x, split), {3, 5});
   }
   return adaptive_mean(adaptive_mean(x, 2, height), 3, width);
 }

@@ -1,10 +1,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/autograd/twin.h"
 
 namespace flowgrad {
 namespace {
@@ -99,27 +101,120 @@ std::vector<Tensor> step_masks(const Tensor& lengths, const Tensor& x, const Lst
   return masks;
 }
 
-/// One direction of one layer over x (L, N, in): its outputs (N, H) in the order of time, and its
-/// last states in place of h and c.
-std::vector<Tensor> run_direction(const Tensor& x, const LstmWeights& w, bool reverse,
-                                  const std::vector<Tensor>& masks, Tensor& h, Tensor& c) {
-  Tensor bias = w.bias_ih;
-  if (w.bias_hh.defined()) bias = bias.defined() ? bias + w.bias_hh : w.bias_hh;
-  const std::vector<Tensor> from_x = unbind(linear(x, w.weight_ih, bias), 0);
-  const Tensor recurrent = transpose(w.weight_hh);
+/// One direction of one layer: what the recurrence needs beside tensors that have gradients.
+struct Direction {
+  bool reverse;
+  std::vector<Tensor> masks;  // of every step, see step_masks
+  Tensor lengths;             // undefined where all rows are full
+};
+
+/// In the order of a recorded direction: x (L, N, in), weight_ih, weight_hh, bias_ih, bias_hh, and
+/// the first states.
+constexpr size_t kInputs = 7;
+enum Input : uint8_t { kX, kWeightX, kWeightH, kBiasX, kBiasH, kH, kC };
+using Inputs = std::array<Tensor, kInputs>;
+
+Tensor bias_of(std::span<const Tensor> in) {
+  if (!in[kBiasX].defined() || !in[kBiasH].defined())
+    return in[kBiasX].defined() ? in[kBiasX] : in[kBiasH];
+  return in[kBiasX] + in[kBiasH];
+}
+
+/// A direction in operations: its outputs (L, N, H) in the order of time, and its last states.
+std::vector<Tensor> composed(std::span<const Tensor> in, const Direction& d) {
+  Tensor h = in[kH], c = in[kC];
+  const std::vector<Tensor> from_x = unbind(linear(in[kX], in[kWeightX], bias_of(in)), 0);
+  const Tensor recurrent = transpose(in[kWeightH]);
   const Tensor zero = filled({}, 0, h.dtype(), h.device());
   std::vector<Tensor> outputs(from_x.size());
   for (size_t i = 0; i < from_x.size(); ++i) {
-    const size_t t = reverse ? from_x.size() - 1 - i : i;
+    const size_t t = d.reverse ? from_x.size() - 1 - i : i;
     const std::vector<Tensor> gates = chunk(addmm(from_x[t], h, recurrent), 4, 1);
     const Tensor next_c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * tanh(gates[2]);
     const Tensor next_h = sigmoid(gates[3]) * tanh(next_c);
-    const Tensor& mask = masks[t];
+    const Tensor& mask = d.masks[t];
     outputs[t] = mask.defined() ? where(mask, next_h, zero) : next_h;
     c = mask.defined() ? where(mask, next_c, c) : next_c;
     h = mask.defined() ? where(mask, next_h, h) : next_h;
   }
-  return outputs;
+  const Tensor empty = filled({0, h.size(0), h.size(1)}, 0, h.dtype(), h.device());
+  return {outputs.empty() ? empty : stack(outputs, 0), h, c};
+}
+
+Tensor dense(const Tensor& t) { return contiguous(t.detach()); }
+
+/// First derivatives of a direction from its saved steps: the recurrence by the kernel, what is
+/// linear in x and the weights by a product each over all steps.
+void set_by_kernel(Backward& r, std::span<const Tensor> in, const Direction& d, const Tensor& gates,
+                   const Tensor& h_before, const Tensor& c_before, const Tensor& c) {
+  const auto like = [](const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); };
+  const Tensor weight = dense(in[kWeightH]), lengths = d.lengths;
+  const Tensor g_gates = like(gates), g_h = like(in[kH]), g_c = like(in[kC]);
+  kernels::backend(gates.device())
+      .lstm_grad({weight, lengths, d.reverse}, gates, c_before, c, contiguous(r.grad_or_zeros(0)),
+                 contiguous(r.grad_or_zeros(1)), contiguous(r.grad_or_zeros(2)), g_gates, g_h, g_c);
+  const auto flat = [](const Tensor& t) { return reshape(t, {t.size(0) * t.size(1), t.size(2)}); };
+  const Tensor to = flat(g_gates);
+  if (r.needs(kX)) r.set(kX, reshape(matmul(to, in[kWeightX]), in[kX].shape()));
+  if (r.needs(kWeightX)) r.set(kWeightX, matmul(transpose(to), flat(in[kX])));
+  if (r.needs(kWeightH)) r.set(kWeightH, matmul(transpose(to), flat(h_before)));
+  if (r.needs(kBiasX) || r.needs(kBiasH)) {
+    const Tensor g = sum(to, {0});
+    for (const int i : {kBiasX, kBiasH}) {
+      if (r.needs(i)) r.set(i, g);
+    }
+  }
+  if (r.needs(kH)) r.set(kH, g_h);
+  if (r.needs(kC)) r.set(kC, g_c);
+}
+
+/// One direction of one layer: as `composed`.
+std::vector<Tensor> run_direction(const Inputs& in, const Direction& d) {
+  const bool records = recording(std::span<const Tensor>(in));
+  if (!fused_kernels() || !alike(in)) return composed(in, d);
+  const int64_t steps = in[kX].size(0), rows = in[kX].size(1), hidden = in[kH].size(1);
+  const auto fresh = [&](const Shape& s) {
+    return Tensor::empty(s, in[kX].dtype(), in[kX].device());
+  };
+  const std::array<Tensor, 3> out = {fresh({steps, rows, hidden}), fresh({rows, hidden}),
+                                     fresh({rows, hidden})};
+  Tensor gates, h_before, c_before;
+  if (records) {
+    gates = fresh({steps, rows, 4 * hidden});
+    h_before = fresh({steps, rows, hidden});
+    c_before = fresh({steps, rows, hidden});
+  }
+  {
+    NoGrad off;
+    const Tensor from_x = contiguous(linear(in[kX], in[kWeightX], bias_of(in)));
+    const Tensor weight = dense(in[kWeightH]), h = dense(in[kH]), c = dense(in[kC]);
+    kernels::backend(from_x.device())
+        .lstm({weight, d.lengths, d.reverse}, from_x, h, c, out[0], out[1], out[2], gates, h_before,
+              c_before);
+  }
+  if (records) {
+    std::vector<Saved> saved = {save(gates), save(h_before), save(c_before),
+                                save_output(out[2], 2)};
+    std::array<bool, kInputs> kept{};
+    for (size_t i = 0; i < kInputs; ++i) {
+      kept[i] = in[i].defined();
+      if (kept[i]) saved.push_back(save(in[i]));
+    }
+    record("lstm", std::span<const Tensor>(out), std::span<const Tensor>(in),
+           std::span<const Saved>(saved), [d, kept](Backward& r) {
+             Inputs given;
+             int next = 4;
+             for (size_t i = 0; i < kInputs; ++i) {
+               if (kept[i]) given[i] = r.saved(next++);
+             }
+             if (mode().recording) {
+               return set_by_twin(r, given,
+                                  [&](std::span<const Tensor> x) { return composed(x, d); });
+             }
+             set_by_kernel(r, given, d, r.saved(0), r.saved(1), r.saved(2), dense(r.saved(3)));
+           });
+  }
+  return {out.begin(), out.end()};
 }
 
 }  // namespace
@@ -138,14 +233,18 @@ LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidi
     const Tensor inside = less(unsqueeze(time, 1), unsqueeze(lengths, 0));
     current = where(unsqueeze(inside, 2), current, filled({}, 0, x.dtype(), x.device()));
   }
+  const Tensor shorter = s.steps > 0 && masks.back().defined() ? contiguous(lengths) : Tensor();
   for (size_t layer = 0; layer < s.layers; ++layer) {
     std::vector<Tensor> joined;
     for (size_t d = 0; d < s.directions; ++d) {
       const size_t k = layer * s.directions + d;
-      const std::vector<Tensor> outputs =
-          run_direction(current, weights[k], d == 1, masks, h[k], c[k]);
-      joined.push_back(outputs.empty() ? filled({0, s.rows, s.hidden}, 0, x.dtype(), x.device())
-                                       : stack(outputs, 0));
+      const LstmWeights& w = weights[k];
+      const std::vector<Tensor> one =
+          run_direction({current, w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, h[k], c[k]},
+                        {d == 1, masks, shorter});
+      joined.push_back(one[0]);
+      h[k] = one[1];
+      c[k] = one[2];
     }
     current = joined.size() == 1 ? joined[0] : concat(joined, 2);
   }

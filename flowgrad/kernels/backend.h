@@ -180,6 +180,26 @@ struct PlanarStack {
   bool inverse = false;
 };
 
+/// A convolution of images x (N, C, H, W) with weight (O, C / groups, kh, kw) to out (N, O, h, w):
+/// the window's element (i, j) at place (y, x) is x[y * stride + i * dilation - padding, ...], 0
+/// outside of the image. All contiguous, of one dtype.
+struct Convolution {
+  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+};
+
+/// The recurrence of an LSTM over a sequence (L, N, ...), time first. Gates are i, f, g, o in the
+/// order of PyTorch; with gates = from_x[t] + h weight^T,
+///
+///     c = sigmoid(f) c + sigmoid(i) tanh(g), h = sigmoid(o) tanh(c), out[t] = h
+///
+/// Beyond a row's length out is 0 and the state stays. All contiguous; all of one dtype but
+/// lengths.
+struct LstmSteps {
+  View weight;           // (4H, H)
+  View lengths;          // (N) int64, or undefined
+  bool reverse = false;  // the last step first
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -225,6 +245,21 @@ class Backend {
   /// out (..., M, N) = a (..., M, K) b (..., K, N) [+ bias (N)] [+ out]. Batch axes of a and b have
   /// out's sizes (stride 0 where broadcast). Any strides on a and b; out is contiguous.
   virtual void matmul(View a, View b, View bias, bool accumulate, View out) = 0;
+
+  /// out = the convolution of x with weight [+ bias (O)].
+  virtual void conv2d(const Convolution& c, View x, View weight, View bias, View out) = 0;
+  /// From the cotangent g of out to those of x, weight and bias; any of them may be undefined.
+  virtual void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
+                           View g_weight, View g_bias) = 0;
+
+  /// From from_x (L, N, 4H), h0 and c0 (N, H) to out (L, N, H) and the last states. What lstm_grad
+  /// reads, all three or none: gates (L, N, 4H), the gates' values inside of the lengths; h_before
+  /// and c_before (L, N, H), the states at the start of every step.
+  virtual void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,
+                    View gates, View h_before, View c_before) = 0;
+  /// From the cotangents of out, h and c to those of from_x, h0 and c0; c is the last state.
+  virtual void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out,
+                         View g_h, View g_c, View g_from_x, View g_h0, View g_c0) = 0;
 
   // Indexing. Indices are int64, checked and non-negative.
   virtual void gather(View x, int axis, View index, View out) = 0;

@@ -32,6 +32,7 @@ std::vector<OptimizerSlot> in(std::span<const OptimizerSlot> slots) {
 Coupling in(const Coupling& c) {
   return {in(c.scale), in(c.shift), in(c.mask), c.bound, c.inverse};
 }
+LstmSteps in(const LstmSteps& l) { return {in(l.weight), in(l.lengths), l.reverse}; }
 PlanarStack in(const PlanarStack& s) { return {in(s.w), in(s.b), in(s.u), s.inverse}; }
 
 /// Every method of the reference backend, on translated views. Derived from Backend and not from
@@ -88,6 +89,23 @@ class ArenaBackend final : public Backend {
 
   void matmul(View a, View b, View bias, bool accumulate, View out) override {
     r_.matmul(in(a), in(b), in(bias), accumulate, in(out));
+  }
+  void conv2d(const Convolution& c, View x, View weight, View bias, View out) override {
+    r_.conv2d(c, in(x), in(weight), in(bias), in(out));
+  }
+  void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x, View g_weight,
+                   View g_bias) override {
+    r_.conv2d_grad(c, in(x), in(weight), in(g), in(g_x), in(g_weight), in(g_bias));
+  }
+  void lstm(const LstmSteps& l, View from_x, View h0, View c0, View out, View h, View c, View gates,
+            View h_before, View c_before) override {
+    r_.lstm(in(l), in(from_x), in(h0), in(c0), in(out), in(h), in(c), in(gates), in(h_before),
+            in(c_before));
+  }
+  void lstm_grad(const LstmSteps& l, View gates, View c_before, View c, View g_out, View g_h,
+                 View g_c, View g_from_x, View g_h0, View g_c0) override {
+    r_.lstm_grad(in(l), in(gates), in(c_before), in(c), in(g_out), in(g_h), in(g_c), in(g_from_x),
+                 in(g_h0), in(g_c0));
   }
 
   void gather(View x, int axis, View index, View out) override {

@@ -14,6 +14,8 @@ struct Isa {
   const ReduceTables* reduce;
   const FlowTables* flow;
   const CnfTables* cnf;
+  const ConvTables* conv;
+  const LstmTables* lstm;
   const LadderTable* ladder;
 };
 

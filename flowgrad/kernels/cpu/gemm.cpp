@@ -94,6 +94,14 @@ void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
 }
 
 template <class T>
+void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool threads_help) {
+  GemmBlock<T> block = block_of(g);
+  block.packed_width = round_up(g.n, t.lanes);
+  block.packed = packed;
+  run_blocks(t, block, threads_help);
+}
+
+template <class T>
 void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
   const std::int64_t most = std::max<std::int64_t>(1, kPackedElements / g.k / t.panel_columns);
   const std::int64_t slab = most * t.panel_columns;
@@ -103,13 +111,9 @@ void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
     part.b += j * g.b_col;
     part.c += j;
     if (part.bias != nullptr) part.bias += j;
-    GemmBlock<T> block = block_of(part);
-    block.packed_width = round_up(part.n, t.lanes);
-    T* const packed =
-        scratch_of<T>(ScratchSlot::packed_b, block.packed_width * part.k + t.panel_columns);
-    pack_b(t, part, block.packed_width, packed, threads_help);
-    block.packed = packed;
-    run_blocks(t, block, threads_help);
+    T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(part.k, part.n));
+    pack_b(t, part, round_up(part.n, t.lanes), packed, threads_help);
+    run_with(t, part, packed, threads_help);
   }
 }
 
@@ -172,7 +176,41 @@ void gemm(Gemm<T> g) {
   run_blocks(t, block, threads_help);
 }
 
+template <class T>
+std::int64_t packed_elements(std::int64_t k, std::int64_t n) {
+  const GemmTable<T>& t = gemm_table<T>();
+  return round_up(n, t.lanes) * k + t.panel_columns;
+}
+
+template <class T>
+void pack_matrix(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
+                 T* packed) {
+  const GemmTable<T>& t = gemm_table<T>();
+  Gemm<T> g;
+  g.n = n;
+  g.k = k;
+  g.b = b;
+  g.b_row = b_row;
+  g.b_col = b_col;
+  pack_b(t, g, round_up(n, t.lanes), packed, !in_parallel_region() && num_threads() > 1);
+}
+
+template <class T>
+void gemm_packed(const Gemm<T>& g, const T* packed) {
+  if (g.m == 0 || g.n == 0) return;
+  if (g.k == 0) return run_empty(g);
+  run_with(gemm_table<T>(), g, packed, worth_threads(g));
+}
+
 template void gemm(Gemm<float>);
 template void gemm(Gemm<double>);
+template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);
+template std::int64_t packed_elements<double>(std::int64_t, std::int64_t);
+template void pack_matrix(const float*, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                          float*);
+template void pack_matrix(const double*, std::int64_t, std::int64_t, std::int64_t, std::int64_t,
+                          double*);
+template void gemm_packed(const Gemm<float>&, const float*);
+template void gemm_packed(const Gemm<double>&, const double*);
 
 }  // namespace flowgrad::kernels::cpu

@@ -75,6 +75,53 @@ struct CnfTables {
   CnfTable<double> f64;
 };
 
+/// c (m, n) = [c +] the sum over runs r and k < depth of
+/// a[i * a_row + a_run[r] + k * a_col] b[b_run[r] + k * b_row + j], n at most panel_columns.
+/// Registers past column n are read from b and dropped.
+template <class T>
+struct RunsBlock {
+  std::int64_t m, n, depth, runs;
+  const T* a;
+  std::int64_t a_row, a_col;
+  const T* b;
+  std::int64_t b_row;
+  const std::int64_t *a_run, *b_run;
+  T* c;
+  std::int64_t ldc;
+  bool add;
+};
+
+template <class T>
+struct ConvTable {
+  int panel_columns, lanes;
+  void (*multiply)(const RunsBlock<T>& block);
+  /// out[j * out_stride + i] = in[i * in_stride + j] (+ bias[j] where bias is not null).
+  void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
+                    const T* bias, T* out, std::int64_t out_stride);
+  /// panel_columns elements of every row, one after the other.
+  void (*copy_panel)(const T* in, std::int64_t in_stride, std::int64_t rows, T* out);
+};
+
+struct ConvTables {
+  ConvTable<float> f32;
+  ConvTable<double> f64;
+};
+
+/// A row of an LSTM cell, see kernels::LstmSteps; gates are (4, hidden).
+template <class T>
+struct LstmTable {
+  /// Gates get their values. c may be c_before.
+  void (*cell)(T* gates, const T* c_before, std::int64_t hidden, T* c, T* h);
+  /// g_c, the cotangent of c, becomes that of c_before.
+  void (*cell_grad)(const T* gates, const T* c_before, const T* c, const T* g_h, T* g_c,
+                    std::int64_t hidden, T* g_gates);
+};
+
+struct LstmTables {
+  LstmTable<float> f32;
+  LstmTable<double> f64;
+};
+
 /// The rungs of cpu/ladder.h.
 struct LadderTable {
   using Function = void (*)(const float* a, const float* b, float* c, std::int64_t m,

@@ -40,5 +40,19 @@ const CnfTable<T>& cnf_table() {
   else
     return isa().cnf->f64;
 }
+template <class T>
+const ConvTable<T>& conv_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().conv->f32;
+  else
+    return isa().conv->f64;
+}
+template <class T>
+const LstmTable<T>& lstm_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().lstm->f32;
+  else
+    return isa().lstm->f64;
+}
 
 }  // namespace flowgrad::kernels::cpu

@@ -43,6 +43,17 @@ class CudaBackend final : public Backend {
   // cuda/matmul.cu
   void matmul(View a, View b, View bias, bool accumulate, View out) override;
 
+  // cuda/conv.cu
+  void conv2d(const Convolution& c, View x, View weight, View bias, View out) override;
+  void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x, View g_weight,
+                   View g_bias) override;
+
+  // cuda/lstm.cu
+  void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,
+            View gates, View h_before, View c_before) override;
+  void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out, View g_h,
+                 View g_c, View g_from_x, View g_h0, View g_c0) override;
+
   // cuda/indexing.cu
   void gather(View x, int axis, View index, View out) override;
   void scatter_add(View index, int axis, View source, View out) override;

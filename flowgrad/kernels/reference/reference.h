@@ -35,6 +35,13 @@ class ReferenceBackend : public Backend {
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
 
   void matmul(View a, View b, View bias, bool accumulate, View out) override;
+  void conv2d(const Convolution& c, View x, View weight, View bias, View out) override;
+  void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x, View g_weight,
+                   View g_bias) override;
+  void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,
+            View gates, View h_before, View c_before) override;
+  void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out, View g_h,
+                 View g_c, View g_from_x, View g_h0, View g_c0) override;
 
   void gather(View x, int axis, View index, View out) override;
   void scatter_add(View index, int axis, View source, View out) override;

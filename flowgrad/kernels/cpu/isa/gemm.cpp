@@ -84,14 +84,6 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
   }
 }
 
-/// Splits m rows into tiles of nearly equal height: 15 rows run as 8 + 7, not as 14 + 1.
-struct RowTiles {
-  std::int64_t count, height, taller;
-  explicit RowTiles(std::int64_t m)
-      : count((m + kTileRows - 1) / kTileRows), height(m / count), taller(m % count) {}
-  std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
-};
-
 template <class T>
 constexpr std::int64_t kPackedA = kGemmDepth* kRowTiles* kTileRows + kLanes<T>;
 

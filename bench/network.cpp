@@ -1,0 +1,137 @@
+// Convolutions of the encoders' layers and recurrent networks: values and gradients. Their measure
+// is the peak of multiply-adds.
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/ops.h"
+#include "support/bench.h"
+
+namespace flowgrad::bench {
+namespace {
+
+using kernels::Backend;
+using kernels::View;
+using Tensors = std::vector<Tensor>;
+
+constexpr double kTolerance = 5e-6;  // sums of products in float32
+
+/// Images of height by height, a square kernel, half a kernel of padding.
+struct Layer {
+  int64_t images, height, channels, outputs, kernel, stride;
+};
+/// The image encoders of FlowVLA and of the policies, and one layer of stride 1.
+constexpr Layer kLayers[] = {
+    {8, 224, 3, 64, 7, 2},  {8, 112, 64, 128, 3, 2}, {8, 56, 128, 256, 3, 2},
+    {128, 48, 3, 16, 5, 2}, {128, 24, 16, 32, 3, 2}, {128, 12, 32, 64, 3, 2},
+    {8, 32, 64, 64, 3, 1},
+};
+
+class Cases {
+ public:
+  explicit Cases(Device device) : device_(device) {}
+  Tensor normal(const Shape& s) { return randn(s, generator_, DType::float32, device_); }
+  Tensor space(const Shape& s) { return zeros(s, DType::float32, device_); }
+
+  void add(const char* kernel, const std::string& size, double products, Tensors tensors,
+           std::vector<size_t> results, const Work& work) {
+    Case c;
+    c.kernel = kernel;
+    c.size = size;
+    c.impl = "flowgrad";
+    c.flops = 2 * products;
+    for (const Tensor& t : tensors) c.bytes += 4 * static_cast<double>(t.numel());
+    c.tensors = std::move(tensors);
+    c.results = c.poisoned = std::move(results);
+    c.tolerance = kTolerance;
+    set_work(c, device_, work);
+    all.push_back(std::move(c));
+  }
+  std::vector<Case> all;
+
+ private:
+  Device device_;
+  Generator generator_{1};
+};
+
+void add_convolution(Cases& to, const Layer& l) {
+  const kernels::Convolution c{l.stride, l.kernel / 2, 1, 1};
+  const int64_t places = (l.height + 2 * c.padding - l.kernel) / l.stride + 1;
+  const Shape images{l.images, l.channels, l.height, l.height};
+  const Shape filters{l.outputs, l.channels, l.kernel, l.kernel};
+  const Shape outputs{l.images, l.outputs, places, places};
+  const double products =
+      static_cast<double>(numel(outputs)) * static_cast<double>(l.channels * l.kernel * l.kernel);
+  const std::string size = fmt::format("{}x{}x{}x{}x{}x{}", l.images, l.height, l.channels,
+                                       l.outputs, l.kernel, l.stride);
+  const Tensor x = to.normal(images), w = to.normal(filters), b = to.normal({l.outputs}),
+               g = to.normal(outputs);
+  to.add("conv2d", size, products, {to.space(outputs), x, w, b}, {0},
+         [c](Backend& k, const Tensors& t) { k.conv2d(c, t[1], t[2], t[3], t[0]); });
+  to.add("conv2d grad of x", size, products, {to.space(images), x, w, g}, {0},
+         [c](Backend& k, const Tensors& t) {
+           k.conv2d_grad(c, t[1], t[2], t[3], t[0], View(), View());
+         });
+  to.add("conv2d grad of w", size, products, {to.space(filters), to.space({l.outputs}), x, w, g},
+         {0, 1}, [c](Backend& k, const Tensors& t) {
+           k.conv2d_grad(c, t[2], t[3], t[4], View(), t[0], t[1]);
+         });
+}
+
+/// Steps, rows and hidden units of a direction; the product with x is an ordinary one.
+void add_lstm(Cases& to, int64_t rows, int64_t steps, int64_t hidden) {
+  const Shape gate{steps, rows, 4 * hidden}, state{steps, rows, hidden}, last{rows, hidden};
+  const double products = static_cast<double>(numel(gate)) * static_cast<double>(hidden);
+  const std::string size = fmt::format("{}x{}x{}", rows, steps, hidden);
+  const Tensor weight = to.normal({4 * hidden, hidden}) * 0.05, from_x = to.normal(gate);
+  const Tensor h0 = to.normal(last), c0 = to.normal(last);
+  const auto forward = [](Backend& k, const Tensors& t) {
+    k.lstm({t[6], {}, false}, t[7], t[8], t[9], t[0], t[1], t[2], t[3], t[4], t[5]);
+  };
+  Tensors tensors = {to.space(state),
+                     to.space(last),
+                     to.space(last),
+                     to.space(gate),
+                     to.space(state),
+                     to.space(state),
+                     weight,
+                     from_x,
+                     h0,
+                     c0};
+  forward(kernels::backend(weight.device()), tensors);
+  const Tensor gates = clone(tensors[3]), c_before = clone(tensors[5]), c = clone(tensors[2]);
+  to.add("lstm", size, products, std::move(tensors), {0, 1, 2, 3, 4, 5}, forward);
+  to.add("lstm grad", size, products,
+         {to.space(gate), to.space(last), to.space(last), weight, gates, c_before, c,
+          to.normal(state), h0, c0},
+         {0, 1, 2}, [](Backend& k, const Tensors& t) {
+           k.lstm_grad({t[3], {}, false}, t[4], t[5], t[6], t[7], t[8], t[9], t[0], t[1], t[2]);
+         });
+}
+
+std::vector<Case> cases(const Options& o) {
+  Cases all(o.device);
+  if (o.sizes.empty()) {
+    for (const Layer& l : kLayers) add_convolution(all, l);
+    add_lstm(all, 32, 20, 384);
+    add_lstm(all, 64, 10, 256);
+    add_lstm(all, 64, 12, 64);
+    return std::move(all.all);
+  }
+  for (const auto& s : parse_sizes(o.sizes, 2, 6)) {
+    const auto or_else = [&](size_t i, int64_t value) { return i < s.size() ? s[i] : value; };
+    add_convolution(all, {s[0], s[1], or_else(2, 3), or_else(3, 16), or_else(4, 5), or_else(5, 2)});
+    if (s.size() == 2) add_lstm(all, s[0], 3, s[1]);
+  }
+  return std::move(all.all);
+}
+
+}  // namespace
+}  // namespace flowgrad::bench
+
+int main(int argc, char** argv) {
+  return flowgrad::bench::run_cases(
+      argc, argv,
+      {"Convolutions and recurrent networks",
+       "IMAGESxHEIGHT[xCHANNELSxOUTPUTSxKERNELxSTRIDE], a list; two numbers stand for ROWSxHIDDEN "
+       "of an LSTM too",
+       flowgrad::bench::cases});
+}

@@ -1,0 +1,252 @@
+#include "flowgrad/kernels/cpu/conv.h"
+
+#include "flowgrad/kernels/cpu/backend.h"
+#include "flowgrad/kernels/cpu/scratch.h"
+
+namespace flowgrad::kernels {
+
+using namespace cpu;
+
+namespace {
+
+/// Elements of a block of pixels, which should stay in the second-level cache.
+constexpr int64_t kBlockElements = 1 << 16;
+
+/// Those that reach input pixels i with (i + padding) % stride = phase. Tap k of them reads output
+/// (i + padding) / stride - k * dilation / stride; the last of these is pixel 0.
+struct PhaseTaps : Taps {
+  int64_t reach = 0;
+  PhaseTaps(int64_t kernel, const ConvSizes& s, int64_t phase) {
+    for (int64_t i = kernel - 1; i >= 0; --i) {
+      if (i * s.dilation % s.stride != phase) continue;
+      const int64_t back = i * s.dilation / s.stride;
+      if (index.empty()) reach = back;
+      index.push_back(i);
+      pixel.push_back(reach - back);
+    }
+  }
+};
+
+/// What a window reads of pixels: runs of `depth` elements, from start[r] of the pixels and
+/// packed[r] of the packed weights; `at_once` of them are summed in registers.
+struct Runs {
+  int64_t depth, at_once;
+  std::vector<int64_t> start, packed;
+
+  Runs(const Taps& y, const Taps& x, int64_t channels, int64_t row, int64_t panel) {
+    const bool whole = x.adjacent() && x.count() * channels <= kGemmDepth;
+    depth = channels * (whole ? x.count() : 1);
+    at_once = std::max<int64_t>(1, kGemmDepth / std::max<int64_t>(1, depth));
+    for (const int64_t py : y.pixel) {
+      for (const int64_t px : x.pixel) {
+        if (whole && px > 0) break;
+        start.push_back(py * row + px * channels);
+      }
+    }
+    for (int64_t r = 0; r < count(); ++r) packed.push_back(r * depth * panel);
+  }
+  int64_t count() const { return static_cast<int64_t>(start.size()); }
+};
+
+/// Weights as the runs read them, in panels of columns: out[panel][tap][channel][column].
+template <class T>
+void pack_weights(const T* weight, int64_t column_stride, int64_t columns, int64_t channel_stride,
+                  int64_t channels, const Taps& y, const Taps& x, int64_t kernel_width,
+                  int64_t panel, T* out) {
+  for (int64_t j = 0; j < columns; j += panel) {
+    const int64_t n = std::min(panel, columns - j);
+    for (const int64_t iy : y.index) {
+      for (const int64_t ix : x.index) {
+        const T* from = weight + iy * kernel_width + ix + j * column_stride;
+        for (int64_t c = 0; c < channels; ++c, from += channel_stride, out += panel) {
+          for (int64_t i = 0; i < n; ++i) out[i] = from[i * column_stride];
+          std::fill(out + n, out + panel, T(0));
+        }
+      }
+    }
+  }
+}
+
+/// Rows of m results: windows of pixels times packed weights.
+template <class T>
+struct WindowProduct {
+  int64_t rows, m, n;
+  const T* pixels;
+  int64_t row_step, pixel_step;
+  const T* packed;
+  T* c;
+  int64_t c_row_step, c_pixel_step;
+
+  void run(const Runs& runs) const {
+    const ConvTable<T>& t = conv_table<T>();
+    const int64_t panel = t.panel_columns, depth = runs.depth * runs.count();
+    for (int64_t j = 0; j < n; j += panel) {
+      for (int64_t r = 0; r < runs.count(); r += runs.at_once) {
+        RunsBlock<T> b{};
+        b.m = m;
+        b.n = std::min(panel, n - j);
+        b.depth = runs.depth;
+        b.runs = std::min(runs.at_once, runs.count() - r);
+        b.a_row = pixel_step;
+        b.a_col = 1;
+        b.b = packed + j * depth;
+        b.b_row = panel;
+        b.a_run = runs.start.data() + r;
+        b.b_run = runs.packed.data() + r;
+        b.ldc = c_pixel_step;
+        b.add = r > 0;
+        for (int64_t i = 0; i < rows; ++i) {
+          b.a = pixels + i * row_step;
+          b.c = c + i * c_row_step + j;
+          t.multiply(b);
+        }
+      }
+    }
+  }
+};
+
+template <class T>
+void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* out) {
+  const ConvTable<T>& t = conv_table<T>();
+  const int64_t panel = t.panel_columns, panels = divide_up(s.outputs, panel);
+  const Taps ty = all_taps(s.kernel_height, s.dilation), tx = all_taps(s.kernel_width, s.dilation);
+  const int64_t reach_y = ty.pixel.back(), depth = s.channels * s.taps();
+  PixelWindow<T> window{s.channels, s.height, s.width, 0, 0, -s.padding, 0};
+  window.columns = (s.out_width - 1) * s.stride + tx.pixel.back() + 1;
+  const Runs runs(ty, tx, s.channels, window.row(), panel);
+  T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * panels * panel * depth);
+  for_tasks(s.groups * panels, s.work(), [&](int64_t i) {
+    const int64_t j = i % panels * panel;
+    pack_weights(weight + (i / panels * s.outputs + j) * depth, depth,
+                 std::min(panel, s.outputs - j), s.taps(), s.channels, ty, tx, s.kernel_width,
+                 panel, packed + i * panel * depth);
+  });
+  const Blocks blocks(s.out_height, (kBlockElements / window.row() - reach_y) / s.stride);
+  for_tasks(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
+    const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
+    const int64_t image_and_group = task / blocks.count;
+    const int64_t begin = blocks.begin(block), rows = blocks.begin(block + 1) - begin;
+    PixelWindow<T> part = window;
+    part.first = begin * s.stride - s.padding;
+    part.rows = (rows - 1) * s.stride + reach_y + 1;
+    T* const pixels = scratch_of<T>(ScratchSlot::tile, part.rows * part.row());
+    part.read(x + image_and_group * s.channels * s.plane(), pixels);
+    T* const c = scratch_of<T>(ScratchSlot::operand, rows * s.out_width * s.outputs);
+    WindowProduct<T>{rows,
+                     s.out_width,
+                     s.outputs,
+                     pixels,
+                     s.stride * part.row(),
+                     s.stride * s.channels,
+                     packed + group * panels * panel * depth,
+                     c,
+                     s.out_width * s.outputs,
+                     s.outputs}
+        .run(runs);
+    t.transpose(c, s.outputs, rows * s.out_width, s.outputs,
+                bias == nullptr ? nullptr : bias + group * s.outputs,
+                out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width,
+                s.out_plane());
+  });
+}
+
+template <class T>
+void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
+  const ConvTable<T>& t = conv_table<T>();
+  const int64_t panel = t.panel_columns, panels = divide_up(s.channels, panel);
+  const int64_t reach_y = (s.kernel_height - 1) * s.dilation / s.stride,
+                reach_x = (s.kernel_width - 1) * s.dilation / s.stride;
+  PixelWindow<T> window{s.outputs, s.out_height, s.out_width, 0, 0, 0, 0};
+  window.left = s.padding / s.stride - reach_x;
+  window.columns = (s.width - 1 + s.padding) / s.stride - window.left + 1;
+  /// Input pixels of one phase of the stride in both axes.
+  struct Phase {
+    PhaseTaps y, x;
+    Runs runs;
+    int64_t of_y, of_x, packed;
+  };
+  std::vector<Phase> phases;
+  const int64_t per_tap = panels * panel * s.outputs;
+  int64_t taps = 0;
+  for (int64_t i = 0; i < s.stride * s.stride; ++i) {
+    const PhaseTaps y(s.kernel_height, s, i / s.stride), x(s.kernel_width, s, i % s.stride);
+    if (y.count() * x.count() == 0) continue;
+    phases.push_back({y, x, Runs(y, x, s.outputs, window.row(), panel), i / s.stride, i % s.stride,
+                      taps * per_tap});
+    taps += y.count() * x.count();
+  }
+  const bool gaps = std::ssize(phases) < s.stride * s.stride;
+  T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * taps * per_tap);
+  const auto n_phases = std::ssize(phases);
+  for_tasks(s.groups * n_phases, s.work(), [&](int64_t i) {
+    const Phase& p = phases[static_cast<size_t>(i % n_phases)];
+    const int64_t group = i / n_phases;
+    pack_weights(weight + group * s.outputs * s.channels * s.taps(), s.taps(), s.channels,
+                 s.channels * s.taps(), s.outputs, p.y, p.x, s.kernel_width, panel,
+                 packed + group * taps * per_tap + p.packed);
+  });
+  const Blocks blocks(s.height, (kBlockElements / window.row() - reach_y) * s.stride);
+  for_tasks(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
+    const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
+    const int64_t image_and_group = task / blocks.count;
+    const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
+    PixelWindow<T> part = window;
+    part.first = (begin + s.padding) / s.stride - reach_y;
+    part.rows = (end - 1 + s.padding) / s.stride - part.first + 1;
+    T* const pixels = scratch_of<T>(ScratchSlot::tile, part.rows * part.row());
+    part.read(g + image_and_group * s.outputs * s.out_plane(), pixels);
+    T* const c = scratch_of<T>(ScratchSlot::operand, (end - begin) * s.width * s.channels);
+    if (gaps) std::fill_n(c, (end - begin) * s.width * s.channels, T(0));
+    for (const Phase& p : phases) {
+      const auto first_of = [&](int64_t from, int64_t phase) {
+        return from + (phase + s.stride - (from + s.padding) % s.stride) % s.stride;
+      };
+      const int64_t y = first_of(begin, p.of_y), x = first_of(0, p.of_x);
+      if (y >= end || x >= s.width) continue;
+      WindowProduct<T>{divide_up(end - y, s.stride),
+                       divide_up(s.width - x, s.stride),
+                       s.channels,
+                       pixels + ((y + s.padding) / s.stride - p.y.reach - part.first) * part.row() +
+                           ((x + s.padding) / s.stride - p.x.reach - part.left) * s.outputs,
+                       part.row(),
+                       s.outputs,
+                       packed + group * taps * per_tap + p.packed,
+                       c + ((y - begin) * s.width + x) * s.channels,
+                       s.stride * s.width * s.channels,
+                       s.stride * s.channels}
+          .run(p.runs);
+    }
+    t.transpose(c, s.channels, (end - begin) * s.width, s.channels, nullptr,
+                to + image_and_group * s.channels * s.plane() + begin * s.width, s.plane());
+  });
+}
+
+}  // namespace
+
+void CpuBackendFast::conv2d(const Convolution& c, View x, View weight, View bias, View out) {
+  visit_floating("conv2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const ConvSizes s(c, x, weight, out);
+    if (out.numel() == 0) return;
+    if (s.channels == 0) return ReferenceBackend::conv2d(c, x, weight, bias, out);
+    forward(s, x.as<const T>(), weight.as<const T>(), bias.defined() ? bias.as<const T>() : nullptr,
+            out.as<T>());
+  });
+}
+
+void CpuBackendFast::conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
+                                 View g_weight, View g_bias) {
+  visit_floating("conv2d_grad", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const ConvSizes s(c, x, weight, g);
+    if (s.work() == 0) return ReferenceBackend::conv2d_grad(c, x, weight, g, g_x, g_weight, g_bias);
+    if (g_x.defined()) gradient_of_x(s, weight.as<const T>(), g.as<const T>(), g_x.as<T>());
+    if (g_weight.defined())
+      conv_gradient_of_weight(s, x.as<const T>(), g.as<const T>(), g_weight.as<T>(),
+                              g_bias.defined() ? g_bias.as<T>() : nullptr);
+    else if (g_bias.defined())
+      ReferenceBackend::conv2d_grad(c, x, weight, g, {}, {}, g_bias);
+  });
+}
+
+}  // namespace flowgrad::kernels

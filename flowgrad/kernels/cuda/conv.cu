@@ -1,0 +1,303 @@
+#include <algorithm>
+
+#include "flowgrad/kernels/checks.h"
+#include "flowgrad/kernels/cuda/backend.h"
+#include "flowgrad/kernels/cuda/matmul_tile.cuh"
+#include "flowgrad/kernels/cuda/scratch.h"
+
+// Convolutions as matrix products whose operands are read where they lie: a block computes one tile
+// of a product, and what a problem below says of its operands' elements goes through shared memory.
+namespace flowgrad::kernels {
+
+using namespace cuda;
+
+namespace {
+
+constexpr int kTile = 64, kDepth = 16, kEdge = 4, kThreads = (kTile / kEdge) * (kTile / kEdge);
+/// Pixels that one block sums for the gradient of the weights, and most such sums.
+constexpr int64_t kLeastChunk = 4096, kMostChunks = 64;
+
+/// Sizes; channels and outputs are those of one group.
+struct Sizes {
+  int images, groups, channels, height, width, outputs, out_height, out_width;
+  int kernel_height, kernel_width, stride, padding, dilation;
+  GPU_INLINE int plane() const { return height * width; }
+  GPU_INLINE int out_plane() const { return out_height * out_width; }
+  GPU_INLINE int taps() const { return kernel_height * kernel_width; }
+};
+
+Sizes sizes_of(const Convolution& c, const View& x, const View& weight, const View& out) {
+  const auto at = [](const View& v, int axis) { return static_cast<int>((*v.shape)[axis]); };
+  const auto of = [](int64_t n) { return static_cast<int>(n); };
+  return {at(x, 0),      of(c.groups), at(weight, 1),
+          at(x, 2),      at(x, 3),     at(weight, 0) / of(c.groups),
+          at(out, 2),    at(out, 3),   at(weight, 2),
+          at(weight, 3), of(c.stride), of(c.padding),
+          of(c.dilation)};
+}
+
+/// An image's element under tap (i, j) of the window at `pixel` of the output; 0 outside of it.
+template <class T>
+GPU_INLINE T seen(const Sizes& s, const T* plane, int pixel, int tap) {
+  const int y = pixel / s.out_width * s.stride + tap / s.kernel_width * s.dilation - s.padding;
+  const int x = pixel % s.out_width * s.stride + tap % s.kernel_width * s.dilation - s.padding;
+  return y >= 0 && y < s.height && x >= 0 && x < s.width ? plane[y * s.width + x] : T(0);
+}
+
+/// out = weight (outputs, channels and taps) times windows (channels and taps, pixels).
+template <class T>
+struct Forward {
+  Sizes s;
+  const T *x, *weight, *bias;
+  T* out;
+
+  int m() const { return s.outputs; }
+  int64_t most_n() const { return int64_t{s.out_height} * s.out_width; }
+  int64_t batch() const { return int64_t{s.images} * s.groups; }
+
+  struct Entry {
+    int m, n, k;
+    const T *x, *weight, *bias;
+    T* out;
+  };
+  GPU_INLINE Entry entry(int64_t z) const {
+    const int group = static_cast<int>(z % s.groups), depth = s.channels * s.taps();
+    return {s.outputs,
+            s.out_plane(),
+            depth,
+            x + z * s.channels * s.plane(),
+            weight + int64_t{group} * s.outputs * depth,
+            bias == nullptr ? nullptr : bias + group * s.outputs,
+            out + z * s.outputs * s.out_plane()};
+  }
+  GPU_INLINE T a(const Entry& e, int i, int k) const { return e.weight[i * e.k + k]; }
+  GPU_INLINE T b(const Entry& e, int k, int j) const {
+    return seen(s, e.x + k / s.taps() * s.plane(), j, k % s.taps());
+  }
+  GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
+    e.out[i * e.n + j] = e.bias == nullptr ? sum : sum + e.bias[i];
+  }
+};
+
+/// Along an axis: the input pixels of one phase of the stride, first + i * stride, and the taps
+/// that reach them, tap + i * step.
+struct Phase {
+  int first, pixels, tap, step, taps;
+  GPU_INLINE Phase(const Sizes& s, int size, int kernel, int phase) {
+    first = (phase + s.stride - s.padding % s.stride) % s.stride;
+    pixels = first < size ? (size - first + s.stride - 1) / s.stride : 0;
+    tap = step = taps = 0;
+    for (int i = 0; i < kernel; ++i) {
+      if (i * s.dilation % s.stride != phase) continue;
+      if (taps == 0) tap = i;
+      if (taps == 1) step = i - tap;
+      ++taps;
+    }
+  }
+};
+
+/// Gradient of x for every phase: weight (channels, outputs and taps) times windows of g.
+template <class T>
+struct GradientOfX {
+  Sizes s;
+  const T *g, *weight;
+  T* to;
+
+  int m() const { return s.channels; }
+  int64_t most_n() const {
+    return int64_t{(s.height + s.stride - 1) / s.stride} * ((s.width + s.stride - 1) / s.stride);
+  }
+  int64_t batch() const { return int64_t{s.images} * s.groups * s.stride * s.stride; }
+
+  struct Entry {
+    int m, n, k;
+    Phase y, x;
+    const T *g, *weight;
+    T* to;
+  };
+  GPU_INLINE Entry entry(int64_t z) const {
+    const int phase = static_cast<int>(z % (s.stride * s.stride));
+    const int64_t image_and_group = z / (s.stride * s.stride);
+    const Phase y(s, s.height, s.kernel_height, phase / s.stride);
+    const Phase x(s, s.width, s.kernel_width, phase % s.stride);
+    return {s.channels,
+            y.pixels * x.pixels,
+            s.outputs * y.taps * x.taps,
+            y,
+            x,
+            g + image_and_group * s.outputs * s.out_plane(),
+            weight + image_and_group % s.groups * s.outputs * s.channels * s.taps(),
+            to + image_and_group * s.channels * s.plane()};
+  }
+  GPU_INLINE T a(const Entry& e, int i, int k) const {
+    const int taps = e.y.taps * e.x.taps, tap = k % taps;
+    const int ky = e.y.tap + tap / e.x.taps * e.y.step, kx = e.x.tap + tap % e.x.taps * e.x.step;
+    return e.weight[(k / taps * s.channels + i) * s.taps() + ky * s.kernel_width + kx];
+  }
+  GPU_INLINE T b(const Entry& e, int k, int j) const {
+    const int taps = e.y.taps * e.x.taps, tap = k % taps;
+    const int ky = e.y.tap + tap / e.x.taps * e.y.step, kx = e.x.tap + tap % e.x.taps * e.x.step;
+    // Multiples of the stride, by the choice of taps.
+    const int y = e.y.first + j / e.x.pixels * s.stride + s.padding - ky * s.dilation;
+    const int x = e.x.first + j % e.x.pixels * s.stride + s.padding - kx * s.dilation;
+    if (y < 0 || y >= s.out_height * s.stride || x < 0 || x >= s.out_width * s.stride) return T(0);
+    return e.g[k / taps * s.out_plane() + y / s.stride * s.out_width + x / s.stride];
+  }
+  GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
+    const int y = e.y.first + j / e.x.pixels * s.stride, x = e.x.first + j % e.x.pixels * s.stride;
+    e.to[i * s.plane() + y * s.width + x] = sum;
+  }
+};
+
+/// Gradient of the weights: g (outputs, pixels) times windows (pixels, channels and taps), summed
+/// over one chunk of all images' pixels.
+template <class T>
+struct GradientOfWeight {
+  Sizes s;
+  const T *x, *g;
+  T* to;
+  int64_t chunk, chunks;
+
+  int m() const { return s.outputs; }
+  int64_t most_n() const { return int64_t{s.channels} * s.taps(); }
+  int64_t batch() const { return s.groups * chunks; }
+
+  struct Entry {
+    int m, n, k, group;
+    int64_t first;
+    T* to;
+  };
+  GPU_INLINE Entry entry(int64_t z) const {
+    const int64_t group = z % s.groups, first = z / s.groups * chunk;
+    const int64_t left = int64_t{s.images} * s.out_plane() - first;
+    const int depth = s.channels * s.taps();
+    return {s.outputs,
+            depth,
+            static_cast<int>(left < chunk ? left : chunk),
+            static_cast<int>(group),
+            first,
+            to + z * s.outputs * depth};
+  }
+  GPU_INLINE T a(const Entry& e, int i, int k) const {
+    const int64_t at = e.first + k, image = at / s.out_plane();
+    return g[((image * s.groups + e.group) * s.outputs + i) * s.out_plane() + at % s.out_plane()];
+  }
+  GPU_INLINE T b(const Entry& e, int k, int j) const {
+    const int64_t at = e.first + k, image = at / s.out_plane();
+    const T* const planes = x + (image * s.groups + e.group) * s.channels * s.plane();
+    return seen(s, planes + int64_t{j / s.taps()} * s.plane(), static_cast<int>(at % s.out_plane()),
+                j % s.taps());
+  }
+  GPU_INLINE void put(const Entry& e, int i, int j, T sum) const { e.to[i * e.n + j] = sum; }
+};
+
+/// Block x holds one entry of the batch and one tile of its columns, block y one of its rows.
+template <class T, class Problem>
+__global__ void __launch_bounds__(kThreads)
+    convolve(const __grid_constant__ Problem problem, int column_tiles) {
+  GPU_SHARED(T, a, [kDepth][kTile + 1]);
+  GPU_SHARED(T, b, [kDepth][kTile]);
+  const int thread = static_cast<int>(threadIdx.x);
+  const auto e = problem.entry(static_cast<int64_t>(blockIdx.x) / column_tiles);
+  const int row0 = static_cast<int>(blockIdx.y) * kTile;
+  const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kTile;
+  if (column0 >= e.n) return;  // the whole block
+  const int row = thread / (kTile / kEdge) * kEdge, column = thread % (kTile / kEdge);
+  T sum[kEdge][kEdge] = {};
+  for (int k0 = 0; k0 < e.k; k0 += kDepth) {
+    for (int i = thread; i < kTile * kDepth; i += kThreads) {
+      const int m = row0 + i / kDepth, k = k0 + i % kDepth;
+      a[i % kDepth][i / kDepth] = m < e.m && k < e.k ? problem.a(e, m, k) : T(0);
+    }
+    for (int i = thread; i < kTile * kDepth; i += kThreads) {
+      const int n = column0 + i % kTile, k = k0 + i / kTile;
+      b[i / kTile][i % kTile] = n < e.n && k < e.k ? problem.b(e, k, n) : T(0);
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kDepth; ++k) {
+      T left[kEdge], right[kEdge];
+#pragma unroll
+      for (int i = 0; i < kEdge; ++i) {
+        left[i] = a[k][row + i];
+        right[i] = b[k][column + i * (kTile / kEdge)];
+      }
+#pragma unroll
+      for (int i = 0; i < kEdge; ++i)
+#pragma unroll
+        for (int j = 0; j < kEdge; ++j) sum[i][j] = multiply_add(left[i], right[j], sum[i][j]);
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < kEdge; ++i)
+#pragma unroll
+    for (int j = 0; j < kEdge; ++j) {
+      const int m = row0 + row + i, n = column0 + column + j * (kTile / kEdge);
+      if (m < e.m && n < e.n) problem.put(e, m, n, sum[i][j]);
+    }
+}
+
+template <class T, class Problem>
+void run(const Problem& problem) {
+  const auto tiles = [](int64_t n) { return (n + kTile - 1) / kTile; };
+  const int64_t columns = tiles(problem.most_n());
+  gpu::launch(convolve<T, Problem>,
+              dim3(static_cast<unsigned>(columns * problem.batch()),
+                   static_cast<unsigned>(tiles(problem.m()))),
+              kThreads, 0, gpu::default_stream(), problem, static_cast<int>(columns));
+}
+
+template <class T>
+__global__ void __launch_bounds__(256)
+    add_chunks(const T* __restrict__ partial, int64_t n, int64_t chunks, T* __restrict__ to) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= n) return;
+  T sum = 0;
+  for (int64_t c = 0; c < chunks; ++c) sum += partial[c * n + i];
+  to[i] = sum;
+}
+
+template <class T>
+void gradient_of_weight(const Sizes& s, const T* x, const T* g, const View& to) {
+  const int64_t n = to.numel(), pixels = int64_t{s.images} * s.out_height * s.out_width;
+  const int64_t chunk = std::max(kLeastChunk, (pixels + kMostChunks - 1) / kMostChunks);
+  const int64_t chunks = (pixels + chunk - 1) / chunk;
+  if (chunks <= 1) return run<T>(GradientOfWeight<T>{s, x, g, to.as<T>(), chunk, 1});
+  const Scratch partial(static_cast<std::size_t>(chunks * n) * sizeof(T));
+  run<T>(GradientOfWeight<T>{s, x, g, partial.as<T>(), chunk, chunks});
+  gpu::launch(add_chunks<T>, gpu::blocks_for(static_cast<std::size_t>(n), 256), 256, 0,
+              gpu::default_stream(), partial.as<T>(), n, chunks, to.as<T>());
+}
+
+}  // namespace
+
+void CudaBackend::conv2d(const Convolution& c, View x, View weight, View bias, View out) {
+  visit_floating("conv2d", x.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    if (out.numel() == 0) return;
+    run<T>(Forward<T>{sizes_of(c, x, weight, out), x.as<const T>(), weight.as<const T>(),
+                      bias.defined() ? bias.as<const T>() : nullptr, out.as<T>()});
+  });
+}
+
+void CudaBackend::conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
+                              View g_weight, View g_bias) {
+  visit_floating("conv2d_grad", x.dtype, [&](auto type) {
+    using T = typename decltype(type)::type;
+    const Sizes s = sizes_of(c, x, weight, g);
+    if (g_x.defined() && g_x.numel() > 0)
+      run<T>(GradientOfX<T>{s, g.as<const T>(), weight.as<const T>(), g_x.as<T>()});
+    if (g_weight.defined() && g_weight.numel() > 0)
+      gradient_of_weight<T>(s, x.as<const T>(), g.as<const T>(), g_weight);
+    if (!g_bias.defined()) return;
+    const Shape kept{1, g_bias.numel(), 1, 1};
+    const Strides strides{0, 1, 0, 0};
+    View sums = g_bias;
+    sums.shape = &kept;
+    sums.strides = &strides;
+    reduce(ReduceOp::sum, g, sums);
+  });
+}
+
+}  // namespace flowgrad::kernels
