@@ -146,6 +146,18 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   return out;
 }
 
+namespace {
+
+/// Means over h x w windows of one size that lie side by side and cover x: of all rows of a window
+/// first, then of its columns, as both read memory from end to end.
+Tensor tile_means(const Tensor& x, int64_t h, int64_t w) {
+  const Shape split{x.size(0), x.size(1), h, x.size(2) / h, w, x.size(3) / w};
+  const Tensor windows = reshape(x, split);
+  return h * w == 1 ? mean(windows, {3, 5}) : mean(mean(windows, {3}), {4});
+}
+
+}  // namespace
+
 Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride, int64_t padding) {
   check_images("avg_pool2d", x);
   check_at_least("avg_pool2d", "kernel", kernel, 1);
@@ -158,6 +170,12 @@ Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride, int64_t paddi
                     padding, kernel));
   }
   const Window window{kernel, kernel, stride == 0 ? kernel : stride, padding, 1};
+  const int64_t height = places_of("avg_pool2d", x, 2, kernel, window);
+  const int64_t width = places_of("avg_pool2d", x, 3, kernel, window);
+  if (window.stride == kernel && padding == 0) {
+    const Tensor covered = slice(slice(x, 2, 0, height * kernel), 3, 0, width * kernel);
+    return tile_means(covered, height, width);
+  }
   return mean(windows("avg_pool2d", x, window), {2, 3});
 }
 
@@ -188,11 +206,7 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
                     "accepted",
                     x.shape().to_string()));
   }
-  const int64_t rows = x.size(2), columns = x.size(3);
-  if (rows % height == 0 && columns % width == 0) {  // windows of one size
-    const Shape split{x.size(0), x.size(1), height, rows / height, width, columns / width};
-    return mean(reshape(x, split), {3, 5});
-  }
+  if (x.size(2) % height == 0 && x.size(3) % width == 0) return tile_means(x, height, width);
   return adaptive_mean(adaptive_mean(x, 2, height), 3, width);
 }
 

@@ -10,7 +10,7 @@ using namespace cpu;
 namespace {
 
 /// Elements of a block of pixels, which should stay in the second-level cache.
-constexpr int64_t kBlockElements = 1 << 16;
+constexpr int64_t kBlockElements = 3 << 15;
 
 /// Those that reach input pixels i with (i + padding) % stride = phase. Tap k of them reads output
 /// (i + padding) / stride - k * dilation / stride; the last of these is pixel 0.
