@@ -39,6 +39,7 @@ bench="--device cuda --budget ${FLOWGRAD_BUDGET:-0.5}"
 $build/bin/bench_matmul $bench --markdown "$out/matmul.md" --bars docs/hardware-ladder.svg \
   --roofline docs/hardware-roofline.svg --json "$out/matmul.json" >&2
 $build/bin/bench_memory $bench --markdown "$out/memory.md" --json "$out/memory.json" >&2
+$build/bin/bench_network $bench --markdown "$out/network.md" --json "$out/network.json" >&2
 $build/bin/flowgrad bench $bench --json "$out/models.json" >"$out/models.txt"
 cat "$out/models.txt" >&2
 
@@ -75,6 +76,12 @@ $(cat "$out/matmul.md")
 "limit" is the share of the rate of a plain device copy.
 
 $(cat "$out/memory.md")
+
+## Convolutions and LSTMs
+
+"limit" is that of the matrix products.
+
+$(cat "$out/network.md")
 
 ## Training steps, solves and samplers
 
