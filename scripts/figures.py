@@ -175,6 +175,8 @@ FIGURES = {
     "lasa-angle": Figure(train("--preset handwriting --data {data}/Angle_points.npy", "--data {data}/Angle_points.npy --seed 0"),
                          of_analysis("log-likelihood", "log-likelihood"), {"log": 0.1}, (0,), needs=("Angle_points.npy",)),
     # Policies: ten minutes and less each.
+    "pusht-flow-short": policy("pusht", "flow --steps 5000", "--episodes 100 --n-steps 5 --n-steps 10", {"score": 0.1},
+                               data=" --data {data}/pusht.npz", seeds=(0,), needs=("pusht.npz",)),
     **{f"pusht-{head}": policy("pusht", head, f"--episodes 200 --latency 200 {steps}", {"score": 0.06},
                                data=" --data {data}/pusht.npz", seeds=(0, 1, 2), needs=("pusht.npz",))
        for head, steps in (("flow", "--n-steps 1 --n-steps 2 --n-steps 5 --n-steps 10"), ("diffusion", "--n-steps 0 --n-steps 10"),

@@ -116,8 +116,7 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
   if (is_folder(path)) {
     const auto checkpoint = CheckpointStore::newest(path);
     if (!checkpoint)
-      throw IoError(
-          fmt::format("--weights: {}: the folder holds no checkpoint of a training run", path));
+      throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", path));
     text = checkpoint->config;
   } else {
     const auto metadata = load_safetensors(path).metadata;

@@ -137,9 +137,8 @@ std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOp
     throw IoError(fmt::format("{}: holds {}; a policy of flowgrad imitate is accepted", path,
                               name.empty() ? "no model of this project" : "a " + name));
   }
-  RobotPolicyOptions options;
   std::unique_ptr<RobotPolicy> policy;
-  Generator unused;
+  Generator unused;  // the weights come from the file
   try {
     policy = std::make_unique<RobotPolicy>(robot_policy_options(config), unused, dtype_of(common));
   } catch (const ValueError& e) {
