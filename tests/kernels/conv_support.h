@@ -47,8 +47,10 @@ inline std::vector<ConvCase> conv_cases() {
       {1, 2, 16, 15, 3, 2, 3, {6, 1, 4, 1}},
       {2, 40, 6, 5, 70, 3, 3, {1, 1, 1, 1}},  // more channels than a panel, k beyond a block
       {1, 300, 3, 4, 33, 1, 2, {1, 0, 1, 1}},
-      {1, 16, 33, 40, 17, 3, 3, {1, 1, 1, 1}},  // several blocks of rows
-      {1, 2, 64, 32, 9, 3, 3, {1, 1, 1, 1}},    // planes a power of two apart
+      {1, 3, 40, 1000, 20, 3, 3, {2, 1, 1, 1}},  // several blocks of rows
+      {1, 2, 64, 32, 9, 3, 3, {1, 1, 1, 1}},     // planes a power of two apart
+      {20, 2, 6, 5, 16, 3, 3, {1, 1, 1, 1}},  // several blocks of whole images, outputs as columns
+      {9, 4, 5, 5, 32, 3, 3, {1, 1, 1, 2}},
       {300, 1, 2, 2, 2, 2, 2, {1, 0, 1, 1}},
       {0, 2, 4, 4, 3, 2, 2, {1, 0, 1, 1}},  // nothing of each kind
       {2, 0, 4, 4, 3, 2, 2, {1, 0, 1, 1}},
