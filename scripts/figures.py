@@ -181,9 +181,9 @@ FIGURES = {
                                data=" --data {data}/pusht.npz", seeds=(0, 1, 2), needs=("pusht.npz",))
        for head, steps in (("flow", "--n-steps 1 --n-steps 2 --n-steps 5 --n-steps 10"), ("diffusion", "--n-steps 0 --n-steps 10"),
                            ("regression", ""), ("cvae", ""), ("mip", ""))},
-    # Steps that take every head about a minute of one thread.
+    # Steps that take every head about as long.
     **{f"fork-{head}": policy("fork", f"{head} --steps {steps}", "--episodes 500 --seed 1000", {"success": 0.1}, seeds=FIVE)
-       for head, steps in (("flow", 6000), ("diffusion", 9000), ("regression", 9000), ("cvae", 5000), ("mip", 4000))},
+       for head, steps in (("flow", 10000), ("diffusion", 15000), ("regression", 14000), ("cvae", 7500), ("mip", 6500))},
     "tabletop-flow": policy("tabletop", "flow", "--episodes 200 --seed 1000", {"success": 0.1},
                             more=[f"--episodes 200 --seed 1000 {t}" for t in (
                                 "--split wording", "--split pair", "--counterfactual told", "--counterfactual original")]),
