@@ -98,7 +98,7 @@ struct WindowProduct {
         for (int64_t i = 0; i < rows; ++i) {
           b.a = pixels + i * row_step;
           b.c = c + i * c_row_step + j;
-          t.multiply(b);
+          gemm_table<T>().runs(b);
         }
       }
     }

@@ -132,7 +132,7 @@ class WeightSums {
         b.c = sums + tap * s_.channels + j;
         for (size_t r = 0; dense && r < of_copy.size(); ++r)
           t.copy_panel(from + j + of_pixels[r], pixel, s_.out_width, copy + of_copy[r]);
-        t.multiply(b);
+        gemm_table<T>().runs(b);
       }
     });
   }
@@ -183,7 +183,7 @@ class WeightSums {
       each_run(block, [&](int64_t tap, const T* from) {
         b.a = from;
         b.c = sums + tap * s_.channels * s_.outputs + j;
-        t.multiply(b);
+        gemm_table<T>().runs(b);
       });
     }
   }

@@ -32,6 +32,22 @@ struct GemmBlock {
   T* scratch;
 };
 
+/// c (m, n) = [c +] the sum over runs r and k < depth of
+/// a[i * a_row + a_run[r] + k * a_col] b[b_run[r] + k * b_row + j], n at most panel_columns.
+/// Registers past column n are read from b and dropped.
+template <class T>
+struct RunsBlock {
+  std::int64_t m, n, depth, runs;
+  const T* a;
+  std::int64_t a_row, a_col;
+  const T* b;
+  std::int64_t b_row;
+  const std::int64_t *a_run, *b_run;
+  T* c;
+  std::int64_t ldc;
+  bool add;
+};
+
 template <class T>
 struct GemmTable {
   /// Rows of a tile, and of the tiles that go over the panels of B together.
@@ -45,6 +61,7 @@ struct GemmTable {
   std::int64_t (*scratch_elements)(std::int64_t k);
   /// The path for few columns (n <= lanes / 2): B transposed and padded, bt[j * k_padded + k].
   void (*narrow)(const GemmBlock<T>& block, const T* bt, std::int64_t k_padded);
+  void (*runs)(const RunsBlock<T>& block);
 };
 
 struct GemmTables {
@@ -75,26 +92,9 @@ struct CnfTables {
   CnfTable<double> f64;
 };
 
-/// c (m, n) = [c +] the sum over runs r and k < depth of
-/// a[i * a_row + a_run[r] + k * a_col] b[b_run[r] + k * b_row + j], n at most panel_columns.
-/// Registers past column n are read from b and dropped.
-template <class T>
-struct RunsBlock {
-  std::int64_t m, n, depth, runs;
-  const T* a;
-  std::int64_t a_row, a_col;
-  const T* b;
-  std::int64_t b_row;
-  const std::int64_t *a_run, *b_run;
-  T* c;
-  std::int64_t ldc;
-  bool add;
-};
-
 template <class T>
 struct ConvTable {
   int panel_columns, lanes;
-  void (*multiply)(const RunsBlock<T>& block);
   /// out[j * out_stride + i] = in[i * in_stride + j] (+ bias[j] where bias is not null).
   void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
                     const T* bias, T* out, std::int64_t out_stride);

@@ -1,40 +1,11 @@
-// Convolution for one instruction set: the register tile over runs of k, and transposition, which
-// brings images from planes to pixels and back. See cpu/conv.cpp for how they are put together.
+// Transposition for convolutions, which brings images from planes to pixels and back. See
+// cpu/conv.cpp for how it is put together with the products of gemm.cpp.
 
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
 
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
-
-using cpu::RunsBlock;
-
-template <class T>
-void multiply(const RunsBlock<T>& g) {
-  RunsTile<T> t{};
-  t.k = g.depth;
-  t.a_row = g.a_row;
-  t.a_col = g.a_col;
-  t.b = g.b;
-  t.b_row = g.b_row;
-  t.ldc = g.ldc;
-  t.n = g.n;
-  t.add = g.add;
-  t.runs = g.runs;
-  t.a_run = g.a_run;
-  t.b_run = g.b_run;
-  t.next = g.b;
-  const int registers = g.n > kLanes<T> ? 2 : 1;
-  const RowTiles tiles(g.m);
-  std::int64_t row = 0;
-  for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
-    const std::int64_t rows = tiles.rows(tile);
-    t.a = g.a + row * g.a_row;
-    t.c = g.c + row * g.ldc;
-    tile_for<T, RunsTile<T>>(rows, registers)(t);
-    row += rows;
-  }
-}
 
 /// A square of one register by lanes.
 template <class T>
@@ -134,7 +105,7 @@ void copy_panel(const T* in, std::int64_t in_stride, std::int64_t rows, T* out) 
 
 template <class T>
 constexpr cpu::ConvTable<T> table_of() {
-  return {kPanelColumns<T>, kLanes<T>, &multiply<T>, &transpose<T>, &copy_panel<T>};
+  return {kPanelColumns<T>, kLanes<T>, &transpose<T>, &copy_panel<T>};
 }
 
 }  // namespace

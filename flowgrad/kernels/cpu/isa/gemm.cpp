@@ -9,6 +9,7 @@ namespace {
 
 using cpu::GemmBlock;
 using cpu::kGemmDepth;
+using cpu::RunsBlock;
 
 /// Rows of A that are kept packed at a time: a few tiles that stay in the second-level cache.
 constexpr std::int64_t kRowTiles = 16;
@@ -202,6 +203,33 @@ void block(const GemmBlock<T>& g) {
   }
 }
 
+template <class T>
+void runs(const RunsBlock<T>& g) {
+  Tile<T> t{};
+  t.k = g.depth;
+  t.a_row = g.a_row;
+  t.a_col = g.a_col;
+  t.b = g.b;
+  t.b_row = g.b_row;
+  t.ldc = g.ldc;
+  t.n = g.n;
+  t.add = g.add;
+  t.runs = g.runs;
+  t.a_run = g.a_run;
+  t.b_run = g.b_run;
+  t.next = g.b;
+  const int registers = g.n > kLanes<T> ? 2 : 1;
+  const RowTiles tiles(g.m);
+  std::int64_t row = 0;
+  for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
+    const std::int64_t rows = tiles.rows(tile);
+    t.a = g.a + row * g.a_row;
+    t.c = g.c + row * g.ldc;
+    tile_for<T>(rows, registers)(t);
+    row += rows;
+  }
+}
+
 /// Depth of the running sums of the narrow path, per lane.
 constexpr std::int64_t kNarrowDepth = 2048;
 
@@ -342,7 +370,8 @@ constexpr cpu::GemmTable<T> table_of() {
           &pack<T>,
           &block<T>,
           &scratch_elements<T>,
-          &narrow<T, 1>};
+          &narrow<T, 1>,
+          &runs<T>};
 }
 
 }  // namespace

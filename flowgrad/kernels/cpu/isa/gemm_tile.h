@@ -20,6 +20,8 @@ constexpr int kPanel = 2;
 template <class T>
 constexpr int kPanelColumns = kPanel* kLanes<T>;
 
+constexpr std::int64_t kNoOffset = 0;
+
 template <class T>
 struct Tile {
   std::int64_t k;
@@ -37,14 +39,9 @@ struct Tile {
   /// What is needed next, fetched while the sums run: an address and its step for each k.
   const T* next;
   std::int64_t next_step;
-};
-
-/// A tile whose k falls into runs of equal length: run r reads A from a + a_run[r] and B from
-/// b + b_run[r] on.
-template <class T>
-struct RunsTile : Tile<T> {
-  std::int64_t runs;
-  const std::int64_t *a_run, *b_run;
+  /// k falls into runs of that length: run r reads A from a + a_run[r] and B from b + b_run[r] on.
+  std::int64_t runs = 1;
+  const std::int64_t *a_run = &kNoOffset, *b_run = &kNoOffset;
 };
 
 /// Keeps the compiler from reading x from memory again for every use.
@@ -55,8 +52,8 @@ FG_INLINE void keep_in_register([[maybe_unused]] V& x) {
 #endif
 }
 
-template <class T, int MR, int NV, class Of = Tile<T>>
-void multiply_tile(const Of& t) {
+template <class T, int MR, int NV>
+void multiply_tile(const Tile<T>& t) {
   using V = vec<T>;
   constexpr int W = kLanes<T>;
   V acc[MR][NV];
@@ -70,16 +67,17 @@ void multiply_tile(const Of& t) {
   [[maybe_unused]] const T* next = t.next;
   [[maybe_unused]] const std::int64_t next_step = t.next_step;
   const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row;
-  const auto run = [&](const T* a0, const T* b) __attribute__((always_inline)) {
+  for (std::int64_t r = 0; r < t.runs; ++r) {
     // A pointer for every third row: with the offsets 0, 1 and 2 rows that an address can hold, no
     // row costs an instruction, where one pointer to all would have its offsets reloaded for every
     // k.
     constexpr int Pointers = (MR + 2) / 3;
     const T* a[Pointers];
     unroll<Pointers>([&](auto p) __attribute__((always_inline)) {
-      a[p] = a0 + 3 * p * a_row;
+      a[p] = t.a + t.a_run[r] + 3 * p * a_row;
       asm("" : "+r"(a[p]));
     });
+    const T* b = t.b + t.b_run[r];
     for (std::int64_t k = t.k; k > 0; --k) {
       V bv[NV];
       unroll<NV>([&](auto j) __attribute__((always_inline)) {
@@ -98,11 +96,6 @@ void multiply_tile(const Of& t) {
       unroll<Pointers>([&](auto p) __attribute__((always_inline)) { a[p] += a_col; });
       b += b_row;
     }
-  };
-  if constexpr (std::is_same_v<Of, Tile<T>>) {
-    run(t.a, t.b);
-  } else {
-    for (std::int64_t r = 0; r < t.runs; ++r) run(t.a + t.a_run[r], t.b + t.b_run[r]);
   }
   const auto finish = [&](auto last_columns) __attribute__((always_inline)) {
     unroll<NV>([&](auto j) __attribute__((always_inline)) {
@@ -130,22 +123,21 @@ void multiply_tile(const Of& t) {
     finish(std::true_type{});
 }
 
-template <class Of>
-using TileFunction = void (*)(const Of&);
+template <class T>
+using TileFunction = void (*)(const Tile<T>&);
 
-template <class T, int NV, class Of, class Rows>
+template <class T, int NV, class Rows>
 struct TileTable;
-template <class T, int NV, class Of, int... I>
-struct TileTable<T, NV, Of, std::integer_sequence<int, I...>> {
-  static constexpr TileFunction<Of> of[] = {&multiply_tile<T, I + 1, NV, Of>...};
+template <class T, int NV, int... I>
+struct TileTable<T, NV, std::integer_sequence<int, I...>> {
+  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, NV>...};
 };
 
 /// The tile of `rows` (1 to kTileRows) by `registers` (1 or 2).
-template <class T, class Of = Tile<T>>
-FG_INLINE TileFunction<Of> tile_for(std::int64_t rows, int registers) {
+template <class T>
+FG_INLINE TileFunction<T> tile_for(std::int64_t rows, int registers) {
   using Rows = std::make_integer_sequence<int, kTileRows>;
-  return registers == 1 ? TileTable<T, 1, Of, Rows>::of[rows - 1]
-                        : TileTable<T, 2, Of, Rows>::of[rows - 1];
+  return registers == 1 ? TileTable<T, 1, Rows>::of[rows - 1] : TileTable<T, 2, Rows>::of[rows - 1];
 }
 
 /// Splits m rows into tiles of nearly equal height: 15 rows run as 8 + 7, not as 14 + 1.
@@ -166,11 +158,10 @@ template <class T, class Rows>
 struct WideTable;
 template <class T, int... I>
 struct WideTable<T, std::integer_sequence<int, I...>> {
-  static constexpr TileFunction<Tile<T>> of[] = {
-      &multiply_tile<T, I + 1, wide_registers(I + 1)>...};
+  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, wide_registers(I + 1)>...};
 };
 template <class T>
-FG_INLINE TileFunction<Tile<T>> wide_tile_for(std::int64_t rows) {
+FG_INLINE TileFunction<T> wide_tile_for(std::int64_t rows) {
   return WideTable<T, std::make_integer_sequence<int, kTileRows>>::of[rows - 1];
 }
 
