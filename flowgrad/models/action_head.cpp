@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/diffusion.h"
@@ -38,15 +40,18 @@ class FlowHead final : public ActionHead {
   Shape noise_shape(const HeadSampling&) const override { return {1, options().chunk_dim}; }
 
  protected:
+  bool inpaints() const override { return true; }
   void check_sampling(const HeadSampling& s) const override {
     if (s.n_steps >= 0) return;
     throw ValueError(fmt::format(
         "generate: {} Euler steps given; at least 1 are accepted, or 0 for {}", s.n_steps, kSteps));
   }
   Tensor compute(const Tensor& feature, const Tensor& noise, const HeadSampling& s) override {
-    const int64_t steps = s.n_steps > 0 ? s.n_steps : kSteps;
-    return net_.generate(select(noise, 1, 0), feature,
-                         {.solver = {.solver = "euler", .n_steps = steps}});
+    const OdeOptions solver{.solver = "euler", .n_steps = s.n_steps > 0 ? s.n_steps : kSteps};
+    const Tensor start = select(noise, 1, 0);
+    if (!s.inpainting.target.defined() || s.inpainting.beta == 0)
+      return net_.generate(start, feature, {.solver = solver});
+    return odeint(inpainted(velocity_field(net_, feature), s.inpainting), start, 0, 1, solver);
   }
 
  private:
@@ -236,6 +241,27 @@ void ActionHead::check_sampling(const HeadSampling& s) const {
       fmt::format("generate: {} steps given to a head that takes none; 0 is accepted", s.n_steps));
 }
 
+void ActionHead::check_inpainting(const Inpainting& known, const Shape& chunks) const {
+  if (!inpaints()) {
+    throw ValueError(
+        "generate: inpainting given to a head that solves no flow; the flow head accepts it");
+  }
+  if (known.target.shape() != chunks) {
+    throw ShapeError(fmt::format("generate: inpainting.target has shape {}; {} is accepted",
+                                 known.target.shape().to_string(), chunks.to_string()));
+  }
+  const Shape row{options_.chunk_dim};
+  if (!known.weight.defined() || (known.weight.shape() != chunks && known.weight.shape() != row)) {
+    throw ShapeError(
+        fmt::format("generate: inpainting.weight {} given; {} or {} is accepted",
+                    known.weight.defined() ? known.weight.shape().to_string() : "absent",
+                    chunks.to_string(), row.to_string()));
+  }
+  if (std::isfinite(known.beta) && known.beta >= 0) return;
+  throw ValueError(fmt::format(
+      "generate: inpainting.beta = {} given; finite numbers from 0 are accepted", known.beta));
+}
+
 Tensor ActionHead::generate(const Tensor& feature, const Tensor& noise, const HeadSampling& s) {
   if (feature.rank() != 2 || feature.size(1) != options_.feature_dim) {
     throw ShapeError(fmt::format("generate: feature has shape {}; (N, {}) is accepted",
@@ -248,6 +274,8 @@ Tensor ActionHead::generate(const Tensor& feature, const Tensor& noise, const He
     throw ShapeError(fmt::format("generate: noise has shape {}; {} is accepted",
                                  noise.shape().to_string(), wanted.to_string()));
   }
+  if (s.inpainting.target.defined())
+    check_inpainting(s.inpainting, {feature.size(0), options_.chunk_dim});
   NoGrad off;
   return compute(feature, noise, s);
 }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/inpainting.h"
 
 namespace flowgrad {
 
@@ -37,6 +38,8 @@ struct HeadSampling {
   int64_t n_steps = 0;
   /// Largest |x0| that diffusion predicts on its way; 0 is no limit.
   double clip = 0;
+  /// What a chunk (C) should agree with; flow alone accepts it.
+  Inpainting inpainting = {};
 };
 
 /// A conditional generator of action chunks, all normalised by whoever owns the head.
@@ -66,9 +69,11 @@ class ActionHead : public Module {
   virtual Tensor compute(const Tensor& feature, const Tensor& noise,
                          const HeadSampling& sampling) = 0;
   virtual void check_sampling(const HeadSampling& sampling) const;
+  virtual bool inpaints() const { return false; }
   void check(const char* op, const Tensor& feature, const Tensor& chunk) const;
 
  private:
+  void check_inpainting(const Inpainting& known, const Shape& chunks) const;
   ActionHeadOptions options_;
 };
 

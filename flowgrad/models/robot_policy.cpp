@@ -207,12 +207,26 @@ Tensor RobotPolicy::loss(const PolicyObservation& seen, const Tensor& chunks, Ge
   return auxiliary_ ? total + mse_loss((*auxiliary_)(seen_as), target) * options_.auxiliary : total;
 }
 
+Inpainting RobotPolicy::agreement(const PolicyObservation& seen,
+                                  const ChunkUnderWay& before) const {
+  const int64_t width = options_.action_dim;
+  std::vector<double> weights;
+  for (const double w : realtime_weights(options_.horizon, before.delay, before.execute))
+    weights.insert(weights.end(), static_cast<size_t>(width), w);
+  // Relative to where the robot is now, not to where it was when that chunk was made.
+  const Tensor target = normalised("generate", seen, before.actions);
+  return {target,
+          Tensor::from(weights, {options_.horizon * width}, target.dtype(), target.device()),
+          before.beta};
+}
+
 Tensor RobotPolicy::generate(const PolicyObservation& seen, const Tensor& noise,
-                             const HeadSampling& given) {
+                             const HeadSampling& given, const ChunkUnderWay& before) {
   NoGrad off;
   check_statistics("generate");
   HeadSampling sampling = given;
   if (options_.head == HeadKind::diffusion && sampling.clip == 0) sampling.clip = bound_.item();
+  if (before.actions.defined()) sampling.inpainting = agreement(seen, before);
   const Tensor chunk = head_.generate(feature(seen), cast(noise, dtype_), sampling);
   const Tensor x = reshape(chunk * action_.deviation + action_.mean,
                            {chunk.size(0), options_.horizon, options_.action_dim});

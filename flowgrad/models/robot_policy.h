@@ -44,6 +44,17 @@ std::vector<ConfigKey> robot_policy_keys();
 RobotPolicyOptions robot_policy_options(const Config& config);
 Config robot_policy_config(const RobotPolicyOptions& options);
 
+/// The chunk that goes on while the next one is made, for real-time chunking (Black, Galliker and
+/// Levine 2025): the next one is inpainted to agree with it, see realtime_weights.
+struct ChunkUnderWay {
+  /// What it says for the steps from now on, (N, horizon, A) in the world's units; undefined is
+  /// none.
+  Tensor actions = {};
+  int64_t delay = 0;    ///< actions that are executed from it before the next one is there
+  int64_t execute = 0;  ///< actions of its end that it does not have any more
+  double beta = 5;      ///< see Inpainting
+};
+
 /// An encoder, an action head and the statistics that normalise what goes in and out, which belong
 /// to the state: mean and standard deviation of each number of a chunk (relative where that is
 /// asked for), of state and of robot. Each step of a chunk has its own: relative chunks start small
@@ -71,10 +82,10 @@ class RobotPolicy final : public Module {
   Tensor loss(const PolicyObservation& seen, const Tensor& chunks, Generator& generator,
               int64_t draws = 1);
   /// Chunks (N, horizon, A) in the world's units, off the tape; row i depends on row i of the
-  /// observation and of the noise (N, draws, width) alone. Errors as ActionHead and the encoder,
-  /// ValueError without statistics.
+  /// observation, of the noise (N, draws, width) and of the chunk under way alone. Errors as
+  /// ActionHead, realtime_weights and the encoder, ValueError without statistics.
   Tensor generate(const PolicyObservation& seen, const Tensor& noise,
-                  const HeadSampling& sampling = {});
+                  const HeadSampling& sampling = {}, const ChunkUnderWay& before = {});
   Shape noise_shape(const HeadSampling& sampling = {}) const { return head_.noise_shape(sampling); }
   /// What the head has to say on some data, see ActionHead::diagnostics.
   NamedTensors diagnostics(const PolicyObservation& seen, const Tensor& chunks);
@@ -90,6 +101,7 @@ class RobotPolicy final : public Module {
   /// Where relative chunks count from: (N, 1, A).
   Tensor origin(const char* op, const PolicyObservation& seen, int64_t rows) const;
   Tensor normalised(const char* op, const PolicyObservation& seen, const Tensor& chunks) const;
+  Inpainting agreement(const PolicyObservation& seen, const ChunkUnderWay& before) const;
 
   RobotPolicyOptions options_;
   DType dtype_;
