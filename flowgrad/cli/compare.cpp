@@ -245,7 +245,8 @@ void run_compare(CompareArguments a, const Command& command) {
     options.execute = executed(a.loop, o.horizon);
     options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
     const bool steps = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
-    const Policy acts = in_closed_loop(*policy, {.n_steps = steps ? a.n_steps : 0});
+    const Policy acts =
+        in_closed_loop(*policy, {.n_steps = steps ? a.n_steps : 0}, realtime(a.loop, path, o.head));
     Run run{.path = path,
             .config = robot_policy_config(o),
             .episodes = {},
@@ -253,7 +254,7 @@ void run_compare(CompareArguments a, const Command& command) {
             .latency = {}};
     run.episodes = evaluate(*world, acts, options);
     run.summary = summarize(run.episodes);
-    if (a.latency > 0) run.latency = measure_latency(*world, acts, options.images, a.latency);
+    if (a.latency > 0) run.latency = measure_latency(*world, acts, options, a.latency);
     if (!a.common.quiet) tell(fmt::format("{}: success {:.3f}", path, run.summary.success_rate));
     runs.push_back(std::move(run));
   }

@@ -150,24 +150,30 @@ std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOp
   return policy;
 }
 
-Policy in_closed_loop(RobotPolicy& policy, const HeadSampling& sampling) {
-  return [&policy, sampling, device = policy.device()](const PolicyInput& input) {
+Policy in_closed_loop(RobotPolicy& policy, const HeadSampling& sampling, double realtime) {
+  return [&policy, sampling, realtime, device = policy.device()](const PolicyInput& input) {
     const Tensor noise = input.noise(policy.noise_shape(sampling));
+    ChunkUnderWay before;
+    if (realtime > 0 && input.previous.defined())
+      before = {to(input.previous, device), input.delay, input.execute, realtime};
     return policy.generate(on_device(policy_observation(input.observations), device),
-                           to(noise, device), sampling);
+                           to(noise, device), sampling, before);
   };
 }
 
-Latency measure_latency(const World& world, const Policy& policy, ImageSize images,
+Latency measure_latency(const World& world, const Policy& policy, const EvaluationOptions& options,
                         int64_t decisions) {
   using Clock = std::chrono::steady_clock;
   constexpr int64_t kWarmUp = 20;
-  Observer observer(world.spec(), 1, images);
+  Observer observer(world.spec(), 1, options.images);
   observer.look(0, world);
   PolicyInput input;
   input.observations = observer.observations();
   input.episodes = {0};
   input.worlds = {&world};
+  input.previous = cast(to(policy(input), Device::cpu()), DType::float32);
+  input.delay = options.delay;
+  input.execute = options.execute;
   std::vector<double> times;
   for (int64_t i = -kWarmUp; i < decisions; ++i) {
     input.step = i + kWarmUp;

@@ -75,16 +75,18 @@ void check_world(const std::string& run, const RobotPolicyOptions& options, cons
 std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOptions& common);
 
 /// A policy for the closed loop: its noise is that of the episode, so that a row does not depend on
-/// its neighbours. Borrows the policy.
-Policy in_closed_loop(RobotPolicy& policy, const HeadSampling& sampling = {});
+/// its neighbours. Chunks after the first are inpainted to agree with the one under way, by
+/// guidance of at most `realtime` (ChunkUnderWay::beta); 0 is none. Borrows the policy.
+Policy in_closed_loop(RobotPolicy& policy, const HeadSampling& sampling = {}, double realtime = 0);
 
 /// Times of single decisions, in milliseconds.
 struct Latency {
   int64_t decisions = 0;
   double p50 = 0, p90 = 0, p99 = 0;
 };
-/// Of `decisions` decisions for one robot each, after a warm-up.
-Latency measure_latency(const World& world, const Policy& policy, ImageSize images,
+/// Of `decisions` decisions for one robot each, with a chunk under way, after a warm-up; images,
+/// delay and execute are those of the options.
+Latency measure_latency(const World& world, const Policy& policy, const EvaluationOptions& options,
                         int64_t decisions);
 
 }  // namespace flowgrad::cli

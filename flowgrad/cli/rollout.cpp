@@ -65,7 +65,7 @@ void run_rollout(RolloutArguments a, const Command& command) {
     row.update(summary_json(s));
     cells.push_back(result_cells(label, s));
     if (a.latency > 0) {
-      const Latency l = measure_latency(*world, acts, options.images, a.latency);
+      const Latency l = measure_latency(*world, acts, options, a.latency);
       row["latency_ms"] = {{"p50", l.p50}, {"p90", l.p90}, {"p99", l.p99}};
       cells.back().push_back(fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99));
     }
@@ -75,12 +75,18 @@ void run_rollout(RolloutArguments a, const Command& command) {
   if (policy) {
     options.images = image_size(policy->options());
     options.execute = executed(a.loop, policy->options().horizon);
+    const double guidance = realtime(a.loop, a.run, policy->options().head);
     for (const int64_t n : step_counts(a.steps)) {
       const HeadSampling sampling{.n_steps = n};
       add(n == 0 ? "own" : fmt::format("{}", n), {{"n_steps", n}},
-          in_closed_loop(*policy, sampling));
+          in_closed_loop(*policy, sampling, guidance));
     }
   } else {
+    if (a.loop.realtime > 0) {
+      throw UsageError(
+          "--realtime: given for a demonstrator; the run of a policy with the flow head is "
+          "accepted");
+    }
     constexpr int64_t kHorizon = 8;
     options.execute = executed(a.loop, kHorizon);
     add(a.demonstrator, Json::object(),
@@ -98,6 +104,8 @@ void run_rollout(RolloutArguments a, const Command& command) {
     }
     out["seed"] = a.common.seed;
     out["execute"] = options.execute;
+    out["delay"] = options.delay;
+    out["realtime"] = a.loop.realtime;
     out["results"] = rows;
     return print_result(json_text(out) + "\n");
   }
@@ -114,6 +122,10 @@ void add_closed_loop(Command& c, ClosedLoopArguments& a) {
             "Actions of a chunk before the policy is asked again; 0 = half of them", 0, 10000);
   c.flag("--ensemble", a.ensemble, "Ask at every step, and average what all chunks say (ACT)");
   c.integer("--delay", a.delay, "Steps until an answer is there", 0, 10000);
+  c.real("--realtime", a.realtime,
+         "Guide each chunk of a flow towards the one under way, by this weight at most (real-time "
+         "chunking; the paper takes 5); 0 = no guidance",
+         0, 1000);
   c.choice("--split", a.split, "Instructions: seen ones, held-out wordings, held-out pairs",
            {"seen", "wording", "pair"});
   c.choice("--counterfactual", a.counterfactual,
@@ -143,6 +155,20 @@ EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed
           .delay = a.delay,
           .lockstep = a.lockstep,
           .one_scene = a.one_scene};
+}
+
+double realtime(const ClosedLoopArguments& a, const std::string& run, HeadKind head) {
+  if (a.realtime > 0 && a.ensemble) {
+    throw UsageError(
+        "--realtime: given with --ensemble, which averages what it would guide; one of the two is "
+        "accepted");
+  }
+  if (a.realtime > 0 && head != HeadKind::flow) {
+    throw UsageError(
+        fmt::format("--realtime: given for {}, which has the head {}; the flow head is accepted",
+                    run, head_names()[static_cast<size_t>(head)]));
+  }
+  return a.realtime;
 }
 
 int64_t executed(const ClosedLoopArguments& a, int64_t horizon) {

@@ -6,6 +6,7 @@
 
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/json.h"
+#include "flowgrad/models/action_head.h"
 #include "flowgrad/plot/image.h"
 #include "flowgrad/tasks/episodes.h"
 #include "flowgrad/tasks/statistics.h"
@@ -18,6 +19,7 @@ struct ClosedLoopArguments {
   int64_t execute = 0;
   bool ensemble = false;
   int64_t delay = 0;
+  double realtime = 0;
   std::string split = "seen", counterfactual = "none";
   bool one_scene = false;
   int64_t lockstep = 256;
@@ -30,6 +32,8 @@ WorldOptions world_options(const ClosedLoopArguments& a);
 /// Without pictures and `execute`, which a policy tells.
 EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed);
 int64_t executed(const ClosedLoopArguments& a, int64_t horizon);
+/// Largest weight of real-time chunking; UsageError where the head or ensembling rule it out.
+double realtime(const ClosedLoopArguments& a, const std::string& run, HeadKind head);
 
 Json summary_json(const EvaluationSummary& s);
 /// Columns of a table of results, the first without a title, and a row of it.

@@ -39,12 +39,12 @@ std::unique_ptr<RobotPolicy> policy_for(const std::string& world, const std::str
 }
 
 std::vector<EpisodeResult> act(const std::string& name, RobotPolicy& policy, int64_t lockstep,
-                               int threads) {
+                               int threads, double realtime = 0) {
   const Threads some(threads);
   EvaluationOptions options{
-      .episodes = 5, .seed = 2, .execute = 4, .lockstep = lockstep, .record = 5};
+      .episodes = 5, .seed = 2, .execute = 4, .delay = 2, .lockstep = lockstep, .record = 5};
   options.images = image_size(policy.options());
-  return evaluate(*make_world(name), in_closed_loop(policy), options);
+  return evaluate(*make_world(name), in_closed_loop(policy, {}, realtime), options);
 }
 
 }  // namespace
@@ -60,6 +60,15 @@ TEST_CASE("an evaluation has the same bits at any number of threads and rows", "
   const auto eyes = policy_for("tabletop", "tiny", HeadKind::flow);
   const auto one = act("tabletop", *eyes, 1, 1);
   CHECK(act("tabletop", *eyes, 5, 2) == one);
+}
+
+TEST_CASE("real-time chunking has the same bits at any number of threads and rows",
+          "[robot_test]") {
+  const auto policy = policy_for("fork", "state", HeadKind::flow);
+  const auto one = act("fork", *policy, 1, 1, 5);
+  CHECK(act("fork", *policy, 5, 1, 5) == one);
+  CHECK(act("fork", *policy, 3, 2, 5) == one);
+  CHECK_FALSE(act("fork", *policy, 5, 1) == one);
 }
 
 TEST_CASE("batches have the same bits at any number of threads, and continue", "[robot_test]") {

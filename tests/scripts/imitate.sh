@@ -33,6 +33,8 @@ ok rollout --run whole-flow --episodes 3 --n-steps 1 --n-steps 2 --latency 5 --j
 says '"n_steps":2' out
 says '"p99"' out
 ok rollout --run whole-flow --episodes 3 --execute 2 --delay 1 --quiet
+ok rollout --run whole-flow --episodes 3 --execute 4 --delay 2 --realtime 5 --latency 5 --json --quiet --threads 1
+says '"realtime":5.0' out
 ok rollout --run whole-flow --episodes 3 --ensemble --quiet
 ok rollout --task fork --demonstrator expert --episodes 5 --json --quiet
 says '"success":1.0' out
@@ -58,6 +60,9 @@ expect 2 "steps given" rollout --run whole-mip --n-steps 3
 expect 2 "--n-steps" rollout --run whole-flow --n-steps two
 expect 2 "execute" rollout --run whole-flow --execute 9
 expect 2 "one of the two" rollout
+expect 2 "has the head mip" rollout --run whole-mip --realtime 5
+expect 2 "with --ensemble" rollout --run whole-flow --realtime 5 --ensemble
+expect 2 "demonstrator" rollout --task fork --demonstrator expert --realtime 5
 expect 2 "thing to push" rollout --run whole-flow --split pair
 expect 2 "--run: none given" compare
 ok train --model planar --data moons --steps 2 --run other --quiet
