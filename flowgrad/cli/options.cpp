@@ -68,6 +68,16 @@ CLI::Validator one_of(std::vector<std::string> accepted) {
       "");
 }
 
+/// A value forgotten before the next option: "--output --quiet" must not make a file "--quiet".
+CLI::Validator no_option() {
+  return CLI::Validator(
+      [](std::string& text) -> std::string {
+        if (!text.starts_with("--")) return "";
+        return fmt::format("the option \"{}\" follows; a value is accepted", text);
+      },
+      "");
+}
+
 }  // namespace
 
 void tell(const std::string& line) { std::fputs((line + "\n").c_str(), stderr); }
@@ -117,7 +127,7 @@ Command& Command::real(const char* names, double& value, const char* text, doubl
 
 Command& Command::text(const char* names, std::string& value, const char* text,
                        const char* value_name) {
-  return add(sub_->add_option(names, value, text)->take_last(), value_name);
+  return add(sub_->add_option(names, value, text)->check(no_option())->take_last(), value_name);
 }
 
 Command& Command::choice(const char* names, std::string& value, const char* text,
@@ -127,7 +137,8 @@ Command& Command::choice(const char* names, std::string& value, const char* text
 
 Command& Command::list(const char* names, std::vector<std::string>& values, const char* text,
                        const char* value_name) {
-  return add(sub_->add_option(names, values, text)->allow_extra_args(false), value_name);
+  return add(sub_->add_option(names, values, text)->check(no_option())->allow_extra_args(false),
+             value_name);
 }
 
 Command& Command::flag(const char* names, bool& value, const char* text) {

@@ -29,6 +29,8 @@ unexpected argument@inspect a.npy b.npy
 --output: one value@init --model planar --output
 --set: one value@init --model planar --output w.safetensors --set
 --steps@train --steps --model planar
+the option "--quiet" follows@train --run --quiet
+the option "--seed" follows@init --model planar --output --seed 3
 --output is required@init --model planar
 --output is required@sample --model planar
 --output is required@eval --model planar --quantity forward
