@@ -26,6 +26,8 @@ struct ImitateArguments {
   std::vector<std::string> settings;
   DemonstrationSource source;
   int64_t draws = 1;
+  std::string teacher;
+  int64_t distill_steps = 1;
 };
 
 /// What a resumed run must share with the first one, model and data.
@@ -39,6 +41,8 @@ std::string stored_config(const ImitateArguments& a, const Config& config) {
   json["draws"] = a.draws;
   json["seed"] = a.training.common.seed;
   json["dtype"] = a.training.common.dtype;
+  if (!a.teacher.empty())
+    json["teacher"] = fmt::format("{} ({} steps)", a.teacher, a.distill_steps);
   return json_text(json);
 }
 
@@ -62,6 +66,26 @@ RobotPolicyOptions policy_options(const ImitateArguments& a, const WorldSpec& sp
   return options;
 }
 
+/// The policy that is distilled, whose weights and statistics are the student's start.
+std::unique_ptr<RobotPolicy> open_teacher(const ImitateArguments& a, RobotPolicy& student) {
+  if (a.draws != 1)
+    throw UsageError("--draws: given with --teacher, which draws noise once a row; 1 is accepted");
+  auto teacher = open_policy(a.teacher, a.training.common);
+  const Config needs = robot_policy_config(student.options());
+  for (const auto& [key, value] : robot_policy_config(teacher->options())) {
+    if (key == "head" && value != "flow") {
+      throw UsageError(
+          fmt::format("--teacher: {} has the head {}; flow is accepted", a.teacher, value));
+    }
+    if (value == needs.at(key)) continue;
+    throw UsageError(
+        fmt::format("--teacher: {} has {} = {}, the student {}; equal ones are accepted", a.teacher,
+                    key, value, needs.at(key)));
+  }
+  student.load_state_dict(teacher->state_dict());
+  return teacher;
+}
+
 void run_imitate(ImitateArguments a, const Command& command) {
   TrainArguments& t = a.training;
   const InterruptGuard guard;
@@ -79,9 +103,13 @@ void run_imitate(ImitateArguments a, const Command& command) {
                      t.batch_size, t.common.seed);
   Generator generator = generator_of(t.common.seed, Stream::weights);
   RobotPolicy policy(options, generator, dtype_of(t.common));
-  for (const std::string& w : policy.fit_statistics(data.all().seen, data.all().chunks)) tell(w);
+  if (a.teacher.empty()) {
+    for (const std::string& w : policy.fit_statistics(data.all().seen, data.all().chunks)) tell(w);
+  }
   const Device device = device_of(t.common);
   policy.to(device);
+  std::unique_ptr<RobotPolicy> teacher;
+  if (!a.teacher.empty()) teacher = open_teacher(a, policy);
 
   Generator draws = generator_of(t.common.seed, Stream::training);
   FlowTrainerOptions trainer_o = trainer_options(t);
@@ -93,6 +121,9 @@ void run_imitate(ImitateArguments a, const Command& command) {
   if (t.resume) check_resume(t, trainer_o.trainer.config);
   const auto loss = [&] {
     const ImitationBatch batch = data.next();
+    if (teacher)
+      return policy.distillation_loss(*teacher, on_device(batch.seen, device), draws,
+                                      a.distill_steps);
     return policy.loss(on_device(batch.seen, device), to(batch.chunks, device), draws, a.draws);
   };
   FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws,
@@ -169,12 +200,19 @@ void add_imitate(CLI::App& app) {
   c.real("--demonstration-noise", a->source.noise,
          "Deviation of what is added to the expert's actions as it acts", 0, 0.1);
   c.integer("--draws", a->draws, "Noise draws a row of the batch", 1, 1000);
+  c.group("Distillation");
+  c.file("--teacher", a->teacher,
+         "Run or weights of a flow policy of the same configuration: learn to do in few steps what "
+         "it does in its own, on the demonstrations' observations");
+  c.integer("--distill-steps", a->distill_steps, "Euler steps that the student is made for", 1,
+            1000);
   add_training(c, a->training);
   add_common(c, a->training.common);
   c.examples(
       "flowgrad imitate --task fork --head flow --run runs/fork\n"
       "flowgrad imitate --task pusht --data pusht.npz --set horizon=16 --run runs/pusht\n"
-      "flowgrad rollout --run runs/fork");
+      "flowgrad imitate --task fork --teacher runs/fork --run runs/fork-1\n"
+      "flowgrad rollout --run runs/fork-1 --n-steps 1");
   c.run([a](const Command& self) { run_imitate(*a, self); });
 }
 

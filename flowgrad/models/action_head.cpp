@@ -7,6 +7,7 @@
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/diffusion.h"
+#include "flowgrad/models/rectified.h"
 
 namespace flowgrad {
 namespace {
@@ -37,10 +38,17 @@ class FlowHead final : public ActionHead {
     check("loss", feature, chunk);
     return net_.loss(chunk, feature, generator);
   }
+  Tensor distillation_loss(const Tensor& feature, const Tensor& noise, const Tensor& chunk,
+                           int64_t steps, Generator& generator) override {
+    check("distillation_loss", feature, chunk);
+    const Tensor t =
+        distillation_times(chunk.size(0), steps, generator, chunk.dtype(), chunk.device());
+    return net_.loss(chunk, feature, generator, select(noise, 1, 0), t);
+  }
   Shape noise_shape(const HeadSampling&) const override { return {1, options().chunk_dim}; }
 
  protected:
-  bool inpaints() const override { return true; }
+  bool is_flow() const override { return true; }
   void check_sampling(const HeadSampling& s) const override {
     if (s.n_steps >= 0) return;
     throw ValueError(fmt::format(
@@ -241,8 +249,14 @@ void ActionHead::check_sampling(const HeadSampling& s) const {
       fmt::format("generate: {} steps given to a head that takes none; 0 is accepted", s.n_steps));
 }
 
+Tensor ActionHead::distillation_loss(const Tensor&, const Tensor&, const Tensor&, int64_t,
+                                     Generator&) {
+  throw ValueError(
+      "distillation_loss: given to a head that solves no flow; the flow head accepts it");
+}
+
 void ActionHead::check_inpainting(const Inpainting& known, const Shape& chunks) const {
-  if (!inpaints()) {
+  if (!is_flow()) {
     throw ValueError(
         "generate: inpainting given to a head that solves no flow; the flow head accepts it");
   }

@@ -52,6 +52,12 @@ class ActionHead : public Module {
   /// Mean squared errors, see HeadKind, for features (N, F) and chunks (N, C): a scalar. Raises
   /// ShapeError for others.
   virtual Tensor loss(const Tensor& feature, const Tensor& chunk, Generator& generator) = 0;
+  /// Mean squared error of reaching chunks (N, C) from standard normals `noise` (N, 1, C) in
+  /// `steps` equal Euler steps: the noise belongs to the chunks, as what a teacher made of it
+  /// (distillation, see rectified.h). ShapeError for others, ValueError for steps below 1 and for
+  /// heads that solve no flow.
+  virtual Tensor distillation_loss(const Tensor& feature, const Tensor& noise, const Tensor& chunk,
+                                   int64_t steps, Generator& generator);
   /// Chunks (N, C), off the tape, a function of features (N, F) and standard normals `noise` (N,
   /// draws, width): row i depends on row i alone. Raises ShapeError for others, ValueError for
   /// options that the head does not have.
@@ -69,7 +75,7 @@ class ActionHead : public Module {
   virtual Tensor compute(const Tensor& feature, const Tensor& noise,
                          const HeadSampling& sampling) = 0;
   virtual void check_sampling(const HeadSampling& sampling) const;
-  virtual bool inpaints() const { return false; }
+  virtual bool is_flow() const { return false; }
   void check(const char* op, const Tensor& feature, const Tensor& chunk) const;
 
  private:

@@ -207,6 +207,24 @@ Tensor RobotPolicy::loss(const PolicyObservation& seen, const Tensor& chunks, Ge
   return auxiliary_ ? total + mse_loss((*auxiliary_)(seen_as), target) * options_.auxiliary : total;
 }
 
+Tensor RobotPolicy::distillation_loss(RobotPolicy& teacher, const PolicyObservation& seen,
+                                      Generator& generator, int64_t steps) {
+  if (options_.head != HeadKind::flow || teacher.options().head != HeadKind::flow) {
+    throw ValueError(fmt::format(
+        "distillation_loss: a teacher with the head {} and a student with the head {} given; flow "
+        "and flow are accepted",
+        head_names()[static_cast<size_t>(teacher.options().head)],
+        head_names()[static_cast<size_t>(options_.head)]));
+  }
+  check_statistics("distillation_loss");
+  const Tensor here = feature(seen);
+  const Shape row = noise_shape();
+  const Tensor noise =
+      randn({here.size(0), row[0], row[1]}, generator, here.dtype(), here.device());
+  const Tensor target = normalised("distillation_loss", seen, teacher.generate(seen, noise));
+  return head_.distillation_loss(here, noise, target, steps, generator);
+}
+
 Inpainting RobotPolicy::agreement(const PolicyObservation& seen,
                                   const ChunkUnderWay& before) const {
   const int64_t width = options_.action_dim;

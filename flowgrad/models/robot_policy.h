@@ -81,6 +81,12 @@ class RobotPolicy final : public Module {
   /// feature, and the auxiliary regression. ValueError without statistics.
   Tensor loss(const PolicyObservation& seen, const Tensor& chunks, Generator& generator,
               int64_t draws = 1);
+  /// The head's loss on what `teacher` makes of noise here, so that this policy does the same in
+  /// `steps` Euler steps, 1 being a map of noise to chunks. Start from the teacher's weights.
+  /// ValueError for steps below 1, heads that solve no flow, or a policy without statistics;
+  /// ShapeError for a teacher with other chunks.
+  Tensor distillation_loss(RobotPolicy& teacher, const PolicyObservation& seen,
+                           Generator& generator, int64_t steps = 1);
   /// Chunks (N, horizon, A) in the world's units, off the tape; row i depends on row i of the
   /// observation, of the noise (N, draws, width) and of the chunk under way alone. Errors as
   /// ActionHead, realtime_weights and the encoder, ValueError without statistics.

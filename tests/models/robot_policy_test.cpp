@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "device/device.h"
+#include "flowgrad/optim/optimizer.h"
 #include "support.h"
 
 using namespace flowgrad;
@@ -169,6 +170,61 @@ TEST_CASE("pictures and words: hidden words, and rows apart", "[robot_policy_tes
   one.tokens = slice(d.seen.tokens, 0, 1, 2);
   one.images = contiguous(slice(d.seen.images, 0, 1, 2));
   CHECK(distance(policy.generate(one, slice(noise, 0, 1, 2)), slice(all, 0, 1, 2)) == 0);
+}
+
+TEST_CASE("distillation regresses the teacher's chunks from its noise, at the student's times",
+          "[robot_policy_test]") {
+  const auto teacher = fitted(small());
+  flowgrad::testing::shake(*teacher, 2, 0.5);
+  const Data d = some(7);
+  // A student that is the teacher: its loss for one step is the squared bend of the flow.
+  const auto student = fitted(small());
+  student->load_state_dict(teacher->state_dict());
+  Generator a(5), b(5);
+  const Tensor noise = randn({7, 1, 6}, b, DType::float64);
+  const Tensor ten = teacher->generate(d.seen, noise);
+  const Tensor one = teacher->generate(d.seen, noise, {.n_steps = 1});
+  const Tensor scale = reshape(state_of(*teacher, "statistics.action.std"), {1, 3, 2});
+  const double bend = mean(square((ten - one) / scale)).item();
+  const Tensor loss = student->distillation_loss(*teacher, d.seen, a);
+  CHECK(bend > 1e-4);
+  CHECK(loss.item() == Catch::Approx(bend).epsilon(1e-9));
+  // The gradient is the student's alone.
+  backward(loss);
+  for (const auto& [name, p] : student->parameters()) {
+    INFO(name);
+    CHECK(p.grad().defined());
+  }
+  for (const auto& [name, p] : teacher->parameters()) CHECK_FALSE(p.grad().defined());
+  const auto regression = fitted(small(HeadKind::regression));
+  CHECK(contains(raised<ValueError>([&] { regression->distillation_loss(*teacher, d.seen, a); }),
+                 {"student with the head regression"}));
+  CHECK(contains(raised<ValueError>([&] { student->distillation_loss(*regression, d.seen, a); }),
+                 {"teacher with the head regression"}));
+  CHECK(contains(raised<ValueError>([&] { student->distillation_loss(*teacher, d.seen, a, 0); }),
+                 {"0"}));
+}
+
+TEST_CASE("a distilled policy does in one step what its teacher does in ten",
+          "[robot_policy_test]") {
+  const auto teacher = fitted(small());
+  flowgrad::testing::shake(*teacher, 2, 0.5);
+  const auto student = fitted(small());
+  student->load_state_dict(teacher->state_dict());
+  Generator generator(6);
+  Adam optimizer({{.parameters = student->parameters()}}, {.lr = 3e-3});
+  for (int i = 0; i < 300; ++i) {
+    optimizer.zero_grad();
+    backward(student->distillation_loss(*teacher, some(64).seen, generator));
+    optimizer.step();
+  }
+  const Data d = some(200);
+  const Tensor noise = randn({200, 1, 6}, generator, DType::float64);
+  const Tensor wanted = teacher->generate(d.seen, noise);
+  const auto gap = [&](RobotPolicy& p) {
+    return mean(square(p.generate(d.seen, noise, {.n_steps = 1}) - wanted)).item();
+  };
+  CHECK(gap(*student) < 0.3 * gap(*teacher));
 }
 
 TEST_CASE("options survive a configuration, which refuses other conventions",

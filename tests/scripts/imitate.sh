@@ -45,6 +45,14 @@ says '<animate' page.html
 ok compare --run whole-flow --episodes 4 --quiet
 says 'flow' out
 
+# A student of fewer steps, paused or not.
+go student --teacher whole-flow --threads 1
+go student-2 --teacher whole-flow --threads 2 --pause-at 5
+ok imitate --run student-2 --resume --quiet
+same student/weights.safetensors student-2/weights.safetensors
+! cmp -s student/weights.safetensors whole-flow/weights.safetensors || fail "the student learned nothing"
+ok rollout --run student --episodes 3 --n-steps 1 --quiet
+
 # Refusals.
 expect 2 "--task: none given" imitate
 expect 2 "has no words" imitate --task pusht --encoder tiny --data x.npz
@@ -55,6 +63,11 @@ expect 2 "--batch-size" imitate --task fork --demonstrations 1 --batch-size 1000
 expect 3 "head=" imitate --run whole-flow --resume --head mip --steps 20
 expect 3 "horizon" imitate --run whole-flow --resume --set horizon=4 --steps 20
 expect 3 "holds a training run" imitate --task fork $small --run whole-flow
+expect 2 "head = flow, the student diffusion" imitate --task fork $small --head diffusion --teacher whole-flow --run x
+expect 2 "has the head mip" imitate --task fork $small --teacher whole-mip --run x
+expect 2 "hidden = 16, the student 32" imitate --task fork $small --set hidden=32 --teacher whole-flow --run x
+expect 2 "--draws" imitate --task fork $small --teacher whole-flow --draws 2 --run x
+expect 3 "teacher" imitate --run student --resume --teacher parts-flow --steps 20
 expect 3 "made for" rollout --run whole-flow --task tabletop
 expect 2 "steps given" rollout --run whole-mip --n-steps 3
 expect 2 "--n-steps" rollout --run whole-flow --n-steps two
