@@ -27,6 +27,7 @@
 #include "flowgrad/models/glow.h"
 #include "flowgrad/models/hierarchical.h"
 #include "flowgrad/models/layers.h"
+#include "flowgrad/models/inpainting.h"
 #include "flowgrad/models/likelihood.h"
 #include "flowgrad/models/metrics.h"
 #include "flowgrad/models/ode.h"

@@ -232,7 +232,10 @@ Inpainting RobotPolicy::agreement(const PolicyObservation& seen,
   for (const double w : realtime_weights(options_.horizon, before.delay, before.execute))
     weights.insert(weights.end(), static_cast<size_t>(width), w);
   // Relative to where the robot is now, not to where it was when that chunk was made.
-  const Tensor target = normalised("generate", seen, before.actions);
+  // Held to what demonstrations span: a robot that was thrown off its plan would be guided far
+  // beyond what the flow knows, and the next chunk beyond that one.
+  const double bound = bound_.item();
+  const Tensor target = clamp(normalised("generate", seen, before.actions), -bound, bound);
   return {target,
           Tensor::from(weights, {options_.horizon * width}, target.dtype(), target.device()),
           before.beta};

@@ -217,6 +217,20 @@ TEST_CASE("a policy goes on from the chunk under way, in the world's units", "[i
   }
 }
 
+TEST_CASE("a chunk far from what demonstrations span guides no further than their edge",
+          "[inpainting_test]") {
+  const auto policy = fitted(small());
+  const PolicyObservation seen = seen_by(3);
+  const Tensor noise = normals({3, 1, 12}, 13);
+  const auto towards = [&](double far) {
+    const Tensor before = expand(unsqueeze(seen.robot, 1) + far, {3, 6, 2});
+    return policy->generate(seen, noise, {}, {.actions = before, .delay = 1, .execute = 3});
+  };
+  CHECK(distance(towards(1e6), towards(1e3)) == 0);
+  CHECK(distance(towards(1e6), towards(-1e6)) > 1e-3);
+  CHECK(max(abs(towards(1e6))).item() < 100);
+}
+
 TEST_CASE("a row that goes on depends on its own row alone, with the same bits on a rerun",
           "[inpainting_test]") {
   for (const DType dtype : {DType::float32, kDouble}) {

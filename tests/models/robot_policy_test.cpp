@@ -280,7 +280,7 @@ TEST_CASE("parts that do not fit are named", "[robot_policy_test]") {
 
 namespace {
 
-/// Statistics, loss, gradients and a decision of a small policy on a device.
+/// Statistics, loss, gradients and decisions of a small policy on a device.
 std::vector<Tensor> on(Device device, RobotPolicyOptions o) {
   Generator generator(3);
   o.auxiliary = 1;
@@ -308,6 +308,12 @@ std::vector<Tensor> on(Device device, RobotPolicyOptions o) {
   const Shape row = policy.noise_shape();
   out.push_back(
       policy.generate(d.seen, randn({6, row[0], row[1]}, generator, DType::float64, device)));
+  if (o.head == HeadKind::flow) {
+    const Tensor noise = randn({6, row[0], row[1]}, generator, DType::float64, device);
+    out.push_back(
+        policy.generate(d.seen, noise, {}, {.actions = d.chunks, .delay = 1, .execute = 1}));
+    out.push_back(policy.distillation_loss(policy, d.seen, generator).detach());
+  }
   for (const auto& [name, value] : policy.diagnostics(d.seen, d.chunks)) out.push_back(value);
   for (Tensor& t : out) t = to(t, Device::cpu());
   return out;
