@@ -45,7 +45,8 @@ RobotPolicyOptions robot_policy_options(const Config& config);
 Config robot_policy_config(const RobotPolicyOptions& options);
 
 /// The chunk that goes on while the next one is made, for real-time chunking (Black, Galliker and
-/// Levine 2025): the next one is inpainted to agree with it, see realtime_weights.
+/// Levine 2025): the next one is inpainted to agree with it, see realtime_weights, as far as it
+/// lies within the range of the demonstrations.
 struct ChunkUnderWay {
   /// What it says for the steps from now on, (N, horizon, A) in the world's units; undefined is
   /// none.
