@@ -43,6 +43,20 @@ const bool cuda_is_registered = (register_cuda(), true);
 
 }  // namespace
 
+bool is_solvable(const CnfField& field, const SolveSteps& steps, bool gradient) {
+  const View* const given[] = {&field.x,           &field.t,    &field.bias,     &field.middle,
+                               &field.middle_bias, &field.out,  &field.out_bias, &field.left,
+                               &field.right,       &field.exact};
+  for (const View* v : given) {
+    if (v->defined() && (v->dtype != field.x.dtype || !v->is_contiguous())) return false;
+  }
+  const DType dtype = field.x.dtype;
+  if (dtype != DType::float32 && dtype != DType::float64) return false;
+  if (steps.stages < 1 || steps.stages > SolveSteps::kMaxStages) return false;
+  if ((*field.x.shape)[0] < 1 || (*field.x.shape)[1] < 1) return false;
+  return !gradient || field.left.defined() || field.exact.defined();
+}
+
 bool Backend::has_cnf_solve(const CnfField&, const SolveSteps&, bool) const { return false; }
 
 void Backend::cnf_solve(const CnfField&, const SolveSteps&, View, View, View, View) {

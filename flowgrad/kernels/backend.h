@@ -110,6 +110,10 @@ struct CnfField {
   View exact;                // (H, H)
 };
 
+/// What every kernel of a solve asks: arrays that are contiguous and of one dtype, float32 or
+/// float64, at least one unit and dimension, known stages, and a trace where a gradient is wanted.
+bool is_solvable(const CnfField& field, const SolveSteps& steps, bool gradient);
+
 /// How a sampler moves x (N, A) after an evaluation v (N, A) of its network, in this order:
 ///
 ///     sum = sum + sum_v v

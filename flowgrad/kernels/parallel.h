@@ -10,6 +10,9 @@
 
 namespace flowgrad::kernels {
 
+/// Chunks of b that cover a.
+constexpr std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
 /// Threads used by kernels, the calling thread included. The first call reads the environment
 /// variable FLOWGRAD_NUM_THREADS (ValueError when it is malformed); without it, the number of cores
 /// this process may run on.

@@ -338,22 +338,11 @@ void write_sums(const Field<T>& f, const std::vector<T>& partial, int64_t chunks
   std::copy(total.begin() + f.d * f.h, total.end(), out);
 }
 
-int64_t tiles_of(int64_t rows) { return (rows + kRows - 1) / kRows; }
-
 }  // namespace
 
 bool CpuBackendFast::has_cnf_solve(const CnfField& field, const SolveSteps& steps,
                                    bool gradient) const {
-  const View* const given[] = {&field.x,           &field.t,    &field.bias,     &field.middle,
-                               &field.middle_bias, &field.out,  &field.out_bias, &field.left,
-                               &field.right,       &field.exact};
-  for (const View* v : given) {
-    if (v->defined() && (v->dtype != field.x.dtype || !v->is_contiguous())) return false;
-  }
-  if (!is_floating(field.x.dtype) || size_of(field.x.dtype) < 4) return false;
-  if (steps.stages < 1 || steps.stages > SolveSteps::kMaxStages) return false;
-  if ((*field.x.shape)[0] < 1 || (*field.x.shape)[1] < 1) return false;
-  return !gradient || field.left.defined() || field.exact.defined();
+  return is_solvable(field, steps, gradient);
 }
 
 void CpuBackendFast::cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y,
@@ -362,7 +351,7 @@ void CpuBackendFast::cnf_solve(const CnfField& field, const SolveSteps& steps, V
     using T = typename decltype(type)::type;
     if (y0.numel() == 0) return;
     const Field<T> f(field, steps, (*y0.shape)[0]);
-    parallel_for(tiles_of(f.n), [&](int64_t tile) {
+    parallel_for(divide_up(f.n, kRows), [&](int64_t tile) {
       const int64_t row = tile * kRows, rows = std::min(kRows, f.n - row);
       T* const end = y.as<T>() + row * f.d;
       std::copy_n(y0.as<const T>() + row * f.d, rows * f.d, end);
@@ -390,7 +379,7 @@ void CpuBackendFast::cnf_solve_grad(const CnfField& field, const SolveSteps& ste
       fill(g_right, 0);
     }
     // The number of chunks, and so the order of the sums, depends on the sizes alone.
-    const int64_t share = WeightSums<T>::elements(f), tiles = tiles_of(f.n);
+    const int64_t share = WeightSums<T>::elements(f), tiles = divide_up(f.n, kRows);
     const int64_t chunks = std::min(tiles, std::clamp<int64_t>(kPartialElements / share, 2, 64));
     std::vector<T> partial(static_cast<size_t>(chunks * share));
     parallel_for(chunks, [&](int64_t c) {

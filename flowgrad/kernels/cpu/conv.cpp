@@ -78,7 +78,7 @@ struct WindowProduct {
   int64_t c_row_step, c_pixel_step;
 
   void run(const Runs& runs) const {
-    const ConvTable<T>& t = conv_table<T>();
+    const GemmTable<T>& t = gemm_table<T>();
     const int64_t panel = t.panel_columns, depth = runs.depth * runs.count();
     for (int64_t j = 0; j < n; j += panel) {
       for (int64_t r = 0; r < runs.count(); r += runs.at_once) {
@@ -98,7 +98,7 @@ struct WindowProduct {
         for (int64_t i = 0; i < rows; ++i) {
           b.a = pixels + i * row_step;
           b.c = c + i * c_row_step + j;
-          gemm_table<T>().runs(b);
+          t.runs(b);
         }
       }
     }
@@ -107,8 +107,7 @@ struct WindowProduct {
 
 template <class T>
 void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* out) {
-  const ConvTable<T>& t = conv_table<T>();
-  const int64_t panel = t.panel_columns, panels = divide_up(s.outputs, panel);
+  const int64_t panel = gemm_table<T>().panel_columns, panels = divide_up(s.outputs, panel);
   const Taps ty = all_taps(s.kernel_height, s.dilation), tx = all_taps(s.kernel_width, s.dilation);
   const int64_t reach_y = ty.pixel.back(), depth = s.channels * s.taps();
   PixelWindow<T> window{s.channels, s.height, s.width, 0, 0, -s.padding, 0};
@@ -143,17 +142,16 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
                      s.out_width * s.outputs,
                      s.outputs}
         .run(runs);
-    t.transpose(c, s.outputs, rows * s.out_width, s.outputs,
-                bias == nullptr ? nullptr : bias + group * s.outputs,
-                out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width,
-                s.out_plane());
+    conv_table<T>().transpose(
+        c, s.outputs, rows * s.out_width, s.outputs,
+        bias == nullptr ? nullptr : bias + group * s.outputs,
+        out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width, s.out_plane());
   });
 }
 
 template <class T>
 void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
-  const ConvTable<T>& t = conv_table<T>();
-  const int64_t panel = t.panel_columns, panels = divide_up(s.channels, panel);
+  const int64_t panel = gemm_table<T>().panel_columns, panels = divide_up(s.channels, panel);
   const int64_t reach_y = (s.kernel_height - 1) * s.dilation / s.stride,
                 reach_x = (s.kernel_width - 1) * s.dilation / s.stride;
   PixelWindow<T> window{s.outputs, s.out_height, s.out_width, 0, 0, 0, 0};
@@ -216,8 +214,9 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
                        s.stride * s.channels}
           .run(p.runs);
     }
-    t.transpose(c, s.channels, (end - begin) * s.width, s.channels, nullptr,
-                to + image_and_group * s.channels * s.plane() + begin * s.width, s.plane());
+    conv_table<T>().transpose(c, s.channels, (end - begin) * s.width, s.channels, nullptr,
+                              to + image_and_group * s.channels * s.plane() + begin * s.width,
+                              s.plane());
   });
 }
 

@@ -18,8 +18,6 @@
 /// Blocks depend on the shape of one image alone, and so does the order of the sums of a pixel.
 namespace flowgrad::kernels::cpu {
 
-inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// f for every task; `work` is their number of multiplications.
 template <class F>
 void for_tasks(int64_t tasks, int64_t work, F&& f) {
@@ -84,7 +82,7 @@ struct PixelWindow {
   int64_t row() const { return columns * channels; }
 
   void read(const T* planes, T* out) const {
-    const ConvTable<T>& t = conv_table<T>();
+    const int64_t lanes = gemm_table<T>().lanes;
     const int64_t begin = std::clamp<int64_t>(-left, 0, columns);
     const int64_t end = std::clamp<int64_t>(width - left, begin, columns);
     const int64_t top = std::clamp<int64_t>(-first, 0, rows);
@@ -96,11 +94,11 @@ struct PixelWindow {
       std::fill_n(out + y * row() + end * channels, (columns - end) * channels, T(0));
     }
     // A few planes at a time, whose rows follow each other in memory.
-    for (int64_t c = 0; c < channels; c += t.lanes) {
+    for (int64_t c = 0; c < channels; c += lanes) {
       for (int64_t y = top; y < bottom; ++y) {
-        t.transpose(planes + (c * height + first + y) * width + left + begin, height * width,
-                    std::min<int64_t>(t.lanes, channels - c), end - begin, nullptr,
-                    out + y * row() + begin * channels + c, channels);
+        conv_table<T>().transpose(planes + (c * height + first + y) * width + left + begin,
+                                  height * width, std::min(lanes, channels - c), end - begin,
+                                  nullptr, out + y * row() + begin * channels + c, channels);
       }
     }
   }

@@ -28,7 +28,7 @@ class WeightSums {
     window_.columns = (s.out_width - 1) * s.stride + tx_.pixel.back() + 1;
     run_ = s.channels * (tx_.adjacent() ? tx_.count() : 1);
     const auto used = [&](int64_t n) {  // lanes of a register
-      const int64_t lanes = conv_table<T>().lanes;
+      const int64_t lanes = gemm_table<T>().lanes;
       return static_cast<double>(n) / static_cast<double>(divide_up(n, lanes) * lanes);
     };
     by_output_ = used(run_) < 0.8 && used(run_) < used(s.outputs);
@@ -78,7 +78,7 @@ class WeightSums {
     b.row = window.row();
     b.step = window.rows * b.row;
     T* const pixels =
-        scratch_of<T>(ScratchSlot::tile, b.images * b.step + conv_table<T>().panel_columns);
+        scratch_of<T>(ScratchSlot::tile, b.images * b.step + gemm_table<T>().panel_columns);
     for (int64_t n = 0; n < b.images; ++n)
       window.read(x_ + ((image + n) * s_.groups + group) * s_.channels * s_.plane(),
                   pixels + n * b.step);
@@ -98,7 +98,7 @@ class WeightSums {
 
   /// Planes of g times pixels.
   void add_by_channel(const Block& block, bool add, T* sums) const {
-    const ConvTable<T>& t = conv_table<T>();
+    const GemmTable<T>& t = gemm_table<T>();
     const int64_t panel = t.panel_columns, runs = block.images * block.rows;
     const int64_t pixel = s_.stride * s_.channels;
     // A panel whose pixels lie a power of two apart crowds few places of the first-level cache.
@@ -131,8 +131,9 @@ class WeightSums {
         b.b = dense ? copy : from + j;
         b.c = sums + tap * s_.channels + j;
         for (size_t r = 0; dense && r < of_copy.size(); ++r)
-          t.copy_panel(from + j + of_pixels[r], pixel, s_.out_width, copy + of_copy[r]);
-        gemm_table<T>().runs(b);
+          conv_table<T>().copy_panel(from + j + of_pixels[r], pixel, s_.out_width,
+                                     copy + of_copy[r]);
+        t.runs(b);
       }
     });
   }
@@ -151,16 +152,16 @@ class WeightSums {
 
   /// Pixels times pixels of g.
   void add_by_output(const Block& block, bool add, T* sums) const {
-    const ConvTable<T>& t = conv_table<T>();
+    const GemmTable<T>& t = gemm_table<T>();
     const int64_t panel = t.panel_columns, pixels = block.rows * s_.out_width;
     const int64_t all = block.images * pixels;
     T* const copy =
         scratch_of<T>(ScratchSlot::operand, (all + 1) * divide_up(s_.outputs, panel) * panel);
     for (int64_t n = 0; n < block.images; ++n)
       for (int64_t j = 0; j < s_.outputs; j += panel)
-        t.transpose(block.g + n * g_step() + j * s_.out_plane(), s_.out_plane(),
-                    std::min(panel, s_.outputs - j), pixels, nullptr,
-                    copy + j * all + n * pixels * panel, panel);
+        conv_table<T>().transpose(block.g + n * g_step() + j * s_.out_plane(), s_.out_plane(),
+                                  std::min(panel, s_.outputs - j), pixels, nullptr,
+                                  copy + j * all + n * pixels * panel, panel);
     std::vector<int64_t> of_pixels, of_copy;
     for (int64_t r = 0; r < block.images * block.rows; ++r) {
       of_pixels.push_back(r / block.rows * block.step + r % block.rows * s_.stride * block.row);
@@ -183,7 +184,7 @@ class WeightSums {
       each_run(block, [&](int64_t tap, const T* from) {
         b.a = from;
         b.c = sums + tap * s_.channels * s_.outputs + j;
-        gemm_table<T>().runs(b);
+        t.runs(b);
       });
     }
   }

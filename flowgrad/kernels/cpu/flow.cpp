@@ -11,8 +11,6 @@ using namespace cpu;
 
 namespace {
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// Chunks of work for the threads where there are more than two.
 template <class F>
 void for_chunks(int64_t chunks, F&& f) {

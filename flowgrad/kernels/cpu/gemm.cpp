@@ -16,7 +16,6 @@ constexpr std::int64_t kShallow = 8;
 /// Elements of B that are packed at a time.
 constexpr std::int64_t kPackedElements = 1 << 21;
 
-std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
 template <class T>

@@ -33,8 +33,6 @@ double join(int op, double a, double b) {
   }
 }
 
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /// Serial below a few chunks: waking a thread costs more.
 template <class F>
 void for_tasks(int64_t tasks, int64_t elements, F&& f) {

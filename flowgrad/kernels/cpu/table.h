@@ -94,11 +94,10 @@ struct CnfTables {
 
 template <class T>
 struct ConvTable {
-  int panel_columns, lanes;
   /// out[j * out_stride + i] = in[i * in_stride + j] (+ bias[j] where bias is not null).
   void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
                     const T* bias, T* out, std::int64_t out_stride);
-  /// panel_columns elements of every row, one after the other.
+  /// A panel of every row, one after the other.
   void (*copy_panel)(const T* in, std::int64_t in_stride, std::int64_t rows, T* out);
 };
 

@@ -168,18 +168,11 @@ void launch_solve(const Solve<T>& s, View y0, View y, View integral, View states
 
 bool CudaBackend::has_cnf_solve(const CnfField& field, const SolveSteps& steps,
                                 bool gradient) const {
-  const View* const given[] = {&field.x,           &field.t,    &field.bias,     &field.middle,
-                               &field.middle_bias, &field.out,  &field.out_bias, &field.left,
-                               &field.right,       &field.exact};
-  for (const View* v : given) {
-    if (v->defined() && (v->dtype != field.x.dtype || !v->is_contiguous())) return false;
-  }
-  if (steps.stages < 1 || steps.stages > SolveSteps::kMaxStages) return false;
+  if (!is_solvable(field, steps, gradient)) return false;
   const int64_t h = (*field.x.shape)[0];
   const int64_t d = (*field.x.shape)[1];
-  if (h < 1 || d < 1 || h > kMostUnits || d > kMostUnits) return false;
+  if (h > kMostUnits || d > kMostUnits) return false;
   const Second second = second_of(field);
-  if (gradient && second == Second::none) return false;
   const auto fits = [&](auto type) {
     using T = decltype(type);
     const Sizes z = sizes_of<T>(1, d, h);
@@ -189,8 +182,7 @@ bool CudaBackend::has_cnf_solve(const CnfField& field, const SolveSteps& steps,
                                   : p.end + row_elements<Second::same>(z);
     return static_cast<std::size_t>(elements) * sizeof(T) <= shared_limit();
   };
-  if (field.x.dtype == DType::float32) return fits(float{});
-  return field.x.dtype == DType::float64 && fits(double{});
+  return field.x.dtype == DType::float32 ? fits(float{}) : fits(double{});
 }
 
 void CudaBackend::cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y,

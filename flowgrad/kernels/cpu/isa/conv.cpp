@@ -105,7 +105,7 @@ void copy_panel(const T* in, std::int64_t in_stride, std::int64_t rows, T* out) 
 
 template <class T>
 constexpr cpu::ConvTable<T> table_of() {
-  return {kPanelColumns<T>, kLanes<T>, &transpose<T>, &copy_panel<T>};
+  return {&transpose<T>, &copy_panel<T>};
 }
 
 }  // namespace
