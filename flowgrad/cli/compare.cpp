@@ -22,7 +22,6 @@ struct CompareArguments {
   std::string report;
   ClosedLoopArguments loop;
   int64_t n_steps = 0;
-  int64_t latency = 0;
 };
 
 struct Run {
@@ -123,7 +122,7 @@ std::vector<std::vector<std::string>> method_table(const std::vector<Method>& me
   std::vector<std::vector<std::string>> rows = {{"head", "seeds", "success", "pooled, Wilson 95 %",
                                                  "score", "failed", "left", "jerk",
                                                  "paired with the first"}};
-  if (timed) rows[0].emplace_back("p50 / p90 / p99, ms");
+  if (timed) rows[0].emplace_back(kLatencyHead);
   for (const Method& m : methods) {
     const EvaluationSummary s = pooled(m);
     rows.push_back(
@@ -138,10 +137,7 @@ std::vector<std::vector<std::string>> method_table(const std::vector<Method>& me
       rows.back().back() =
           fmt::format("{} : {}, p = {:.2g}", t.first_only, t.second_only, t.p_value);
     }
-    if (timed) {
-      const Latency& l = m.runs[0]->latency;
-      rows.back().push_back(fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99));
-    }
+    if (timed) rows.back().push_back(latency_cell(m.runs[0]->latency));
   }
   return rows;
 }
@@ -163,9 +159,7 @@ Json json_of(const CompareArguments& a, const std::string& world,
     for (const Run* r : m.runs) {
       Json run = summary_json(r->summary);
       run["run"] = r->path;
-      if (a.latency > 0)
-        run["latency_ms"] = {
-            {"p50", r->latency.p50}, {"p90", r->latency.p90}, {"p99", r->latency.p99}};
+      if (a.loop.latency > 0) run["latency_ms"] = latency_json(r->latency);
       method["runs"].push_back(run);
     }
     out["methods"].push_back(method);
@@ -254,12 +248,12 @@ void run_compare(CompareArguments a, const Command& command) {
             .latency = {}};
     run.episodes = evaluate(*world, acts, options);
     run.summary = summarize(run.episodes);
-    if (a.latency > 0) run.latency = measure_latency(*world, acts, options, a.latency);
+    if (a.loop.latency > 0) run.latency = measure_latency(*world, acts, options, a.loop.latency);
     if (!a.common.quiet) tell(fmt::format("{}: success {:.3f}", path, run.summary.success_rate));
     runs.push_back(std::move(run));
   }
   const std::vector<Method> methods = group(runs);
-  const auto rows = method_table(methods, a.latency > 0);
+  const auto rows = method_table(methods, a.loop.latency > 0);
   if (!a.report.empty()) write_comparison(a, *world, methods, rows);
   if (a.common.json) return print_result(json_text(json_of(a, world->spec().name, methods)) + "\n");
   print_result(table(rows, "<" + std::string(rows[0].size() - 1, '>')));
@@ -277,7 +271,6 @@ void add_compare(CLI::App& app) {
          "FOLDER");
   c.integer("--n-steps", a->n_steps, "Steps of flow and of DDIM; 0 = the head's own", 0, 100000);
   add_closed_loop(c, a->loop);
-  c.integer("--latency", a->latency, "Decisions to time, after a warm-up; 0 = none", 0, 1000000);
   c.text("--report", a->report,
          "Page with bars, film strips and an animated episode of each method, .html", "FILE");
   add_common(c, a->common);

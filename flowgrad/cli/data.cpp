@@ -77,17 +77,6 @@ class ToyData final : public TrainingData {
   Generator draws_;
 };
 
-StateProvider sampler_state(EpochSampler& sampler) {
-  return integer_state(
-      "data",
-      [&] {
-        return std::vector<int64_t>{sampler.state().epoch, sampler.state().position};
-      },
-      [&](const std::vector<int64_t>& v) {
-        sampler.set_state({v.at(0), v.at(1)});
-      });
-}
-
 /// Rows of a batch, checked.
 int64_t batch_of(int64_t batch_size, int64_t rows) {
   if (batch_size == 0) return std::min<int64_t>(64, rows);
@@ -240,6 +229,17 @@ class FileData final : public TrainingData {
 };
 
 }  // namespace
+
+StateProvider sampler_state(EpochSampler& sampler) {
+  return integer_state(
+      "data",
+      [&] {
+        return std::vector<int64_t>{sampler.state().epoch, sampler.state().position};
+      },
+      [&](const std::vector<int64_t>& v) {
+        sampler.set_state({v.at(0), v.at(1)});
+      });
+}
 
 double TrainingData::floor() const { return std::numeric_limits<double>::quiet_NaN(); }
 

@@ -7,6 +7,7 @@
 #include "flowgrad/cli/options.h"
 #include "flowgrad/models/registry.h"
 #include "flowgrad/optim/trainer.h"
+#include "flowgrad/tasks/sampler.h"
 
 namespace flowgrad::cli {
 
@@ -47,6 +48,9 @@ class TrainingData {
   /// "8gaussians: fresh draws", for people.
   virtual std::string description() const = 0;
 };
+
+/// Where a sampler stands, under the name "data". Borrows it.
+StateProvider sampler_state(EpochSampler& sampler);
 
 /// Raises UsageError for an unknown name or a batch larger than the data, IoError for a file that
 /// cannot be used: not (N, D), fewer than two rows, values that are not finite, another number of

@@ -2,6 +2,7 @@
 
 #include <ctime>
 #include <memory>
+#include <numeric>
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/commands.h"
@@ -154,7 +155,7 @@ void run_imitate(ImitateArguments a, const Command& command) {
             {"run", t.run},
             {"weights", weights}};
   std::vector<int64_t> first(static_cast<size_t>(std::min<int64_t>(data.frames(), 1000)));
-  for (size_t i = 0; i < first.size(); ++i) first[i] = static_cast<int64_t>(i);
+  std::iota(first.begin(), first.end(), 0);
   const ImitationBatch some = data.at(first);
   std::string extra;
   for (const auto& [name, value] :

@@ -9,6 +9,7 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/data.h"
 #include "flowgrad/kernels/parallel.h"
 #include "flowgrad/models/encoders.h"
 #include "flowgrad/tasks/pusht.h"
@@ -93,16 +94,7 @@ ImitationBatch ImitationData::at(const std::vector<int64_t>& frames) const {
   return out;
 }
 
-StateProvider ImitationData::state() {
-  return integer_state(
-      "data",
-      [this] {
-        return std::vector<int64_t>{sampler_.state().epoch, sampler_.state().position};
-      },
-      [this](const std::vector<int64_t>& v) {
-        sampler_.set_state({v.at(0), v.at(1)});
-      });
-}
+StateProvider ImitationData::state() { return sampler_state(sampler_); }
 
 ImageSize image_size(const RobotPolicyOptions& o) {
   const PolicyEncoderOptions encoder = policy_encoder_preset(o.encoder);

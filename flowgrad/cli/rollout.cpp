@@ -18,7 +18,6 @@ struct RolloutArguments {
   std::string run, world, demonstrator;
   ClosedLoopArguments loop;
   std::vector<std::string> steps;
-  int64_t latency = 0;
 };
 
 std::vector<int64_t> step_counts(const std::vector<std::string>& given) {
@@ -64,14 +63,14 @@ void run_rollout(RolloutArguments a, const Command& command) {
     const EvaluationSummary s = summarize(evaluate(*world, acts, options));
     row.update(summary_json(s));
     cells.push_back(result_cells(label, s));
-    if (a.latency > 0) {
-      const Latency l = measure_latency(*world, acts, options, a.latency);
-      row["latency_ms"] = {{"p50", l.p50}, {"p90", l.p90}, {"p99", l.p99}};
-      cells.back().push_back(fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99));
+    if (a.loop.latency > 0) {
+      const Latency l = measure_latency(*world, acts, options, a.loop.latency);
+      row["latency_ms"] = latency_json(l);
+      cells.back().push_back(latency_cell(l));
     }
     rows.push_back(row);
   };
-  if (a.latency > 0) cells[0].emplace_back("p50 / p90 / p99, ms");
+  if (a.loop.latency > 0) cells[0].emplace_back(kLatencyHead);
   if (policy) {
     options.images = image_size(policy->options());
     options.execute = executed(a.loop, policy->options().horizon);
@@ -133,6 +132,7 @@ void add_closed_loop(Command& c, ClosedLoopArguments& a) {
            {"none", "told", "original"});
   c.flag("--one-scene", a.one_scene, "All episodes begin as the first");
   c.integer("--lockstep", a.lockstep, "Episodes side by side; changes no result", 1, 100000);
+  c.integer("--latency", a.latency, "Decisions to time, after a warm-up; 0 = none", 0, 1000000);
 }
 
 uint64_t default_episodes_seed(const std::string& world) {
@@ -191,6 +191,12 @@ Json summary_json(const EvaluationSummary& s) {
           {"mode_entropy", s.mode_entropy}};
 }
 
+Json latency_json(const Latency& l) { return {{"p50", l.p50}, {"p90", l.p90}, {"p99", l.p99}}; }
+
+std::string latency_cell(const Latency& l) {
+  return fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99);
+}
+
 std::vector<std::string> result_heads() {
   return {"", "success", "95 %", "score", "steps", "failed", "left", "right", "jerk"};
 }
@@ -218,7 +224,6 @@ void add_rollout(CLI::App& app) {
   c.list("--n-steps", a->steps,
          "Steps of flow or DDIM; may be repeated: a result for each. 0 = the head's own", "N");
   add_closed_loop(c, a->loop);
-  c.integer("--latency", a->latency, "Decisions to time, after a warm-up; 0 = none", 0, 1000000);
   add_common(c, a->common);
   c.examples(
       "flowgrad rollout --run runs/fork --episodes 500\n"

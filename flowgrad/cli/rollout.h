@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "flowgrad/cli/options.h"
+#include "flowgrad/cli/robot.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/models/action_head.h"
 #include "flowgrad/plot/image.h"
@@ -23,6 +24,7 @@ struct ClosedLoopArguments {
   std::string split = "seen", counterfactual = "none";
   bool one_scene = false;
   int64_t lockstep = 256;
+  int64_t latency = 0;
 };
 void add_closed_loop(Command& command, ClosedLoopArguments& arguments);
 
@@ -36,6 +38,10 @@ int64_t executed(const ClosedLoopArguments& a, int64_t horizon);
 double realtime(const ClosedLoopArguments& a, const std::string& run, HeadKind head);
 
 Json summary_json(const EvaluationSummary& s);
+Json latency_json(const Latency& l);
+/// The title of a column of latencies, and a cell of it.
+constexpr const char* kLatencyHead = "p50 / p90 / p99, ms";
+std::string latency_cell(const Latency& l);
 /// Columns of a table of results, the first without a title, and a row of it.
 std::vector<std::string> result_heads();
 std::vector<std::string> result_cells(const std::string& label, const EvaluationSummary& s);

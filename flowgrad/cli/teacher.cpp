@@ -5,7 +5,6 @@
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/train.h"
-#include "flowgrad/tasks/sampler.h"
 
 namespace flowgrad::cli {
 namespace {
@@ -48,16 +47,7 @@ class TeacherData final : public TrainingData {
     return out;
   }
   QuantityInputs held_out() const override { return held_out_; }
-  StateProvider state() override {
-    return integer_state(
-        "data",
-        [this] {
-          return std::vector<int64_t>{sampler_.state().epoch, sampler_.state().position};
-        },
-        [this](const std::vector<int64_t>& v) {
-          sampler_.set_state({v.at(0), v.at(1)});
-        });
-  }
+  StateProvider state() override { return sampler_state(sampler_); }
   std::string description() const override {
     return fmt::format("{} pairs of {} ({})", sampler_.count(), arguments_.teacher,
                        base_->description());

@@ -232,11 +232,14 @@ const std::vector<std::string>& head_names() {
   return names;
 }
 
+void ActionHead::check_feature(const char* op, const Tensor& feature) const {
+  if (feature.rank() == 2 && feature.size(1) == options_.feature_dim) return;
+  throw ShapeError(fmt::format("{}: feature has shape {}; (N, {}) is accepted", op,
+                               feature.shape().to_string(), options_.feature_dim));
+}
+
 void ActionHead::check(const char* op, const Tensor& feature, const Tensor& chunk) const {
-  if (feature.rank() != 2 || feature.size(1) != options_.feature_dim) {
-    throw ShapeError(fmt::format("{}: feature has shape {}; (N, {}) is accepted", op,
-                                 feature.shape().to_string(), options_.feature_dim));
-  }
+  check_feature(op, feature);
   const Shape wanted{feature.size(0), options_.chunk_dim};
   if (chunk.shape() == wanted) return;
   throw ShapeError(fmt::format("{}: chunk has shape {}; {} is accepted", op,
@@ -277,10 +280,7 @@ void ActionHead::check_inpainting(const Inpainting& known, const Shape& chunks) 
 }
 
 Tensor ActionHead::generate(const Tensor& feature, const Tensor& noise, const HeadSampling& s) {
-  if (feature.rank() != 2 || feature.size(1) != options_.feature_dim) {
-    throw ShapeError(fmt::format("generate: feature has shape {}; (N, {}) is accepted",
-                                 feature.shape().to_string(), options_.feature_dim));
-  }
+  check_feature("generate", feature);
   check_sampling(s);
   const Shape row = noise_shape(s);
   const Shape wanted{feature.size(0), row[0], row[1]};

@@ -76,6 +76,7 @@ class ActionHead : public Module {
                          const HeadSampling& sampling) = 0;
   virtual void check_sampling(const HeadSampling& sampling) const;
   virtual bool is_flow() const { return false; }
+  void check_feature(const char* op, const Tensor& feature) const;
   void check(const char* op, const Tensor& feature, const Tensor& chunk) const;
 
  private:

@@ -58,6 +58,11 @@ void check_guidance(const GenerateOptions& options, const Tensor& condition) {
                   options.guidance));
 }
 
+const std::vector<std::string>& time_law_names() {
+  static const std::vector<std::string> names = {"uniform", "beta"};
+  return names;
+}
+
 FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, DType dtype)
     : TimeNet("velocity_net", o.network(), generator, dtype), options_(o) {
   if (!(o.sigma >= 0) || !std::isfinite(o.sigma)) {

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <functional>
+#include <string>
+#include <vector>
 
 #include "flowgrad/models/ode.h"
 #include "flowgrad/models/time_net.h"
@@ -11,6 +13,8 @@ namespace flowgrad {
 /// Law of the training time: uniform on [0, 1), or pi0's beta: t = 0.999 (1 - u) with u = v^(2/3),
 /// that is u ~ Beta(1.5, 1), which favours the noise end.
 enum class TimeLaw { uniform, beta };
+/// "uniform", "beta": in the order of TimeLaw.
+const std::vector<std::string>& time_law_names();
 
 struct FlowMatchingOptions {
   // The network, as TimeNetOptions.

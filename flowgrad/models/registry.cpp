@@ -48,7 +48,12 @@ OdeOptions solver_for(OdeOptions own, const QuantityOptions& o) {
   return own;
 }
 
-/// Rows to draw, from the arrays given: one row of a condition serves any number.
+GenerateOptions sampling_for(GenerateOptions own, const QuantityOptions& o) {
+  own.guidance = o.guidance;
+  own.solver = solver_for(own.solver, o);
+  return own;
+}
+
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o) {
   return in.condition.defined() && in.condition.rank() == 2 && in.condition.size(0) > 1
              ? in.condition.size(0)

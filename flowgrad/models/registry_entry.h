@@ -6,6 +6,7 @@
 
 #include "flowgrad/models/config.h"
 #include "flowgrad/models/flow.h"
+#include "flowgrad/models/flow_matching.h"
 #include "flowgrad/models/ode.h"
 #include "flowgrad/models/registry.h"
 
@@ -34,6 +35,8 @@ void refuse_guidance(const Model& m, const QuantityOptions& o);
 /// A model's own solver, changed by the options: n_steps alone, where that solver is adaptive, asks
 /// for rk4.
 OdeOptions solver_for(OdeOptions own, const QuantityOptions& o);
+/// A model's own way to generate, with such a solver and the options' guidance.
+GenerateOptions sampling_for(GenerateOptions own, const QuantityOptions& o);
 /// Rows to draw, from the arrays given: one row of a condition serves any number.
 int64_t rows_of(const QuantityInputs& in, const QuantityOptions& o);
 /// The noise to start from, (rows, width): as given, or drawn where the model is.

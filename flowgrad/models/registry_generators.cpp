@@ -40,10 +40,7 @@ class FlowMatchingModel final : public Model {
                       solver_for({.solver = "dopri5"}, o), generator);
     }
     const Tensor noise = noise_of(*this, in, o, generator);
-    GenerateOptions options;
-    options.guidance = o.guidance;
-    options.solver = solver_for(options.solver, o);
-    return net_.generate(noise, in.condition, options);
+    return net_.generate(noise, in.condition, sampling_for({}, o));
   }
 
  private:
@@ -106,10 +103,7 @@ class ScoreGenerator final : public Model {
                        in.time);
     }
     const Tensor noise = noise_of(*this, in, o, generator);
-    GenerateOptions options = ScoreModel::default_sampling();
-    options.guidance = o.guidance;
-    options.solver = solver_for(options.solver, o);
-    return net_.generate(noise, in.condition, options);
+    return net_.generate(noise, in.condition, sampling_for(ScoreModel::default_sampling(), o));
   }
 
  private:
@@ -177,7 +171,7 @@ Coupling coupling_of(const ConfigReader& c) {
 std::unique_ptr<Model> make_flow_matching(const ConfigReader& c, Generator& g, DType dtype) {
   FlowMatchingOptions o;
   read_net(c, o);
-  o.time_law = c.choice("time_law", {"uniform", "beta"}) == 0 ? TimeLaw::uniform : TimeLaw::beta;
+  o.time_law = static_cast<TimeLaw>(c.choice("time_law", time_law_names()));
   o.coupling = coupling_of(c);
   o.sigma = c.real("sigma", 0);
   return std::make_unique<FlowMatchingModel>(c, o, g, dtype);

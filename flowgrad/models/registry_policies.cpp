@@ -6,13 +6,6 @@
 namespace flowgrad::registry {
 namespace {
 
-GenerateOptions sampling_of(const QuantityOptions& o) {
-  GenerateOptions out;
-  out.guidance = o.guidance;
-  out.solver = solver_for(out.solver, o);
-  return out;
-}
-
 class FlowVLAModel final : public Model {
  public:
   FlowVLAModel(const ConfigReader& config, const FlowVLAOptions& options, Generator& generator,
@@ -52,7 +45,7 @@ class FlowVLAModel final : public Model {
                                             generator, in.noise, in.time);
       return q == "loss" ? l.loss : l.loss + l.refiner;
     }
-    return net_.generate(noise_of(*this, with, o, generator), with.condition, sampling_of(o));
+    return net_.generate(noise_of(*this, with, o, generator), with.condition, sampling_for({}, o));
   }
 
  private:
@@ -88,7 +81,7 @@ class HierarchicalModel final : public Model {
     }
     refuse_guidance(*this, o);
     const Tensor out =
-        net_.generate(noise_of(*this, in, o, generator), in.condition, sampling_of(o));
+        net_.generate(noise_of(*this, in, o, generator), in.condition, sampling_for({}, o));
     return q == "jerk" ? mean_squared_jerk(out) : out;
   }
 
@@ -120,7 +113,7 @@ std::unique_ptr<Model> make_flow_vla(const ConfigReader& c, Generator& g, DType 
     o.encoder.pad_id = c.integer("pad_id", 0);
   }
   if (c.text("auxiliary") != kOfPreset) o.auxiliary = c.real("auxiliary", 0);
-  o.time_law = c.choice("time_law", {"uniform", "beta"}) == 0 ? TimeLaw::uniform : TimeLaw::beta;
+  o.time_law = static_cast<TimeLaw>(c.choice("time_law", time_law_names()));
   o.refine = c.boolean("refine");
   return std::make_unique<FlowVLAModel>(c, o, g, dtype);
 }

@@ -37,9 +37,9 @@ ActionHeadOptions head_options(const RobotPolicyOptions& o, int64_t features) {
   return h;
 }
 
-void check_array(const char* name, const Tensor& t, int64_t rows, int64_t width) {
+void check_array(const char* op, const char* name, const Tensor& t, int64_t rows, int64_t width) {
   if (t.defined() && t.rank() == 2 && t.size(0) == rows && t.size(1) == width) return;
-  throw ShapeError(fmt::format("RobotPolicy: {} {} given; ({}, {}) is accepted", name,
+  throw ShapeError(fmt::format("{}: {} {} given; ({}, {}) is accepted", op, name,
                                t.defined() ? t.shape().to_string() : "absent", rows, width));
 }
 
@@ -119,19 +119,14 @@ std::string RobotPolicy::fit(const char* name, const Statistics& s, const Tensor
 std::vector<std::string> RobotPolicy::fit_statistics(const PolicyObservation& seen,
                                                      const Tensor& chunks) {
   NoGrad off;
-  const int64_t rows = chunks.rank() == 3 ? chunks.size(0) : 0;
-  const Shape wanted{rows, options_.horizon, options_.action_dim};
-  if (chunks.shape() != wanted) {
-    throw ShapeError(
-        fmt::format("fit_statistics: chunks of shape {} given; (N, {}, {}) is accepted",
-                    chunks.shape().to_string(), options_.horizon, options_.action_dim));
-  }
-  if (options_.state_dim > 0) check_array("state", seen.state, rows, options_.state_dim);
-  if (options_.robot_dim > 0) check_array("robot", seen.robot, rows, options_.robot_dim);
-  const Tensor actions =
-      reshape(options_.relative ? chunks - origin("fit_statistics", seen, rows) : chunks,
-              {rows, options_.horizon * options_.action_dim});
-  std::vector<std::string> warnings = {fit("action", action_, actions)};
+  check_chunks("fit_statistics", chunks);
+  const int64_t rows = chunks.size(0);
+  if (options_.state_dim > 0)
+    check_array("RobotPolicy", "state", seen.state, rows, options_.state_dim);
+  if (options_.robot_dim > 0)
+    check_array("RobotPolicy", "robot", seen.robot, rows, options_.robot_dim);
+  std::vector<std::string> warnings = {
+      fit("action", action_, rows_of("fit_statistics", seen, chunks))};
   if (options_.state_dim > 0) warnings.push_back(fit("state", state_, seen.state));
   if (options_.robot_dim > 0) warnings.push_back(fit("robot", robot_, seen.robot));
   std::erase(warnings, "");
@@ -151,35 +146,36 @@ void RobotPolicy::check_statistics(const char* op) const {
 }
 
 Tensor RobotPolicy::origin(const char* op, const PolicyObservation& seen, int64_t rows) const {
-  const int64_t width = options_.action_dim;
-  if (!seen.robot.defined() || seen.robot.rank() != 2 || seen.robot.size(0) != rows ||
-      seen.robot.size(1) != options_.robot_dim) {
-    throw ShapeError(fmt::format("{}: robot {} given; ({}, {}) is accepted", op,
-                                 seen.robot.defined() ? seen.robot.shape().to_string() : "absent",
-                                 rows, options_.robot_dim));
+  check_array(op, "robot", seen.robot, rows, options_.robot_dim);
+  return unsqueeze(cast(slice(seen.robot, 1, 0, options_.action_dim), dtype_), 1);
+}
+
+void RobotPolicy::check_chunks(const char* op, const Tensor& chunks) const {
+  if (chunks.rank() == 3 && chunks.size(1) == options_.horizon &&
+      chunks.size(2) == options_.action_dim) {
+    return;
   }
-  return unsqueeze(cast(slice(seen.robot, 1, 0, width), dtype_), 1);
+  throw ShapeError(fmt::format("{}: chunks of shape {} given; (N, {}, {}) is accepted", op,
+                               chunks.shape().to_string(), options_.horizon, options_.action_dim));
+}
+
+Tensor RobotPolicy::rows_of(const char* op, const PolicyObservation& seen,
+                            const Tensor& chunks) const {
+  const int64_t rows = chunks.size(0);
+  return reshape(options_.relative ? chunks - origin(op, seen, rows) : chunks,
+                 {rows, options_.horizon * options_.action_dim});
 }
 
 Tensor RobotPolicy::normalised(const char* op, const PolicyObservation& seen,
                                const Tensor& chunks) const {
-  const int64_t rows = chunks.rank() == 3 ? chunks.size(0) : 0;
-  const Shape wanted{rows, options_.horizon, options_.action_dim};
-  if (chunks.shape() != wanted) {
-    throw ShapeError(fmt::format("{}: chunks of shape {} given; (N, {}, {}) is accepted", op,
-                                 chunks.shape().to_string(), options_.horizon,
-                                 options_.action_dim));
-  }
-  Tensor x = cast(chunks, dtype_);
-  if (options_.relative) x = x - origin(op, seen, rows);
-  const int64_t width = options_.horizon * options_.action_dim;
-  return (reshape(x, {rows, width}) - action_.mean) / action_.deviation;
+  check_chunks(op, chunks);
+  return (rows_of(op, seen, cast(chunks, dtype_)) - action_.mean) / action_.deviation;
 }
 
 Tensor RobotPolicy::feature(const PolicyObservation& seen) {
   const auto scaled = [&](const char* name, const Tensor& x, const Statistics& s) {
     if (!x.defined() || !s.mean.defined()) return x;
-    check_array(name, x, x.rank() == 2 ? x.size(0) : 0, s.mean.size(0));
+    check_array("RobotPolicy", name, x, x.rank() == 2 ? x.size(0) : 0, s.mean.size(0));
     return (cast(x, dtype_) - s.mean) / s.deviation;
   };
   PolicyObservation input = seen;
@@ -260,32 +256,34 @@ NamedTensors RobotPolicy::diagnostics(const PolicyObservation& seen, const Tenso
 }
 
 std::vector<ConfigKey> robot_policy_keys() {
-  const RobotPolicyOptions o;
-  const auto text = [](auto value) { return fmt::format("{}", value); };
-  const ActionHeadOptions& h = o.head_options;
-  return {{"world", o.world, "world: tabletop, fork or pusht"},
-          {"action_dim", text(o.action_dim), "numbers of an action"},
-          {"state_dim", text(o.state_dim), "numbers of the state; 0 = none is read"},
-          {"robot_dim", text(o.robot_dim), "numbers that the robot knows of itself"},
-          {"token_length", text(o.token_length), "length of an instruction; 0 = no words"},
-          {"vocabulary", text(o.vocabulary), "tokens are below this"},
-          {"horizon", text(o.horizon), "actions of a chunk"},
-          {"relative", text(o.relative), "chunks count from where the robot is: true or false"},
-          {"auxiliary", text(o.auxiliary), "weight of a regression from the feature; 0 = none"},
-          {"word_dropout", text(o.word_dropout), "share of words hidden in training"},
-          {"encoder", o.encoder, "what makes a feature: state, tiny, base or tutorial"},
-          {"head", head_names()[static_cast<size_t>(o.head)],
-           "flow, diffusion, regression, cvae or mip"},
-          {"hidden", text(h.hidden), "width of the head"},
-          {"time_dim", text(h.time_dim), "width of the time embedding; flow and mip"},
-          {"time_scale", text(h.time_scale), "factor on the time before it; flow and mip"},
-          {"time_law", "uniform", "law of the training time: uniform or beta; flow"},
-          {"n_timesteps", text(h.n_timesteps), "steps of the noise schedule; diffusion"},
-          {"latent_dim", text(h.latent_dim), "width of the latent; cvae"},
-          {"kl_weight", text(h.kl_weight), "weight of the KL divergence; cvae"},
-          {"anchor", text(h.anchor), "time of the second step; mip"},
-          {"base", "normal", "distribution that noise is drawn from: normal"},
-          {"time", "noise-to-data", "direction of flow time: noise-to-data"}};
+  static constexpr std::pair<const char*, const char*> kKeys[] = {
+      {"world", "world: tabletop, fork or pusht"},
+      {"action_dim", "numbers of an action"},
+      {"state_dim", "numbers of the state; 0 = none is read"},
+      {"robot_dim", "numbers that the robot knows of itself"},
+      {"token_length", "length of an instruction; 0 = no words"},
+      {"vocabulary", "tokens are below this"},
+      {"horizon", "actions of a chunk"},
+      {"relative", "chunks count from where the robot is: true or false"},
+      {"auxiliary", "weight of a regression from the feature; 0 = none"},
+      {"word_dropout", "share of words hidden in training"},
+      {"encoder", "what makes a feature: state, tiny, base or tutorial"},
+      {"head", "flow, diffusion, regression, cvae or mip"},
+      {"hidden", "width of the head"},
+      {"time_dim", "width of the time embedding; flow and mip"},
+      {"time_scale", "factor on the time before it; flow and mip"},
+      {"time_law", "law of the training time: uniform or beta; flow"},
+      {"n_timesteps", "steps of the noise schedule; diffusion"},
+      {"latent_dim", "width of the latent; cvae"},
+      {"kl_weight", "weight of the KL divergence; cvae"},
+      {"anchor", "time of the second step; mip"},
+      {"base", "distribution that noise is drawn from: normal"},
+      {"time", "direction of flow time: noise-to-data"}};
+  const Config defaults = robot_policy_config({});
+  std::vector<ConfigKey> keys;
+  for (const auto& [name, description] : kKeys)
+    keys.push_back({name, defaults.at(name), description});
+  return keys;
 }
 
 RobotPolicyOptions robot_policy_options(const Config& config) {
@@ -307,7 +305,7 @@ RobotPolicyOptions robot_policy_options(const Config& config) {
   h.hidden = c.integer("hidden", 1);
   h.time_dim = c.integer("time_dim", 4);
   h.time_scale = c.real("time_scale", 1e-6);
-  h.time_law = c.choice("time_law", {"uniform", "beta"}) == 0 ? TimeLaw::uniform : TimeLaw::beta;
+  h.time_law = static_cast<TimeLaw>(c.choice("time_law", time_law_names()));
   h.n_timesteps = c.integer("n_timesteps", 1);
   h.latent_dim = c.integer("latent_dim", 1);
   h.kl_weight = c.real("kl_weight", 0);
@@ -335,7 +333,7 @@ Config robot_policy_config(const RobotPolicyOptions& o) {
           {"hidden", text(h.hidden)},
           {"time_dim", text(h.time_dim)},
           {"time_scale", text(h.time_scale)},
-          {"time_law", h.time_law == TimeLaw::uniform ? "uniform" : "beta"},
+          {"time_law", time_law_names()[static_cast<size_t>(h.time_law)]},
           {"n_timesteps", text(h.n_timesteps)},
           {"latent_dim", text(h.latent_dim)},
           {"kl_weight", text(h.kl_weight)},

@@ -105,6 +105,9 @@ class RobotPolicy final : public Module {
   std::string fit(const char* name, const Statistics& s, const Tensor& rows);
   void check_statistics(const char* op) const;
   Tensor feature(const PolicyObservation& seen);
+  void check_chunks(const char* op, const Tensor& chunks) const;
+  /// Chunks as rows (N, horizon A), relative where they are to be.
+  Tensor rows_of(const char* op, const PolicyObservation& seen, const Tensor& chunks) const;
   /// Where relative chunks count from: (N, 1, A).
   Tensor origin(const char* op, const PolicyObservation& seen, int64_t rows) const;
   Tensor normalised(const char* op, const PolicyObservation& seen, const Tensor& chunks) const;
