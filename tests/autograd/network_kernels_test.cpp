@@ -87,15 +87,6 @@ std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in
   return out;
 }
 
-void agree(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
-  REQUIRE(got.size() == want.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    INFO("tensor " << i);
-    CHECK(got[i].shape() == want[i].shape());
-    CHECK(distance(got[i], want[i]) < (got[i].dtype() == DType::float32 ? 1e-5 : 1e-12));
-  }
-}
-
 const std::vector<Net>& nets() {
   static const std::vector<Net> all = {
       {1, 1, 1, 1, 1, false, {}},        {3, 4, 2, 3, 1, false, {}},

@@ -13,10 +13,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-Tensor nothing(const Shape& shape, DType dtype) {
-  return Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), NAN), shape, dtype);
-}
-
 /// {out, g_x, g_weight, g_bias} of seeded values.
 std::vector<Tensor> convolved(Backend& on, const ConvCase& c, DType dtype, bool bias = true) {
   const Tensor x = values(c.x(), dtype, 1), weight = values(c.weight(), dtype, 2),
@@ -43,21 +39,11 @@ double error_of(const Tensor& got, const Tensor& want) {
 }  // namespace
 
 TEST_CASE("fast convolutions equal the reference loops", "[conv_test]") {
-  CpuSettings restore;
-  for (const DType dtype : {DType::float32, DType::float64}) {
-    for (const ConvCase& c : conv_cases()) {
-      const std::vector<Tensor> want = convolved(reference_backend(), c, dtype);
-      for (const std::string& isa : instruction_sets()) {
-        cpu::set_isa(isa.c_str());
-        const std::vector<Tensor> got = convolved(fast_cpu_backend(), c, dtype);
-        for (size_t i = 0; i < got.size(); ++i) {
-          INFO(name_of(dtype) << " " << isa << " " << c.text() << ", result " << i);
-          // In double the reference rounds as much: its sums run in one order, ours in blocks.
-          CHECK(error_of(got[i], want[i]) < (dtype == DType::float32 ? 1e-6 : 1e-13));
-        }
-      }
-    }
-  }
+  // In double the reference rounds as much: its sums run in one order, ours in blocks.
+  fast_equals_reference(
+      conv_cases(),
+      [](Backend& on, const ConvCase& c, DType dtype) { return convolved(on, c, dtype); }, error_of,
+      {1e-6, 1e-13});
 }
 
 TEST_CASE("the reference convolution is the sum of its definition", "[conv_test]") {

@@ -1,10 +1,13 @@
 #pragma once
 
 #include <cstring>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include "catch.hpp"
 #include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/dispatch.h"
 #include "flowgrad/kernels/parallel.h"
 
@@ -32,6 +35,37 @@ class CpuSettings {
   std::string isa_;
   int threads_;
 };
+
+/// A tensor of NaN, for a result: what is not written shows.
+inline Tensor nothing(const Shape& shape, DType dtype) {
+  const auto n = static_cast<size_t>(numel(shape));
+  return Tensor::from(std::vector<double>(n, std::numeric_limits<double>::quiet_NaN()), shape,
+                      dtype);
+}
+
+/// Largest errors accepted of float32 and of float64.
+struct Bounds {
+  double narrow, wide;
+};
+/// run(backend, case, dtype) on the fast backend, at every instruction set, against the reference
+/// loops: error(got, want) of each result below the bound of its dtype.
+template <class Cases, class Run, class Error>
+void fast_equals_reference(const Cases& cases, Run run, Error error, Bounds bounds) {
+  CpuSettings restore;
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const auto& c : cases) {
+      const std::vector<Tensor> want = run(kernels::reference_backend(), c, dtype);
+      for (const std::string& isa : instruction_sets()) {
+        kernels::cpu::set_isa(isa.c_str());
+        const std::vector<Tensor> got = run(kernels::fast_cpu_backend(), c, dtype);
+        for (size_t i = 0; i < got.size(); ++i) {
+          INFO(name_of(dtype) << " " << isa << " " << c.text() << ", result " << i);
+          CHECK(error(got[i], want[i]) < (dtype == DType::float32 ? bounds.narrow : bounds.wide));
+        }
+      }
+    }
+  }
+}
 
 /// The bytes of a contiguous tensor.
 inline std::string bytes_of(const Tensor& t) {

@@ -19,10 +19,6 @@ Tensor array(const std::vector<double>& v, const Shape& shape, DType dtype) {
   return Tensor::from(v, shape, dtype);
 }
 
-Tensor nothing(const Shape& shape, DType dtype) {
-  return Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), NAN), shape, dtype);
-}
-
 Tensor alternating(int64_t d, DType dtype) {
   std::vector<double> mask;
   for (int64_t j = 0; j < d; ++j) mask.push_back(j % 2 == 0 ? 1 : 0);

@@ -14,10 +14,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-Tensor nothing(const Shape& shape, DType dtype) {
-  return Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), NAN), shape, dtype);
-}
-
 /// {out, h, c, h_before, c_before, g_from_x, g_h0, g_c0} of seeded values.
 std::vector<Tensor> run(Backend& on, const LstmCase& c, DType dtype) {
   const Tensor weight = c.weight(dtype), lengths = c.row_lengths(),
@@ -48,20 +44,7 @@ double error_of(const Tensor& got, const Tensor& want) {
 }  // namespace
 
 TEST_CASE("the fast LSTM equals the reference loops", "[lstm_test]") {
-  CpuSettings restore;
-  for (const DType dtype : {DType::float32, DType::float64}) {
-    for (const LstmCase& c : lstm_cases()) {
-      const std::vector<Tensor> want = run(reference_backend(), c, dtype);
-      for (const std::string& isa : instruction_sets()) {
-        cpu::set_isa(isa.c_str());
-        const std::vector<Tensor> got = run(fast_cpu_backend(), c, dtype);
-        for (size_t i = 0; i < got.size(); ++i) {
-          INFO(name_of(dtype) << " " << isa << " " << c.text() << ", result " << i);
-          CHECK(error_of(got[i], want[i]) < (dtype == DType::float32 ? 3e-6 : 5e-15));
-        }
-      }
-    }
-  }
+  fast_equals_reference(lstm_cases(), run, error_of, {3e-6, 5e-15});
 }
 
 TEST_CASE("an LSTM that keeps nothing has the same results", "[lstm_test]") {

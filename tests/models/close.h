@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
+#include "catch.hpp"
 #include "flowgrad/core/tensor.h"
 
 namespace flowgrad::testing {
@@ -21,6 +23,16 @@ inline double distance(const Tensor& got, const Tensor& want) {
     scale = std::max(scale, std::abs(b[i]));
   }
   return worst / scale;
+}
+
+/// A kernel's results and derivatives against those of its twin of plain operations.
+inline void agree(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
+  REQUIRE(got.size() == want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    INFO("tensor " << i);
+    CHECK(got[i].shape() == want[i].shape());
+    CHECK(distance(got[i], want[i]) < (got[i].dtype() == DType::float32 ? 1e-5 : 1e-12));
+  }
 }
 
 }  // namespace flowgrad::testing

@@ -11,6 +11,7 @@
 #include "support.h"
 
 using namespace flowgrad;
+using flowgrad::testing::agree;
 using flowgrad::testing::contains;
 using flowgrad::testing::raised;
 using flowgrad::testing::test_device;
@@ -66,16 +67,6 @@ std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in
                       sum(out[1] * draw(out[1].shape(), 9, in[0].dtype()));
   for (const Tensor& g : grad(std::span(&loss, 1), leaves)) out.push_back(g);
   return out;
-}
-
-void agree(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
-  REQUIRE(got.size() == want.size());
-  for (size_t i = 0; i < got.size(); ++i) {
-    INFO("tensor " << i);
-    CHECK(got[i].shape() == want[i].shape());
-    CHECK(flowgrad::testing::distance(got[i], want[i]) <
-          (got[i].dtype() == DType::float32 ? 1e-5 : 1e-12));
-  }
 }
 
 bool is_node(const Tensor& t, const char* name) {

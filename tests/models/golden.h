@@ -10,6 +10,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/core/safetensors.h"
+#include "flowgrad/models/layers.h"
 #include "flowgrad/models/registry.h"
 
 namespace flowgrad::testing {
@@ -83,6 +84,18 @@ class Golden {
   DType dtype;
   double tolerance;
 };
+
+/// Values and all gradients of a layer on the test's device.
+inline void check_layer(const Golden& g, Layer& layer) {
+  layer.load_state_dict(g.weights());
+  layer.to(test_device());
+  const Tensor x = g["input"].requires_grad_();
+  const Tensor y = layer.forward(x);
+  g.check("forward", y);
+  const Tensor objective = sum(y * g["cotangent"]);
+  g.check_gradients("grad.", objective, layer.parameters());
+  g.check_gradient("grad_input", grad(objective, x));
+}
 
 /// The case in float64 and in float32.
 inline std::vector<std::string> both(const std::vector<std::string>& cases) {

@@ -32,15 +32,7 @@ TEST_CASE("layers agree with PyTorch", "[golden_layers_test][device]") {
                                 "mlp_silu", "residual_block_7", "residual_block_16"})) {
     INFO(name);
     const Golden g(name);
-    const auto layer = make_layer(g);
-    layer->load_state_dict(g.weights());
-    layer->to(testing::test_device());
-    const Tensor x = g["input"].requires_grad_();
-    const Tensor y = layer->forward(x);
-    g.check("forward", y);
-    const Tensor objective = sum(y * g["cotangent"]);
-    g.check_gradients("grad.", objective, layer->parameters());
-    g.check_gradient("grad_input", grad(objective, x));
+    check_layer(g, *make_layer(g));
   }
 }
 

@@ -46,15 +46,7 @@ TEST_CASE("layers of images agree with PyTorch", "[policy_layers_test][device]")
                                 "spatial_softmax", "layer_norm"})) {
     INFO(name);
     const Golden g(name);
-    const auto layer = make_layer(g);
-    layer->load_state_dict(g.weights());
-    layer->to(testing::test_device());
-    const Tensor x = g["input"].requires_grad_();
-    const Tensor y = layer->forward(x);
-    g.check("forward", y);
-    const Tensor objective = sum(y * g["cotangent"]);
-    g.check_gradients("grad.", objective, layer->parameters());
-    g.check_gradient("grad_input", grad(objective, x));
+    check_layer(g, *make_layer(g));
   }
 }
 
