@@ -110,9 +110,9 @@ struct Direction {
 
 /// In the order of a recorded direction: x (L, N, in), weight_ih, weight_hh, bias_ih, bias_hh, and
 /// the first states.
-constexpr size_t kInputs = 7;
+constexpr size_t kLstmInputs = 7;
 enum Input : uint8_t { kX, kWeightX, kWeightH, kBiasX, kBiasH, kH, kC };
-using Inputs = std::array<Tensor, kInputs>;
+using Inputs = std::array<Tensor, kLstmInputs>;
 
 Tensor bias_of(std::span<const Tensor> in) {
   if (!in[kBiasX].defined() || !in[kBiasH].defined())
@@ -195,8 +195,8 @@ std::vector<Tensor> run_direction(const Inputs& in, const Direction& d) {
   if (records) {
     std::vector<Saved> saved = {save(gates), save(h_before), save(c_before),
                                 save_output(out[2], 2)};
-    std::array<bool, kInputs> kept{};
-    for (size_t i = 0; i < kInputs; ++i) {
+    std::array<bool, kLstmInputs> kept{};
+    for (size_t i = 0; i < kLstmInputs; ++i) {
       kept[i] = in[i].defined();
       if (kept[i]) saved.push_back(save(in[i]));
     }
@@ -204,7 +204,7 @@ std::vector<Tensor> run_direction(const Inputs& in, const Direction& d) {
            std::span<const Saved>(saved), [d, kept](Backward& r) {
              Inputs given;
              int next = 4;
-             for (size_t i = 0; i < kInputs; ++i) {
+             for (size_t i = 0; i < kLstmInputs; ++i) {
                if (kept[i]) given[i] = r.saved(next++);
              }
              if (mode().recording) {

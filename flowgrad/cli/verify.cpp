@@ -28,16 +28,16 @@ int64_t count(const std::vector<Verdict>& verdicts, Outcome o) {
                        [&](const Verdict& v) { return v.outcome == o; });
 }
 
-std::string number(double value) { return value == 0 ? "0" : fmt::format("{:.2g}", value); }
+std::string short_number(double value) { return value == 0 ? "0" : fmt::format("{:.2g}", value); }
 
 std::string text_of(const std::vector<Verdict>& verdicts) {
   std::vector<std::vector<std::string>> rows{
       {"#", "check", "measured", "", "demanded", "verdict", "how"}};
   for (const Verdict& v : verdicts) {
     const bool skipped = v.outcome == Outcome::skipped;
-    rows.push_back({fmt::format("{}", v.check), v.name, skipped ? "" : number(v.measured),
-                    skipped ? "" : v.relation, skipped ? "" : number(v.demanded), word(v.outcome),
-                    v.note});
+    rows.push_back({fmt::format("{}", v.check), v.name, skipped ? "" : short_number(v.measured),
+                    skipped ? "" : v.relation, skipped ? "" : short_number(v.demanded),
+                    word(v.outcome), v.note});
   }
   return table(rows, "><><<<<");
 }

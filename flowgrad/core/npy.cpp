@@ -19,7 +19,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little, "files hold little-endian numbers");
 
 constexpr std::string_view kMagic = "\x93NUMPY";
-constexpr uint64_t kLongestHeader = uint64_t{1} << 20;
+constexpr uint64_t kLongestNpyHeader = uint64_t{1} << 20;
 constexpr size_t kHeaderAlignment = 64;  // as NumPy: the data can be mapped
 
 struct Encoding {
@@ -34,7 +34,7 @@ constexpr std::array<Encoding, 6> kEncodings{{{"<f4", DType::float32, 4},
                                               {"<i4", DType::int64, 4},
                                               {"|u1", DType::int64, 1}}};
 
-struct Header {
+struct NpyHeader {
   std::optional<std::string> descr;
   std::optional<bool> fortran_order;
   std::optional<Shape> shape;
@@ -45,8 +45,8 @@ class HeaderParser {
  public:
   HeaderParser(const FileReader& file, std::string_view text) : file_(file), text_(text) {}
 
-  Header parse() {
-    Header h;
+  NpyHeader parse() {
+    NpyHeader h;
     expect('{');
     while (!take('}')) {
       const std::string key = string();
@@ -239,15 +239,15 @@ Tensor read_npy(const FileReader& file) {
   file.read(0, std::span(start).first(prefix));
   uint32_t header_bytes = 0;
   std::memcpy(&header_bytes, start.data() + 8, prefix - 8);
-  if (header_bytes > kLongestHeader) {
+  if (header_bytes > kLongestNpyHeader) {
     file.fail(fmt::format("header length {} given; at most {} is accepted", header_bytes,
-                          kLongestHeader));
+                          kLongestNpyHeader));
   }
   require(prefix + header_bytes, "the header");
   std::string text(header_bytes, '\0');
   file.read(prefix, std::as_writable_bytes(std::span(text)));
 
-  const Header header = HeaderParser(file, text).parse();
+  const NpyHeader header = HeaderParser(file, text).parse();
   const Encoding& encoding = find_encoding(file, *header.descr);
   int64_t count = 0;
   try {

@@ -16,14 +16,14 @@
 namespace flowgrad::verification {
 namespace {
 
-constexpr int64_t kRows = 64;
+constexpr int64_t kSubjectRows = 64;
 
 /// The loss from its formula: the velocity at (1 - t) x0 + t x1 against x1 - x0.
 void check_path(Subject& s) {
   NoGrad off;
-  QuantityInputs in = s.inputs(kRows, DType::float64);
+  QuantityInputs in = s.inputs(kSubjectRows, DType::float64);
   Generator draws = s.generator(14);
-  in.noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  in.noise = randn({kSubjectRows, s.dim}, draws, DType::float64, s.device);
   Generator unused = s.generator(15);
   const double loss = s.wide->evaluate("loss", in, {}, unused).item();
   QuantityInputs at = in;
@@ -38,9 +38,9 @@ void check_path(Subject& s) {
 /// The same of a score model: the noise predicted at alpha x1 + sigma noise against the noise.
 void check_denoising(Subject& s, const GaussianPath& path) {
   NoGrad off;
-  QuantityInputs in = s.inputs(kRows, DType::float64);
+  QuantityInputs in = s.inputs(kSubjectRows, DType::float64);
   Generator draws = s.generator(14);
-  in.noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  in.noise = randn({kSubjectRows, s.dim}, draws, DType::float64, s.device);
   const double loss = s.wide->evaluate("loss", in, {}, draws).item();
   const auto c = path.at(unsqueeze(in.time, 1));
   QuantityInputs at = in;
@@ -73,9 +73,9 @@ void check_schedule(Subject& s, DiffusionPolicy& model) {
           "sqrt of alpha_bar; sampling starts from noise alone");
 
   NoGrad off;
-  QuantityInputs in = s.inputs(kRows, DType::float64);
+  QuantityInputs in = s.inputs(kSubjectRows, DType::float64);
   Generator draws = s.generator(16);
-  const Tensor noise = randn({kRows, s.dim}, draws, DType::float64, s.device);
+  const Tensor noise = randn({kSubjectRows, s.dim}, draws, DType::float64, s.device);
   auto& wide = dynamic_cast<DiffusionPolicy&>(s.wide->module());
   const Tensor x = wide.q_sample(in.input, in.time, noise);
   const Tensor signal =
@@ -91,7 +91,7 @@ void check_schedule(Subject& s, DiffusionPolicy& model) {
 /// The velocity of the probability flow is linear in the predicted noise.
 void check_score(Subject& s, ScoreModel& model) {
   NoGrad off;
-  const QuantityInputs in = s.inputs(kRows, DType::float64);
+  const QuantityInputs in = s.inputs(kSubjectRows, DType::float64);
   const Tensor t = in.time * 0.98 + 0.01;  // a path has no inverse at its ends
   const Tensor noise = model.noise_prediction(in.input, t, in.condition);
   const Tensor velocity = model.velocity(in.input, t, in.condition);
@@ -113,8 +113,8 @@ void check_score(Subject& s, ScoreModel& model) {
 
 void check_boundary(Subject& s, Consistency& model) {
   NoGrad off;
-  const QuantityInputs in = s.inputs(kRows, DType::float64);
-  const Tensor end = ones({kRows}, DType::float64, s.device);
+  const QuantityInputs in = s.inputs(kSubjectRows, DType::float64);
+  const Tensor end = ones({kSubjectRows}, DType::float64, s.device);
   s.judge(20, "boundary of the consistency function",
           difference(model.end_point(in.input, end, in.condition), in.input), 0,
           "f(x, 1) = x; equal bits");

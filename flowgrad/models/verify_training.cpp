@@ -18,7 +18,7 @@
 namespace flowgrad::verification {
 namespace {
 
-constexpr int64_t kRows = 16;
+constexpr int64_t kTrainedRows = 16;
 
 Tensor loss_of(Subject& s, Model& m, const QuantityInputs& in) {
   Generator draws = s.generator(10);
@@ -26,7 +26,7 @@ Tensor loss_of(Subject& s, Model& m, const QuantityInputs& in) {
 }
 
 QuantityInputs loss_inputs(Subject& s, DType dtype) {
-  QuantityInputs in = s.inputs(kRows, dtype);
+  QuantityInputs in = s.inputs(kTrainedRows, dtype);
   in.time = {};  // time and noise are drawn by the loss from its own law
   in.noise = {};
   return in;
@@ -220,9 +220,9 @@ void check_training(Subject& s) {
   const std::string q = s.model.has("sample") ? "sample" : "generate";
   const auto draw = [&] {
     Generator generator = s.generator(13);
-    QuantityInputs in = s.inputs(kRows, DType::float32);
+    QuantityInputs in = s.inputs(kTrainedRows, DType::float32);
     for (Tensor* t : {&in.input, &in.time, &in.noise, &in.probe_noise}) *t = {};
-    return s.narrow->evaluate(q, in, {.n_samples = kRows}, generator);
+    return s.narrow->evaluate(q, in, {.n_samples = kTrainedRows}, generator);
   };
   s.judge(23, "equal seeds, equal samples", verification::difference(draw(), draw()), 0,
           "largest difference; equal bits");

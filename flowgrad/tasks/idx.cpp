@@ -13,7 +13,7 @@ namespace {
 constexpr size_t kChunk = size_t{1} << 20;
 constexpr uint64_t kMostBytes = uint64_t{1} << 32;
 
-[[noreturn]] void fail(const std::string& path, const std::string& what) {
+[[noreturn]] void fail_idx(const std::string& path, const std::string& what) {
   throw IoError(fmt::format("idx: {}: {}", path, what));
 }
 
@@ -24,7 +24,7 @@ class ByteSource {
     compressed_ = file_.size() >= 2 && file_[0] == std::byte{0x1f} && file_[1] == std::byte{0x8b};
     if (!compressed_) return;
     // 31: the largest window, and a gzip header with its checksum.
-    if (inflateInit2(&stream_, 31) != Z_OK) fail(path_, "zlib cannot start (out of memory)");
+    if (inflateInit2(&stream_, 31) != Z_OK) fail_idx(path_, "zlib cannot start (out of memory)");
     stream_.next_in = reinterpret_cast<Bytef*>(file_.data());
     stream_.avail_in = static_cast<uInt>(std::min<size_t>(file_.size(), 0xffffffffu));
   }
@@ -52,11 +52,13 @@ class ByteSource {
   void expect_end() {
     std::vector<uint8_t> rest;
     if (read(rest, 1) != 0) {
-      fail(path_, fmt::format("there are bytes after the {} that its sizes ask for", total_ - 1));
+      fail_idx(path_,
+               fmt::format("there are bytes after the {} that its sizes ask for", total_ - 1));
     }
     if (compressed_ && stream_.avail_in != 0) {
-      fail(path_, fmt::format("{} bytes follow the end of the compressed data; none are expected",
-                              stream_.avail_in));
+      fail_idx(path_,
+               fmt::format("{} bytes follow the end of the compressed data; none are expected",
+                           stream_.avail_in));
     }
   }
 
@@ -78,14 +80,15 @@ class ByteSource {
     done_ = status == Z_STREAM_END;
     if (status == Z_BUF_ERROR ||
         (status == Z_OK && stream_.avail_in == 0 && stream_.avail_out != 0)) {
-      fail(path_,
-           fmt::format("the compressed data breaks off after {} bytes of content; the file is "
-                       "truncated",
-                       stream_.total_out));
+      fail_idx(path_,
+               fmt::format("the compressed data breaks off after {} bytes of content; the file is "
+                           "truncated",
+                           stream_.total_out));
     }
     if (status != Z_OK && status != Z_STREAM_END) {
-      fail(path_, fmt::format("the compressed data is corrupt after {} bytes of content ({})",
-                              stream_.total_out, stream_.msg != nullptr ? stream_.msg : "zlib"));
+      fail_idx(path_,
+               fmt::format("the compressed data is corrupt after {} bytes of content ({})",
+                           stream_.total_out, stream_.msg != nullptr ? stream_.msg : "zlib"));
     }
     return count - stream_.avail_out;
   }
@@ -119,12 +122,13 @@ IdxArray read_idx(const std::string& path, int rank) {
     const std::string found = header.size() < 4
                                   ? fmt::format("{} bytes", header.size())
                                   : fmt::format("magic number 0x{:08x}", big_endian(header, 0));
-    fail(path, fmt::format("{} found; expected is magic number 0x{:08x} (unsigned bytes, rank {})",
-                           found, expected, rank));
+    fail_idx(path,
+             fmt::format("{} found; expected is magic number 0x{:08x} (unsigned bytes, rank {})",
+                         found, expected, rank));
   }
   if (header.size() < header_size) {
-    fail(path, fmt::format("the header ends after {} bytes; {} are expected", header.size(),
-                           header_size));
+    fail_idx(path, fmt::format("the header ends after {} bytes; {} are expected", header.size(),
+                               header_size));
   }
   IdxArray array;
   uint64_t count = 1;
@@ -134,14 +138,15 @@ IdxArray read_idx(const std::string& path, int rank) {
     array.sizes.push_back(size);
     text += (axis > 0 ? " x " : "") + std::to_string(size);
     if (size != 0 && count > kMostBytes / size) {
-      fail(path, fmt::format("sizes {}... found; at most {} bytes are accepted", text, kMostBytes));
+      fail_idx(path,
+               fmt::format("sizes {}... found; at most {} bytes are accepted", text, kMostBytes));
     }
     count *= size;
   }
   // Grows with what is really there, so that a lying header cannot ask for the memory.
   if (source.read(array.values, static_cast<size_t>(count)) < count) {
-    fail(path, fmt::format("{} bytes of values found; the sizes {} ask for {}", array.values.size(),
-                           text, count));
+    fail_idx(path, fmt::format("{} bytes of values found; the sizes {} ask for {}",
+                               array.values.size(), text, count));
   }
   source.expect_end();
   return array;

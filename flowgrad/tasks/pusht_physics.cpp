@@ -14,7 +14,7 @@ namespace flowgrad {
 namespace {
 
 constexpr double kStep = 0.01;
-constexpr int kSubsteps = 10;
+constexpr int kPhysicsSubsteps = 10;
 constexpr double kStiffness = 100.0;
 constexpr double kDamping = 20.0;
 
@@ -104,7 +104,7 @@ void PushTPhysics::place(const std::array<double, 5>& state, Vec2 velocity) {
 void PushTPhysics::settle() { cpSpaceStep(bodies_->space, kStep); }
 
 void PushTPhysics::step(Vec2 target) {
-  for (int i = 0; i < kSubsteps; ++i) {
+  for (int i = 0; i < kPhysicsSubsteps; ++i) {
     const cpVect position = cpBodyGetPosition(bodies_->pusher);
     const cpVect velocity = cpBodyGetVelocity(bodies_->pusher);
     const double ax = kStiffness * (target.x - position.x) - kDamping * velocity.x;
