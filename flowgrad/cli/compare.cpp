@@ -1,16 +1,15 @@
+#include "flowgrad/cli/compare.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <memory>
 
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/robot.h"
 #include "flowgrad/cli/rollout.h"
 #include "flowgrad/core/json.h"
-#include "flowgrad/plot/chart.h"
-#include "flowgrad/plot/report.h"
 
 // compare: policies on the same episodes, training seeds apart from methods.
 namespace flowgrad::cli {
@@ -21,21 +20,7 @@ struct CompareArguments {
   std::vector<std::string> runs;
   std::string report;
   ClosedLoopArguments loop;
-  int64_t n_steps = 0;
-};
-
-struct Run {
-  std::string path;
-  Config config;
-  std::vector<EpisodeResult> episodes;
-  EvaluationSummary summary;
-  Latency latency;
-};
-
-/// Runs of equal configuration: one method, trained from several seeds.
-struct Method {
-  std::string label;
-  std::vector<const Run*> runs;
+  std::vector<std::string> steps;
 };
 
 /// 97.5 % quantile of Student's t.
@@ -45,22 +30,6 @@ double t_quantile(int64_t freedom) {
                                       2.131,  2.120, 2.110, 2.101, 2.093, 2.086};
   constexpr auto kSize = static_cast<int64_t>(std::size(kTable));
   return freedom <= kSize ? kTable[freedom - 1] : 1.96 + 2.4 / static_cast<double>(freedom);
-}
-
-/// Mean over training seeds and half the length of its 95 % interval, by Student's t; NaN of one.
-struct OverSeeds {
-  double mean = 0, half = 0;
-};
-OverSeeds over_seeds(const Method& m, double EvaluationSummary::*field) {
-  const auto n = static_cast<double>(m.runs.size());
-  double sum = 0;
-  for (const Run* r : m.runs) sum += r->summary.*field;
-  const double mean = sum / n;
-  double squares = 0;
-  for (const Run* r : m.runs) squares += std::pow(r->summary.*field - mean, 2);
-  const auto freedom = static_cast<int64_t>(m.runs.size()) - 1;
-  return {mean,
-          freedom < 1 ? std::nan("") : t_quantile(freedom) * std::sqrt(squares / (n - 1) / n)};
 }
 
 std::vector<EpisodeResult> all_episodes(const Method& m, size_t runs) {
@@ -78,17 +47,27 @@ PairedTest against_first(const std::vector<Method>& methods, const Method& other
   return mcnemar(all_episodes(methods[0], runs), all_episodes(other, runs));
 }
 
-/// Head, and every key in which methods of that head differ.
+/// Head, and every key in which methods of that head differ; steps where one has several.
 void name_methods(std::vector<Method>& methods) {
   for (Method& m : methods) {
     const Config& own = m.runs[0]->config;
-    m.label = own.at("head");
-    for (const auto& [key, value] : own) {
-      const bool differs = std::any_of(methods.begin(), methods.end(), [&](const Method& other) {
+    const auto differs = [&](const std::string& key, const std::string& value) {
+      return std::any_of(methods.begin(), methods.end(), [&](const Method& other) {
         const Config& c = other.runs[0]->config;
         return c.at("head") == own.at("head") && c.at(key) != value;
       });
-      if (differs) m.label += fmt::format(", {} {}", key, value);
+    };
+    m.name = own.at("head");
+    for (const auto& [key, value] : own) {
+      if (differs(key, value)) m.name += fmt::format(", {} {}", key, value);
+    }
+    m.label = m.name;
+    const bool several = std::any_of(methods.begin(), methods.end(), [&](const Method& other) {
+      return other.runs[0]->config == own && other.runs[0]->n_steps != m.runs[0]->n_steps;
+    });
+    if (several) {
+      const int64_t n = m.runs[0]->evaluations;
+      m.label += fmt::format(", {} evaluation{}", n, n == 1 ? "" : "s");
     }
   }
 }
@@ -96,8 +75,9 @@ void name_methods(std::vector<Method>& methods) {
 std::vector<Method> group(const std::vector<Run>& runs) {
   std::vector<Method> methods;
   for (const Run& run : runs) {
-    auto found = std::find_if(methods.begin(), methods.end(),
-                              [&](const Method& m) { return m.runs[0]->config == run.config; });
+    auto found = std::find_if(methods.begin(), methods.end(), [&](const Method& m) {
+      return m.runs[0]->config == run.config && m.runs[0]->n_steps == run.n_steps;
+    });
     if (found == methods.end()) found = methods.insert(methods.end(), Method{});
     found->runs.push_back(&run);
   }
@@ -159,6 +139,7 @@ Json json_of(const CompareArguments& a, const std::string& world,
     for (const Run* r : m.runs) {
       Json run = summary_json(r->summary);
       run["run"] = r->path;
+      run["evaluations"] = r->evaluations;
       if (a.loop.latency > 0) run["latency_ms"] = latency_json(r->latency);
       method["runs"].push_back(run);
     }
@@ -167,56 +148,43 @@ Json json_of(const CompareArguments& a, const std::string& world,
   return out;
 }
 
-plot::BarChart bars(const std::vector<Method>& methods, const std::string& world) {
-  plot::BarChart chart;
-  chart.title = fmt::format("{}: {}", world, world == "pusht" ? "score" : "success");
-  chart.subtitle = "bars: 95 % intervals over training seeds, or of one seed's episodes";
-  chart.y = {.lo = 0.0, .hi = 1.0};
-  plot::BarSeries series;
-  for (const Method& m : methods) {
-    chart.categories.push_back(m.label);
-    const bool score = world == "pusht";
-    const OverSeeds s =
-        over_seeds(m, score ? &EvaluationSummary::score_mean : &EvaluationSummary::success_rate);
-    const EvaluationSummary& one = m.runs[0]->summary;
-    const double alone =
-        score ? 1.96 * one.score_error : 0.5 * (one.interval.high - one.interval.low);
-    series.values.push_back(s.mean);
-    series.errors.push_back(std::isnan(s.half) ? alone : s.half);
+/// Evaluations of the network for a decision of the head.
+int64_t evaluations(const RobotPolicyOptions& o, int64_t n_steps) {
+  constexpr int64_t kOwnSteps = 10;
+  switch (o.head) {
+    case HeadKind::flow: return n_steps > 0 ? n_steps : kOwnSteps;
+    case HeadKind::diffusion: return n_steps > 0 ? n_steps : o.head_options.n_timesteps;
+    case HeadKind::mip: return 2;
+    case HeadKind::regression:
+    case HeadKind::cvae: break;
   }
-  chart.series = {series};
-  return chart;
+  return 1;
 }
 
-void write_comparison(const CompareArguments& a, const World& world,
-                      const std::vector<Method>& methods,
-                      const std::vector<std::vector<std::string>>& rows) {
-  const WorldSpec& spec = world.spec();
-  plot::Report report(
-      fmt::format("Policies on {}", spec.name),
-      fmt::format("{} episodes of seed {}, the same for all", a.loop.episodes, a.common.seed));
-  report.heading("Results");
-  report.figure({.svg = bars(methods, spec.name).svg()});
-  report.table({.columns = rows[0],
-                .rows = {rows.begin() + 1, rows.end()},
-                .caption =
-                    "success and score: means over training seeds with 95 % intervals by Student's "
-                    "t; pooled: all episodes of all seeds; failed: ended by a mistake; left: of "
-                    "the episodes that took a side; paired: episodes that only the first, and only "
-                    "this one solved (McNemar's exact test, which covers episodes and not seeds)"});
-  report.heading("Episodes");
-  for (const Method& m : methods) {
-    std::vector<EpisodeResult> shown;
-    for (const EpisodeResult& e : m.runs[0]->episodes) {
-      if (!e.snapshots.empty()) shown.push_back(e);
+/// The policy of a path for each number of steps, once where its head takes none.
+void evaluate_run(const CompareArguments& a, const World& world, const std::string& path,
+                  RobotPolicy& policy, std::vector<Run>& runs) {
+  const RobotPolicyOptions& o = policy.options();
+  check_world(path, o, world.spec());
+  EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
+  options.images = image_size(o);
+  options.execute = executed(a.loop, o.horizon);
+  options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
+  const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
+  for (const int64_t n : stepped ? step_counts(a.steps) : std::vector<int64_t>{0}) {
+    const Policy acts = in_closed_loop(policy, {.n_steps = n}, realtime(a.loop, path, o.head));
+    Run run{.path = path, .config = robot_policy_config(o), .n_steps = n};
+    run.evaluations = evaluations(o, n);
+    run.episodes = evaluate(world, acts, options);
+    run.summary = summarize(run.episodes);
+    run.history = read_metrics(path + "/metrics.jsonl");
+    if (a.loop.latency > 0) run.latency = measure_latency(world, acts, options, a.loop.latency);
+    if (!a.common.quiet) {
+      tell(fmt::format("{}: success {:.3f} ({} a decision)", path, run.summary.success_rate,
+                       run.evaluations));
     }
-    report.heading(m.label, 3);
-    report.figures({{.svg = moving_picture(world, shown[0]),
-                     .caption = fmt::format("episode 0: {}",
-                                            shown[0].outcome.success ? "success" : "no success")},
-                    {.image = film_strip(world, shown), .caption = "episodes from start to end"}});
+    runs.push_back(std::move(run));
   }
-  report.write(a.report);
 }
 
 void run_compare(CompareArguments a, const Command& command) {
@@ -227,39 +195,44 @@ void run_compare(CompareArguments a, const Command& command) {
   std::unique_ptr<World> world;
   for (const std::string& path : a.runs) {
     const std::unique_ptr<RobotPolicy> policy = open_policy(path, a.common);
-    const RobotPolicyOptions& o = policy->options();
     if (!world) {
-      if (!command.given("seed")) a.common.seed = default_episodes_seed(o.world);
+      const std::string& name = policy->options().world;
+      if (!command.given("seed")) a.common.seed = default_episodes_seed(name);
       apply(a.common);
-      world = make_world(o.world, world_options(a.loop));
+      world = make_world(name, world_options(a.loop));
     }
-    check_world(path, o, world->spec());
-    EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
-    options.images = image_size(o);
-    options.execute = executed(a.loop, o.horizon);
-    options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
-    const bool steps = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
-    const Policy acts =
-        in_closed_loop(*policy, {.n_steps = steps ? a.n_steps : 0}, realtime(a.loop, path, o.head));
-    Run run{.path = path,
-            .config = robot_policy_config(o),
-            .episodes = {},
-            .summary = {},
-            .latency = {}};
-    run.episodes = evaluate(*world, acts, options);
-    run.summary = summarize(run.episodes);
-    if (a.loop.latency > 0) run.latency = measure_latency(*world, acts, options, a.loop.latency);
-    if (!a.common.quiet) tell(fmt::format("{}: success {:.3f}", path, run.summary.success_rate));
-    runs.push_back(std::move(run));
+    evaluate_run(a, *world, path, *policy, runs);
   }
   const std::vector<Method> methods = group(runs);
   const auto rows = method_table(methods, a.loop.latency > 0);
-  if (!a.report.empty()) write_comparison(a, *world, methods, rows);
+  if (!a.report.empty()) {
+    write_comparison(
+        a.report,
+        fmt::format("{} episodes of seed {}, the same for all", a.loop.episodes, a.common.seed),
+        *world, methods, rows);
+  }
   if (a.common.json) return print_result(json_text(json_of(a, world->spec().name, methods)) + "\n");
   print_result(table(rows, "<" + std::string(rows[0].size() - 1, '>')));
 }
 
 }  // namespace
+
+OverSeeds over_seeds(const Method& m, double EvaluationSummary::*field) {
+  const auto n = static_cast<double>(m.runs.size());
+  double sum = 0;
+  for (const Run* r : m.runs) sum += r->summary.*field;
+  const double mean = sum / n;
+  double squares = 0;
+  for (const Run* r : m.runs) squares += std::pow(r->summary.*field - mean, 2);
+  const auto freedom = static_cast<int64_t>(m.runs.size()) - 1;
+  return {mean,
+          freedom < 1 ? std::nan("") : t_quantile(freedom) * std::sqrt(squares / (n - 1) / n)};
+}
+
+Yardstick yardstick(const std::string& world) {
+  if (world == "pusht") return {"score", &EvaluationSummary::score_mean};
+  return {"success", &EvaluationSummary::success_rate};
+}
 
 void add_compare(CLI::App& app) {
   auto a = std::make_shared<CompareArguments>();
@@ -269,12 +242,18 @@ void add_compare(CLI::App& app) {
          "Folder of a run of flowgrad imitate; repeated for each. Runs of equal configuration are "
          "training seeds of one method",
          "FOLDER");
-  c.integer("--n-steps", a->n_steps, "Steps of flow and of DDIM; 0 = the head's own", 0, 100000);
+  c.list("--n-steps", a->steps,
+         "Steps of flow and of DDIM; may be repeated: a result for each. 0 = the head's own", "N");
   add_closed_loop(c, a->loop);
   c.text("--report", a->report,
-         "Page with bars, film strips and an animated episode of each method, .html", "FILE");
+         "Page with bars, success against evaluations and training time, film strips and an "
+         "animated episode of each method, .html",
+         "FILE");
   add_common(c, a->common);
-  c.examples("flowgrad compare --run runs/fork-flow --run runs/fork-regression --report fork.html");
+  c.examples(
+      "flowgrad compare --run runs/fork-flow --run runs/fork-regression --report fork.html\n"
+      "flowgrad compare --run runs/fork-flow --n-steps 1 --n-steps 2 --n-steps 10 --report "
+      "fork.html");
   c.run([a](const Command& self) { run_compare(*a, self); });
 }
 

@@ -1,6 +1,9 @@
+#include "flowgrad/cli/imitate.h"
+
 #include <fmt/format.h>
 
-#include <ctime>
+#include <cmath>
+#include <filesystem>
 #include <memory>
 #include <numeric>
 
@@ -8,6 +11,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/presets.h"
 #include "flowgrad/cli/robot.h"
+#include "flowgrad/cli/rollout.h"
 #include "flowgrad/cli/train.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
@@ -29,6 +33,8 @@ struct ImitateArguments {
   int64_t draws = 1;
   std::string teacher;
   int64_t distill_steps = 1;
+  int64_t evaluate_every = 0;
+  int64_t evaluate_episodes = 50;
 };
 
 /// What a resumed run must share with the first one, model and data.
@@ -87,7 +93,70 @@ std::unique_ptr<RobotPolicy> open_teacher(const ImitateArguments& a, RobotPolicy
   return teacher;
 }
 
-void run_imitate(ImitateArguments a, const Command& command) {
+/// A signal came while the policy acted.
+struct Interrupted {};
+
+/// The policy in the closed loop, on episodes of a seed of their own; a signal ends it, and the
+/// trainer sees to the rest.
+Validation evaluation(const World& world, RobotPolicy& policy, int64_t episodes) {
+  const RobotPolicyOptions& o = policy.options();
+  policy.train(false);
+  const Policy acts = [own = in_closed_loop(policy)](const PolicyInput& input) {
+    if (InterruptGuard::signal() != 0) throw Interrupted{};
+    return own(input);
+  };
+  EvaluationOptions options{.episodes = episodes, .seed = kValidationSeed};
+  options.execute = executed({}, o.horizon);
+  options.images = image_size(o);
+  Validation out(std::nan(""));
+  try {
+    const EvaluationSummary s = summarize(evaluate(world, acts, options));
+    out = {1 - s.score_mean,
+           {{"success", s.success_rate}, {"score", s.score_mean}, {"jerk", s.jerk_mean}}};
+  } catch (const Interrupted&) {
+  }
+  policy.train(true);
+  return out;
+}
+
+std::string json_result(const ImitateResult& r) {
+  Json json{{"status", status_name(r.training.status)},
+            {"task", r.task},
+            {"head", r.head},
+            {"encoder", r.encoder},
+            {"frames", r.frames},
+            {"parameters", r.policy->parameter_count()},
+            {"steps", r.training.steps_done},
+            {"loss", r.training.loss},
+            {"skipped", r.training.skipped},
+            {"seconds", r.training.seconds},
+            {"cpu_seconds", r.training.processor_seconds},
+            {"seed", r.seed},
+            {"run", r.run},
+            {"weights", r.weights}};
+  if (!r.history.empty()) {
+    for (const auto& [name, value] : r.history.back().measures) json[name] = value;
+  }
+  if (r.best_kept) json["best_step"] = r.training.best_step;
+  for (const auto& [name, values] : r.diagnostics) json[name] = values;
+  return json_text(json) + "\n";
+}
+
+std::string text_result(const ImitateResult& r) {
+  std::string out = fmt::format(
+      "{} on {} from {} frames: {} steps, {} parameters\nloss {:.5g}, {:.0f} s of processor "
+      "time\n",
+      r.head, r.task, r.frames, r.training.steps_done, r.policy->parameter_count(), r.training.loss,
+      r.training.processor_seconds);
+  for (const auto& [name, values] : r.diagnostics)
+    out += fmt::format("{} {:.3f}\n", name, fmt::join(values, " "));
+  out += fmt::format("weights {}", r.weights);
+  if (r.best_kept) out += fmt::format(" of step {}", r.training.best_step);
+  return out + "\n";
+}
+
+void run_imitate(ImitateArguments a, const Command& command,
+                 const std::function<void(const ImitateResult&)>& done) {
   TrainArguments& t = a.training;
   const InterruptGuard guard;
   if (t.resume && t.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
@@ -95,6 +164,9 @@ void run_imitate(ImitateArguments a, const Command& command) {
     throw UsageError(fmt::format("--task: none given; {} are accepted", listing(world_names())));
   if (t.run.empty()) t.run = fmt::format("runs/{}-{}", a.world, a.head);
   check_run_folder(t);
+  if (t.keep_best && a.evaluate_every == 0) {
+    throw UsageError("--keep-best: given without evaluations; --evaluate-every N asks for them");
+  }
   apply(t.common);
   const std::unique_ptr<World> world = make_world(a.world);
   const RobotPolicyOptions options = policy_options(a, world->spec());
@@ -103,7 +175,8 @@ void run_imitate(ImitateArguments a, const Command& command) {
   ImitationData data(open_demonstrations(a.source), options.horizon, image_size(options),
                      t.batch_size, t.common.seed);
   Generator generator = generator_of(t.common.seed, Stream::weights);
-  RobotPolicy policy(options, generator, dtype_of(t.common));
+  auto owned = std::make_unique<RobotPolicy>(options, generator, dtype_of(t.common));
+  RobotPolicy& policy = *owned;
   if (a.teacher.empty()) {
     for (const std::string& w : policy.fit_statistics(data.all().seen, data.all().chunks)) tell(w);
   }
@@ -127,53 +200,44 @@ void run_imitate(ImitateArguments a, const Command& command) {
                                       a.distill_steps);
     return policy.loss(on_device(batch.seen, device), to(batch.chunks, device), draws, a.draws);
   };
-  FlowTrainer training(policy, loss, {.next = {}, .validate = {}, .states = {data.state()}}, draws,
-                       trainer_o);
+  FlowTrainerData sources{.next = {}, .validate = {}, .states = {data.state()}};
+  if (a.evaluate_every > 0) {
+    trainer_o.trainer.validate_every = a.evaluate_every;
+    sources.validate = [&] { return evaluation(*world, policy, a.evaluate_episodes); };
+  }
+  FlowTrainer training(policy, loss, std::move(sources), draws, trainer_o);
   if (t.resume) training.resume();
   write_config(t.run, command, "", config);
-  const std::clock_t begin = std::clock();
-  const TrainResult result = training.run();
-  const double cpu = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
-  check_result(t, result, command);
+  if (!t.keep_best || !t.resume) std::filesystem::remove(best_weights(t.run));
+  ImitateResult r{.task = a.world, .head = a.head, .encoder = a.encoder};
+  r.training = training.run();
+  check_result(t, r.training, command);
 
-  const EmaScope averages(training.trainer().ema());
+  r.best_kept = t.keep_best && std::filesystem::exists(best_weights(t.run));
+  // The best weights are averaged ones already.
+  const EmaScope averages(r.best_kept ? nullptr : training.trainer().ema());
+  if (r.best_kept) load_weights(policy, best_weights(t.run), false, t.common.quiet);
   policy.train(false);
-  const std::string weights = t.run + "/weights.safetensors";
-  save_safetensors(weights, policy.state_dict(), weights_metadata(kPolicyModel, config));
-  Json json{{"status", status_name(result.status)},
-            {"task", a.world},
-            {"head", a.head},
-            {"encoder", a.encoder},
-            {"frames", data.frames()},
-            {"parameters", policy.parameter_count()},
-            {"steps", result.steps_done},
-            {"loss", result.loss},
-            {"skipped", result.skipped},
-            {"seconds", result.seconds},
-            {"cpu_seconds", cpu},
-            {"seed", t.common.seed},
-            {"run", t.run},
-            {"weights", weights}};
+  r.run = t.run;
+  r.weights = t.run + "/weights.safetensors";
+  save_safetensors(r.weights, policy.state_dict(), weights_metadata(kPolicyModel, config));
+  r.seed = t.common.seed;
+  r.json = t.common.json;
+  r.frames = data.frames();
+  r.history = training.trainer().history();
   std::vector<int64_t> first(static_cast<size_t>(std::min<int64_t>(data.frames(), 1000)));
   std::iota(first.begin(), first.end(), 0);
   const ImitationBatch some = data.at(first);
-  std::string extra;
   for (const auto& [name, value] :
-       policy.diagnostics(on_device(some.seen, device), to(some.chunks, device))) {
-    json[name] = value.to_vector<double>();
-    extra += fmt::format("{} {:.3f}\n", name, fmt::join(value.to_vector<double>(), " "));
-  }
-  if (t.common.json) return print_result(json_text(json) + "\n");
-  print_result(fmt::format(
-      "{} on {} from {} frames: {} steps, {} parameters\nloss {:.5g}, {:.0f} s of processor time\n"
-      "{}weights {}\n",
-      a.head, a.world, data.frames(), result.steps_done, policy.parameter_count(), result.loss, cpu,
-      extra, weights));
+       policy.diagnostics(on_device(some.seen, device), to(some.chunks, device)))
+    r.diagnostics.emplace_back(name, value.to_vector<double>());
+  r.policy = std::move(owned);
+  done(r);
 }
 
 }  // namespace
 
-void add_imitate(CLI::App& app) {
+void add_imitate(CLI::App& app, std::function<void(const ImitateResult&)> done) {
   auto a = std::make_shared<ImitateArguments>();
   a->training.ema = 0.999;
   Command c(app, "imitate", "Train a robot's policy on demonstrations");
@@ -208,13 +272,27 @@ void add_imitate(CLI::App& app) {
   c.integer("--distill-steps", a->distill_steps, "Euler steps that the student is made for", 1,
             1000);
   add_training(c, a->training);
+  c.group("Evaluation");
+  c.integer("--evaluate-every", a->evaluate_every,
+            "Steps between evaluations in the closed loop, whose rows of metrics.jsonl are the "
+            "learning curve; 0 = none",
+            0, kMostSteps);
+  c.integer("--evaluate-episodes", a->evaluate_episodes,
+            "Episodes of each, apart from those of rollout and compare", 1, 1000000);
+  c.flag("--keep-best", a->training.keep_best,
+         "The result is the weights of the evaluation with the highest score, not the last ones");
   add_common(c, a->training.common);
   c.examples(
       "flowgrad imitate --task fork --head flow --run runs/fork\n"
       "flowgrad imitate --task pusht --data pusht.npz --set horizon=16 --run runs/pusht\n"
       "flowgrad imitate --task fork --teacher runs/fork --run runs/fork-1\n"
       "flowgrad rollout --run runs/fork-1 --n-steps 1");
-  c.run([a](const Command& self) { run_imitate(*a, self); });
+  c.run([a, done = std::move(done)](const Command& self) { run_imitate(*a, self, done); });
+}
+
+void add_imitate(CLI::App& app) {
+  add_imitate(
+      app, [](const ImitateResult& r) { print_result(r.json ? json_result(r) : text_result(r)); });
 }
 
 }  // namespace flowgrad::cli

@@ -20,20 +20,6 @@ struct RolloutArguments {
   std::vector<std::string> steps;
 };
 
-std::vector<int64_t> step_counts(const std::vector<std::string>& given) {
-  std::vector<int64_t> out;
-  for (const std::string& text : given) {
-    const Json value = parse_json_or_null(text);
-    if (!value.is_number_unsigned() || value.get<uint64_t>() > 100000) {
-      throw UsageError(
-          fmt::format("--n-steps: {} given; whole numbers from 0 to 100000 are accepted", text));
-    }
-    out.push_back(value.get<int64_t>());
-  }
-  if (out.empty()) out.push_back(0);
-  return out;
-}
-
 /// What sets an evaluation apart from that of seen instructions; empty for that.
 std::string test_name(const ClosedLoopArguments& a) {
   if (a.counterfactual != "none") return "words swapped, " + a.counterfactual + " disc";
@@ -133,6 +119,20 @@ void add_closed_loop(Command& c, ClosedLoopArguments& a) {
   c.flag("--one-scene", a.one_scene, "All episodes begin as the first");
   c.integer("--lockstep", a.lockstep, "Episodes side by side; changes no result", 1, 100000);
   c.integer("--latency", a.latency, "Decisions to time, after a warm-up; 0 = none", 0, 1000000);
+}
+
+std::vector<int64_t> step_counts(const std::vector<std::string>& given) {
+  std::vector<int64_t> out;
+  for (const std::string& text : given) {
+    const Json value = parse_json_or_null(text);
+    if (!value.is_number_unsigned() || value.get<uint64_t>() > 100000) {
+      throw UsageError(
+          fmt::format("--n-steps: {} given; whole numbers from 0 to 100000 are accepted", text));
+    }
+    out.push_back(value.get<int64_t>());
+  }
+  if (out.empty()) out.push_back(0);
+  return out;
 }
 
 uint64_t default_episodes_seed(const std::string& world) {

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/curves.h"
 #include "flowgrad/cli/picture.h"
 #include "flowgrad/cli/train.h"
 #include "flowgrad/plot/axis.h"
@@ -12,44 +13,17 @@
 namespace flowgrad::cli {
 namespace {
 
-plot::LineChart learning_curve(const TrainReport& r) {
-  plot::LineChart chart;
+/// Of the training and of the rows that it never saw, with the density's own entropy.
+plot::LineChart curve_of(const TrainReport& r) {
   const bool density = std::isfinite(r.held_out.log_likelihood);
-  chart.title = "Learning curve";
-  chart.x.label = "step";
-  chart.y = {.label = density ? "minus log-likelihood" : "loss", .unit = density ? "nats" : ""};
-  plot::Series loss{.name = "training", .smoothing = 0.8};
-  plot::Series validation{.name = "held out", .markers = true};
-  for (const MetricsRow& row : r.history) {
-    loss.x.push_back(static_cast<double>(row.step));
-    loss.y.push_back(row.loss);
-    if (!std::isfinite(row.validation)) continue;
-    validation.x.push_back(static_cast<double>(row.step));
-    validation.y.push_back(row.validation);
-  }
-  chart.series.push_back(loss);
-  if (!validation.x.empty()) chart.series.push_back(validation);
+  plot::LineChart chart = learning_curve(
+      r.history,
+      {.label = density ? "minus log-likelihood" : "loss", .unit = density ? "nats" : ""},
+      "held out");
   if (std::isfinite(r.floor)) {
     chart.horizontals.push_back(
         {.value = r.floor, .label = fmt::format("entropy floor {:.3f}", r.floor)});
   }
-  return chart;
-}
-
-plot::LineChart rate_and_norm(const TrainReport& r) {
-  plot::LineChart chart;
-  chart.title = "Gradient norm and learning rate";
-  chart.x.label = "step";
-  chart.y = {.scale = plot::Scale::log};
-  plot::Series norm{.name = "gradient norm before clipping", .smoothing = 0.8};
-  plot::Series rate{.name = "learning rate"};
-  for (const MetricsRow& row : r.history) {
-    norm.x.push_back(static_cast<double>(row.step));
-    norm.y.push_back(row.gradient_norm);
-    rate.x.push_back(static_cast<double>(row.step));
-    rate.y.push_back(row.learning_rate);
-  }
-  chart.series = {norm, rate};
   return chart;
 }
 
@@ -93,8 +67,8 @@ void write_report(const TrainReport& r) {
   report.facts(facts);
   if (!r.history.empty()) {
     report.heading("How it learned");
-    report.figure({.svg = learning_curve(r).svg()});
-    report.figure({.svg = rate_and_norm(r).svg()});
+    report.figure({.svg = curve_of(r).svg()});
+    report.figure({.svg = rate_and_norm(r.history).svg()});
   }
   add_samples(report, r);
   for (const plot::Figure& picture : r.pictures) report.figure(picture);

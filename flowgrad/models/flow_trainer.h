@@ -34,8 +34,8 @@ struct FlowTrainerOptions {
 struct FlowTrainerData {
   /// Input (N, D) and condition (N, C) of the next step, on the model's device.
   std::function<QuantityInputs()> next;
-  /// A number to be made small; may be empty.
-  std::function<double()> validate = {};
+  /// See TrainerParts::validate.
+  std::function<Validation()> validate = {};
   /// Positions for an exact resume.
   std::vector<StateProvider> states = {};
 };

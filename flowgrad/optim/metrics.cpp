@@ -21,18 +21,29 @@ namespace {
 
 Json number(double value) { return std::isfinite(value) ? Json(value) : Json(nullptr); }
 
-double number(const Json& row, const char* key) {
-  const Json& value = row.at(key);
+double number(const Json& value) {
   return value.is_null() ? std::numeric_limits<double>::quiet_NaN() : value.get<double>();
+}
+
+Measures measures_of(const Json& row) {
+  Measures out;
+  const Json measures = row.value("measures", Json::object());
+  for (const auto& [name, value] : measures.items()) out[name] = number(value);
+  return out;
 }
 
 MetricsRow parse(const std::string& path, size_t line_number, std::string_view line) {
   try {
     const Json row = parse_json(line);
-    return {row.at("step").get<int64_t>(), number(row, "loss"),
-            number(row, "learning_rate"),  number(row, "gradient_norm"),
-            number(row, "validation"),     row.at("skipped").get<int64_t>(),
-            number(row, "seconds")};
+    return {row.at("step").get<int64_t>(),
+            number(row.at("loss")),
+            number(row.at("learning_rate")),
+            number(row.at("gradient_norm")),
+            number(row.at("validation")),
+            row.at("skipped").get<int64_t>(),
+            number(row.at("seconds")),
+            number(row.value("processor_seconds", Json())),
+            measures_of(row)};
   } catch (const Json::exception&) {
     throw IoError(fmt::format("read_metrics: {}: line {} is {}; a row of metrics is accepted", path,
                               line_number, quote(line)));
@@ -69,13 +80,16 @@ std::string read_text(const std::string& path) {
 }  // namespace
 
 std::string to_json(const MetricsRow& row) {
-  return json_text({{"step", row.step},
-                    {"loss", number(row.loss)},
-                    {"learning_rate", number(row.learning_rate)},
-                    {"gradient_norm", number(row.gradient_norm)},
-                    {"validation", number(row.validation)},
-                    {"skipped", row.skipped},
-                    {"seconds", number(row.seconds)}});
+  Json json{{"step", row.step},
+            {"loss", number(row.loss)},
+            {"learning_rate", number(row.learning_rate)},
+            {"gradient_norm", number(row.gradient_norm)},
+            {"validation", number(row.validation)},
+            {"skipped", row.skipped},
+            {"seconds", number(row.seconds)},
+            {"processor_seconds", number(row.processor_seconds)}};
+  for (const auto& [name, value] : row.measures) json["measures"][name] = number(value);
+  return json_text(json);
 }
 
 std::vector<MetricsRow> read_metrics(const std::string& path) {

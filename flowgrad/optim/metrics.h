@@ -1,14 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
 namespace flowgrad {
 
+/// Numbers by name.
+using Measures = std::map<std::string, double>;
+
 /// One line of metrics.jsonl: {"step":20,"loss":2.5,"learning_rate":0.001,"gradient_norm":1.2,
-/// "validation":null,"skipped":0,"seconds":0.8}. A number that is not finite is null there, NaN
-/// here.
+/// "validation":0.4,"skipped":0,"seconds":0.8,"processor_seconds":0.7,"measures":{"success":0.6}}.
+/// A number that is not finite is null there, NaN here; without measures the line has none.
 struct MetricsRow {
   /// Steps done.
   int64_t step = 0;
@@ -21,8 +25,13 @@ struct MetricsRow {
   double validation = 0;
   /// Non-finite steps so far.
   int64_t skipped = 0;
-  /// Training time so far, resumed parts added up.
+  /// Time so far, resumed parts added up.
   double seconds = 0;
+  /// Processor time of all threads so far, validations left out: what trainings are compared at.
+  /// NaN in rows of older files.
+  double processor_seconds = 0;
+  /// What a validation measured beside its number.
+  Measures measures = {};
 };
 
 /// The row as one line of JSON, without the line feed.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <ctime>
 #include <limits>
 #include <optional>
 #include <utility>
@@ -25,6 +26,9 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
+
+/// Of all threads of this process.
+double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 void check_option(const char* name, double value, bool ok, const char* accepted) {
   if (ok) return;
@@ -209,26 +213,28 @@ bool Trainer::weights_are_finite() const {
   return true;
 }
 
-double Trainer::validate() {
+Validation Trainer::validate() {
   const EmaScope averaged(ema_.get());
-  const double validation = parts_.validate();
-  if (is_better(validation) && options_.keep_best && store_) {
+  Validation validation = parts_.validate();
+  if (is_better(validation.value) && options_.keep_best && store_) {
     save_safetensors(options_.run_folder + "/best.safetensors", parts_.model,
                      {{"step", std::to_string(counters_.step)}});
   }
   return validation;
 }
 
-void Trainer::log_row(double validation, double seconds) {
+void Trainer::log_row(const Validation& validation, double seconds) {
   const auto n = static_cast<double>(counters_.window_steps);
   const bool any = counters_.window_steps > 0;
   MetricsRow row{counters_.step,
                  any ? counters_.window_loss / n : kNan,
                  parts_.optimizer->learning_rate(),
                  any ? counters_.window_norm / n : kNan,
-                 validation,
+                 validation.value,
                  counters_.skipped,
-                 seconds};
+                 seconds,
+                 earlier_processor_seconds_ + processor_seconds_,
+                 validation.measures};
   counters_.window_steps = 0;
   counters_.window_loss = 0;
   counters_.window_norm = 0;
@@ -257,6 +263,7 @@ TrainResult Trainer::run() {
   TrainResult result;
   result.checkpoint = newest_checkpoint_;
   bool ended = false;
+  double mark = processor_seconds();
   const auto end = [&](TrainStatus status) {
     if (!ended) result.status = status;
     ended = true;
@@ -273,7 +280,9 @@ TrainResult Trainer::run() {
     const bool last = done == options_.steps;
     const bool validates =
         parts_.validate && !ended && (last || is_due(done, options_.validate_every));
-    const double validation = validates ? validate() : kNan;
+    processor_seconds_ += processor_seconds() - mark;
+    const Validation validation = validates ? validate() : Validation(kNan);
+    mark = processor_seconds();
     if (last || ended || validates || is_due(done, options_.log_every)) {
       log_row(validation, earlier_seconds_ + seconds_since(start));
     }
@@ -308,7 +317,9 @@ TrainResult Trainer::run() {
   result.best_validation = counters_.best_validation;
   result.best_step = counters_.best_step;
   result.seconds = seconds_since(start);
+  result.processor_seconds = processor_seconds_;
   earlier_seconds_ += result.seconds;
+  earlier_processor_seconds_ += std::exchange(processor_seconds_, 0);
   return result;
 }
 

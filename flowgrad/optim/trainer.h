@@ -31,6 +31,14 @@ struct StateProvider {
 StateProvider integer_state(std::string name, std::function<std::vector<int64_t>()> get,
                             std::function<void(const std::vector<int64_t>&)> set);
 
+/// What a validation came to: a number to be made small, and what else it measured, for the
+/// metrics.
+struct Validation {
+  Validation(double number, Measures others = {}) : value(number), measures(std::move(others)) {}
+  double value;
+  Measures measures;
+};
+
 /// What is trained. The trainer borrows: everything must outlive it.
 struct TrainerParts {
   /// All tensors of the model that a checkpoint holds (Module::state_dict()).
@@ -42,9 +50,9 @@ struct TrainerParts {
   Schedule schedule;
   /// Where the loss draws its random numbers from; may be absent.
   Generator* generator = nullptr;
-  /// A number to be made small, computed with the averaged weights when there are any; may be
-  /// empty.
-  std::function<double()> validate;
+  /// Computed with the averaged weights when there are any; may be empty. It must leave the model
+  /// and the generator as they were.
+  std::function<Validation()> validate;
   std::vector<StateProvider> states;
   /// Called after every update of the weights, before their averages: a constraint on them, say;
   /// may be empty.
@@ -121,6 +129,8 @@ struct TrainResult {
   int signal = 0;
   /// Time of this call.
   double seconds = 0;
+  /// Processor time of this call, validations left out.
+  double processor_seconds = 0;
   /// The newest checkpoint, empty when there is none.
   std::string checkpoint;
   /// Why it diverged, naming the step and what was not finite.
@@ -163,9 +173,9 @@ class Trainer {
   void refuse_step(const std::string& problem, TrainResult* result);
   std::string non_finite_parameter() const;
   bool weights_are_finite() const;
-  double validate();
+  Validation validate();
   bool is_better(double validation);
-  void log_row(double validation, double seconds);
+  void log_row(const Validation& validation, double seconds);
   void prepare_run_folder();
   NamedTensors all_state() const;
   bool save(TrainResult* result);
@@ -194,6 +204,9 @@ class Trainer {
   Counters counters_;
   std::string newest_checkpoint_;
   double earlier_seconds_ = 0;
+  /// Of the parts before this call, and of this one so far; validations left out.
+  double earlier_processor_seconds_ = 0;
+  double processor_seconds_ = 0;
   bool resumed_ = false;
 };
 

@@ -160,6 +160,7 @@ void Trainer::prepare_run_folder() {
       std::make_unique<MetricsWriter>(options_.run_folder + "/metrics.jsonl", counters_.step);
   history_ = metrics_->kept();
   earlier_seconds_ = history_.empty() ? 0 : history_.back().seconds;
+  earlier_processor_seconds_ = history_.empty() ? 0 : history_.back().processor_seconds;
 }
 
 }  // namespace flowgrad

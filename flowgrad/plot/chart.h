@@ -25,6 +25,10 @@ struct Series {
   /// Weight of the past in an exponential moving average, in [0, 1). Above 0 the average is drawn
   /// as the line and the raw values stay behind it, faint.
   double smoothing = 0.0;
+  /// Ends of a shaded band around the line, such as the range over training seeds: one for each x,
+  /// or none.
+  std::vector<double> band_lo = {};
+  std::vector<double> band_hi = {};
 };
 
 /// A labelled straight line across a chart, such as "entropy floor 2.394".

@@ -20,6 +20,13 @@ void check(const LineChart& chart) {
                       "must be equally many",
                       s.name, s.x.size(), s.y.size()));
     }
+    if (s.band_lo.size() != s.band_hi.size() ||
+        (!s.band_lo.empty() && s.band_lo.size() != s.x.size())) {
+      throw ShapeError(
+          fmt::format("line chart: the band of series '{}' has {} lower and {} upper ends for {} x "
+                      "values; one of each for each x, or none, is accepted",
+                      s.name, s.band_lo.size(), s.band_hi.size(), s.x.size()));
+    }
     if (!(s.smoothing >= 0.0 && s.smoothing < 1.0)) {
       throw ValueError(
           fmt::format("line chart: smoothing of series '{}' is {}; it must lie in "
@@ -83,6 +90,26 @@ Points thinned(const Points& points) {
   return out;
 }
 
+/// Closed areas, one for each stretch where both ends of the band can be drawn.
+void draw_band(SvgWriter& svg, const Series& s, const std::string& color, const Axis& x,
+               const Axis& y) {
+  std::vector<double> hi = s.band_hi;
+  std::vector<double> lo = s.band_lo;
+  for (size_t i = 0; i < lo.size(); ++i) {
+    if (!drawable(lo[i], y.scale()) || !drawable(hi[i], y.scale())) lo[i] = hi[i] = std::nan("");
+  }
+  const std::vector<Points> upper = stretches(s.x, hi, x, y);
+  const std::vector<Points> lower = stretches(s.x, lo, x, y);
+  for (size_t k = 0; k < upper.size(); ++k) {
+    Points edge = upper[k];
+    edge.insert(edge.end(), lower[k].rbegin(), lower[k].rend());
+    std::string path;
+    for (const auto& [px, py] : edge)
+      path += fmt::format("{}{} {}", path.empty() ? 'M' : 'L', number(px), number(py));
+    svg.path(path + "Z", {.width = 0.0}, color, 0.15);
+  }
+}
+
 void draw_line(SvgWriter& svg, const std::vector<Points>& parts, const LineStyle& style,
                bool markers) {
   for (const Points& part : parts) {
@@ -107,6 +134,9 @@ std::string LineChart::svg() const {
       if ((x.lo && s.x[i] < *x.lo) || (x.hi && s.x[i] > *x.hi)) continue;
       x_range.include(s.x[i], x.scale);
       y_range.include(s.y[i], y.scale);
+      if (s.band_lo.empty()) continue;
+      y_range.include(s.band_lo[i], y.scale);
+      y_range.include(s.band_hi[i], y.scale);
     }
     legend.push_back({s.name, color_or(s.color, k), s.dashed ? Swatch::dash : Swatch::line});
   }
@@ -145,6 +175,9 @@ std::string LineChart::svg() const {
 
   LabelPlacer placer(box);
   svg.open_clip(box.left - 3.0, box.top - 3.0, box.width + 6.0, box.height + 6.0);
+  for (size_t k = 0; k < series.size(); ++k)
+    if (!series[k].band_lo.empty())
+      draw_band(svg, series[k], color_or(series[k].color, k), x_axis, y_axis);
   for (size_t k = 0; k < series.size(); ++k) {
     const Series& s = series[k];
     const std::string color = color_or(s.color, k);

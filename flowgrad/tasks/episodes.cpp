@@ -128,6 +128,10 @@ class Evaluation {
       const std::vector<double> action =
           options_.ensemble ? mean(episode, step) : planned(episode, step);
       episode.jerk.add(action);
+      if (episode.recorded) {
+        auto& actions = episode.result.actions;
+        actions.insert(actions.end(), action.begin(), action.end());
+      }
       episode.world->step(action);
       episode.record();
     }

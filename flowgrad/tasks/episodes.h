@@ -68,6 +68,8 @@ struct EpisodeResult {
   double jerk = 0.0;
   /// (steps + 1) rows of snapshot_dim numbers where recorded.
   std::vector<double> snapshots = {};
+  /// What was executed, `steps` rows of action_dim numbers, where recorded.
+  std::vector<double> actions = {};
   friend bool operator==(const EpisodeResult&, const EpisodeResult&) = default;
 };
 

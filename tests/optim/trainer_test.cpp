@@ -1,4 +1,5 @@
 #include <cmath>
+#include <ctime>
 #include <limits>
 
 #include "flowgrad/autograd/transforms.h"
@@ -334,6 +335,38 @@ TEST_CASE("metrics.jsonl is valid line by line", "[trainer_test][device]") {
     CHECK(rows[i].at("seconds").get<double>() >=
           (i == 0 ? 0 : rows[i - 1].at("seconds").get<double>()));
   }
+}
+
+TEST_CASE("what a validation measures stands in its row, and its time counts for nothing",
+          "[trainer_test]") {
+  const Scratch scratch;
+  Regression r(16);
+  Capture capture;
+  TrainerOptions o = options(&capture, 20);
+  o.run_folder = scratch / "run";
+  o.log_every = 5;
+  o.validate_every = 10;
+  TrainerParts p = r.parts();
+  double spent = 0;
+  p.validate = [&] {
+    const std::clock_t begin = std::clock();
+    while (std::clock() - begin < CLOCKS_PER_SEC / 5) {
+    }
+    spent += static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+    return Validation(0.5, {{"success", 0.25}});
+  };
+  const std::clock_t begin = std::clock();
+  const TrainResult result = Trainer(p, o).run();
+  const double all = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+  CHECK(result.processor_seconds <= all - spent + 1e-4);
+  const std::vector<MetricsRow> rows = read_metrics(scratch / "run/metrics.jsonl");
+  REQUIRE(rows.size() == 4);
+  for (size_t i = 0; i < 4; ++i) {
+    CHECK(rows[i].measures.size() == i % 2);
+    CHECK(rows[i].processor_seconds <= result.processor_seconds);
+  }
+  CHECK(rows[3].measures.at("success") == 0.25);
+  CHECK(rows[3].validation == 0.5);
 }
 
 TEST_CASE("a folder with a training is not overwritten unless asked", "[trainer_test][device]") {

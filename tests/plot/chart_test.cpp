@@ -60,6 +60,21 @@ TEST_CASE("a line chart puts its points where they belong", "[chart_test]") {
   CHECK(p[2].second < p[0].second);  // upwards
 }
 
+TEST_CASE("a band is closed around its line, breaks with it and stretches the axis",
+          "[chart_test]") {
+  LineChart chart = wave(4);
+  Series& s = chart.series[0];
+  s.band_lo = {-1, -1, std::nan(""), -1};
+  s.band_hi = {5, 5, 5, 5};
+  const std::string svg = chart.svg();
+  int areas = 0;
+  for (const auto& path : all(read(svg), "path")) areas += path.attributes.contains("fill-opacity");
+  CHECK(areas == 2);
+  CHECK(drawing::has_text(read(svg), "4"));
+  s.band_hi.pop_back();
+  CHECK(throws_with(chart).find("band of series 'training'") != std::string::npos);
+}
+
 TEST_CASE("reference lines carry their labels and stretch the axis", "[chart_test]") {
   LineChart chart = wave(100);
   chart.horizontals = {{2.394, "entropy floor 2.394"}};

@@ -28,6 +28,32 @@ ok rollout --run eyes --episodes 2 --split wording --quiet
 ok rollout --run eyes --episodes 2 --counterfactual told --quiet --json
 says '"task":"tabletop"' out
 
+# Evaluations on the way leave no trace in the weights, stand in the metrics, go on after a pause, and tell the best weights.
+go seen-flow --head flow --threads 2 --evaluate-every 4 --evaluate-episodes 3 --json
+says '"success":' out
+same seen-flow/weights.safetensors whole-flow/weights.safetensors
+[ "$(grep -c '"measures":{"jerk":.*"score":.*"success":' seen-flow/metrics.jsonl)" = 3 ] || fail "not 3 evaluations"
+! grep -q measures whole-flow/metrics.jsonl || fail "evaluated unasked"
+go seen-parts --head flow --evaluate-every 4 --evaluate-episodes 3 --pause-at 5
+ok imitate --run seen-parts --resume --quiet
+same seen-parts/weights.safetensors whole-flow/weights.safetensors
+for run in seen-flow seen-parts; do grep -o '"measures".*' $run/metrics.jsonl >$run.txt; done
+same seen-flow.txt seen-parts.txt
+go best-flow --head flow --evaluate-every 4 --evaluate-episodes 3 --keep-best
+says "weights.safetensors of step" out
+exists best-flow/best.safetensors
+sed -n 's/.*"validation":\([-0-9.e]*\),.*/\1/p' best-flow/metrics.jsonl | sort -g | head -1 >least.txt
+best=$(sed -n "s/.*\"step\":\([0-9]*\),.*\"validation\":$(cat least.txt),.*/\1/p" best-flow/metrics.jsonl | head -1)
+says "of step $best" out
+ok rollout --run best-flow --episodes 6 --json --quiet
+cp out a
+ok rollout --run best-flow/weights.safetensors --episodes 6 --json --quiet
+sed 's/best-flow\/weights.safetensors/best-flow/' out >b
+same a b
+go best-flow --head flow --overwrite
+[ ! -e best-flow/best.safetensors ] || fail "an earlier best is left"
+expect 2 "--evaluate-every N asks" imitate --task fork $small --keep-best --run x
+
 # Steps, latencies apart from results, delays, ensembles, experts.
 ok rollout --run whole-flow --episodes 3 --n-steps 1 --n-steps 2 --latency 5 --json --quiet
 says '"n_steps":2' out
@@ -42,6 +68,13 @@ ok compare --run whole-flow --run parts-flow --run whole-mip --episodes 4 --repo
 says '"paired"' out
 exists page.html
 says '<animate' page.html
+says 'evaluate-every' page.html
+ok compare --run seen-flow --run whole-mip --n-steps 1 --n-steps 3 --episodes 4 --report page.html --quiet --json
+says '"evaluations":3' out
+says '3 evaluations' out
+says 'equal compute' page.html
+says 'against evaluations' page.html
+expect 2 "--n-steps" compare --run whole-flow --n-steps -1
 ok compare --run whole-flow --episodes 4 --quiet
 says 'flow' out
 

@@ -71,7 +71,9 @@ std::vector<double> places(const Policy& policy, EvaluationOptions options, int6
   options.episodes = 1;
   options.record = 1;
   const auto results = evaluate(Line(steps), policy, options);
-  return {results[0].snapshots.begin() + 1, results[0].snapshots.end()};
+  const std::vector<double> went(results[0].snapshots.begin() + 1, results[0].snapshots.end());
+  CHECK(results[0].actions == went);
+  return went;
 }
 
 }  // namespace
