@@ -229,11 +229,6 @@ OverSeeds over_seeds(const Method& m, double EvaluationSummary::*field) {
           freedom < 1 ? std::nan("") : t_quantile(freedom) * std::sqrt(squares / (n - 1) / n)};
 }
 
-Yardstick yardstick(const std::string& world) {
-  if (world == "pusht") return {"score", &EvaluationSummary::score_mean};
-  return {"success", &EvaluationSummary::success_rate};
-}
-
 void add_compare(CLI::App& app) {
   auto a = std::make_shared<CompareArguments>();
   Command c(app, "compare", "Judge several policies on the same episodes");

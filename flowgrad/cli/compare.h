@@ -34,14 +34,6 @@ struct OverSeeds {
 };
 OverSeeds over_seeds(const Method& method, double EvaluationSummary::*field);
 
-/// What an evaluation of a world is read by: score on PushT, where few episodes succeed, else
-/// success.
-struct Yardstick {
-  const char* name;
-  double EvaluationSummary::*field;
-};
-Yardstick yardstick(const std::string& world);
-
 /// The page of --report: bars, success against evaluations and against training time, and episodes.
 /// `table` is what is printed, with its heads.
 void write_comparison(const std::string& path, const std::string& subtitle, const World& world,

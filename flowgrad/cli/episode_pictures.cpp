@@ -6,30 +6,30 @@
 namespace flowgrad::cli {
 namespace {
 
-plot::Image rendered(World& world, std::span<const double> numbers, int64_t size) {
-  std::vector<float> pixels(static_cast<size_t>(3 * size * size));
-  world.restore(numbers);
-  world.render(pixels, {size, size});
-  return plot::Image::from_rgb(pixels, size, size);
-}
-
 std::vector<plot::Image> frames_of(const World& prototype, const EpisodeResult& episode,
                                    int64_t most, int64_t size) {
-  const std::unique_ptr<World> world = prototype.clone();
   const auto width = static_cast<size_t>(prototype.spec().snapshot_dim);
   const auto count = static_cast<int64_t>(episode.snapshots.size() / width);
   const int64_t shown = std::min(most, count);
   std::vector<plot::Image> frames;
   for (int64_t i = 0; i < shown; ++i) {
     const int64_t at = shown == 1 ? 0 : i * (count - 1) / (shown - 1);
-    frames.push_back(rendered(
-        *world, std::span(episode.snapshots).subspan(static_cast<size_t>(at) * width, width),
-        size));
+    frames.push_back(
+        scene(prototype,
+              std::span(episode.snapshots).subspan(static_cast<size_t>(at) * width, width), size));
   }
   return frames;
 }
 
 }  // namespace
+
+plot::Image scene(const World& prototype, std::span<const double> snapshot, int64_t size) {
+  const std::unique_ptr<World> world = prototype.clone();
+  std::vector<float> pixels(static_cast<size_t>(3 * size * size));
+  world->restore(snapshot);
+  world->render(pixels, {size, size});
+  return plot::Image::from_rgb(pixels, size, size);
+}
 
 plot::Image film_strip(const World& world, std::span<const EpisodeResult> episodes,
                        int64_t columns) {

@@ -18,6 +18,7 @@ struct RolloutArguments {
   std::string run, world, demonstrator;
   ClosedLoopArguments loop;
   std::vector<std::string> steps;
+  std::string report;
 };
 
 /// What sets an evaluation apart from that of seen instructions; empty for that.
@@ -37,16 +38,25 @@ void run_rollout(RolloutArguments a, const Command& command) {
   if (a.world.empty())
     throw UsageError(fmt::format("--task: none given; {} are accepted", listing(world_names())));
   if (!command.given("seed")) a.common.seed = default_episodes_seed(a.world);
+  if (!a.report.empty()) check_output("--report", a.report, {".html"});
   apply(a.common);
   const std::unique_ptr<World> world = make_world(a.world, world_options(a.loop));
   if (policy) check_world(a.run, policy->options(), world->spec());
 
   EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
+  options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
+  RolloutReport page{.path = a.report};
+  Policy shown;  // the first
   Json rows = Json::array();
   std::vector<std::vector<std::string>> cells = {result_heads()};
   const auto add = [&](const std::string& label, const Json& head, const Policy& acts) {
     Json row = head;
-    const EvaluationSummary s = summarize(evaluate(*world, acts, options));
+    std::vector<EpisodeResult> episodes = evaluate(*world, acts, options);
+    const EvaluationSummary s = summarize(episodes);
+    if (!shown) {
+      shown = acts;
+      page.episodes.assign(episodes.begin(), episodes.begin() + options.record);
+    }
     row.update(summary_json(s));
     cells.push_back(result_cells(label, s));
     if (a.loop.latency > 0) {
@@ -78,6 +88,17 @@ void run_rollout(RolloutArguments a, const Command& command) {
         a.demonstrator == "expert" ? expert_policy(kHorizon)
                                    : random_policy(world->spec(), kHorizon));
   }
+  cells[0][0] = policy ? "steps" : "policy";
+  if (!a.report.empty()) {
+    const std::string test = test_name(a.loop);
+    page.title = policy ? fmt::format("A policy on {}", a.world)
+                        : fmt::format("The {} on {}", a.demonstrator, a.world);
+    page.subtitle = fmt::format("{}{} episodes of seed {}{}", policy ? a.run + ": " : "",
+                                a.loop.episodes, a.common.seed, test.empty() ? "" : ", " + test);
+    page.table = cells;
+    if (policy) page.history = read_metrics(a.run + "/metrics.jsonl");
+    write_rollout(page, *world, shown, options);
+  }
   if (a.common.json) {
     Json out{{"task", a.world}};
     if (const std::string test = test_name(a.loop); !test.empty()) out["test"] = test;
@@ -94,7 +115,6 @@ void run_rollout(RolloutArguments a, const Command& command) {
     out["results"] = rows;
     return print_result(json_text(out) + "\n");
   }
-  cells[0][0] = policy ? "steps" : "policy";
   print_result(table(cells, std::string(cells[0].size(), '>')));
 }
 
@@ -175,6 +195,11 @@ int64_t executed(const ClosedLoopArguments& a, int64_t horizon) {
   return a.execute > 0 ? a.execute : std::max<int64_t>(horizon / 2, 1);
 }
 
+Yardstick yardstick(const std::string& world) {
+  if (world == "pusht") return {"score", &EvaluationSummary::score_mean};
+  return {"success", &EvaluationSummary::success_rate};
+}
+
 Json summary_json(const EvaluationSummary& s) {
   return {{"episodes", s.episodes},
           {"successes", s.successes},
@@ -224,9 +249,12 @@ void add_rollout(CLI::App& app) {
   c.list("--n-steps", a->steps,
          "Steps of flow or DDIM; may be repeated: a result for each. 0 = the head's own", "N");
   add_closed_loop(c, a->loop);
+  c.file("--report", a->report,
+         "Page with film strips, animated episodes, trajectories, the chunks that a moment may "
+         "bring and the training's curves, .html");
   add_common(c, a->common);
   c.examples(
-      "flowgrad rollout --run runs/fork --episodes 500\n"
+      "flowgrad rollout --run runs/fork --episodes 500 --report fork.html\n"
       "flowgrad rollout --run runs/pusht --n-steps 1 --n-steps 10 --latency 200\n"
       "flowgrad rollout --task fork --demonstrator expert");
   c.run([a](const Command& self) { run_rollout(*a, self); });

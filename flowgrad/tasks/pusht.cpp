@@ -106,7 +106,8 @@ const WorldSpec& PushT::spec() const {
                               .snapshot_dim = 14,
                               .max_steps = kMaxSteps,
                               .action_low = 0.0,
-                              .action_high = kSide};
+                              .action_high = kSide,
+                              .y_down = true};
   return spec;
 }
 

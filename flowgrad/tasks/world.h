@@ -22,6 +22,7 @@ struct WorldSpec {
   int64_t max_steps = 0;     ///< an episode ends here at the latest
   double action_low = 0.0;   ///< actions are positions; what lies outside is clamped
   double action_high = 1.0;
+  bool y_down = false;  ///< a larger second coordinate is lower in a picture
 };
 
 /// What an episode has come to.

@@ -78,6 +78,21 @@ expect 2 "--n-steps" compare --run whole-flow --n-steps -1
 ok compare --run whole-flow --episodes 4 --quiet
 says 'flow' out
 
+# The page of a run, of one that draws nothing, of a demonstrator.
+ok rollout --run seen-flow --episodes 4 --n-steps 1 --n-steps 2 --report page.html --quiet
+for words in "Episode 0" "might have done" "Pairwise projections" "equal compute" "Learning curve" "<animate"; do
+  says "$words" page.html
+done
+cp page.html first.html
+ok rollout --run seen-flow --episodes 4 --n-steps 1 --n-steps 2 --report page.html --quiet --threads 1 --lockstep 1
+same page.html first.html
+ok rollout --run whole-regression/weights.safetensors --episodes 2 --report page.html --quiet
+says "draws nothing" page.html
+ok rollout --task fork --demonstrator expert --episodes 2 --report page.html --quiet
+says "each a single answer" page.html
+ok rollout --run eyes --episodes 1 --report page.html --quiet
+expect 2 "--report" rollout --run whole-flow --report page.txt
+
 # A student of fewer steps, paused or not.
 go student --teacher whole-flow --threads 1
 go student-2 --teacher whole-flow --threads 2 --pause-at 5
