@@ -142,6 +142,13 @@ function(flowgrad_command)
     return()
   endif()
   list(FILTER sources EXCLUDE REGEX "/cli/main\\.cpp$")
+  # `demo vla` shows the committed figures beside its own, wherever it is installed.
+  set(figures "${PROJECT_SOURCE_DIR}/docs/figures.json")
+  file(READ "${figures}" FLOWGRAD_FIGURES)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${figures}")
+  configure_file("${PROJECT_SOURCE_DIR}/cmake/committed_figures.cpp.in"
+                 "${PROJECT_BINARY_DIR}/committed_figures.cpp" @ONLY)
+  list(APPEND sources "${PROJECT_BINARY_DIR}/committed_figures.cpp")
   add_library(flowgrad_command STATIC ${sources})
   # -Og saves half of these files' time, most of it CLI11's and JSON's; the benchmarks measure.
   target_compile_options(flowgrad_command PRIVATE $<$<CONFIG:Release>:-Og>)

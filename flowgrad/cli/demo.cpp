@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <memory>
 
@@ -15,9 +14,7 @@
 
 // demo: the whole project in one command, from nothing to a page that shows what was learned.
 namespace flowgrad::cli {
-namespace {
 
-/// Makes the run folder and writes into it, before anything is computed.
 std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   if (settings.run.empty()) throw UsageError("--run: nothing given; a folder is accepted");
   std::error_code error;
@@ -29,6 +26,7 @@ std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   remove_stale_temporaries(settings.run);
   write_file_atomic(settings.run + "/config.json",
                     json_text({{"command", "demo"},
+                               {"show", settings.show},
                                {"seed", settings.seed},
                                {"quick", settings.quick},
                                {"device", settings.device.to_string()},
@@ -40,77 +38,52 @@ std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   return lock;
 }
 
-Json summary(const DemoSettings& settings, const DemoResults& r,
-             const std::vector<plot::Check>& checks) {
+namespace {
+
+Json summary(const DemoSettings& settings, const DemoFindings& found) {
   Json rows = Json::array();
-  for (const plot::Check& c : checks) {
+  for (const plot::Check& c : found.checks) {
     rows.push_back({{"name", c.name},
                     {"measured", c.measured},
                     {"demanded", c.demanded()},
                     {"passed", c.passed()}});
   }
-  const DensityResult& d = r.density;
-  const GarmentsResult& g = r.garments;
-  return {{"report", settings.run + "/report.html"},
-          {"seed", settings.seed},
-          {"quick", settings.quick},
-          {"threads", settings.threads},
-          {"seconds", r.seconds},
-          {"moons",
-           {{"nll", d.nll},
-            {"standard_error", d.standard_error},
-            {"floor", d.floor},
-            {"seconds", d.training.seconds}}},
-          {"garments",
-           {{"agreement", g.agreement},
-            {"classifier_accuracy", g.accuracy},
-            {"variety", g.variety},
-            {"images", g.images.size(0)},
-            {"seconds", g.training.seconds}}},
-          {"checks", rows}};
+  Json out{{"report", settings.run + "/report.html"},
+           {"show", settings.show},
+           {"seed", settings.seed},
+           {"quick", settings.quick},
+           {"threads", settings.threads},
+           {"seconds", found.seconds}};
+  out.update(found.figures);
+  out["checks"] = rows;
+  return out;
 }
 
-std::string summary_text(const DemoSettings& settings, const DemoResults& r,
-                         const std::vector<plot::Check>& checks) {
-  const DensityResult& d = r.density;
-  const GarmentsResult& g = r.garments;
-  std::string out = fmt::format(
-      "two moons       -log p {:.3f} +- {:.3f} nats on {} fresh points; the floor is {:.3f}\n"
-      "Fashion-MNIST   a classifier sees the intended class in {:.1f} % of {} generated garments\n"
-      "                (and is right on {:.1f} % of the real ones)\n",
-      d.nll, d.standard_error, d.test_points, d.floor, 100 * g.agreement, g.images.size(0),
-      100 * g.accuracy);
-  const auto passed =
-      std::count_if(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
-  out += fmt::format("checks          {} of {} passed\n", passed, checks.size());
-  for (const plot::Check& c : checks) {
+std::string summary_text(const DemoSettings& settings, const DemoFindings& found) {
+  std::string out = found.text;
+  const auto passed = std::count_if(found.checks.begin(), found.checks.end(),
+                                    [](const auto& c) { return c.passed(); });
+  out += fmt::format("checks          {} of {} passed\n", passed, found.checks.size());
+  for (const plot::Check& c : found.checks) {
     if (!c.passed())
       out += fmt::format("  FAILED  {}: {:.4g}, demanded {}\n", c.name, c.measured, c.demanded());
   }
-  return out + fmt::format("report          {}/report.html  ({:.0f} s, seed {})\n", settings.run,
-                           r.seconds, settings.seed);
+  out += fmt::format("report          {}/report.html  ({:.0f} s, seed {})\n", settings.run,
+                     found.seconds, settings.seed);
+  if (settings.show == "flows")
+    out += "next            flowgrad demo vla: a robot that sees, reads and acts\n";
+  return out;
 }
 
-void run_demo(DemoSettings& settings, bool json) {
-  const auto start = std::chrono::steady_clock::now();
-  const FashionMnist data =
-      FashionMnist::load(settings.data_folder);  // first, as it may be missing
-  const auto lock = prepare_run_folder(settings);
-  const DemoBudget budget = settings.quick ? DemoBudget::quick() : DemoBudget();
-  DemoResults results;
-  results.density = demo_density(settings, budget);
-  results.path = demo_path(settings, budget);
-  results.garments = demo_garments(settings, budget, data);
-  results.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  write_demo_report(settings, budget, results, data);
-  const std::vector<plot::Check> checks = demo_checks(results, budget);
-  const std::string record = json_text(summary(settings, results, checks), 2) + "\n";
+void run_demo(const DemoSettings& settings, bool json) {
+  const DemoFindings found = settings.show == "vla" ? demo_vla(settings) : demo_flows(settings);
+  const std::string record = json_text(summary(settings, found), 2) + "\n";
   write_file_atomic(settings.run + "/summary.json", record);
   if (!settings.quiet) fmt::print(stderr, "\n");
-  const bool passed =
-      std::all_of(checks.begin(), checks.end(), [](const auto& c) { return c.passed(); });
+  const bool passed = std::all_of(found.checks.begin(), found.checks.end(),
+                                  [](const auto& c) { return c.passed(); });
   try {
-    print_result(json ? record : summary_text(settings, results, checks));
+    print_result(json ? record : summary_text(settings, found));
   } catch (const ExitCode&) {
     if (passed) throw;  // nobody reads, but the exit code still tells
   }
@@ -118,16 +91,6 @@ void run_demo(DemoSettings& settings, bool json) {
 }
 
 }  // namespace
-
-std::string demo_next_steps(const std::string& run) {
-  return fmt::format(
-      "flowgrad=build/release/bin/flowgrad\n"
-      "$flowgrad sample --weights {0}/moons.safetensors --n 1000 --output points.npy --picture "
-      "points.svg\n"
-      "$flowgrad inspect {0}/garments.safetensors\n"
-      "$flowgrad train --model realnvp --data pinwheel --run runs/pinwheel",
-      run);
-}
 
 void add_demo(CLI::App& app) {
   struct Arguments {
@@ -137,10 +100,16 @@ void add_demo(CLI::App& app) {
   };
   auto a = std::make_shared<Arguments>();
   Command c(app, "demo",
-            "Train on two moons and on Fashion-MNIST, check and draw what was learned");
+            "Train on two moons and on Fashion-MNIST, or a robot's policy; check and draw what was "
+            "learned");
   c.group("Demo");
+  c.choice("show", a->settings.show,
+           "flows: two moons and Fashion-MNIST; vla: a robot that sees, reads and acts",
+           {"flows", "vla"});
   c.text("--run", a->settings.run,
-         "Folder for report.html, the pictures, weights and metrics; files are replaced", "FOLDER");
+         "Folder for report.html, the pictures, weights and metrics; files are replaced; empty = "
+         "runs/demo, or runs/demo-vla",
+         "FOLDER");
   c.text(
       "--data-folder", a->settings.data_folder,
       "Folder of Fashion-MNIST's four idx files; empty = that of the package dataset-fashion-mnist",
@@ -156,9 +125,16 @@ void add_demo(CLI::App& app) {
   c.group("Output");
   c.flag("--json", a->common.json, "Print the result as one JSON object").transient();
   c.flag("--quiet", a->common.quiet, "No progress and no seed line on stderr").transient();
-  c.examples("flowgrad demo\nflowgrad demo --quick --run /tmp/demo");
-  c.run([a](const Command&) {
-    apply(a->common);
+  c.examples("flowgrad demo\nflowgrad demo vla\nflowgrad demo --quick --run /tmp/demo");
+  c.run([a](const Command& self) {
+    DemoSettings& s = a->settings;
+    if (s.show == "vla" && self.given("data-folder")) {
+      throw UsageError("--data-folder: given for vla, whose demonstrator is scripted");
+    }
+    if (!self.given("run")) s.run = s.show == "vla" ? "runs/demo-vla" : "runs/demo";
+    CommonOptions common = a->common;
+    common.quiet |= s.show == "vla";  // imitate tells the seed
+    apply(common);
     a->settings.device = device_of(a->common);
     a->settings.seed = a->common.seed;
     a->settings.quiet = a->common.quiet;

@@ -1,9 +1,13 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
+#include "flowgrad/core/file.h"
+#include "flowgrad/core/json.h"
 #include "flowgrad/core/random.h"
 #include "flowgrad/models/registry.h"
 #include "flowgrad/optim/trainer.h"
@@ -15,14 +19,47 @@
 namespace flowgrad::cli {
 
 struct DemoSettings {
+  std::string show = "flows";  ///< or "vla"
   uint64_t seed = 0;
-  std::string run = "runs/demo";
+  std::string run;
   std::string data_folder;
   bool quick = false;
   bool quiet = false;
   int threads = 1;  // as they are; for the report
   Device device;
 };
+
+/// Makes the run folder, writes config.json into it and removes an earlier report, before anything
+/// is computed. Raises IoError where that is impossible or another process is at work there.
+std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings);
+
+/// What a demo found: for summary.json, for people, and against what was demanded.
+struct DemoFindings {
+  Json figures = Json::object();
+  std::string text = {};
+  std::vector<plot::Check> checks = {};
+  double seconds = 0;
+  std::unique_ptr<FolderLock> lock = {};
+};
+/// Flows of the plane and of images.
+DemoFindings demo_flows(const DemoSettings& settings);
+/// A robot that sees, reads and acts: a policy trained from pictures and words.
+DemoFindings demo_vla(const DemoSettings& settings);
+
+/// What demo_vla trains and demands; how it trains stands in the preset.
+struct VlaBudget {
+  std::string preset = "tabletop-short";
+  std::vector<std::string> arguments = {};  ///< of imitate, over the preset's
+  int64_t episodes = 200;
+  double least_success = 0.8;
+  /// Of the disc that nobody mentions: a policy that succeeds there does not read.
+  double largest_original = 0.1;
+
+  static VlaBudget quick();
+};
+
+/// docs/figures.json as it was when this was built: figures of full trainings.
+std::string_view committed_figures();
 
 /// Sizes and steps. The defaults are the demo's; quick() is small enough for a check in passing.
 struct DemoBudget {
@@ -157,7 +194,7 @@ struct DemoResults {
   double seconds = 0;
 };
 
-/// Every figure that the demo demands, with what was measured.
+/// Every figure that demo_flows demands, with what was measured.
 std::vector<plot::Check> demo_checks(const DemoResults& results, const DemoBudget& budget);
 
 /// Commands that use what the demo left in its run folder.

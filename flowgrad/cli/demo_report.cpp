@@ -363,6 +363,7 @@ void write_demo_report(const DemoSettings& settings, const DemoBudget& budget, c
        "each",
        "`*.svg`, `*.png`: the pictures of this page, made by the same program",
        "`./run demo --seed 1`: another seed; `--help` lists the options",
+       "`./run demo vla`: the same for a robot that sees, reads and acts",
        "`docs/tape.md`: how the derivatives come about"});
   report.write(in_run("report.html"));
 

@@ -41,6 +41,20 @@ hidden = 256
 auxiliary = 1
 word_dropout = 0.1
 )"},
+      // What `flowgrad demo vla` trains: minutes of two cores.
+      {"tabletop-short", R"(
+task = tabletop
+encoder = tiny
+batch-size = 64
+draws = 2
+steps = 7000
+evaluate-every = 1400
+evaluate-episodes = 40
+[set]
+horizon = 8
+hidden = 256
+auxiliary = 1
+)"},
   };
   return all;
 }

@@ -225,6 +225,14 @@ int guarded(CLI::App& app, std::vector<std::string> args) {
 
 }  // namespace
 
+int run_inside(const std::vector<std::string>& arguments,
+               const std::function<void(CLI::App&)>& declare) {
+  CLI::App app("", "flowgrad");
+  app.require_subcommand(1);
+  declare(app);
+  return parse_and_run(app, arguments);
+}
+
 int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app)) {
   open_standard_descriptors();
   // A reader that went away (`flowgrad inspect x | head`) shows as EPIPE below.
