@@ -15,6 +15,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/precision.h"
 #include "flowgrad/cli/config_file.h"
+#include "flowgrad/cli/robot.h"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/core/npy.h"
@@ -173,6 +174,11 @@ std::unique_ptr<Model> new_model(const ModelOptions& o, const std::string& name,
     config_keys(name);
   } catch (const ValueError& e) {
     if (!o.model.empty()) throw UsageError(fmt::format("--model: {}", e.what()));
+    if (name == kPolicyModel) {
+      throw IoError(fmt::format(
+          "{}: holds a policy of flowgrad imitate; rollout, compare, sample and inspect take it",
+          o.weights));
+    }
     throw IoError(fmt::format("{}: {}", o.weights, e.what()));
   }
   try {

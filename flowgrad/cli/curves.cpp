@@ -121,7 +121,8 @@ plot::LineChart equal_compute(const std::vector<MethodHistory>& methods,
     const auto found = row.measures.find(measure);
     return found == row.measures.end() ? std::nan("") : found->second;
   });
-  chart.title = fmt::format("Learning curves at equal compute: {}", measure);
+  const char* what = methods.size() > 1 ? "Learning curves at equal compute" : "Learning curve";
+  chart.title = fmt::format("{}: {}", what, measure);
   chart.y = {.label = measure, .lo = 0.0, .hi = 1.0};
   for (plot::Series& s : chart.series) s.markers = true;
   return chart;

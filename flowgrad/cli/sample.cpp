@@ -8,6 +8,7 @@
 #include "flowgrad/cli/commands.h"
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/picture.h"
+#include "flowgrad/cli/robot.h"
 #include "flowgrad/core/npy.h"
 #include "flowgrad/core/text.h"
 
@@ -18,7 +19,7 @@ struct SampleArguments {
   CommonOptions common;
   ModelOptions model;
   QuantityOptions options{.n_samples = 1000};
-  std::string condition, category, images, tokens, robot, output, picture;
+  std::string condition, category, images, tokens, robot, state, output, picture;
 };
 
 /// One-hot rows of a class, or of all classes one after another, n of each.
@@ -70,8 +71,98 @@ Tensor draw(Model& model, const QuantityInputs& seen, QuantityOptions options,
   return concat(parts, 0);
 }
 
-void run_sample(const SampleArguments& a) {
+void report(const SampleArguments& a, const std::string& model, const Tensor& rows) {
+  if (a.common.json) {
+    print_result(fmt::format(
+        "{{\"model\": {}, \"output\": {}, \"picture\": {}, \"shape\": [{}], \"seed\": {}}}\n",
+        json_string(model), json_string(a.output),
+        a.picture.empty() ? "null" : json_string(a.picture),
+        fmt::join(rows.shape().begin(), rows.shape().end(), ", "), a.common.seed));
+  } else {
+    print_result(fmt::format("{} samples {} {} -> {}\n", model, rows.shape().to_string(),
+                             name_of(rows.dtype()), a.output));
+    if (!a.picture.empty()) print_result(fmt::format("picture -> {}\n", a.picture));
+  }
+}
+
+/// What a policy is to see, an array each: as many rows as chunks, or one for all of them. Returns
+/// how many chunks that makes.
+int64_t load_observation(const SampleArguments& a, const RobotPolicyOptions& o,
+                         PolicyObservation& seen) {
+  const DType dtype = dtype_of(a.common);
+  const bool eyes = o.encoder != "state";
+  int64_t n = 0;
+  const auto load = [&](const char* option, const std::string& path, Tensor& to, bool needed,
+                        int64_t width, bool whole) {
+    const std::string wanted =
+        width > 0 ? fmt::format("rows (N, {})", width) : std::string("images (N, 3, H, W)");
+    if (needed == path.empty()) {
+      throw UsageError(
+          needed ? fmt::format("{}: none given; this policy gets {}, .npy", option, wanted)
+                 : fmt::format("{}: given for a policy that has no use for it", option));
+    }
+    if (!needed) return;
+    to = load_array(option, path, dtype, whole);
+    if (to.rank() != (width > 0 ? 2 : 4) || to.size(0) == 0 || (width > 0 && to.size(1) != width)) {
+      throw IoError(fmt::format("{}: {}: shape {}; {} are accepted", option, path,
+                                to.shape().to_string(), wanted));
+    }
+    if (to.size(0) == 1) return;
+    if (n != 0 && n != to.size(0)) {
+      throw IoError(
+          fmt::format("{}: {}: {} rows; another array has {}, as many or one are accepted", option,
+                      path, to.size(0), n));
+    }
+    n = to.size(0);
+  };
+  load("--state", a.state, seen.state, o.state_dim > 0, o.state_dim, false);
+  load("--robot", a.robot, seen.robot, true, o.robot_dim, false);
+  load("--tokens", a.tokens, seen.tokens, eyes, o.token_length, true);
+  load("--images", a.images, seen.images, eyes, 0, false);
+  return n == 0 ? a.options.n_samples : n;
+}
+
+/// Chunks of actions (N, horizon, A) of a policy, off the closed loop.
+void sample_policy(const SampleArguments& a, const Command& command) {
+  for (const char* option : {"condition", "class", "guidance", "solver", "picture", "set"}) {
+    if (command.given(option)) {
+      throw UsageError(fmt::format(
+          "--{}: given for a policy, which answers what it sees; flowgrad rollout --report draws",
+          option));
+    }
+  }
+  apply(a.common);
+  const std::unique_ptr<RobotPolicy> policy = open_policy(a.model.weights, a.common);
+  const Device device = policy->device();
+  PolicyObservation seen;
+  const int64_t n = load_observation(a, policy->options(), seen);
+  const HeadSampling sampling{.n_steps = a.options.n_steps};
+  const Shape row = policy->noise_shape(sampling);
+  Generator generator(a.common.seed);
+  const Tensor noise = randn({n, row[0], row[1]}, generator, dtype_of(a.common), device);
+  const int64_t kPart = seen.images.defined() ? 256 : 16384;
+  std::vector<Tensor> parts;
+  for (int64_t at = 0; at < n; at += kPart) {
+    const int64_t end = std::min(at + kPart, n);
+    PolicyObservation part = seen;
+    for (Tensor* t : {&part.state, &part.robot, &part.tokens, &part.images}) {
+      if (!t->defined()) continue;
+      Shape shape = t->shape();
+      shape[0] = end - at;
+      *t = t->size(0) == 1 ? expand(*t, shape) : slice(*t, 0, at, end);
+    }
+    parts.push_back(policy->generate(on_device(part, device), slice(noise, 0, at, end), sampling));
+  }
+  const Tensor chunks = to(concat(parts, 0), Device::cpu());
+  save_npy(a.output, chunks);
+  report(a, kPolicyModel, chunks);
+}
+
+void run_sample(const SampleArguments& a, const Command& command) {
   check_output("--output", a.output, {".npy"});
+  if (!a.model.weights.empty() && stored_model(a.model.weights).first == kPolicyModel)
+    return sample_policy(a, command);
+  if (!a.state.empty()) throw UsageError("--state: given for a model that is no policy");
   if (!a.picture.empty()) check_output("--picture", a.picture, {".svg", ".png"});
   if (!a.condition.empty() && !a.category.empty()) {
     throw UsageError("--class: given with --condition; one of them is accepted");
@@ -99,17 +190,7 @@ void run_sample(const SampleArguments& a) {
   const int columns =
       a.category == "all" ? static_cast<int>(std::min<int64_t>(a.options.n_samples, 40)) : 0;
   if (!a.picture.empty()) write_picture(a.picture, flatten(rows, 1), columns);
-  if (a.common.json) {
-    print_result(fmt::format(
-        "{{\"model\": {}, \"output\": {}, \"picture\": {}, \"shape\": [{}], \"seed\": {}}}\n",
-        json_string(model->name()), json_string(a.output),
-        a.picture.empty() ? "null" : json_string(a.picture),
-        fmt::join(rows.shape().begin(), rows.shape().end(), ", "), a.common.seed));
-  } else {
-    print_result(fmt::format("{} samples {} {} -> {}\n", model->name(), rows.shape().to_string(),
-                             name_of(rows.dtype()), a.output));
-    if (!a.picture.empty()) print_result(fmt::format("picture -> {}\n", a.picture));
-  }
+  report(a, model->name(), rows);
 }
 
 }  // namespace
@@ -125,6 +206,8 @@ void add_sample(CLI::App& app) {
   c.file("--images", a->images, "What a robot sees, one moment a sample, or one for all, .npy");
   c.file("--tokens", a->tokens, "What it reads, (N, L) int64, .npy");
   c.file("--robot", a->robot, "What it knows of itself, (N, R), .npy");
+  c.file("--state", a->state,
+         "Of a policy of imitate without eyes: the world's state, (N, S), .npy");
   c.text("--class", a->category, "Class 0, 1, ... as one-hot condition, or all", "N|all");
   c.real("--guidance", a->options.guidance, "Classifier-free guidance weight; 1 = off", 0, 1000);
   c.integer("--n-steps", a->options.n_steps, "Steps of the solver or sampler; 0 = the model's own",
@@ -142,7 +225,7 @@ void add_sample(CLI::App& app) {
       "flowgrad sample --run runs/moons --n 2000 --output x.npy --picture x.svg\n"
       "flowgrad sample --run runs/garments --class all --n 8 --guidance 2 --output x.npy --picture "
       "x.png");
-  c.run([a](const Command&) { run_sample(*a); });
+  c.run([a](const Command& self) { run_sample(*a, self); });
 }
 
 }  // namespace flowgrad::cli

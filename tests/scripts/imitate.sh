@@ -80,7 +80,7 @@ says 'flow' out
 
 # The page of a run, of one that draws nothing, of a demonstrator.
 ok rollout --run seen-flow --episodes 4 --n-steps 1 --n-steps 2 --report page.html --quiet
-for words in "Episode 0" "might have done" "Pairwise projections" "equal compute" "Learning curve" "<animate"; do
+for words in "Episode 0" "might have done" "Pairwise projections" "Learning curve: success" "Gradient norm" "<animate"; do
   says "$words" page.html
 done
 cp page.html first.html
@@ -100,6 +100,31 @@ ok imitate --run student-2 --resume --quiet
 same student/weights.safetensors student-2/weights.safetensors
 ! cmp -s student/weights.safetensors whole-flow/weights.safetensors || fail "the student learned nothing"
 ok rollout --run student --episodes 3 --n-steps 1 --quiet
+
+# Chunks for what was seen, off the loop: the same for any rows beside them and any number of threads.
+zeros state.npy 42 "(3, 14)"
+zeros one-state.npy 14 "(1, 14)"
+zeros robot.npy 2 "(1, 2)"
+ok sample --run whole-flow --state state.npy --robot robot.npy --n-steps 2 --output chunks.npy --json --threads 1
+says '"shape": [3, 8, 2]' out
+ok sample --weights whole-flow/weights.safetensors --state state.npy --robot robot.npy --n-steps 2 --output again.npy --quiet --threads 2
+same chunks.npy again.npy
+ok sample --run whole-flow --state one-state.npy --robot robot.npy --n 3 --n-steps 2 --output again.npy --quiet
+same chunks.npy again.npy
+ok sample --run whole-regression --state one-state.npy --robot robot.npy --n 3 --output again.npy
+zeros images.npy 6912 "(1, 3, 48, 48)"
+int64 tokens.npy 1 2 3 4 5 6 7 8 9 10 11 12
+sed "s/(12,), /(1, 12)/" tokens.npy >words.npy
+ok sample --run eyes --images images.npy --tokens words.npy --robot robot.npy --n 5 --output again.npy
+says "(5, 8, 2)" out
+expect 2 "--state: none given; this policy gets rows (N, 14)" sample --run whole-flow --robot robot.npy --output x.npy
+expect 2 "has no use" sample --run whole-flow --state state.npy --robot robot.npy --tokens words.npy --output x.npy
+expect 3 "shape (1, 2); rows (N, 14)" sample --run whole-flow --state robot.npy --robot robot.npy --output x.npy
+expect 2 "answers what it sees" sample --run whole-flow --state state.npy --robot robot.npy --class 1 --output x.npy
+expect 2 "steps given" sample --run whole-mip --state state.npy --robot robot.npy --n-steps 3 --output x.npy
+expect 2 "no policy" sample --model planar --state state.npy --output x.npy
+expect 3 "rollout, compare, sample and inspect take it" eval --run whole-flow --quantity sample --output x.npy
+ok inspect whole-flow
 
 # Refusals.
 expect 2 "--task: none given" imitate
