@@ -103,7 +103,7 @@ void add_demo(CLI::App& app) {
             "Train on two moons and on Fashion-MNIST, or a robot's policy; check and draw what was "
             "learned");
   c.group("Demo");
-  c.choice("show", a->settings.show,
+  c.choice("show,--show", a->settings.show,
            "flows: two moons and Fashion-MNIST; vla: a robot that sees, reads and acts",
            {"flows", "vla"});
   c.text("--run", a->settings.run,

@@ -35,6 +35,11 @@ for name in policy/weights.safetensors episode.svg episodes.png; do same "one/$n
 ok demo vla --quick --run two --quiet
 same one/policy/weights.safetensors two/policy/weights.safetensors
 
+# Its configuration as a file.
+"$flowgrad" demo vla --quick --print-config >demo.toml
+ok demo --config demo.toml --run three --quiet
+same one/policy/weights.safetensors three/policy/weights.safetensors
+
 ok rollout --run one/policy --episodes 2 --split pair --quiet
 ok imitate --run one/policy --resume --steps 8 --quiet
 finish
