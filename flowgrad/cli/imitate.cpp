@@ -42,6 +42,7 @@ std::string stored_config(const ImitateArguments& a, const Config& config) {
   Json json = parse_json(model_json(kPolicyModel, config));
   json["task"] = a.world;
   json["data"] = a.source.file;
+  json["mirror"] = a.source.mirror;
   json["demonstrations"] = a.source.episodes;
   json["demonstration_noise"] = a.source.noise;
   json["batch_size"] = a.training.batch_size;
@@ -261,6 +262,8 @@ void add_imitate(CLI::App& app, std::function<void(const ImitateResult&)> done) 
       .transient();
   c.group("Demonstrations");
   c.file("--data", a->source.file, "Of pusht: the .npz file of docs/robot.md");
+  c.flag("--mirror", a->source.mirror,
+         "Of pusht: each demonstration in its mirror image across the goal's axis as well");
   c.integer("--demonstrations", a->source.episodes, "Episodes of the scripted expert", 1, 1000000);
   c.real("--demonstration-noise", a->source.noise,
          "Deviation of what is added to the expert's actions as it acts", 0, 0.1);

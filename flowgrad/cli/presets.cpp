@@ -10,6 +10,7 @@ const std::map<std::string, std::string>& policy_presets() {
   static const std::map<std::string, std::string> all = {
       {"pusht", R"(
 task = pusht
+mirror = true
 learning-rate = 0.002
 steps = 28000
 [set]

@@ -21,6 +21,8 @@ Demonstrations open_demonstrations(const DemonstrationSource& s) {
     if (!s.file.empty())
       throw UsageError(
           fmt::format("--data: given for {}, whose demonstrator is scripted", s.world));
+    if (s.mirror)
+      throw UsageError(fmt::format("--mirror: given for {}; pusht is accepted", s.world));
     return scripted_demonstrations(s.world,
                                    {.episodes = s.episodes, .seed = s.seed, .noise = s.noise});
   }
@@ -28,7 +30,7 @@ Demonstrations open_demonstrations(const DemonstrationSource& s) {
     throw UsageError(
         "--data: none given; pusht learns from people: the .npz file of docs/robot.md is accepted");
   }
-  return pusht_demonstrations(s.file);
+  return pusht_demonstrations(s.file, s.mirror);
 }
 
 PolicyObservation policy_observation(const Observations& seen) {

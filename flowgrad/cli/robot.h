@@ -23,7 +23,8 @@ struct DemonstrationSource {
   std::string world;
   int64_t episodes = 2500;
   double noise = 0.01;
-  std::string file;  // of pusht
+  std::string file;     // of pusht
+  bool mirror = false;  // of pusht
   uint64_t seed = 0;
 };
 /// Raises UsageError for a world without a demonstrator or file.

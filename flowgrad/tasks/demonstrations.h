@@ -68,8 +68,9 @@ Demonstrations scripted_demonstrations(const std::string& world,
                                        const DemonstrationOptions& options = {});
 
 /// The 206 human demonstrations of PushT (Chi et al. 2023, "Diffusion Policy"): an .npz file with
-/// state (T, 5): pusher x, y, block x, y, angle; action (T, 2); episode_ends (E). Raises IoError
+/// state (T, 5): pusher x, y, block x, y, angle; action (T, 2); episode_ends (E). With `mirror`,
+/// behind them each in its mirror image (PushT::mirrored): other starts for nothing. Raises IoError
 /// for a file that is not that, and ValueError in a build without Chipmunk.
-Demonstrations pusht_demonstrations(const std::string& path);
+Demonstrations pusht_demonstrations(const std::string& path, bool mirror = false);
 
 }  // namespace flowgrad

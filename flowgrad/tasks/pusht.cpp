@@ -120,6 +120,12 @@ PushT::State PushT::initial_state(uint32_t seed) {
   return state;
 }
 
+PushT::State PushT::mirrored(const State& state) {
+  const Vec2 pusher = mirrored(Vec2{state[0], state[1]});
+  const Vec2 block = mirrored(Vec2{state[2], state[3]});
+  return {pusher.x, pusher.y, block.x, block.y, kPi / 2.0 - state[4]};
+}
+
 void PushT::reset(uint64_t seed, uint64_t episode) {
   const uint64_t number = seed + episode;
   if (number < seed || number > 0xffffffffu) {
@@ -249,7 +255,7 @@ void PushT::restore(std::span<const double> numbers) {
   best_ = numbers[13];
 }
 
-Demonstrations pusht_demonstrations(const std::string& path) {
+Demonstrations pusht_demonstrations(const std::string& path, bool mirror) {
   const PushT world;
   const NamedTensors arrays = load_npz(path);
   const auto find = [&](const char* name, DType dtype, int rank, int64_t width) {
@@ -264,22 +270,34 @@ Demonstrations pusht_demonstrations(const std::string& path) {
                               rank == 1 ? "(E,)" : fmt::format("(T, {})", width)));
   };
   const Tensor states = find("state", DType::float32, 2, 5);
-  const auto state = states.to_vector<double>();
   const Tensor targets = find("action", DType::float32, 2, 2);
-  const auto ends = find("episode_ends", DType::int64, 1, 0).to_vector<int64_t>();
+  auto ends = find("episode_ends", DType::int64, 1, 0).to_vector<int64_t>();
   if (ends.empty() || ends.back() != states.size(0)) {
     throw IoError(
         fmt::format("pusht_demonstrations: {}: the last episode ends at {}, and there are "
                     "{} states",
                     path, ends.empty() ? 0 : ends.back(), states.size(0)));
   }
+  std::vector<PushT::State> poses(static_cast<size_t>(states.size(0)));
+  const auto numbers = states.to_vector<double>();
+  for (size_t i = 0; i < poses.size(); ++i) std::copy_n(&numbers[5 * i], 5, poses[i].begin());
+  std::vector<double> actions = targets.to_vector<double>();
+  if (mirror) {
+    const size_t frames = poses.size(), episodes = ends.size();
+    for (size_t i = 0; i < frames; ++i) {
+      poses.push_back(PushT::mirrored(poses[i]));
+      const Vec2 target = PushT::mirrored(Vec2{actions[2 * i], actions[2 * i + 1]});
+      actions.insert(actions.end(), {target.x, target.y});
+    }
+    for (size_t i = 0; i < episodes; ++i) ends.push_back(ends[i] + static_cast<int64_t>(frames));
+  }
   std::vector<double> snapshots;
   int64_t frame = 0;
   for (const int64_t end : ends) {
-    for (int64_t step = 0; frame < end && frame < states.size(0); ++frame, ++step) {
+    for (int64_t step = 0; frame < end && frame < std::ssize(poses); ++frame, ++step) {
       const auto pose = [&](int64_t f) {
-        const auto begin = state.begin() + 5 * f;
-        snapshots.insert(snapshots.end(), begin, begin + 5);
+        const PushT::State& state = poses[static_cast<size_t>(f)];
+        snapshots.insert(snapshots.end(), state.begin(), state.end());
       };
       pose(frame);
       pose(step == 0 ? frame : frame - 1);
@@ -289,7 +307,7 @@ Demonstrations pusht_demonstrations(const std::string& path) {
   const int64_t width = world.spec().snapshot_dim;
   const auto rows = static_cast<int64_t>(snapshots.size()) / width;
   return {world, Tensor::from<double>(snapshots, {rows, width}),
-          Tensor::from<double>(targets.to_vector<double>(), targets.shape()), ends};
+          Tensor::from<double>(actions, {rows, 2}), ends};
 }
 
 }  // namespace flowgrad

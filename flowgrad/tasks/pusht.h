@@ -67,6 +67,10 @@ class PushT final : public World {
   static std::array<Vec2, kCorners> corners(const State& state);
   /// State after NumPy's RandomState(seed), as the published reset draws it.
   static State initial_state(uint32_t seed);
+  /// The mirror image across the goal's axis of symmetry, x + y = kSide, which maps goal, T and
+  /// walls (to a pixel) onto themselves.
+  static State mirrored(const State& state);
+  static Vec2 mirrored(Vec2 at) { return {kSide - at.y, kSide - at.x}; }
 
  private:
   void advance(std::span<const double> action) override;
