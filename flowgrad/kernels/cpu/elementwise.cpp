@@ -126,6 +126,41 @@ bool convert(const View& in, const View& out) {
   return false;
 }
 
+/// Rows of one operand with a number each from the other, which needs no row of copies: x (N, C, H,
+/// W) times s (N, C, 1, 1). False where the operands are not so, or op is not + - *.
+template <class T>
+bool with_number_per_row(BinaryOp op, const View& a, const View& b, const View& out) {
+  const Strides* const strides[] = {out.strides, a.strides, b.strides};
+  const Axes axes = merge_axes(*out.shape, strides, 3);
+  const int64_t inner = axes.inner();
+  const int numbers = axes.inner_stride(1) == 0 ? 1 : 2, rows = 3 - numbers;
+  if (axes.rank < 2 || inner < 16 || inner > kChunk || axes.inner_stride(0) != 1 ||
+      axes.inner_stride(rows) != 1 || axes.inner_stride(numbers) != 0)
+    return false;
+  const ElementwiseTable<T>& table = elementwise_table<T>();
+  const bool minus = op == BinaryOp::sub && numbers == 2;
+  if (op != BinaryOp::add && op != BinaryOp::mul && !minus) return false;
+  const auto kernel =
+      table.unary[op == BinaryOp::mul ? number::unary_mul_scalar : number::unary_add_scalar];
+  const T* const x = (numbers == 1 ? b : a).as<const T>();
+  const T* const of_row = (numbers == 1 ? a : b).as<const T>();
+  const int64_t all = axes.total / inner, each = kChunk / inner;
+  const auto run = [&](int64_t begin, int64_t end) {
+    RowCursor cursor(axes, begin);
+    for (int64_t r = begin; r < end; ++r, cursor.advance()) {
+      const T value = of_row[cursor.offset(numbers)];
+      kernel(x + cursor.offset(rows), out.as<T>() + cursor.offset(0), inner, minus ? -value : value,
+             T(0));
+    }
+  };
+  if (axes.total < 2 * kChunk)
+    run(0, all);
+  else
+    parallel_for(divide_up(all, each),
+                 [&](int64_t i) { run(i * each, std::min(all, (i + 1) * each)); });
+  return true;
+}
+
 }  // namespace
 
 Backend& fast_cpu_backend() {
@@ -199,6 +234,7 @@ void CpuBackendFast::binary(BinaryOp op, View a, View b, View out) {
   const bool done =
       a.dtype == b.dtype && a.dtype == out.dtype && with_floating(a.dtype, [&](auto zero) {
         using T = decltype(zero);
+        if (with_number_per_row<T>(op, a, b, out)) return;
         const auto kernel = elementwise_table<T>().binary[static_cast<int>(op)];
         for_views([&](void* const* p,
                       int64_t n) { kernel(as<const T>(p[1]), as<const T>(p[2]), as<T>(p[0]), n); },
