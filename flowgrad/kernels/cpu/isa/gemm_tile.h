@@ -9,11 +9,15 @@ namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
 #if defined(__AVX512F__)
+constexpr bool kMaskedStores = true;
 constexpr int kTileRows = 14;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;
 #else
 constexpr int kTileRows = 4;
+#endif
+#if !defined(__AVX512F__)
+constexpr bool kMaskedStores = false;
 #endif
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
@@ -51,86 +55,87 @@ FG_INLINE void keep_in_register([[maybe_unused]] V& x) {
   asm("" : "+v"(x.v));
 #endif
 }
-
-template <class T, int MR, int NV>
-void multiply_tile(const Tile<T>& t) {
-  using V = vec<T>;
-  constexpr int W = kLanes<T>;
-  V acc[MR][NV];
-  unroll<MR * NV>([&](auto i) __attribute__((always_inline)) { acc[i / NV][i % NV] = V(0); });
-  // C is fetched while the sums run.
-  unroll<MR * NV>([&](auto i) __attribute__((always_inline)) {
-    __builtin_prefetch(t.c + (i / NV) * t.ldc + (i % NV) * W, 1);
-  });
-  // Low tiles run alone and have nothing to wait for but B.
-  constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
-  [[maybe_unused]] const T* next = t.next;
-  [[maybe_unused]] const std::int64_t next_step = t.next_step;
-  const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row;
-  for (std::int64_t r = 0; r < t.runs; ++r) {
-    // A pointer for every third row: with the offsets 0, 1 and 2 rows that an address can hold, no
-    // row costs an instruction, where one pointer to all would have its offsets reloaded for every
-    // k.
-    constexpr int Pointers = (MR + 2) / 3;
-    const T* a[Pointers];
-    unroll<Pointers>([&](auto p) __attribute__((always_inline)) {
-      a[p] = t.a + t.a_run[r] + 3 * p * a_row;
-      asm("" : "+r"(a[p]));
-    });
-    const T* b = t.b + t.b_run[r];
-    for (std::int64_t k = t.k; k > 0; --k) {
-      V bv[NV];
-      unroll<NV>([&](auto j) __attribute__((always_inline)) {
-        bv[j] = V::load(b + j * W);
-        if constexpr (MR > 1) keep_in_register(bv[j]);
-      });
-      unroll<MR>([&](auto i) __attribute__((always_inline)) {
-        const V av(a[i / 3][i % 3 * a_row]);
-        unroll<NV>([&](auto j)
-                       __attribute__((always_inline)) { acc[i][j] = fma(av, bv[j], acc[i][j]); });
-      });
-      if constexpr (kFetches) {
-        __builtin_prefetch(next);
-        next += next_step;
-      }
-      unroll<Pointers>([&](auto p) __attribute__((always_inline)) { a[p] += a_col; });
-      b += b_row;
-    }
-  }
-  const auto finish = [&](auto last_columns) __attribute__((always_inline)) {
-    unroll<NV>([&](auto j) __attribute__((always_inline)) {
-      // Only the last register may be partly valid.
-      constexpr bool partial = decltype(last_columns)::value && j == NV - 1;
-      const int valid = partial ? static_cast<int>(t.n - j * W) : W;
-      V bias(0);
-      if (t.bias != nullptr)
-        bias = partial ? V::load(t.bias + j * W, valid) : V::load(t.bias + j * W);
-      unroll<MR>([&](auto i) __attribute__((always_inline)) {
-        T* c = t.c + i * t.ldc + j * W;
-        V r = acc[i][j];
-        if (t.bias != nullptr) r = r + bias;
-        if (t.add) r = r + (partial ? V::load(c, valid) : V::load(c));
-        if (partial)
-          r.store(c, valid);
-        else
-          r.store(c);
-      });
-    });
-  };
-  if (t.n == NV * W)
-    finish(std::false_type{});
-  else
-    finish(std::true_type{});
+template <class T>
+FG_INLINE void keep_address(const T*& p) {
+  asm("" : "+r"(p));
 }
+
+/// Rows R and registers C of the tile as packs, unrolled by folds: a lambda for every step of all
+/// of these tiles would take most of the time to compile them.
+template <class T, class Rows, class Registers>
+struct MultiplyTile;
+template <class T, int... R, int... C>
+struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<int, C...>> {
+  using V = vec<T>;
+  static constexpr int MR = sizeof...(R), NV = sizeof...(C), W = kLanes<T>;
+
+  /// Registers but the last are whole; that one has `last` columns.
+  FG_INLINE static V take_register(const T* p, int j, auto last) {
+    return j < NV - 1 ? V::load(p + j * W) : take(p + j * W, last);
+  }
+  FG_INLINE static void multiply_row(const T* a, const V (&b)[NV], V (&sum)[NV]) {
+    const V av(*a);
+    ((sum[C] = fma(av, b[C], sum[C])), ...);
+  }
+  FG_INLINE static void fetch_row(const T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
+  FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) { ((sum[C] = from[C]), ...); }
+  FG_INLINE static void finish_row(V (&sum)[NV], T* c, bool add, auto last) {
+    if (add) ((sum[C] = sum[C] + take_register(c, C, last)), ...);
+    ((C < NV - 1 ? sum[C].store(c + C * W) : put(sum[C], c + C * W, last)), ...);
+  }
+
+  static void run(const Tile<T>& t) {
+    const int last = static_cast<int>(t.n) - (NV - 1) * W;
+    V sum[MR][NV], first[NV] = {(void(C), V(0))...};
+    if (t.bias != nullptr) ((first[C] = take_register(t.bias, C, last)), ...);
+    (set_row(first, sum[R]), ...);
+    (fetch_row(t.c + R * t.ldc), ...);  // while the sums run
+    // Low tiles run alone and have nothing to wait for but B.
+    constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
+    [[maybe_unused]] const T* next = t.next;
+    [[maybe_unused]] const std::int64_t next_step = t.next_step;
+    const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row;
+    for (std::int64_t r = 0; r < t.runs; ++r) {
+      // A pointer for every third row: with the offsets 0, 1 and 2 rows that an address can hold,
+      // no row costs an instruction, where one pointer to all would have its offsets reloaded for
+      // every k.
+      constexpr int kPointers = (MR + 2) / 3;
+      const T* a[kPointers];
+      for (int p = 0; p < kPointers; ++p) a[p] = t.a + t.a_run[r] + 3 * p * a_row;
+      (keep_address(a[R / 3]), ...);
+      const T* b = t.b + t.b_run[r];
+      for (std::int64_t k = t.k; k > 0; --k) {
+        V bv[NV] = {V::load(b + C * W)...};
+        if constexpr (MR > 1) (keep_in_register(bv[C]), ...);
+        (multiply_row(a[R / 3] + R % 3 * a_row, bv, sum[R]), ...);
+        if constexpr (kFetches) {
+          __builtin_prefetch(next);
+          next += next_step;
+        }
+        ((R % 3 == 0 ? void(a[R / 3] += a_col) : void()), ...);
+        b += b_row;
+      }
+    }
+    // Where a masked store costs no more than another, one end is enough.
+    if (kMaskedStores || last < W)
+      (finish_row(sum[R], t.c + R * t.ldc, t.add, last), ...);
+    else
+      (finish_row(sum[R], t.c + R * t.ldc, t.add, std::integral_constant<int, W>{}), ...);
+  }
+};
 
 template <class T>
 using TileFunction = void (*)(const Tile<T>&);
+
+template <class T, int MR, int NV>
+constexpr TileFunction<T> kTile =
+    &MultiplyTile<T, std::make_integer_sequence<int, MR>, std::make_integer_sequence<int, NV>>::run;
 
 template <class T, int NV, class Rows>
 struct TileTable;
 template <class T, int NV, int... I>
 struct TileTable<T, NV, std::integer_sequence<int, I...>> {
-  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, NV>...};
+  static constexpr TileFunction<T> of[] = {kTile<T, I + 1, NV>...};
 };
 
 /// The tile of `rows` (1 to kTileRows) by `registers` (1 or 2).
@@ -158,7 +163,7 @@ template <class T, class Rows>
 struct WideTable;
 template <class T, int... I>
 struct WideTable<T, std::integer_sequence<int, I...>> {
-  static constexpr TileFunction<T> of[] = {&multiply_tile<T, I + 1, wide_registers(I + 1)>...};
+  static constexpr TileFunction<T> of[] = {kTile<T, I + 1, wide_registers(I + 1)>...};
 };
 template <class T>
 FG_INLINE TileFunction<T> wide_tile_for(std::int64_t rows) {
