@@ -1,6 +1,7 @@
 // Matrix products for one instruction set: packing, the blocked product over register tiles, and
 // the path for few columns. See gemm_tile.h for the tile and cpu/gemm.cpp for threads and memory.
 
+#include "flowgrad/kernels/cpu/isa/gemm_few_rows.h"
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
 
@@ -24,13 +25,13 @@ FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k,
     const int depth = k - k0 < W ? static_cast<int>(k - k0) : W;
     V x[W];
     if (depth == W && n == W) {
-      unroll<W>([&](auto j) __attribute__((always_inline)) { x[j] = V::load(b + j * b_col + k0); });
+      load_transposed(b + k0, b_col, x);
     } else {
       unroll<W>([&](auto j) __attribute__((always_inline)) {
         x[j] = j < n ? V::load(b + j * b_col + k0, depth) : V(0);
       });
+      transpose(x);
     }
-    transpose(x);
     if (depth == W) {
       unroll<W>([&](auto i) __attribute__((always_inline)) { store(x[i], k0 + i); });
     } else {
@@ -142,6 +143,7 @@ void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::in
 
 template <class T>
 void block(const GemmBlock<T>& g) {
+  if (takes_few_rows(g)) return few_rows<T>(g);
   constexpr std::int64_t W = kLanes<T>, panel = kPanelColumns<T>;
   const bool pack_a = should_pack_a(g);
   const bool stream_a = !pack_a && g.a_col == 1 && g.a_row == g.k && g.k <= kGemmDepth;
@@ -290,11 +292,11 @@ void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 /// The same sums, term for term, for A with unit row stride: a register holds W rows, and each lane
 /// of narrow_rows has registers of its own. `rows` is U * W, or less where U is 1. A is walked in
 /// squares that stay in the first-level cache, since its columns are far apart.
-template <class T, int N, int U>
+template <class T, int N, int U, int... S>
 void narrow_column_block(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded, std::int64_t i,
-                         int rows) {
+                         int rows, std::integer_sequence<int, S...>) {
   using V = vec<T>;
-  constexpr int W = kLanes<T>, Sums = N * U;
+  constexpr int W = kLanes<T>, Sums = sizeof...(S);
   V total[W][Sums], acc[W][Sums];
   for (auto& lane : total)
     for (V& sum : lane) sum = V(0);
@@ -305,19 +307,15 @@ void narrow_column_block(const GemmBlock<T>& g, const T* bt, std::int64_t k_padd
     for (std::int64_t square = k0; square < end; square += 4 * W) {
       const std::int64_t square_end = end - square < 4 * W ? end : square + 4 * W;
       for (int lane = 0; lane < W; ++lane) {
-        V sum[Sums];
-        unroll<Sums>([&](auto s) __attribute__((always_inline)) { sum[s] = acc[lane][s]; });
+        V sum[Sums] = {acc[lane][S]...};
         for (std::int64_t k = square + lane; k < square_end; k += W) {
           const T* a = g.a + i + k * g.a_col;
-          V av[U];
-          unroll<U>([&](auto u) __attribute__((always_inline)) {
-            av[u] = U > 1 || rows == W ? V::load(a + u * W) : V::load(a, rows);
-          });
-          unroll<Sums>([&](auto s) __attribute__((always_inline)) {
-            sum[s] = fma(av[s % U], V(bt[s / U * k_padded + k]), sum[s]);
-          });
+          const bool whole = U > 1 || rows == W;
+          ((sum[S] = fma(whole ? V::load(a + S % U * W) : V::load(a, rows),
+                         V(bt[S / U * k_padded + k]), sum[S])),
+           ...);
         }
-        unroll<Sums>([&](auto s) __attribute__((always_inline)) { acc[lane][s] = sum[s]; });
+        ((acc[lane][S] = sum[S]), ...);
       }
     }
     for (int lane = 0; lane < W; ++lane)
@@ -342,9 +340,12 @@ void narrow_columns(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   constexpr int W = kLanes<T>, U = N <= 2 ? 4 : N <= 4 ? 2 : 1;
   std::int64_t i = 0;
   if constexpr (U > 1)
-    for (; i + U * W <= g.m; i += U * W) narrow_column_block<T, N, U>(g, bt, k_padded, i, U * W);
+    for (; i + U * W <= g.m; i += U * W)
+      narrow_column_block<T, N, U>(g, bt, k_padded, i, U * W,
+                                   std::make_integer_sequence<int, N * U>{});
   for (; i < g.m; i += W)
-    narrow_column_block<T, N, 1>(g, bt, k_padded, i, g.m - i < W ? static_cast<int>(g.m - i) : W);
+    narrow_column_block<T, N, 1>(g, bt, k_padded, i, g.m - i < W ? static_cast<int>(g.m - i) : W,
+                                 std::make_integer_sequence<int, N>{});
 }
 
 template <class T, int N = 1>

@@ -54,6 +54,72 @@ FG_INLINE void transpose(vec<T, N> (&x)[N]) {
   transpose_step<N / 2>(x);
 }
 
+/// 128 bits each from p, p + stride, p + 2 stride ..., one behind the other.
+template <class T, int N>
+FG_INLINE vec<T, N> load_quarters(const T* p, [[maybe_unused]] std::int64_t stride) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(Raw<T, N>) == 64) {
+    const auto at = [=](int i) {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * stride));
+    };
+    __m512 r = _mm512_castps128_ps512(at(0));
+    r = _mm512_insertf32x4(r, at(1), 1);
+    r = _mm512_insertf32x4(r, at(2), 2);
+    return {reinterpret_cast<Raw<T, N>>(_mm512_insertf32x4(r, at(3), 3))};
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof(Raw<T, N>) == 32) {
+    const auto at = [=](int i) {
+      return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * stride));
+    };
+    return {
+        reinterpret_cast<Raw<T, N>>(_mm256_insertf128_ps(_mm256_castps128_ps256(at(0)), at(1), 1))};
+  }
+#endif
+  return vec<T, N>::load(p);
+}
+
+/// Within every 128 bits: runs of S elements of a and b in turn, from their low or high halves.
+template <class T, int N, int S, bool High>
+struct Unpack {
+  static constexpr int lane(int i) {
+    constexpr int G = 16 / sizeof(T);
+    const int run = i % G / S;
+    return run % 2 * N + i / G * G + run / 2 * S + i % S + (High ? G / 2 : 0);
+  }
+};
+template <int S, class T, int N>
+FG_INLINE void unpack(vec<T, N>& a, vec<T, N>& b) {
+  const vec<T, N> low = shuffle<Unpack<T, N, S, false>>(a, b);
+  b = shuffle<Unpack<T, N, S, true>>(a, b);
+  a = low;
+}
+
+/// A square in memory, transposed: lane i of x[k] is p[i * stride + k]. Loads place the quarters,
+/// so that shuffles, of which a processor may do but one a cycle, remain within 128 bits only.
+template <class T, int N>
+FG_INLINE void load_transposed(const T* p, std::int64_t stride, vec<T, N> (&x)[N]) {
+  constexpr int G = 16 / sizeof(T);
+  unroll<N>([&](auto i) __attribute__((always_inline)) {
+    x[i] = load_quarters<T, N>(p + i % G * stride + i / G * G, G * stride);
+  });
+  unroll<N / G>([&](auto q) __attribute__((always_inline)) {
+    vec<T, N>* const of = x + q * G;
+    if constexpr (G == 2) {
+      unpack<1>(of[0], of[1]);
+    } else {
+      unpack<1>(of[0], of[1]);
+      unpack<1>(of[2], of[3]);
+      unpack<2>(of[0], of[2]);
+      unpack<2>(of[1], of[3]);
+      const vec<T, N> second = of[2];
+      of[2] = of[1];
+      of[1] = second;
+    }
+  });
+}
+
 /// Of vectors holding groups of G lanes: the first (or second) halves of all groups of a, then of
 /// b.
 template <int G, int N, bool Second>

@@ -1,0 +1,94 @@
+#pragma once
+// Few rows times a transposed matrix, x W^T for a layer's W (out, in): W is read once, where it
+// lies, its squares transposed in registers on the way to the sums. Panels that are transposed in
+// memory cost more than such a product itself. k is summed as in gemm_tile.h: same bits.
+
+#include "flowgrad/kernels/cpu/isa/gemm_tile.h"
+#include "flowgrad/kernels/cpu/table.h"
+
+namespace flowgrad::kernels::FLOWGRAD_ISA {
+namespace {
+
+/// Rows whose sums fit into registers beside a square.
+constexpr int kFewRows = kTileRows >= 14 ? 8 : 4;
+
+template <class T>
+bool takes_few_rows(const cpu::GemmBlock<T>& g) {
+  return g.m <= kFewRows && g.packed == nullptr && g.b_row == 1 && g.b_col != 1 && g.a_col == 1 &&
+         g.k >= kLanes<T>;
+}
+
+/// A register of columns of MR rows (a pack R). K counts the lanes.
+template <class T, class Rows, class Lanes>
+struct FewRows;
+template <class T, int... R, int... K>
+struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K...>> {
+  using V = vec<T>;
+  static constexpr int MR = sizeof...(R), W = sizeof...(K);
+
+  FG_INLINE static void multiply_lane(const T* const (&a)[MR], std::int64_t k, V b, V (&sum)[MR]) {
+    ((sum[R] = fma(V(a[R][k]), b, sum[R])), ...);
+  }
+  /// The first `skip` lanes have been summed before.
+  FG_INLINE static void multiply_square(const T* const (&a)[MR], std::int64_t k, const T* b,
+                                        std::int64_t b_col, auto skip, V (&sum)[MR]) {
+    V x[W];
+    load_transposed(b + k, b_col, x);
+    ((K < skip ? void() : multiply_lane(a, k + K, x[K], sum)), ...);
+  }
+  /// The last columns, fewer than a register has.
+  static void multiply_columns(const T* const (&a)[MR], std::int64_t k, std::int64_t end,
+                               const T* b, std::int64_t b_col, int columns, V (&sum)[MR]) {
+    T x[W] = {};
+    for (; k < end; ++k) {
+      for (int j = 0; j < columns; ++j) x[j] = b[j * b_col + k];
+      multiply_lane(a, k, V::load(x), sum);
+    }
+  }
+
+  static void run(const cpu::GemmBlock<T>& g) {
+    // Rows past the last repeat it.
+    const int rows = static_cast<int>(g.m);
+    const T* const a[MR] = {g.a + (R < rows ? R : rows - 1) * g.a_row...};
+    const T* b = g.b;
+    for (std::int64_t j = 0; j < g.n; j += W, b += W * g.b_col) {
+      const int columns = g.n - j < W ? static_cast<int>(g.n - j) : W;
+      const V bias = g.bias != nullptr ? V::load(g.bias + j, columns) : V(0);
+      V total[MR] = {((void)R, V(0))...};
+      for (std::int64_t k = 0; k < g.k;) {
+        const bool first = k == 0;
+        const std::int64_t end = g.k - k < cpu::kGemmDepth ? g.k : k + cpu::kGemmDepth;
+        V sum[MR] = {((void)R, first ? bias : V(0))...};
+        if (columns < W) {
+          multiply_columns(a, k, end, b, g.b_col, columns, sum);
+        } else {
+          for (; k + W <= end; k += W)
+            multiply_square(a, k, b, g.b_col, std::integral_constant<int, 0>{}, sum);
+          if (k < end) multiply_square(a, end - W, b, g.b_col, W - static_cast<int>(end - k), sum);
+        }
+        k = end;
+        ((total[R] = first ? sum[R] : sum[R] + total[R]), ...);
+      }
+      for (int i = 0; i < rows; ++i) {
+        T* const c = g.c + i * g.ldc + j;
+        (g.accumulate ? total[i] + V::load(c, columns) : total[i]).store(c, columns);
+      }
+    }
+  }
+};
+
+template <class T, int MR>
+void few_rows(const cpu::GemmBlock<T>& g) {
+  FewRows<T, std::make_integer_sequence<int, MR>, std::make_integer_sequence<int, kLanes<T>>>::run(
+      g);
+}
+template <class T>
+void few_rows(const cpu::GemmBlock<T>& g) {
+  if (g.m == 1) return few_rows<T, 1>(g);
+  if (g.m == 2) return few_rows<T, 2>(g);
+  if (g.m <= 4) return few_rows<T, 4>(g);
+  if constexpr (kFewRows == 8) return few_rows<T, 8>(g);
+}
+
+}  // namespace
+}  // namespace flowgrad::kernels::FLOWGRAD_ISA
