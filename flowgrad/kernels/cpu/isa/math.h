@@ -8,6 +8,12 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
+/// The sign of s on an x that has none or the same.
+template <class T, int N>
+FG_INLINE vec<T, N> with_sign_of(vec<T, N> s, vec<T, N> x) {
+  return from_bits<T, N>(to_bits(x) | (to_bits(s) & (BitsOf<T>(1) << (sizeof(T) * 8 - 1))));
+}
+
 template <int N>
 FG_INLINE vec<float, N> tanh(vec<float, N> x) {
   using V = vec<float, N>;
@@ -19,7 +25,8 @@ FG_INLINE vec<float, N> tanh(vec<float, N> x) {
   // 1 - 2 / (e^2a + 1), written with the small exponential.
   const V e = exp_of_negative(V(-2) * a);
   const V large = (V(1) - e) / (V(1) + e);
-  return copysign(select(a < V(0.625f), small, select(x == x, large, x)), x);
+  // What is small has its sign by itself, but for a zero.
+  return with_sign_of(x, select(a < V(0.625f), small, large));
 }
 template <int N>
 FG_INLINE vec<double, N> tanh(vec<double, N> x) {

@@ -61,6 +61,20 @@ FG_INLINE vec<T, N> power_of_two(Raw<BitsOf<T>, N> n) {
   return from_bits<T, N>(wrap_add<T, N>(n, all_bits<T, N>(Format<T>::bias)) << Format<T>::mantissa);
 }
 
+/// p 2^n for p near 1, rounded once below the normal range, infinite above it.
+template <class T, int N>
+FG_INLINE vec<T, N> scale(vec<T, N> p, const ExpReduction<T, N>& e) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof p.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_maskz_scalef_ps(static_cast<__mmask16>(-1), p.v, e.n.v)};
+  if constexpr (sizeof p.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_maskz_scalef_pd(static_cast<__mmask8>(-1), p.v, e.n.v)};
+#endif
+  // Two factors, of which neither leaves the normal range.
+  const Raw<BitsOf<T>, N> half = e.bits >> 1;
+  return p * power_of_two<T, N>(half) * power_of_two<T, N>(wrap_sub<T, N>(e.bits, half));
+}
+
 /// (e^r - 1 - r) / r^2.
 template <int N>
 FG_INLINE vec<float, N> exp_tail(vec<float, N> r) {
@@ -78,18 +92,14 @@ FG_INLINE vec<double, N> exp_tail(vec<double, N> r) {
 template <class T, int N>
 FG_INLINE vec<T, N> clamp_keeping_nan(vec<T, N> x, T low, T high) {
   using V = vec<T, N>;
-  x = select(x < V(low), V(low), x);
-  return select(x > V(high), V(high), x);
+  return smaller(V(high), larger(V(low), x));
 }
 
 template <class T, int N>
 FG_INLINE vec<T, N> exp(vec<T, N> x) {
   x = clamp_keeping_nan(x, Format<T>::exp_min, Format<T>::exp_max);
   const auto e = reduce_exp(x);
-  const vec<T, N> p = fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1);
-  // Two factors, so that results below the normal range round once and the top does not overflow.
-  const Raw<BitsOf<T>, N> half = e.bits >> 1;
-  return p * power_of_two<T, N>(half) * power_of_two<T, N>(wrap_sub<T, N>(e.bits, half));
+  return scale(fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1), e);
 }
 
 /// exp for arguments in [-87, 0] (float) or [-708, 0]: one scale factor is enough; below, the
@@ -97,9 +107,9 @@ FG_INLINE vec<T, N> exp(vec<T, N> x) {
 template <class T, int N>
 FG_INLINE vec<T, N> exp_of_negative(vec<T, N> x) {
   constexpr T low = sizeof(T) == 4 ? T(-87) : T(-708);
-  x = select(x < vec<T, N>(low), vec<T, N>(low), x);
-  const auto e = reduce_exp(x);
+  const auto e = reduce_exp(larger(vec<T, N>(low), x));
   const vec<T, N> p = fma(e.r * e.r, exp_tail(e.r), e.r) + vec<T, N>(1);
+  if constexpr (sizeof p.v == 64) return scale(p, e);
   return p * power_of_two<T, N>(e.bits);
 }
 

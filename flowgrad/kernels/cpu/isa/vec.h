@@ -271,6 +271,37 @@ FG_INLINE vec<T, N> ceil(vec<T, N> x) {
   return round_mode<2>(x);
 }
 
+/// a > b ? a : b, which is b where one of them is NaN: what the processor's instruction gives.
+template <class T, int N>
+FG_INLINE vec<T, N> larger(vec<T, N> a, vec<T, N> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_maskz_max_ps(static_cast<__mmask16>(-1), a.v, b.v)};
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_maskz_max_pd(static_cast<__mmask8>(-1), a.v, b.v)};
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, float>) return {_mm256_max_ps(a.v, b.v)};
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, double>) return {_mm256_max_pd(a.v, b.v)};
+#endif
+  return select(a > b, a, b);
+}
+/// a < b ? a : b, which is b where one of them is NaN.
+template <class T, int N>
+FG_INLINE vec<T, N> smaller(vec<T, N> a, vec<T, N> b) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
+    return {_mm512_maskz_min_ps(static_cast<__mmask16>(-1), a.v, b.v)};
+  if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
+    return {_mm512_maskz_min_pd(static_cast<__mmask8>(-1), a.v, b.v)};
+#endif
+#if defined(__AVX__)
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, float>) return {_mm256_min_ps(a.v, b.v)};
+  if constexpr (sizeof a.v == 32 && std::is_same_v<T, double>) return {_mm256_min_pd(a.v, b.v)};
+#endif
+  return select(a < b, a, b);
+}
+
 /// NaN in either operand gives NaN.
 template <class T, int N>
 FG_INLINE vec<T, N> max(vec<T, N> a, vec<T, N> b) {
