@@ -27,20 +27,17 @@ horizon = 8
 hidden = 256
 )"},
       // The head alone grounds words slowly; a regression from the same feature shows it where to
-      // look. Without a warm-up the convolutions of one seed in three died at this rate.
+      // look.
       {"tabletop", R"(
 task = tabletop
 encoder = tiny
 batch-size = 64
 draws = 2
-learning-rate = 0.002
-warm-up = 500
 steps = 10000
 [set]
 horizon = 8
 hidden = 256
 auxiliary = 1
-word_dropout = 0.1
 )"},
       // What `flowgrad demo vla` trains: minutes of two cores.
       {"tabletop-short", R"(
