@@ -101,9 +101,11 @@ void check_shapes() {
 }
 
 template <class T>
-std::vector<T> result(const Matrix<T>& a, const Matrix<T>& b) {
-  std::vector<T> c(static_cast<size_t>(a.rows * b.columns));
-  gemm(product_of(a, b, c.data(), b.columns));
+std::vector<T> result(const Matrix<T>& a, const Matrix<T>& b, bool accumulate = false) {
+  std::vector<T> c(static_cast<size_t>(a.rows * b.columns), T(0.3));
+  Gemm<T> g = product_of(a, b, c.data(), b.columns);
+  g.accumulate = accumulate;
+  gemm(g);
   return c;
 }
 
@@ -113,19 +115,21 @@ void check_rows() {
   const std::vector<std::pair<int64_t, int64_t>> shapes{{1, 300},  {2, 5},   {2, 128},  {3, 2500},
                                                         {8, 70},   {16, 33}, {31, 9},   {32, 256},
                                                         {64, 257}, {100, 1}, {130, 520}};
+  int turn = 0;
   for (const auto& [n, k] : shapes) {
     for (int layout_a : {0, 1, 3}) {
       for (int layout_b : {0, 1, 3}) {
         const int64_t m = 67;
+        const bool accumulate = turn++ % 2 == 1;
         const Matrix<T> a(m, k, layout_a, 5), b(k, n, layout_b, 6);
-        const std::vector<T> all = result(a, b);
+        const std::vector<T> all = result(a, b, accumulate);
         for (int64_t rows : {1, 2, 3, 5, 8, 13, 14, 15, 30}) {
           for (int64_t first : {int64_t{0}, int64_t{21}, m - rows}) {
             Matrix<T> part = a;
             part.rows = rows;
             part.origin += first * a.row;
-            const std::vector<T> some = result(part, b);
-            CAPTURE(n, k, layout_a, layout_b, rows, first);
+            const std::vector<T> some = result(part, b, accumulate);
+            CAPTURE(n, k, layout_a, layout_b, rows, first, accumulate);
             REQUIRE(std::memcmp(some.data(), all.data() + first * n, some.size() * sizeof(T)) == 0);
           }
         }

@@ -1,7 +1,8 @@
 #pragma once
 // Few rows times a transposed matrix, x W^T for a layer's W (out, in): W is read once, where it
 // lies, its squares transposed in registers on the way to the sums. Panels that are transposed in
-// memory cost more than such a product itself. k is summed as in gemm_tile.h: same bits.
+// memory cost more than such a product itself. k is summed as in gemm_tile.h, each depth block
+// added to what C has by then: same bits.
 
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
@@ -50,11 +51,13 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
     // Rows past the last repeat it.
     const int rows = static_cast<int>(g.m);
     const T* const a[MR] = {g.a + (R < rows ? R : rows - 1) * g.a_row...};
+    T* const c[MR] = {g.c + (R < rows ? R : rows - 1) * g.ldc...};
     const T* b = g.b;
     for (std::int64_t j = 0; j < g.n; j += W, b += W * g.b_col) {
       const int columns = g.n - j < W ? static_cast<int>(g.n - j) : W;
       const V bias = g.bias != nullptr ? V::load(g.bias + j, columns) : V(0);
-      V total[MR] = {((void)R, V(0))...};
+      bool add = g.accumulate;
+      V total[MR] = {(add ? V::load(c[R] + j, columns) : V(0))...};
       for (std::int64_t k = 0; k < g.k;) {
         const bool first = k == 0;
         const std::int64_t end = g.k - k < cpu::kGemmDepth ? g.k : k + cpu::kGemmDepth;
@@ -67,12 +70,10 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
           if (k < end) multiply_square(a, end - W, b, g.b_col, W - static_cast<int>(end - k), sum);
         }
         k = end;
-        ((total[R] = first ? sum[R] : sum[R] + total[R]), ...);
+        ((total[R] = add ? sum[R] + total[R] : sum[R]), ...);
+        add = true;
       }
-      for (int i = 0; i < rows; ++i) {
-        T* const c = g.c + i * g.ldc + j;
-        (g.accumulate ? total[i] + V::load(c, columns) : total[i]).store(c, columns);
-      }
+      for (int i = 0; i < rows; ++i) total[i].store(c[i] + j, columns);
     }
   }
 };

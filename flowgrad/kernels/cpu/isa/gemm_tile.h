@@ -12,12 +12,11 @@ namespace {
 constexpr bool kMaskedStores = true;
 constexpr int kTileRows = 14;
 #elif defined(__AVX2__)
+constexpr bool kMaskedStores = false;
 constexpr int kTileRows = 6;
 #else
-constexpr int kTileRows = 4;
-#endif
-#if !defined(__AVX512F__)
 constexpr bool kMaskedStores = false;
+constexpr int kTileRows = 4;
 #endif
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
