@@ -162,8 +162,8 @@ int64_t evaluations(const RobotPolicyOptions& o, int64_t n_steps) {
 }
 
 /// The policy of a path for each number of steps, once where its head takes none.
-void evaluate_run(const CompareArguments& a, const World& world, const std::string& path,
-                  RobotPolicy& policy, std::vector<Run>& runs) {
+void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, const World& world,
+                  const std::string& path, RobotPolicy& policy, std::vector<Run>& runs) {
   const RobotPolicyOptions& o = policy.options();
   check_world(path, o, world.spec());
   EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
@@ -171,7 +171,7 @@ void evaluate_run(const CompareArguments& a, const World& world, const std::stri
   options.execute = executed(a.loop, o.horizon);
   options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
   const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
-  for (const int64_t n : stepped ? step_counts(a.steps) : std::vector<int64_t>{0}) {
+  for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
     const Policy acts = in_closed_loop(policy, {.n_steps = n}, realtime(a.loop, path, o.head));
     Run run{.path = path, .config = robot_policy_config(o), .n_steps = n};
     run.evaluations = evaluations(o, n);
@@ -191,6 +191,7 @@ void run_compare(CompareArguments a, const Command& command) {
   if (a.runs.empty())
     throw UsageError("--run: none given; folders of flowgrad imitate are accepted");
   if (!a.report.empty()) check_output("--report", a.report, {".html"});
+  const std::vector<int64_t> steps = step_counts(a.steps);
   std::vector<Run> runs;
   std::unique_ptr<World> world;
   for (const std::string& path : a.runs) {
@@ -201,7 +202,7 @@ void run_compare(CompareArguments a, const Command& command) {
       apply(a.common);
       world = make_world(name, world_options(a.loop));
     }
-    evaluate_run(a, *world, path, *policy, runs);
+    evaluate_run(a, steps, *world, path, *policy, runs);
   }
   const std::vector<Method> methods = group(runs);
   const auto rows = method_table(methods, a.loop.latency > 0);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "flowgrad/cli/curves.h"
 #include "flowgrad/cli/demo_vla.h"
@@ -56,8 +57,8 @@ plot::Table committed() {
   plot::Table out{.columns = {"policy", "training seeds", "steps", "processor seconds", "success",
                               "other tests"},
                   .caption =
-                      "Means over training seeds and their range, each by episodes of its own; "
-                      "`python3 scripts/figures.py make` makes them anew"};
+                      "Means over training seeds and their range, all seeds on the same fresh "
+                      "episodes; `python3 scripts/figures.py make` makes them anew"};
   const Json all = parse_json(committed_figures());
   for (const auto& [name, figure] : all.items()) {
     if (!name.starts_with("tabletop-") && !name.starts_with("fork-")) continue;
@@ -170,7 +171,7 @@ void write_vla_report(const DemoSettings& settings, const VlaResults& r, const D
       fmt::format("flowgrad=build/release/bin/flowgrad\n"
                   "$flowgrad rollout --run {0} --split pair --report pairs.html\n"
                   "$flowgrad imitate --preset tabletop --run runs/tabletop\n"
-                  "$flowgrad compare --run {0} --run runs/tabletop --report compare.html",
+                  "$flowgrad rollout --run runs/tabletop --report tabletop.html",
                   r.training.run));
   report.list({"`docs/policy.md`: heads, training, the closed loop",
                "`docs/robot.md`: the worlds and how they are judged"});

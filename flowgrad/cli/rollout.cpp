@@ -149,6 +149,9 @@ std::vector<int64_t> step_counts(const std::vector<std::string>& given) {
       throw UsageError(
           fmt::format("--n-steps: {} given; whole numbers from 0 to 100000 are accepted", text));
     }
+    if (std::find(out.begin(), out.end(), value.get<int64_t>()) != out.end())
+      throw UsageError(
+          fmt::format("--n-steps: {} given twice; each number is accepted once", text));
     out.push_back(value.get<int64_t>());
   }
   if (out.empty()) out.push_back(0);

@@ -30,7 +30,8 @@ struct ClosedLoopArguments {
 };
 void add_closed_loop(Command& command, ClosedLoopArguments& arguments);
 
-/// The values of --n-steps; without any, one 0: the head's own. UsageError for what is no number.
+/// The values of --n-steps; without any, one 0: the head's own. UsageError for what is no number
+/// and for one given twice, which compare would take for another training seed.
 std::vector<int64_t> step_counts(const std::vector<std::string>& given);
 /// Where --seed is not given: the published starts of PushT, else 0.
 uint64_t default_episodes_seed(const std::string& world);

@@ -136,6 +136,10 @@ void sample_policy(const SampleArguments& a, const Command& command) {
   const Device device = policy->device();
   PolicyObservation seen;
   const int64_t n = load_observation(a, policy->options(), seen);
+  if (command.given("n") && n != a.options.n_samples) {
+    throw UsageError(fmt::format("--n: {} given; the arrays have {} rows, a chunk for each",
+                                 a.options.n_samples, n));
+  }
   const HeadSampling sampling{.n_steps = a.options.n_steps};
   const Shape row = policy->noise_shape(sampling);
   Generator generator(a.common.seed);

@@ -91,7 +91,8 @@ says '"evaluations":3' out
 says '3 evaluations' out
 says 'equal compute' page.html
 says 'against evaluations' page.html
-expect 2 "--n-steps" compare --run whole-flow --n-steps -1
+expect 2 "--n-steps" compare --run whole-mip --n-steps -1
+expect 2 "2 given twice" compare --run whole-flow --n-steps 2 --n-steps 2
 ok compare --run whole-flow --episodes 4 --quiet
 says 'flow' out
 
@@ -135,6 +136,7 @@ sed "s/(12,), /(1, 12)/" tokens.npy >words.npy
 ok sample --run eyes --images images.npy --tokens words.npy --robot robot.npy --n 5 --output again.npy
 says "(5, 8, 2)" out
 expect 2 "--state: none given; this policy gets rows (N, 14)" sample --run whole-flow --robot robot.npy --output x.npy
+expect 2 "--n: 5 given; the arrays have 3 rows" sample --run whole-flow --state state.npy --robot robot.npy --n 5 --output x.npy
 expect 2 "has no use" sample --run whole-flow --state state.npy --robot robot.npy --tokens words.npy --output x.npy
 expect 3 "shape (1, 2); rows (N, 14)" sample --run whole-flow --state robot.npy --robot robot.npy --output x.npy
 expect 2 "answers what it sees" sample --run whole-flow --state state.npy --robot robot.npy --class 1 --output x.npy
