@@ -95,7 +95,7 @@ std::unique_ptr<RobotPolicy> open_teacher(const ImitateArguments& a, RobotPolicy
 }
 
 /// A signal came while the policy acted.
-struct Interrupted {};
+struct Stopped {};
 
 /// The policy in the closed loop, on episodes of a seed of their own; a signal ends it, and the
 /// trainer sees to the rest.
@@ -103,7 +103,7 @@ Validation evaluation(const World& world, RobotPolicy& policy, int64_t episodes)
   const RobotPolicyOptions& o = policy.options();
   policy.train(false);
   const Policy acts = [own = in_closed_loop(policy)](const PolicyInput& input) {
-    if (InterruptGuard::signal() != 0) throw Interrupted{};
+    if (InterruptGuard::signal() != 0) throw Stopped{};
     return own(input);
   };
   EvaluationOptions options{.episodes = episodes, .seed = kValidationSeed};
@@ -114,7 +114,7 @@ Validation evaluation(const World& world, RobotPolicy& policy, int64_t episodes)
     const EvaluationSummary s = summarize(evaluate(world, acts, options));
     out = {1 - s.score_mean,
            {{"success", s.success_rate}, {"score", s.score_mean}, {"jerk", s.jerk_mean}}};
-  } catch (const Interrupted&) {
+  } catch (const Stopped&) {
   }
   policy.train(true);
   return out;
@@ -213,6 +213,9 @@ void run_imitate(ImitateArguments a, const Command& command,
   ImitateResult r{.task = a.world, .head = a.head, .encoder = a.encoder};
   r.training = training.run();
   check_result(t, r.training, command);
+  // The last evaluation was cut short, which ends no training.
+  if (const int signal = InterruptGuard::signal())
+    end_interrupted(t, command, r.training.steps_done, signal);
 
   r.best_kept = t.keep_best && std::filesystem::exists(best_weights(t.run));
   // The best weights are averaged ones already.
