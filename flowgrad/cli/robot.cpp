@@ -125,7 +125,8 @@ void check_world(const std::string& run, const RobotPolicyOptions& o, const Worl
   }
 }
 
-std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOptions& common) {
+std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOptions& common,
+                                         bool raw) {
   const auto [name, config] = stored_model(path);
   if (name != kPolicyModel) {
     throw IoError(fmt::format("{}: holds {}; a policy of flowgrad imitate is accepted", path,
@@ -138,7 +139,7 @@ std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOp
   } catch (const ValueError& e) {
     throw IoError(fmt::format("{}: {}", path, e.what()));
   }
-  load_weights(*policy, path, false, common.quiet);
+  load_weights(*policy, path, raw, common.quiet);
   policy->to(device_of(common));
   policy->train(false);
   return policy;

@@ -71,9 +71,11 @@ void fit_to_world(RobotPolicyOptions& options, const WorldSpec& spec);
 /// Raises IoError, naming the run, the size, and both values, for a policy made for another world.
 void check_world(const std::string& run, const RobotPolicyOptions& options, const WorldSpec& spec);
 
-/// The policy of a run folder or weights file: averaged weights where it has them. Raises IoError
-/// for a file that holds none, or one whose configuration or weights are refused.
-std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOptions& common);
+/// The policy of a run folder or weights file: averaged weights where it has them, or with `raw`
+/// the last ones. Raises IoError for a file that holds none, or one whose configuration or weights
+/// are refused.
+std::unique_ptr<RobotPolicy> open_policy(const std::string& path, const CommonOptions& common,
+                                         bool raw = false);
 
 /// A policy for the closed loop: its noise is that of the episode, so that a row does not depend on
 /// its neighbours. Chunks after the first are inpainted to agree with the one under way, by

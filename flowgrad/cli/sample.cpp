@@ -124,7 +124,8 @@ int64_t load_observation(const SampleArguments& a, const RobotPolicyOptions& o,
 
 /// Chunks of actions (N, horizon, A) of a policy, off the closed loop.
 void sample_policy(const SampleArguments& a, const Command& command) {
-  for (const char* option : {"condition", "class", "guidance", "solver", "picture", "set"}) {
+  for (const char* option :
+       {"condition", "class", "guidance", "solver", "picture", "set", "model"}) {
     if (command.given(option)) {
       throw UsageError(fmt::format(
           "--{}: given for a policy, which answers what it sees; flowgrad rollout --report draws",
@@ -132,7 +133,8 @@ void sample_policy(const SampleArguments& a, const Command& command) {
     }
   }
   apply(a.common);
-  const std::unique_ptr<RobotPolicy> policy = open_policy(a.model.weights, a.common);
+  const std::unique_ptr<RobotPolicy> policy =
+      open_policy(a.model.weights, a.common, a.model.raw_weights);
   const Device device = policy->device();
   PolicyObservation seen;
   const int64_t n = load_observation(a, policy->options(), seen);

@@ -142,6 +142,8 @@ expect 2 "--state: none given; this policy gets rows (N, 14)" sample --run whole
 expect 2 "--n: 5 given; the arrays have 3 rows" sample --run whole-flow --state state.npy --robot robot.npy --n 5 --output x.npy
 expect 2 "has no use" sample --run whole-flow --state state.npy --robot robot.npy --tokens words.npy --output x.npy
 expect 3 "shape (1, 2); rows (N, 14)" sample --run whole-flow --state robot.npy --robot robot.npy --output x.npy
+ok sample --run whole-flow --raw-weights --state state.npy --robot robot.npy --n-steps 2 --output again.npy --quiet
+! cmp -s chunks.npy again.npy || fail "--raw-weights took the averaged ones"
 expect 2 "answers what it sees" sample --run whole-flow --state state.npy --robot robot.npy --class 1 --output x.npy
 expect 2 "steps given" sample --run whole-mip --state state.npy --robot robot.npy --n-steps 3 --output x.npy
 expect 2 "no policy" sample --model planar --state state.npy --output x.npy
