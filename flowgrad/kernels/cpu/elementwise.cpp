@@ -134,8 +134,8 @@ bool with_number_per_row(BinaryOp op, const View& a, const View& b, const View& 
   const Axes axes = merge_axes(*out.shape, strides, 3);
   const int64_t inner = axes.inner();
   const int numbers = axes.inner_stride(1) == 0 ? 1 : 2, rows = 3 - numbers;
-  if (axes.rank < 2 || inner < 16 || inner > kChunk || axes.inner_stride(0) != 1 ||
-      axes.inner_stride(rows) != 1 || axes.inner_stride(numbers) != 0)
+  if (axes.rank < 2 || axes.total == 0 || inner < 16 || inner > kChunk ||
+      axes.inner_stride(0) != 1 || axes.inner_stride(rows) != 1 || axes.inner_stride(numbers) != 0)
     return false;
   const ElementwiseTable<T>& table = elementwise_table<T>();
   const bool minus = op == BinaryOp::sub && numbers == 2;
