@@ -45,8 +45,8 @@ task = tabletop
 encoder = tiny
 batch-size = 64
 draws = 2
-steps = 7000
-evaluate-every = 1400
+steps = 6000
+evaluate-every = 1200
 evaluate-episodes = 40
 [set]
 horizon = 8
