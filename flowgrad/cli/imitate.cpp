@@ -213,7 +213,7 @@ void run_imitate(ImitateArguments a, const Command& command,
   ImitateResult r{.task = a.world, .head = a.head, .encoder = a.encoder};
   r.training = training.run();
   check_result(t, r.training, command);
-  // The last evaluation was cut short, which ends no training.
+  // One that came after the last evaluation, too late to end the training.
   if (const int signal = InterruptGuard::signal())
     end_interrupted(t, command, r.training.steps_done, signal);
 

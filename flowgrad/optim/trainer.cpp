@@ -216,6 +216,7 @@ bool Trainer::weights_are_finite() const {
 Validation Trainer::validate() {
   const EmaScope averaged(ema_.get());
   Validation validation = parts_.validate();
+  if (cut_short(validation)) return validation;
   if (is_better(validation.value) && options_.keep_best && store_) {
     save_safetensors(options_.run_folder + "/best.safetensors", parts_.model,
                      {{"step", std::to_string(counters_.step)}});
@@ -242,6 +243,18 @@ void Trainer::log_row(const Validation& validation, double seconds) {
   if (metrics_) metrics_->append(row);
 }
 
+bool Trainer::cut_short(const Validation& validation) const {
+  return options_.handle_signals && InterruptGuard::signal() != 0 && std::isnan(validation.value);
+}
+
+/// Whether the step of the checkpoint lacks its row, as a signal cut its validation short.
+bool Trainer::owes_validation() const {
+  const int64_t step = counters_.step;
+  return resumed_ && parts_.validate &&
+         (step == options_.steps || is_due(step, options_.validate_every)) &&
+         (history_.empty() || history_.back().step < step);
+}
+
 bool Trainer::is_better(double validation) {
   // NaN is never better, and everything is better than no validation yet.
   if (validation < counters_.best_validation ||
@@ -264,17 +277,20 @@ TrainResult Trainer::run() {
   result.checkpoint = newest_checkpoint_;
   bool ended = false;
   double mark = processor_seconds();
+  bool owed = owes_validation();
   const auto end = [&](TrainStatus status) {
     if (!ended) result.status = status;
     ended = true;
   };
-  while (!ended && counters_.step < options_.steps) {
-    const Outcome outcome = train_step();
-    if (!outcome.problem.empty()) {
-      refuse_step(outcome.problem, &result);
-      if (!result.reason.empty()) end(TrainStatus::diverged);
-    } else {
-      pace.see(outcome.loss);
+  while (!ended && (owed || counters_.step < options_.steps)) {
+    if (!owed) {
+      const Outcome outcome = train_step();
+      if (!outcome.problem.empty()) {
+        refuse_step(outcome.problem, &result);
+        if (!result.reason.empty()) end(TrainStatus::diverged);
+      } else {
+        pace.see(outcome.loss);
+      }
     }
     const int64_t done = counters_.step;
     const bool last = done == options_.steps;
@@ -283,15 +299,16 @@ TrainResult Trainer::run() {
     processor_seconds_ += processor_seconds() - mark;
     const Validation validation = validates ? validate() : Validation(kNan);
     mark = processor_seconds();
-    if (last || ended || validates || is_due(done, options_.log_every)) {
+    const bool cut = validates && cut_short(validation);
+    if (!cut && (last || ended || validates || is_due(done, options_.log_every))) {
       log_row(validation, earlier_seconds_ + seconds_since(start));
     }
     if (validates && options_.patience > 0 && counters_.stale_validations >= options_.patience) {
       end(TrainStatus::early_stopped);
     }
     progress_->update(pace.state(counters_, options_.steps));
-    if (parts_.after_step) parts_.after_step(done);
-    if (last) end(TrainStatus::finished);
+    if (parts_.after_step && !owed) parts_.after_step(done);
+    if (last && !cut) end(TrainStatus::finished);
     if (options_.handle_signals && InterruptGuard::signal() != 0) {
       if (!ended) result.signal = InterruptGuard::signal();
       end(TrainStatus::interrupted);
@@ -299,7 +316,9 @@ TrainResult Trainer::run() {
     if (done == options_.pause_at) end(TrainStatus::paused);
     // A series of refused steps may come from weights that are already lost: the checkpoint before
     // it stays.
-    const bool due = is_due(done, options_.checkpoint_every) && counters_.skipped_in_a_row == 0;
+    const bool due =
+        (owed || is_due(done, options_.checkpoint_every)) && counters_.skipped_in_a_row == 0;
+    owed = false;
     if ((ended && result.status != TrainStatus::diverged) || due) {
       if (!save(&result)) {
         ended = true;

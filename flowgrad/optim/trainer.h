@@ -51,7 +51,8 @@ struct TrainerParts {
   /// Where the loss draws its random numbers from; may be absent.
   Generator* generator = nullptr;
   /// Computed with the averaged weights when there are any; may be empty. It must leave the model
-  /// and the generator as they were.
+  /// and the generator as they were. NaN after a signal was cut short: it counts for nothing, and a
+  /// resumed training begins with it.
   std::function<Validation()> validate;
   std::vector<StateProvider> states;
   /// Called after every update of the weights, before their averages: a constraint on them, say;
@@ -174,6 +175,8 @@ class Trainer {
   std::string non_finite_parameter() const;
   bool weights_are_finite() const;
   Validation validate();
+  bool cut_short(const Validation& validation) const;
+  bool owes_validation() const;
   bool is_better(double validation);
   void log_row(const Validation& validation, double seconds);
   void prepare_run_folder();

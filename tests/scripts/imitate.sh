@@ -52,8 +52,11 @@ sed 's/best-flow\/weights.safetensors/best-flow/' out >b
 same a b
 go best-flow --head flow --overwrite
 [ ! -e best-flow/best.safetensors ] || fail "an earlier best is left"
-# A signal amid an evaluation, of hours here, ends it: saved, and continued to the same bits. The second is the last evaluation.
+# A signal amid an evaluation, of hours here, ends it: saved, and continued, beginning with it, to the same bits and rows. The
+# second is the last evaluation.
+rows() { sed 's/"seconds.*_seconds":[^,}]*//' "$1/metrics.jsonl"; }
 for every in 6 12; do
+  go seen-$every --head flow --evaluate-every $every --evaluate-episodes 3
   "$flowgrad" imitate --task fork $small --head flow --run cut-$every --evaluate-every $every --evaluate-episodes 100000 --quiet \
     >out 2>err &
   pid=$!
@@ -69,8 +72,12 @@ for every in 6 12; do
   checks=$((checks + 1))
   [ $rc -eq 130 ] || fail "SIGINT amid an evaluation ended with $rc"
   says "--resume continues" err
+  [ "$(cat cut-$every/metrics.jsonl | wc -l)" = $((every - 1)) ] || fail "a row of an evaluation that was cut short"
   ok imitate --run cut-$every --resume --evaluate-episodes 3 --quiet
   same cut-$every/weights.safetensors whole-flow/weights.safetensors
+  rows cut-$every >a
+  rows seen-$every >b
+  same a b
 done
 expect 2 "--evaluate-every N asks" imitate --task fork $small --keep-best --run x
 
