@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <map>
 #include <memory>
 
 #include "flowgrad/cli/commands.h"
+#include "flowgrad/cli/config_file.h"
 #include "flowgrad/cli/robot.h"
 #include "flowgrad/cli/rollout.h"
 #include "flowgrad/core/json.h"
@@ -47,14 +50,44 @@ PairedTest against_first(const std::vector<Method>& methods, const Method& other
   return mcnemar(all_episodes(methods[0], runs), all_episodes(other, runs));
 }
 
-/// Head, and every key in which methods of that head differ; steps where one has several.
+/// What tells methods apart: the model's keys and, where a run folder keeps them, the options that
+/// shaped its weights, but for the seed. Not which teacher: each student may have one of its seed.
+Config identity(const std::string& path, const RobotPolicyOptions& o,
+                const std::vector<MetricsRow>& history) {
+  Config out = robot_policy_config(o);
+  const std::string file = path + "/config.json";
+  const bool folder = std::filesystem::is_regular_file(file);
+  out["from"] = folder ? "a run folder" : "lone weights";
+  if (!folder) return out;
+  std::map<std::string, std::string> given;
+  for (const ConfigEntry& e : read_config(file)) {
+    if (e.section == "imitate") given[e.key] = e.value;
+  }
+  if (!given.contains("teacher")) given.erase("distill-steps");
+  std::vector<std::string> names = {
+      "data",          "mirror",        "demonstrations", "demonstration-noise",
+      "draws",         "distill-steps", "steps",          "batch-size",
+      "learning-rate", "schedule",      "warm-up",        "weight-decay",
+      "clip",          "ema",           "keep-best",      "dtype"};
+  if (given["keep-best"] == "true")
+    names.insert(names.end(), {"evaluate-every", "evaluate-episodes"});
+  for (const std::string& name : names) out[name] = given.contains(name) ? given.at(name) : "none";
+  // Paused or cut short: the schedule was made for more steps than were done.
+  if (!history.empty() && fmt::format("{}", history.back().step) != out["steps"])
+    out["steps"] = fmt::format("{} of {}", history.back().step, out["steps"]);
+  return out;
+}
+
+/// Head, and every key in which methods of that head differ; steps where one has several. Beside
+/// lone weights, which lack the keys of a training, runs are named by where they are from.
 void name_methods(std::vector<Method>& methods) {
   for (Method& m : methods) {
     const Config& own = m.runs[0]->config;
     const auto differs = [&](const std::string& key, const std::string& value) {
       return std::any_of(methods.begin(), methods.end(), [&](const Method& other) {
         const Config& c = other.runs[0]->config;
-        return c.at("head") == own.at("head") && c.at(key) != value;
+        const auto theirs = c.find(key);
+        return c.at("head") == own.at("head") && theirs != c.end() && theirs->second != value;
       });
     };
     m.name = own.at("head");
@@ -173,11 +206,12 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
   const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
   for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
     const Policy acts = in_closed_loop(policy, {.n_steps = n}, realtime(a.loop, path, o.head));
-    Run run{.path = path, .config = robot_policy_config(o), .n_steps = n};
+    Run run{.path = path, .n_steps = n};
     run.evaluations = evaluations(o, n);
     run.episodes = evaluate(world, acts, options);
     run.summary = summarize(run.episodes);
     run.history = read_metrics(path + "/metrics.jsonl");
+    run.config = identity(path, o, run.history);
     if (a.loop.latency > 0) run.latency = measure_latency(world, acts, options, a.loop.latency);
     if (!a.common.quiet) {
       tell(fmt::format("{}: success {:.3f} ({} a decision)", path, run.summary.success_rate,
@@ -190,6 +224,15 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
 void run_compare(CompareArguments a, const Command& command) {
   if (a.runs.empty())
     throw UsageError("--run: none given; folders of flowgrad imitate are accepted");
+  for (size_t i = 0; i < a.runs.size(); ++i) {
+    for (size_t k = 0; k < i; ++k) {
+      std::error_code absent;
+      if (a.runs[k] != a.runs[i] && !std::filesystem::equivalent(a.runs[k], a.runs[i], absent))
+        continue;
+      throw UsageError(
+          fmt::format("--run: {} given twice; it would count as another training seed", a.runs[i]));
+    }
+  }
   if (!a.report.empty()) check_output("--report", a.report, {".html"});
   const std::vector<int64_t> steps = step_counts(a.steps);
   std::vector<Run> runs;
@@ -235,8 +278,8 @@ void add_compare(CLI::App& app) {
   Command c(app, "compare", "Judge several policies on the same episodes");
   c.group("Policies");
   c.list("--run", a->runs,
-         "Folder of a run of flowgrad imitate; repeated for each. Runs of equal configuration are "
-         "training seeds of one method",
+         "Folder of a run of flowgrad imitate; repeated for each. Runs of the same command but for "
+         "the seed are training seeds of one method",
          "FOLDER");
   c.list("--n-steps", a->steps,
          "Steps of flow and of DDIM; may be repeated: a result for each. 0 = the head's own", "N");

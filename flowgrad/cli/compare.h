@@ -12,7 +12,7 @@ namespace flowgrad::cli {
 /// A policy with one number of steps, on the episodes.
 struct Run {
   std::string path;
-  Config config;
+  Config config = {};       ///< keys of the model and options of its training: what a method is
   int64_t n_steps = 0;      ///< of flow or DDIM; 0 is the head's own
   int64_t evaluations = 1;  ///< of the network, for a decision
   std::vector<EpisodeResult> episodes = {};
@@ -21,7 +21,7 @@ struct Run {
   std::vector<MetricsRow> history = {};  ///< empty for lone weights
 };
 
-/// Runs of equal configuration and steps: one method, trained from several seeds.
+/// Runs of equal configuration and steps at sampling: one method, trained from several seeds.
 struct Method {
   std::string name;   ///< head, and every key in which methods of that head differ
   std::string label;  ///< with the number of steps, where there are several

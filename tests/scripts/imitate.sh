@@ -101,6 +101,23 @@ says '"evaluations":3' out
 says '3 evaluations' out
 says 'equal compute' page.html
 says 'against evaluations' page.html
+# One method is one command but for the seed.
+go other-seed --head flow --seed 1
+go wider --head flow --batch-size 16
+go student --teacher whole-flow --threads 1
+go student-b --teacher other-seed --seed 1
+go paused --head flow --pause-at 5
+ok compare --run whole-flow --run other-seed --run wider --run student --run student-b --run paused \
+  --run whole-flow/weights.safetensors --episodes 2 --quiet --json
+grep -o '"label":"[^"]*"' out >labels.txt
+: >labels-b.txt
+for rest in "batch-size 32, distill-steps none, from a run folder, steps 12" "batch-size 16, distill-steps none, from a run folder, steps 12" \
+  "batch-size 32, distill-steps 1, from a run folder, steps 12" "batch-size 32, distill-steps none, from a run folder, steps 5 of 12" \
+  "from lone weights"; do
+  echo "\"label\":\"flow, $rest\"" >>labels-b.txt
+done
+same labels.txt labels-b.txt
+expect 2 "whole-flow/ given twice" compare --run whole-flow --run whole-flow/
 expect 2 "--n-steps" compare --run whole-mip --n-steps -1
 expect 2 "2 given twice" compare --run whole-flow --n-steps 2 --n-steps 2
 ok compare --run whole-flow --episodes 4 --quiet
@@ -122,7 +139,6 @@ ok rollout --run eyes --episodes 1 --report page.html --quiet
 expect 2 "--report" rollout --run whole-flow --report page.txt
 
 # A student of fewer steps, paused or not.
-go student --teacher whole-flow --threads 1
 go student-2 --teacher whole-flow --threads 2 --pause-at 5
 ok imitate --run student-2 --resume --quiet
 same student/weights.safetensors student-2/weights.safetensors
