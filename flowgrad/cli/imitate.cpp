@@ -168,6 +168,18 @@ void run_imitate(ImitateArguments a, const Command& command,
   if (t.keep_best && a.evaluate_every == 0) {
     throw UsageError("--keep-best: given without evaluations; --evaluate-every N asks for them");
   }
+  // By value: a configuration file gives every option.
+  const ImitateArguments own;
+  if (a.evaluate_episodes != own.evaluate_episodes && a.evaluate_every == 0) {
+    throw UsageError(
+        fmt::format("--evaluate-episodes: {} given without evaluations; --evaluate-every N asks "
+                    "for them",
+                    a.evaluate_episodes));
+  }
+  if (a.distill_steps != own.distill_steps && a.teacher.empty()) {
+    throw UsageError(fmt::format(
+        "--distill-steps: {} given without --teacher, whose flow they shorten", a.distill_steps));
+  }
   apply(t.common);
   const std::unique_ptr<World> world = make_world(a.world);
   const RobotPolicyOptions options = policy_options(a, world->spec());

@@ -187,6 +187,11 @@ expect 2 "head = flow, the student diffusion" imitate --task fork $small --head 
 expect 2 "has the head mip" imitate --task fork $small --teacher whole-mip --run x
 expect 2 "hidden = 16, the student 32" imitate --task fork $small --set hidden=32 --teacher whole-flow --run x
 expect 2 "--draws" imitate --task fork $small --teacher whole-flow --draws 2 --run x
+expect 2 "--distill-steps: 2 given without --teacher" imitate --task fork $small --distill-steps 2 --run x
+expect 2 "--evaluate-episodes: 3 given without" imitate --task fork $small --evaluate-episodes 3 --run x
+expect 2 "--evaluate-episodes: 3 given without" imitate --run whole-flow --resume --evaluate-episodes 3
+ok imitate --config whole-flow/config.json --pause-at 1 --run x --quiet
+rm -r x
 expect 3 "teacher" imitate --run student --resume --teacher parts-flow --steps 20
 expect 3 "made for" rollout --run whole-flow --task tabletop
 expect 2 "steps given" rollout --run whole-mip --n-steps 3
