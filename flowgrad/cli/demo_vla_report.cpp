@@ -36,7 +36,7 @@ plot::Table results(const VlaResults& r) {
 }
 
 /// Mean over the seeds of a committed figure, with their range.
-std::string over_seeds(const Json& seeds, const std::string& name) {
+std::string mean_and_range(const Json& seeds, const std::string& name) {
   double sum = 0, lo = HUGE_VAL, hi = -HUGE_VAL;
   double n = 0;
   for (const auto& [seed, values] : seeds.items()) {
@@ -68,23 +68,15 @@ plot::Table committed() {
     for (const auto& [key, value] : seeds.begin().value().items()) {
       const std::string test = "success, ";
       if (key.starts_with(test))
-        others.push_back(key.substr(test.size()) + " " + over_seeds(seeds, key));
+        others.push_back(key.substr(test.size()) + " " + mean_and_range(seeds, key));
     }
     out.rows.push_back({name, fmt::format("{}", seeds.size()),
                         fmt::format("{}", seeds.begin().value().value("steps", int64_t{0})),
-                        over_seeds(seeds, "training CPU seconds"), over_seeds(seeds, "success"),
+                        mean_and_range(seeds, "training CPU seconds"),
+                        mean_and_range(seeds, "success"),
                         fmt::format("{}", fmt::join(others, "; "))});
   }
   return out;
-}
-
-void add_answers(plot::Report& report, const World& world, const ChunkCloud& cloud) {
-  if (!cloud.chunks.defined()) return;
-  report.figure({.svg = chunks_over_scene(world, cloud),
-                 .caption = fmt::format(
-                     "Step {} of episode {}, asked {} times: the next {} places that the pusher "
-                     "may go to. Noise becomes a chunk of actions, so answers differ.",
-                     cloud.step, cloud.episode, cloud.chunks.size(0), cloud.chunks.size(1))});
 }
 
 }  // namespace
@@ -136,7 +128,7 @@ void write_vla_report(const DemoSettings& settings, const VlaResults& r, const D
   plot::write_png(in_run("episodes.png"), film);
   report.figure({.image = std::move(film), .caption = "The same episodes from start to end."});
   constexpr int64_t kDraws = 128;
-  add_answers(
+  add_chunks(
       report, world,
       clearest_fork(world, policy, r.tests[0].options, std::span(recorded).first(1), kDraws));
 

@@ -11,6 +11,7 @@
 #include "flowgrad/optim/metrics.h"
 #include "flowgrad/plot/chart.h"
 #include "flowgrad/plot/image.h"
+#include "flowgrad/plot/report.h"
 #include "flowgrad/tasks/episodes.h"
 #include "flowgrad/tasks/statistics.h"
 
@@ -91,6 +92,8 @@ std::string chunks_over_scene(const World& world, const ChunkCloud& cloud);
 /// First and last action of the chunks, a panel for each pair of their coordinates, which are in
 /// standard deviations from their mean. No panels where all answers are one.
 plot::Scatter projections(const World& world, const ChunkCloud& cloud);
+/// A section of a page: the cloud in both pictures, and what it is; nothing for an empty one.
+void add_chunks(plot::Report& report, const World& world, const ChunkCloud& cloud);
 /// What was executed in a recorded episode and where the robot was, over the steps.
 plot::LineChart trajectory(const World& world, const EpisodeResult& episode);
 

@@ -28,6 +28,22 @@ void add_episodes(plot::Report& report, const World& world,
   }
 }
 
+void add_training(plot::Report& report, const std::vector<MetricsRow>& history,
+                  const std::string& measure) {
+  if (history.empty()) return;
+  report.heading("How it learned");
+  const plot::LineChart success = equal_compute({{"", {history}}}, measure);
+  if (!success.series.empty()) {
+    report.figure({.svg = success.svg(),
+                   .caption = "Averaged weights on the way, on episodes apart from these."});
+  }
+  report.figure(
+      {.svg = learning_curve(history, {.label = "loss", .scale = plot::Scale::log}).svg()});
+  report.figure({.svg = rate_and_norm(history).svg()});
+}
+
+}  // namespace
+
 void add_chunks(plot::Report& report, const World& world, const ChunkCloud& cloud) {
   if (!cloud.chunks.defined()) return;
   report.heading("What it might have done");
@@ -57,22 +73,6 @@ void add_chunks(plot::Report& report, const World& world, const ChunkCloud& clou
   if (pairs.panels.empty())
     report.note("Every answer is the same: this policy draws nothing when it decides.");
 }
-
-void add_training(plot::Report& report, const std::vector<MetricsRow>& history,
-                  const std::string& measure) {
-  if (history.empty()) return;
-  report.heading("How it learned");
-  const plot::LineChart success = equal_compute({{"", {history}}}, measure);
-  if (!success.series.empty()) {
-    report.figure({.svg = success.svg(),
-                   .caption = "Averaged weights on the way, on episodes apart from these."});
-  }
-  report.figure(
-      {.svg = learning_curve(history, {.label = "loss", .scale = plot::Scale::log}).svg()});
-  report.figure({.svg = rate_and_norm(history).svg()});
-}
-
-}  // namespace
 
 void write_rollout(const RolloutReport& r, const World& world, const Policy& policy,
                    const EvaluationOptions& options) {

@@ -21,6 +21,7 @@ for name in report.html config.json summary.json episode.svg episodes.png succes
 done
 says "fork-flow" one/report.html
 says "<animate" one/report.html
+says "might have done" one/report.html
 checks=$((checks + 1))
 if grep -qE '(src|href)="(https?:)?//|<script|@import|url\(' one/report.html; then
   fail "the report loads something from outside or runs a script"
