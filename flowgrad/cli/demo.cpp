@@ -70,8 +70,11 @@ std::string summary_text(const DemoSettings& settings, const DemoFindings& found
   }
   out += fmt::format("report          {}/report.html  ({:.0f} s, seed {})\n", settings.run,
                      found.seconds, settings.seed);
-  if (settings.show == "flows")
-    out += "next            flowgrad demo vla: a robot that sees, reads and acts\n";
+  out += fmt::format(
+      "next            {}\n",
+      settings.show == "flows"
+          ? "flowgrad demo vla: a robot that sees, reads and acts"
+          : fmt::format("flowgrad rollout --run {}/policy --report page.html", settings.run));
   return out;
 }
 
@@ -99,12 +102,11 @@ void add_demo(CLI::App& app) {
     std::string config_file;  // already among the other options when the command runs
   };
   auto a = std::make_shared<Arguments>();
-  Command c(app, "demo",
-            "Train on two moons and on Fashion-MNIST, or a robot's policy; check and draw what was "
-            "learned");
+  Command c(app, "demo", "Train flow models, or a robot's policy; check and draw what was learned");
   c.group("Demo");
   c.choice("show,--show", a->settings.show,
-           "flows: two moons and Fashion-MNIST; vla: a robot that sees, reads and acts",
+           "flows: two moons and Fashion-MNIST, in about three minutes of two cores; vla: a robot "
+           "that sees, reads and acts, 7,000 steps in about five",
            {"flows", "vla"});
   c.text("--run", a->settings.run,
          "Folder for report.html, the pictures, weights and metrics; files are replaced; empty = "

@@ -11,6 +11,7 @@ expect 3 "file" demo vla --quick --run file/run
 ok demo vla --quick --run one --threads 1
 says "3 of 3 passed" out
 says "one/report.html" out
+says "flowgrad rollout --run one/policy" out
 says "wordings never seen" out
 says "words swapped: the other disc" out
 checks=$((checks + 1))
@@ -20,8 +21,8 @@ for name in report.html config.json summary.json episode.svg episodes.png succes
   exists "one/$name"
 done
 says "fork-flow" one/report.html
-says "<animate" one/report.html
 says "might have done" one/report.html
+says "<animate" one/report.html
 checks=$((checks + 1))
 if grep -qE '(src|href)="(https?:)?//|<script|@import|url\(' one/report.html; then
   fail "the report loads something from outside or runs a script"
