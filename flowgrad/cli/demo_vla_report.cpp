@@ -145,7 +145,10 @@ void write_vla_report(const DemoSettings& settings, const VlaResults& r, const D
   report.paragraph(
       "Other ways to read actions off a feature, and longer trainings, from the project's "
       "committed figures (`docs/figures.json`). In the fork a demonstrator goes left or right of a "
-      "pillar by a coin, and the mean of both ways is a third way that fails.");
+      "pillar by a coin. Regression learns the mean of both ways, and yet succeeds in about half "
+      "of the episodes; flow does in more. Over five training seeds of each, pooled episodes tell "
+      "the two apart (Wilson's intervals, 95 %), and seeds do not (Student's t, 95 %): flow's lead "
+      "is that of these policies, and not yet of the head.");
   report.table(committed());
 
   report.heading("Settings and times");
