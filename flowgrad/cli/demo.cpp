@@ -106,7 +106,7 @@ void add_demo(CLI::App& app) {
   c.group("Demo");
   c.choice("show,--show", a->settings.show,
            "flows: two moons and Fashion-MNIST, in about three minutes of two cores; vla: a robot "
-           "that sees, reads and acts, 7,000 steps in about five",
+           "that sees, reads and acts, 8,000 steps in about four",
            {"flows", "vla"});
   c.text("--run", a->settings.run,
          "Folder for report.html, the pictures, weights and metrics; files are replaced; empty = "

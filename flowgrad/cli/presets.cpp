@@ -45,8 +45,8 @@ task = tabletop
 encoder = tiny
 batch-size = 64
 draws = 2
-steps = 6000
-evaluate-every = 1200
+steps = 8000
+evaluate-every = 1600
 evaluate-episodes = 40
 [set]
 horizon = 8
