@@ -7,6 +7,18 @@ namespace {
 
 /// Policies; --head and --encoder choose among them.
 const std::map<std::string, std::string>& policy_presets() {
+  // The head alone grounds words slowly; a regression from the same feature shows it where to look.
+  static const std::string table = R"(
+task = tabletop
+encoder = tiny
+batch-size = 64
+draws = 2
+)";
+  static const std::string sees = R"([set]
+horizon = 8
+hidden = 256
+auxiliary = 1
+)";
   static const std::map<std::string, std::string> all = {
       {"pusht", R"(
 task = pusht
@@ -26,33 +38,10 @@ steps = 10000
 horizon = 8
 hidden = 256
 )"},
-      // The head alone grounds words slowly; a regression from the same feature shows it where to
-      // look.
-      {"tabletop", R"(
-task = tabletop
-encoder = tiny
-batch-size = 64
-draws = 2
-steps = 10000
-[set]
-horizon = 8
-hidden = 256
-auxiliary = 1
-)"},
+      {"tabletop", table + "steps = 10000\n" + sees},
       // What `flowgrad demo vla` trains: minutes of two cores.
-      {"tabletop-short", R"(
-task = tabletop
-encoder = tiny
-batch-size = 64
-draws = 2
-steps = 8000
-evaluate-every = 1600
-evaluate-episodes = 40
-[set]
-horizon = 8
-hidden = 256
-auxiliary = 1
-)"},
+      {"tabletop-short",
+       table + "steps = 8000\nevaluate-every = 1600\nevaluate-episodes = 40\n" + sees},
   };
   return all;
 }
