@@ -204,14 +204,14 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
   options.execute = executed(a.loop, o.horizon);
   options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
   const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
+  const std::vector<MetricsRow> history = read_metrics(path + "/metrics.jsonl");
+  const Config config = identity(path, o, history);
   for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
     const Policy acts = in_closed_loop(policy, {.n_steps = n}, realtime(a.loop, path, o.head));
-    Run run{.path = path, .n_steps = n};
+    Run run{.path = path, .config = config, .n_steps = n, .history = history};
     run.evaluations = evaluations(o, n);
     run.episodes = evaluate(world, acts, options);
     run.summary = summarize(run.episodes);
-    run.history = read_metrics(path + "/metrics.jsonl");
-    run.config = identity(path, o, run.history);
     if (a.loop.latency > 0) run.latency = measure_latency(world, acts, options, a.loop.latency);
     if (!a.common.quiet) {
       tell(fmt::format("{}: success {:.3f} ({} a decision)", path, run.summary.success_rate,
