@@ -199,9 +199,7 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
                   const std::string& path, RobotPolicy& policy, std::vector<Run>& runs) {
   const RobotPolicyOptions& o = policy.options();
   check_world(path, o, world.spec());
-  EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
-  options.images = image_size(o);
-  options.execute = executed(a.loop, o.horizon);
+  EvaluationOptions options = evaluation_options(a.loop, a.common.seed, o.horizon, image_size(o));
   options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
   const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
   const std::vector<MetricsRow> history = read_metrics(path + "/metrics.jsonl");

@@ -41,9 +41,8 @@ VlaTraining train_policy(const DemoSettings& s, const VlaBudget& b) {
 VlaTest tested(const std::string& name, const ClosedLoopArguments& loop, RobotPolicy& policy,
                const DemoSettings& settings, int64_t record = 0) {
   const std::unique_ptr<World> world = make_world(policy.options().world, world_options(loop));
-  EvaluationOptions options = evaluation_options(loop, settings.seed);
-  options.execute = executed(loop, policy.options().horizon);
-  options.images = image_size(policy.options());
+  EvaluationOptions options = evaluation_options(loop, settings.seed, policy.options().horizon,
+                                                 image_size(policy.options()));
   options.record = std::min(record, options.episodes);
   VlaTest out{.name = name, .options = options};
   out.episodes = evaluate(*world, in_closed_loop(policy), options);

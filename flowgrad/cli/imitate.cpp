@@ -106,9 +106,8 @@ Validation evaluation(const World& world, RobotPolicy& policy, int64_t episodes)
     if (InterruptGuard::signal() != 0) throw Stopped{};
     return own(input);
   };
-  EvaluationOptions options{.episodes = episodes, .seed = kValidationSeed};
-  options.execute = executed({}, o.horizon);
-  options.images = image_size(o);
+  const EvaluationOptions options =
+      evaluation_options({.episodes = episodes}, kValidationSeed, o.horizon, image_size(o));
   Validation out(std::nan(""));
   try {
     const EvaluationSummary s = summarize(evaluate(world, acts, options));

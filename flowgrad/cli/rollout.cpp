@@ -43,7 +43,11 @@ void run_rollout(RolloutArguments a, const Command& command) {
   const std::unique_ptr<World> world = make_world(a.world, world_options(a.loop));
   if (policy) check_world(a.run, policy->options(), world->spec());
 
-  EvaluationOptions options = evaluation_options(a.loop, a.common.seed);
+  constexpr int64_t kHorizon = 8;  // of demonstrators
+  EvaluationOptions options =
+      policy ? evaluation_options(a.loop, a.common.seed, policy->options().horizon,
+                                  image_size(policy->options()))
+             : evaluation_options(a.loop, a.common.seed, kHorizon);
   options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
   RolloutReport page{.path = a.report};
   Policy shown;  // the first
@@ -68,8 +72,6 @@ void run_rollout(RolloutArguments a, const Command& command) {
   };
   if (a.loop.latency > 0) cells[0].emplace_back(kLatencyHead);
   if (policy) {
-    options.images = image_size(policy->options());
-    options.execute = executed(a.loop, policy->options().horizon);
     const double guidance = realtime(a.loop, a.run, policy->options().head);
     for (const int64_t n : step_counts(a.steps)) {
       const HeadSampling sampling{.n_steps = n};
@@ -82,8 +84,6 @@ void run_rollout(RolloutArguments a, const Command& command) {
           "--realtime: given for a demonstrator; the run of a policy with the flow head is "
           "accepted");
     }
-    constexpr int64_t kHorizon = 8;
-    options.execute = executed(a.loop, kHorizon);
     add(a.demonstrator, Json::object(),
         a.demonstrator == "expert" ? expert_policy(kHorizon)
                                    : random_policy(world->spec(), kHorizon));
@@ -171,11 +171,14 @@ WorldOptions world_options(const ClosedLoopArguments& a) {
                                                              : Counterfactual::none};
 }
 
-EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed) {
+EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed, int64_t horizon,
+                                     ImageSize images) {
   return {.episodes = a.episodes,
           .seed = seed,
+          .execute = a.execute > 0 ? a.execute : std::max<int64_t>(horizon / 2, 1),
           .ensemble = a.ensemble,
           .delay = a.delay,
+          .images = images,
           .lockstep = a.lockstep,
           .one_scene = a.one_scene};
 }
@@ -192,10 +195,6 @@ double realtime(const ClosedLoopArguments& a, const std::string& run, HeadKind h
                     run, head_names()[static_cast<size_t>(head)]));
   }
   return a.realtime;
-}
-
-int64_t executed(const ClosedLoopArguments& a, int64_t horizon) {
-  return a.execute > 0 ? a.execute : std::max<int64_t>(horizon / 2, 1);
 }
 
 Yardstick yardstick(const std::string& world) {

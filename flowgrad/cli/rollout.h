@@ -37,9 +37,10 @@ std::vector<int64_t> step_counts(const std::vector<std::string>& given);
 /// Where --seed is not given: the published starts of PushT, else 0.
 uint64_t default_episodes_seed(const std::string& world);
 WorldOptions world_options(const ClosedLoopArguments& a);
-/// Without pictures and `execute`, which a policy tells.
-EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed);
-int64_t executed(const ClosedLoopArguments& a, int64_t horizon);
+/// For a policy of this horizon that sees such pictures; half a chunk is executed unless --execute
+/// says otherwise.
+EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed, int64_t horizon,
+                                     ImageSize images = {});
 /// Largest weight of real-time chunking; UsageError where the head or ensembling rule it out.
 double realtime(const ClosedLoopArguments& a, const std::string& run, HeadKind head);
 
