@@ -130,6 +130,12 @@ bool convert(const View& in, const View& out) {
 /// W) times s (N, C, 1, 1). False where the operands are not so, or op is not + - *.
 template <class T>
 bool with_number_per_row(BinaryOp op, const View& a, const View& b, const View& out) {
+  // Most calls end here, before their axes are looked at.
+  if (op != BinaryOp::add && op != BinaryOp::sub && op != BinaryOp::mul) return false;
+  const auto repeats = [](const View& v) {
+    return !v.strides->empty() && (*v.strides)[v.strides->size() - 1] == 0;
+  };
+  if (!repeats(a) && !repeats(b)) return false;
   const Strides* const strides[] = {out.strides, a.strides, b.strides};
   const Axes axes = merge_axes(*out.shape, strides, 3);
   const int64_t inner = axes.inner();
@@ -138,8 +144,8 @@ bool with_number_per_row(BinaryOp op, const View& a, const View& b, const View& 
       axes.inner_stride(0) != 1 || axes.inner_stride(rows) != 1 || axes.inner_stride(numbers) != 0)
     return false;
   const ElementwiseTable<T>& table = elementwise_table<T>();
-  const bool minus = op == BinaryOp::sub && numbers == 2;
-  if (op != BinaryOp::add && op != BinaryOp::mul && !minus) return false;
+  const bool minus = op == BinaryOp::sub;
+  if (minus && numbers == 1) return false;
   const auto kernel =
       table.unary[op == BinaryOp::mul ? number::unary_mul_scalar : number::unary_add_scalar];
   const T* const x = (numbers == 1 ? b : a).as<const T>();
