@@ -38,7 +38,7 @@ steps = 10000
 horizon = 8
 hidden = 256
 )"},
-      {"tabletop", table + "steps = 10000\n" + sees},
+      {"tabletop", table + "steps = 20000\n" + sees},
       // What `flowgrad demo vla` trains: minutes of two cores.
       {"tabletop-short",
        table + "steps = 8000\nevaluate-every = 1600\nevaluate-episodes = 40\n" + sees},
