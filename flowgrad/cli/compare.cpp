@@ -181,19 +181,6 @@ Json json_of(const CompareArguments& a, const std::string& world,
   return out;
 }
 
-/// Evaluations of the network for a decision of the head.
-int64_t evaluations(const RobotPolicyOptions& o, int64_t n_steps) {
-  constexpr int64_t kOwnSteps = 10;
-  switch (o.head) {
-    case HeadKind::flow: return n_steps > 0 ? n_steps : kOwnSteps;
-    case HeadKind::diffusion: return n_steps > 0 ? n_steps : o.head_options.n_timesteps;
-    case HeadKind::mip: return 2;
-    case HeadKind::regression:
-    case HeadKind::cvae: break;
-  }
-  return 1;
-}
-
 /// The policy of a path for each number of steps, once where its head takes none.
 void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, const World& world,
                   const std::string& path, RobotPolicy& policy, std::vector<Run>& runs) {
@@ -207,7 +194,7 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
   for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
     const Policy acts = in_closed_loop(policy, {.n_steps = n}, realtime(a.loop, path, o.head));
     Run run{.path = path, .config = config, .n_steps = n, .history = history};
-    run.evaluations = evaluations(o, n);
+    run.evaluations = policy.head().evaluations({.n_steps = n});
     run.episodes = evaluate(world, acts, options);
     run.summary = summarize(run.episodes);
     if (a.loop.latency > 0) run.latency = measure_latency(world, acts, options, a.loop.latency);

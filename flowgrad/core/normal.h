@@ -211,6 +211,21 @@ FLOWGRAD_HOST_DEVICE constexpr uint64_t join(uint32_t high, uint32_t low) {
   return (uint64_t{high} << 32) | low;
 }
 
+/// Element `index` of a tensor of standard normals of type T drawn from (seed, stream).
+template <class T>
+FLOWGRAD_NORMAL_FUNCTION T element(uint64_t seed, uint64_t stream, uint64_t index) {
+  constexpr uint64_t kInBlock = 16 / sizeof(T);
+  const Philox::Block w = Philox::block(seed, stream, index / kInBlock);
+  Pair<T> z;
+  if constexpr (sizeof(T) == 4) {
+    const bool upper = (index & 2) != 0;
+    z = box_muller32<T>(upper ? w[2] : w[0], upper ? w[3] : w[1]);
+  } else {
+    z = box_muller64<T>(join(w[0], w[1]), join(w[2], w[3]));
+  }
+  return affine((index & 1) != 0 ? z.second : z.first, T(1), T(0));
+}
+
 }  // namespace flowgrad::normal
 
 namespace flowgrad {
@@ -225,9 +240,7 @@ inline double uniform_at(uint64_t seed, uint64_t stream, uint64_t index) {
 
 /// Draw `index` of (seed, stream), standard normal.
 inline double normal_at(uint64_t seed, uint64_t stream, uint64_t index) {
-  const Philox::Block w = Philox::block(seed, stream, index / 2);
-  const auto z = normal::box_muller64<double>(normal::join(w[0], w[1]), normal::join(w[2], w[3]));
-  return index % 2 == 0 ? z.first : z.second;
+  return normal::element<double>(seed, stream, index);
 }
 
 /// A 64-bit word as an integer in [0, count): the high half of their 128-bit product, from 32-bit

@@ -46,6 +46,9 @@ class FlowHead final : public ActionHead {
     return net_.loss(chunk, feature, generator, select(noise, 1, 0), t);
   }
   Shape noise_shape(const HeadSampling&) const override { return {1, options().chunk_dim}; }
+  int64_t evaluations(const HeadSampling& s) const override {
+    return s.n_steps > 0 ? s.n_steps : kSteps;
+  }
 
  protected:
   bool is_flow() const override { return true; }
@@ -55,7 +58,7 @@ class FlowHead final : public ActionHead {
         "generate: {} Euler steps given; at least 1 are accepted, or 0 for {}", s.n_steps, kSteps));
   }
   Tensor compute(const Tensor& feature, const Tensor& noise, const HeadSampling& s) override {
-    const OdeOptions solver{.solver = "euler", .n_steps = s.n_steps > 0 ? s.n_steps : kSteps};
+    const OdeOptions solver{.solver = "euler", .n_steps = evaluations(s)};
     const Tensor start = select(noise, 1, 0);
     if (!s.inpainting.target.defined() || s.inpainting.beta == 0)
       return net_.generate(start, feature, {.solver = solver});
@@ -83,6 +86,9 @@ class DiffusionHead final : public ActionHead {
   }
   Shape noise_shape(const HeadSampling& s) const override {
     return {s.n_steps > 0 ? 1 : 1 + options().n_timesteps, options().chunk_dim};
+  }
+  int64_t evaluations(const HeadSampling& s) const override {
+    return s.n_steps > 0 ? s.n_steps : options().n_timesteps;
   }
 
  protected:
@@ -212,6 +218,7 @@ class MipHead final : public ActionHead {
            mse_loss(net_(chunk * a + noise * (1 - a), a, feature), chunk);
   }
   Shape noise_shape(const HeadSampling&) const override { return {0, 0}; }
+  int64_t evaluations(const HeadSampling&) const override { return 2; }
 
  protected:
   Tensor compute(const Tensor& feature, const Tensor&, const HeadSampling&) override {

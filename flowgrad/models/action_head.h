@@ -64,6 +64,8 @@ class ActionHead : public Module {
   Tensor generate(const Tensor& feature, const Tensor& noise, const HeadSampling& sampling = {});
   /// (draws, width) of the noise that generate takes for a row.
   virtual Shape noise_shape(const HeadSampling& sampling = {}) const = 0;
+  /// How often a decision evaluates the network.
+  virtual int64_t evaluations(const HeadSampling&) const { return 1; }
   /// Numbers worth a look beside the loss, by name: of cvae "kl_per_dim" (latent_dim), the KL
   /// divergence to the prior of each latent in nats; near 0 in all of them is posterior collapse.
   virtual NamedTensors diagnostics(const Tensor&, const Tensor&) { return {}; }

@@ -265,19 +265,13 @@ Tensor DiffusionPolicy::generate(const Tensor& noise, const Tensor& state, Gener
     for (const SamplerStage& move : moves) {
       if (move.x_noise != 0 && !s.step_noise.defined()) generator.next_stream();
     }
-    return sample_net(folded(tail_, w_x, rows, from_state, true), moves, noise, options);
+    return sample_net(folded_.with(tail_, w_x, rows, from_state, true), moves, noise, options);
   }
-  const bool many = steps.size() > 3;
-  const Tensor columns = many ? by_columns(w_x) : w_x;
-  std::function<Tensor(const Tensor&)> rest = [this](const Tensor& h) {
-    return denoiser_.forward_from(1, h);
-  };
-  if (many) rest = unfused(tail_, true);
   Tensor x = noise;
   for (size_t i = 0; i < steps.size(); ++i) {
-    Tensor in = linear(x, columns, w_time * times[i] + first_->bias());
+    Tensor in = linear(x, w_x, w_time * times[i] + first_->bias());
     if (from_state.defined()) in = in + from_state;
-    x = moved(moves[i], x, rest(in));
+    x = moved(moves[i], x, denoiser_.forward_from(1, in));
     if (moves[i].x_noise == 0) continue;
     const Tensor unit = s.step_noise.defined() ? select(s.step_noise, 0, steps[i])
                                                : randn(x.shape(), generator, x.dtype(), x.device());

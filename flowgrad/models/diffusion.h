@@ -80,6 +80,7 @@ class DiffusionPolicy final : public Module {
   Sequential& denoiser_;
   Linear* first_;  // of the denoiser
   ResidualTail tail_;
+  FoldedTail folded_;
 };
 
 }  // namespace flowgrad

@@ -114,20 +114,16 @@ Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
       can_fuse(*tail(), noise, from_condition)) {
     const Tensor rows = of_time(
         Tensor::from(times, {static_cast<int64_t>(times.size())}, noise.dtype(), noise.device()));
-    return sample_net(folded(*tail(), w_x, rows, from_condition, false), stages, noise,
+    return sample_net(folded_.with(*tail(), w_x, rows, from_condition, false), stages, noise,
                       {.guidance = options.guidance});
   }
   const TimeTable rows(times, of_time, noise.dtype(), noise.device());
-  const bool many = times.empty() || times.size() > 3;  // an adaptive solver names none
-  const Tensor columns = many ? by_columns(w_x) : w_x;
-  std::function<Tensor(const Tensor&)> rest = [this](const Tensor& h) { return after_first(h); };
-  if (many && tail()) rest = unfused(*tail(), false);
   const auto field = [&](double t, const Tensor& x) {
-    const Tensor in = linear(x, columns, rows(t));
-    if (!condition.defined()) return rest(in);
-    const Tensor with = rest(in + from_condition);
+    const Tensor in = linear(x, w_x, rows(t));
+    if (!condition.defined()) return after_first(in);
+    const Tensor with = after_first(in + from_condition);
     if (options.guidance == 1) return with;
-    const Tensor without = rest(in);
+    const Tensor without = after_first(in);
     return without + (with - without) * options.guidance;
   };
   return odeint(field, noise, 0, 1, options.solver);

@@ -81,6 +81,7 @@ class FlowMatching final : public TimeNet {
 
  private:
   FlowMatchingOptions options_;
+  FoldedTail folded_;
 };
 
 /// The condition with whole rows set to zero with probability p: training for guidance.

@@ -47,6 +47,9 @@ class CpuBackendFast final : public ReferenceBackend {
                       View g_integral, View g_y0, View g_left, View g_right,
                       View g_weights) override;
 
+  bool has_sampler(DType dtype, int64_t width, int64_t outputs) override;
+  void sample(const Sampler& sampler, View x, View out) override;
+
   void coupling(const Coupling& coupling, View z, View out, View log_det) override;
   void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
                      View g_scale, View g_shift) override;

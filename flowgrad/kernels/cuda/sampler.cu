@@ -1,7 +1,6 @@
 #include "flowgrad/kernels/cuda/sampler.h"
 
 #include <algorithm>
-#include <limits>
 #include <vector>
 
 #include "flowgrad/kernels/cuda/backend.h"
@@ -93,23 +92,15 @@ void sample(const SamplerPlan* given, const Sampler& s, View x, View out) {
   }
   visit_floating("sample", x.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
-    std::vector<T> numbers;
-    for (const SamplerStage& g : s.stages) {
-      for (const double value :
-           {g.sum_v, g.x_x, g.x_y, g.x_sum, g.x_v, g.x_clean, g.clean_x, g.clean_v,
-            g.clip > 0 ? g.clip : std::numeric_limits<double>::infinity(), g.x_noise,
-            static_cast<double>(g.noise), g.commit ? 1.0 : 0.0}) {
-        numbers.push_back(static_cast<T>(value));
-      }
-    }
+    const std::vector<SamplerMove<T>> numbers(s.stages.begin(), s.stages.end());
     using Box = gpu::Tagged<T>;
     const auto n_u = static_cast<size_t>(plan.groups * plan.rows * width);
     const auto n_v = static_cast<size_t>(plan.groups * plan.rows * outputs * plan.blocks);
     const Scratch boxes((n_u + n_v) * sizeof(Box));
-    const Scratch stages(numbers.size() * sizeof(T));
+    const Scratch moves(numbers.size() * sizeof(SamplerMove<T>));
     gpu::fill_bytes(boxes.as<void>(), 0, (n_u + n_v) * sizeof(Box), gpu::default_stream());
-    gpu::copy_to_device(stages.as<T>(), numbers.data(), numbers.size() * sizeof(T),
-                        gpu::default_stream());
+    gpu::copy_to_device(moves.as<SamplerMove<T>>(), numbers.data(),
+                        numbers.size() * sizeof(SamplerMove<T>), gpu::default_stream());
     SamplerArgs<T> args{};
     args.first = s.net.first.as<const T>();
     args.times = s.net.times.as<const T>();
@@ -121,7 +112,7 @@ void sample(const SamplerPlan* given, const Sampler& s, View x, View out) {
     args.bias = s.net.bias.as<const T>();
     args.last = s.net.last.as<const T>();
     args.last_bias = s.net.last_bias.as<const T>();
-    args.stages = stages.as<const T>();
+    args.moves = moves.as<const SamplerMove<T>>();
     if (s.noise.defined()) args.noise = s.noise.as<const T>();
     args.x = x.as<const T>();
     args.out = out.as<T>();

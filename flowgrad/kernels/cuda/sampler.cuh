@@ -5,6 +5,7 @@
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
 #include "flowgrad/kernels/ptx_tagged.cuh"
+#include "flowgrad/kernels/sampler_move.h"
 
 /// Every step of a sampler in one cooperative launch. The weights of the hidden layers stay in
 /// shared memory from the first step to the last: a group of blocks owns their columns. Each
@@ -19,25 +20,6 @@ constexpr int kBlockThreads = kWarps * kWarp;
 constexpr int kMatrices = 3;
 constexpr int kMostBlocks = 32;  // of a group: a warp adds up their parts of an output
 
-/// A stage's numbers on the device.
-struct StageField {
-  enum : int {
-    sum_v,
-    x_x,
-    x_y,
-    x_sum,
-    x_v,
-    x_clean,
-    clean_x,
-    clean_v,
-    clip,
-    x_noise,
-    noise,
-    commit
-  };
-  static constexpr int kCount = commit + 1;
-};
-
 template <class T>
 constexpr int kVector = 16 / static_cast<int>(sizeof(T));
 
@@ -49,7 +31,8 @@ constexpr int pitch_of(int width) {
 
 template <class T>
 struct SamplerArgs {
-  const T *first, *times, *condition, *hidden, *bias, *last, *last_bias, *stages, *noise, *x;
+  const T *first, *times, *condition, *hidden, *bias, *last, *last_bias, *noise, *x;
+  const SamplerMove<T>* moves;
   T* out;
   gpu::Tagged<T>* u_boxes;  // (groups, R, H)
   gpu::Tagged<T>* v_boxes;  // (groups, R, A, blocks)
@@ -95,19 +78,6 @@ GPU_INLINE float silu_of(float x) {
 GPU_INLINE double silu_of(double x) {
   const double e = exp(-fabs(x));
   return x * ((x >= 0 ? 1.0 : e) / (1.0 + e));
-}
-
-/// Element `index` of a tensor of normals drawn from (seed, stream), as random.cu draws it.
-GPU_INLINE float normal_element(uint64_t seed, uint64_t stream, uint64_t index, float) {
-  const Philox::Block w = Philox::block(seed, stream, index / 4);
-  const bool upper = (index & 2) != 0;
-  const auto z = normal::box_muller32<float>(upper ? w[2] : w[0], upper ? w[3] : w[1]);
-  return normal::affine((index & 1) != 0 ? z.second : z.first, 1.0f, 0.0f);
-}
-GPU_INLINE double normal_element(uint64_t seed, uint64_t stream, uint64_t index, double) {
-  const Philox::Block w = Philox::block(seed, stream, index / 2);
-  const auto z = normal::box_muller64<double>(normal::join(w[0], w[1]), normal::join(w[2], w[3]));
-  return normal::affine((index & 1) != 0 ? z.second : z.first, 1.0, 0.0);
 }
 
 /// Sums n values of each lane over the warp: n is a power of two up to 32, and lane l is left with
@@ -347,9 +317,9 @@ struct SamplerBlock {
   }
 
   /// The unit noise of a stage, while v is on its way.
-  GPU_INLINE void draw_noise(const T* stage) const {
-    if (stage[StageField::x_noise] == T(0)) return;
-    const auto row = static_cast<int64_t>(stage[StageField::noise]);
+  GPU_INLINE void draw_noise(const SamplerMove<T>& move) const {
+    if (move.x_noise == T(0)) return;
+    const int64_t row = move.noise;
     for (int i = thread; i < samples * p.outputs; i += kBlockThreads) {
       const int64_t e = first_row * p.outputs + i;
       if (e >= p.rows * p.outputs) {
@@ -357,8 +327,8 @@ struct SamplerBlock {
       } else if (p.noise != nullptr) {
         memory[at.z + i] = p.noise[row * p.rows * p.outputs + e];
       } else {
-        memory[at.z + i] = normal_element(p.seed, p.first_stream + static_cast<uint64_t>(row),
-                                          static_cast<uint64_t>(e), T());
+        memory[at.z + i] = normal::element<T>(p.seed, p.first_stream + static_cast<uint64_t>(row),
+                                              static_cast<uint64_t>(e));
       }
     }
   }
@@ -388,7 +358,7 @@ struct SamplerBlock {
     }
   }
 
-  GPU_INLINE void move_x(const T* stage) const {
+  GPU_INLINE void move_x(const SamplerMove<T>& move) const {
     for (int i = thread; i < samples * p.outputs; i += kBlockThreads) {
       const int sample = i / p.outputs;
       const int a = i % p.outputs;
@@ -397,24 +367,9 @@ struct SamplerBlock {
         const T without = memory[at.v + i + samples * p.outputs];
         v = without + (v - without) * p.guidance;
       }
-      const T x = memory[at.x + a * R + sample];
-      const T sum = memory[at.sum + i] + stage[StageField::sum_v] * v;
-      T next = stage[StageField::x_x] * x + stage[StageField::x_y] * memory[at.y + i] +
-               stage[StageField::x_sum] * sum + stage[StageField::x_v] * v;
-      if (stage[StageField::x_clean] != T(0)) {
-        const T clip = stage[StageField::clip];
-        const T clean = stage[StageField::clean_x] * x + stage[StageField::clean_v] * v;
-        // As scalar::max and min: NaN stays.
-        const T below = clean > clip ? clip : clean;
-        next += stage[StageField::x_clean] * (below < -clip ? -clip : below);
-      }
-      if (stage[StageField::x_noise] != T(0)) {
-        next += stage[StageField::x_noise] * memory[at.z + i];
-      }
-      const bool commit = stage[StageField::commit] != T(0);
-      memory[at.sum + i] = commit ? T(0) : sum;
-      if (commit) memory[at.y + i] = next;
-      set_x(sample, a, next);
+      T x = memory[at.x + a * R + sample];
+      move.apply(v, memory[at.z + i], x, memory[at.y + i], memory[at.sum + i]);
+      set_x(sample, a, x);
     }
   }
 
@@ -443,7 +398,7 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
     block.begin_h(0);
     __syncthreads();
     for (int stage = 0; stage < p.n_stages; ++stage) {
-      const T* const numbers = p.stages + stage * StageField::kCount;
+      const SamplerMove<T>& move = p.moves[stage];
       ++tag;
       block.finish_h();
       __syncthreads();
@@ -455,10 +410,10 @@ __global__ void __launch_bounds__(kBlockThreads, 1)
       block.send_v(tag);
       __syncthreads();
       if (stage + 1 < p.n_stages) block.begin_h(stage + 1);
-      block.draw_noise(numbers);
+      block.draw_noise(move);
       block.receive_v(tag, lanes);
       __syncthreads();
-      block.move_x(numbers);
+      block.move_x(move);
       __syncthreads();
     }
     block.write_out();
