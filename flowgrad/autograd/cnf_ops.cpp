@@ -55,7 +55,7 @@ struct Operands {
 
 Tensor fresh_like(const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); }
 
-void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& states,
+void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& kept,
                    const SolveSteps& steps) {
   const Operands operands(in);
   const Tensor g_y = contiguous(r.grad_or_zeros(0));
@@ -70,8 +70,7 @@ void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& states
   for (size_t i = 0; i < kInputs; ++i) n_weights += is_weight(i) ? in[i].numel() : 0;
   const Tensor weights = Tensor::empty({n_weights}, in[0].dtype(), in[0].device());
   backend(in[0].device())
-      .cnf_solve_grad(operands.field, steps, states, g_y, g_integral, g_y0, g_left, g_right,
-                      weights);
+      .cnf_solve_grad(operands.field, steps, kept, g_y, g_integral, g_y0, g_left, g_right, weights);
   int64_t at = 0;
   for (size_t i = 0; i < kInputs; ++i) {
     if (!in[i].defined()) continue;
@@ -106,26 +105,27 @@ std::vector<Tensor> cnf_solve(const Tensor& y0, const CnfTensors& field, const S
   if (field.has_trace()) {
     outputs.push_back(Tensor::empty({y0.size(0)}, y0.dtype(), y0.device()));
   }
-  Tensor states;
+  Tensor kept;
   if (records) {
-    states = Tensor::empty({steps.n_steps, y0.size(0), y0.size(1)}, y0.dtype(), y0.device());
+    const int64_t n = backend(y0.device()).cnf_kept(operands.field, steps, y0.size(0));
+    kept = Tensor::empty({n}, y0.dtype(), y0.device());
   }
   backend(y0.device())
       .cnf_solve(operands.field, steps, operands.dense[0], outputs[0],
-                 field.has_trace() ? kernels::View(outputs[1]) : kernels::View(), states);
+                 field.has_trace() ? kernels::View(outputs[1]) : kernels::View(), kept);
   if (records) {
-    std::vector<Saved> saved = {save(states)};
-    std::array<bool, kInputs> kept{};
+    std::vector<Saved> saved = {save(kept)};
+    std::array<bool, kInputs> given_to{};
     for (size_t i = 0; i < kInputs; ++i) {
-      kept[i] = in[i].defined();
-      if (kept[i]) saved.push_back(save(in[i]));
+      given_to[i] = in[i].defined();
+      if (given_to[i]) saved.push_back(save(in[i]));
     }
     record("cnf_solve", std::span<const Tensor>(outputs), std::span<const Tensor>(in),
-           std::span<const Saved>(saved), [steps, twin, kept](Backward& r) {
+           std::span<const Saved>(saved), [steps, twin, given_to](Backward& r) {
              std::vector<Tensor> given(kInputs);
              int next = 1;
              for (size_t i = 0; i < kInputs; ++i) {
-               if (kept[i]) given[i] = r.saved(next++);
+               if (given_to[i]) given[i] = r.saved(next++);
              }
              if (mode().recording) {
                set_by_twin(r, given, twin);

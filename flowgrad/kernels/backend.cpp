@@ -59,6 +59,10 @@ bool is_solvable(const CnfField& field, const SolveSteps& steps, bool gradient) 
 
 bool Backend::has_cnf_solve(const CnfField&, const SolveSteps&, bool) const { return false; }
 
+int64_t Backend::cnf_kept(const CnfField& field, const SolveSteps& steps, int64_t rows) const {
+  return steps.n_steps * rows * (*field.x.shape)[1];
+}
+
 void Backend::cnf_solve(const CnfField&, const SolveSteps&, View, View, View, View) {
   throw DeviceError(std::string("cnf_solve: backend ") + name() + " has no such kernel");
 }

@@ -291,14 +291,17 @@ class Backend {
   // A continuous flow's solve as one kernel. A backend may lack it; operations have a twin.
   /// Whether cnf_solve, and cnf_solve_grad too where a gradient is wanted, take this field.
   virtual bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const;
+  /// Numbers that cnf_solve leaves for cnf_solve_grad: the state (N, D) at the start of every step
+  /// at least.
+  virtual int64_t cnf_kept(const CnfField& field, const SolveSteps& steps, int64_t rows) const;
   /// y0 (N, D) to y (N, D), and the trace's integral (N), undefined where the field has no trace.
-  /// states (n_steps, N, D), which may be undefined, gets the state at the start of every step.
+  /// kept (cnf_kept) may be undefined.
   virtual void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y,
-                         View integral, View states);
+                         View integral, View kept);
   /// From the cotangents g_y (N, D) and g_integral (N) to those of y0, left and right (undefined
   /// where the field has none) and, one after the other in one array, of x, t, bias, middle,
   /// middle_bias, out, out_bias and exact. The field must have a trace.
-  virtual void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
+  virtual void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View kept, View g_y,
                               View g_integral, View g_y0, View g_left, View g_right,
                               View g_weights);
   /// Whether `sample` takes a network of this width H and number A of outputs. It never depends on

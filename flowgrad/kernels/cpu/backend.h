@@ -41,9 +41,10 @@ class CpuBackendFast final : public ReferenceBackend {
   void index_add(View index, int axis, View source, View out) override;
 
   bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const override;
+  int64_t cnf_kept(const CnfField& field, const SolveSteps& steps, int64_t rows) const override;
   void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y, View integral,
-                 View states) override;
-  void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states, View g_y,
+                 View kept) override;
+  void cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View kept, View g_y,
                       View g_integral, View g_y0, View g_left, View g_right,
                       View g_weights) override;
 

@@ -18,6 +18,9 @@ namespace {
 
 /// Rows of a tile.
 constexpr int64_t kRows = 32;
+/// Numbers up to which a solve keeps all stages for its gradient, which then has none to evaluate
+/// again: what the third-level cache holds.
+constexpr int64_t kKeptNumbers = 1 << 23;
 /// Elements of the partial sums of the weights' gradients, all together.
 constexpr int64_t kPartialElements = 1 << 22;
 
@@ -48,6 +51,15 @@ void multiply(int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, T* c,
   g.bias = bias;
   g.accumulate = accumulate;
   gemm(g);
+}
+
+/// Numbers of a stage of kRows rows, see Stage.
+int64_t stage_elements(int64_t d, int64_t h) { return kRows * (d + 2 + 4 * h); }
+
+/// What a solve leaves for its gradient: all of its stages, a tile's one after the other. Where
+/// they are too many, the states in which its steps start.
+int64_t kept_stages(const SolveSteps& steps, int64_t n, int64_t d, int64_t h) {
+  return divide_up(n, kRows) * steps.n_steps * steps.stages * stage_elements(d, h);
 }
 
 /// The field with its weights as the tiles read them.
@@ -91,6 +103,8 @@ struct Field {
   }
   T previous(int stage) const { return static_cast<T>(steps.previous[stage] * steps.h); }
   T weight(int stage) const { return static_cast<T>(steps.weight[stage] * steps.h); }
+  int64_t stage_elements() const { return flowgrad::kernels::stage_elements(d, h); }
+  bool keeps_stages() const { return kept_stages(steps, n, d, h) <= kKeptNumbers; }
   /// Rows of the stacked halves: values, and tangents where they share the middle matrix.
   int64_t halves() const { return with_trace && !own ? 2 : 1; }
 
@@ -111,14 +125,9 @@ struct Stage {
   T *two, *along;    // tanh of the second layer, and the trace's product
 };
 
-/// Numbers of a stage of kRows rows.
-template <class T>
-int64_t stage_elements(const Field<T>& f) {
-  return kRows * (f.inputs + 4 * f.h);
-}
 template <class T>
 Stage<T> stage_at(const Field<T>& f, T* memory, int64_t rows, int stage) {
-  T* const inputs = memory + stage * stage_elements(f);
+  T* const inputs = memory + stage * f.stage_elements();
   T* const one = inputs + kRows * f.inputs;
   T* const two = one + 2 * kRows * f.h;
   return {inputs, one, one + rows * f.h, two, two + rows * f.h};
@@ -163,20 +172,29 @@ void slopes(const Field<T>& f, const Stage<T>& s, int64_t rows, T* slope) {
            f.out_bias);
 }
 
+/// The first of a step's stages as cnf_solve keeps them.
+template <class T, class U>
+U* kept_step(const Field<T>& f, U* kept, int64_t row, int64_t step) {
+  return kept + (row / kRows * f.steps.n_steps + step) * f.steps.stages * f.stage_elements();
+}
+
 /// All steps of the rows from `row` on; y holds y0 and gets the end.
 template <class T>
-void solve_tile(const Field<T>& f, int64_t row, int64_t rows, T* y, T* integral, T* states) {
+void solve_tile(const Field<T>& f, int64_t row, int64_t rows, T* y, T* integral, T* kept) {
   const int64_t width = kRows * f.d;
-  T* const memory = scratch_of<T>(ScratchSlot::solve, stage_elements(f) + 2 * width + kRows);
-  const Stage<T> s = stage_at(f, memory, rows, 0);
-  T* const slope = memory + stage_elements(f);
+  T* const memory = scratch_of<T>(ScratchSlot::solve, f.stage_elements() + 2 * width + kRows);
+  const bool keeps_stages = kept != nullptr && f.keeps_stages();
+  T* const slope = memory + f.stage_elements();
   T* const sums = slope + width;
   T* const trace = sums + width;
   if (integral != nullptr) std::fill_n(integral, rows, T(0));
   for (int64_t step = 0; step < f.steps.n_steps; ++step) {
-    if (states != nullptr) std::copy_n(y, rows * f.d, states + (step * f.n + row) * f.d);
+    if (kept != nullptr && !keeps_stages)
+      std::copy_n(y, rows * f.d, kept + (step * f.n + row) * f.d);
     std::copy_n(y, rows * f.d, sums);
     for (int stage = 0; stage < f.steps.stages; ++stage) {
+      const Stage<T> s = keeps_stages ? stage_at(f, kept_step(f, kept, row, step), rows, stage)
+                                      : stage_at(f, memory, rows, 0);
       set_inputs(f, s, step, stage, rows, y, slope);
       evaluate(f, s, row, rows, trace);
       slopes(f, s, rows, slope);
@@ -208,7 +226,8 @@ struct WeightSums {
 
 template <class T>
 struct Cotangents {
-  const T *states, *y, *integral;
+  T* kept;  // read only
+  const T *y, *integral;
   T *y0, *left, *right;
 };
 
@@ -220,8 +239,8 @@ class TileAdjoint {
               int64_t rows)
       : f_(f), g_(g), sums_(sums), row_(row), rows_(rows) {
     const int64_t width = kRows * f.d, hidden = kRows * f.h;
-    memory_ = scratch_of<T>(ScratchSlot::solve, elements(f));
-    slopes_ = memory_ + f.steps.stages * stage_elements(f);
+    stages_ = scratch_of<T>(ScratchSlot::solve, elements(f));
+    slopes_ = stages_ + f.steps.stages * f.stage_elements();
     before_ = slopes_ + f.steps.stages * width;
     g_one_ = before_ + f.steps.stages * 2 * hidden;
     g_y_ = g_one_ + 2 * hidden * f.steps.stages;
@@ -234,7 +253,10 @@ class TileAdjoint {
     const int64_t begin = row_ * f_.d;
     std::copy_n(g_.y + begin, rows_ * f_.d, g_y_);
     for (int64_t step = f_.steps.n_steps - 1; step >= 0; --step) {
-      replay(step);
+      if (f_.keeps_stages())
+        stages_ = kept_step(f_, g_.kept, row_, step);
+      else
+        replay(step);
       for (int stage = f_.steps.stages - 1; stage >= 0; --stage) reverse(stage);
       add_products();
       std::copy_n(g_step_, rows_ * f_.d, g_y_);
@@ -245,7 +267,7 @@ class TileAdjoint {
  private:
   static int64_t elements(const Field<T>& f) {
     const int64_t width = kRows * f.d, hidden = kRows * f.h;
-    return f.steps.stages * (stage_elements(f) + width + 4 * hidden) + 3 * width + kRows;
+    return f.steps.stages * (f.stage_elements() + width + 4 * hidden) + 3 * width + kRows;
   }
 
   // Cotangents of a stage: of its slope, and before each tanh with that of the trace's product
@@ -256,9 +278,9 @@ class TileAdjoint {
 
   /// The step's stages again, keeping what their derivatives read.
   void replay(int64_t step) {
-    const T* const start = g_.states + (step * f_.n + row_) * f_.d;
+    const T* const start = g_.kept + (step * f_.n + row_) * f_.d;
     for (int stage = 0; stage < f_.steps.stages; ++stage) {
-      const Stage<T> s = stage_at(f_, memory_, rows_, stage);
+      const Stage<T> s = stage_at(f_, stages_, rows_, stage);
       set_inputs(f_, s, step, stage, rows_, start, small_);
       evaluate(f_, s, row_, rows_, trace_);
       if (stage + 1 < f_.steps.stages) slopes(f_, s, rows_, small_);
@@ -267,7 +289,7 @@ class TileAdjoint {
 
   void reverse(int stage) {
     const CnfTable<T>& table = cnf_table<T>();
-    const Stage<T> s = stage_at(f_, memory_, rows_, stage);
+    const Stage<T> s = stage_at(f_, stages_, rows_, stage);
     const int64_t d = f_.d, h = f_.h, hidden = rows_ * h;
     const T weight = f_.weight(stage);
     T *const g_slope = slope(stage), *const two = before_two(stage), *const one = before_one(stage);
@@ -296,7 +318,7 @@ class TileAdjoint {
   void add_products() const {
     const int64_t d = f_.d, h = f_.h;
     for (int stage = 0; stage < f_.steps.stages; ++stage) {
-      const Stage<T> s = stage_at(f_, memory_, rows_, stage);
+      const Stage<T> s = stage_at(f_, stages_, rows_, stage);
       const T *const two = before_two(stage), *const one = before_one(stage);
       multiply(f_.inputs, h, rows_, transposed<T>(s.inputs, f_.inputs), rows_of(one, h),
                sums_.first, true);
@@ -318,7 +340,7 @@ class TileAdjoint {
   const Cotangents<T>& g_;
   const WeightSums<T>& sums_;
   int64_t row_, rows_;
-  T *memory_, *slopes_, *before_, *g_one_, *g_y_, *g_step_, *small_, *trace_;
+  T *stages_, *slopes_, *before_, *g_one_, *g_y_, *g_step_, *small_, *trace_;
 };
 
 /// The sums of all chunks in the order of cnf_solve_grad.
@@ -345,8 +367,15 @@ bool CpuBackendFast::has_cnf_solve(const CnfField& field, const SolveSteps& step
   return is_solvable(field, steps, gradient);
 }
 
+int64_t CpuBackendFast::cnf_kept(const CnfField& field, const SolveSteps& steps,
+                                 int64_t rows) const {
+  const int64_t h = (*field.x.shape)[0], d = (*field.x.shape)[1];
+  const int64_t stages = kept_stages(steps, rows, d, h);
+  return stages <= kKeptNumbers ? stages : Backend::cnf_kept(field, steps, rows);
+}
+
 void CpuBackendFast::cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y,
-                               View integral, View states) {
+                               View integral, View kept) {
   visit_floating("cnf_solve", y0.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (y0.numel() == 0) return;
@@ -356,19 +385,19 @@ void CpuBackendFast::cnf_solve(const CnfField& field, const SolveSteps& steps, V
       T* const end = y.as<T>() + row * f.d;
       std::copy_n(y0.as<const T>() + row * f.d, rows * f.d, end);
       solve_tile(f, row, rows, end, integral.defined() ? integral.as<T>() + row : nullptr,
-                 states.defined() ? states.as<T>() : nullptr);
+                 kept.defined() ? kept.as<T>() : nullptr);
     });
   });
 }
 
-void CpuBackendFast::cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View states,
+void CpuBackendFast::cnf_solve_grad(const CnfField& field, const SolveSteps& steps, View kept,
                                     View g_y, View g_integral, View g_y0, View g_left, View g_right,
                                     View g_weights) {
   visit_floating("cnf_solve_grad", g_y.dtype, [&](auto type) {
     using T = typename decltype(type)::type;
     if (g_y.numel() == 0) return fill(g_weights, 0);
     const Field<T> f(field, steps, (*g_y.shape)[0]);
-    const Cotangents<T> g{states.as<const T>(),
+    const Cotangents<T> g{kept.as<T>(),
                           g_y.as<const T>(),
                           g_integral.as<const T>(),
                           g_y0.as<T>(),
