@@ -125,6 +125,12 @@ TEST_CASE("a solve by one kernel equals its twin, gradients included", "[cnf_sol
   close(solved(*usual, 17, 1, true), solved(*usual, 17, 1, false));
 }
 
+TEST_CASE("a solve that is too long to keep its stages finds them again", "[cnf_solve_test]") {
+  // Three tiles of rows, 85 steps of four stages: past the 2^23 numbers that the CPU keeps.
+  const auto flow = flow_of(2, 64, Trace::hutchinson, "rk4", DType::float64, 85);
+  close(solved(*flow, 75, 1, true), solved(*flow, 75, 1, false));
+}
+
 TEST_CASE("a second derivative goes through the twin", "[cnf_solve_test][device]") {
   for (const Trace trace : {Trace::hutchinson, Trace::exact}) {
     const auto flow = flow_of(2, 8, trace, "rk4", DType::float64, 2);
