@@ -101,6 +101,7 @@ void name_methods(std::vector<Method>& methods) {
     if (several) {
       const int64_t n = m.runs[0]->evaluations;
       m.label += fmt::format(", {} evaluation{}", n, n == 1 ? "" : "s");
+      if (m.name.starts_with("diffusion")) m.label += m.runs[0]->n_steps > 0 ? ", DDIM" : ", DDPM";
     }
   }
 }
@@ -189,6 +190,15 @@ void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, 
   EvaluationOptions options = evaluation_options(a.loop, a.common.seed, o.horizon, image_size(o));
   options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
   const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
+  std::map<int64_t, int64_t> seen;
+  for (const int64_t n : steps) {
+    const auto [at, fresh] = seen.emplace(policy.head().evaluations({.n_steps = n}), n);
+    if (!fresh && o.head == HeadKind::flow) {
+      throw UsageError(fmt::format(
+          "--n-steps: {} and {} are the same for the flow of {}; one of them is accepted",
+          at->second, n, path));
+    }
+  }
   const std::vector<MetricsRow> history = read_metrics(path + "/metrics.jsonl");
   const Config config = identity(path, o, history);
   for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
