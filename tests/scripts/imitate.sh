@@ -101,6 +101,9 @@ says '"evaluations":3' out
 says '3 evaluations' out
 says 'equal compute' page.html
 says 'against evaluations' page.html
+ok compare --run whole-diffusion --n-steps 0 --n-steps 3 --episodes 2 --quiet
+says 'evaluations, DDPM' out
+says '3 evaluations, DDIM' out
 # One method is one command but for the seed.
 go other-seed --head flow --seed 1
 go wider --head flow --batch-size 16
