@@ -31,7 +31,26 @@ struct BenchArguments {
   double budget = 2;
   bool list = false;
   bool verify_only = false;
+  bool peak_memory = false;
 };
+
+/// The process's resident bytes by the key of /proc/self/status: now (VmRSS), or the most since
+/// the last reset (VmHWM). Raises Error where the system does not tell.
+int64_t resident_bytes(const std::string& key) {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key + ":")) return 1024 * std::stoll(line.substr(key.size() + 1));
+  }
+  throw Error("bench: --peak-memory reads /proc/self/status, which this system lacks");
+}
+
+/// Growth of the resident set in three runs, as the peers count it: set-up is over, nothing ran.
+int64_t peak_growth(const BenchCase::Prepared& work) {
+  std::ofstream("/proc/self/clear_refs") << "5";
+  const int64_t before = resident_bytes("VmRSS");
+  for (int i = 0; i < 3; ++i) work.run();
+  return std::max<int64_t>(0, resident_bytes("VmHWM") - before);
+}
 
 /// Rate, and percent of the measured limit that bounds the case where one is known; empty where
 /// neither work nor bytes are.
@@ -75,6 +94,22 @@ void run_bench(const BenchArguments& a) {
   root["cpu"] = cpu_name();
   root["device"] = device.to_string();
   root["compiler"] = "g++ " __VERSION__;
+  if (a.peak_memory) {
+    if (cases.size() > 1 || a.verify_only || !device.is_cpu()) {
+      throw UsageError(fmt::format(
+          "--peak-memory: given with {}; one case by --only on the CPU is accepted, for "
+          "memory that others leave in the pool would hide its own",
+          cases.size() > 1 ? fmt::format("{} cases", cases.size())
+          : a.verify_only  ? "--verify-only"
+                           : "--device cuda"));
+    }
+    const int64_t bytes = peak_growth(cases[0].prepare());
+    fmt::print("{:48s} peak {:9.2f} MiB above set-up\n", cases[0].name,
+               static_cast<double>(bytes) / (1 << 20));
+    root["cases"][cases[0].name]["peak_bytes"] = bytes;
+    if (!a.json_file.empty()) write_file_atomic(a.json_file, json_text(root, 1) + "\n", "bench");
+    return;
+  }
   Roofline limit;
   if (!device.is_cpu()) {
     fmt::print("{}\n", device.to_string());
@@ -148,6 +183,8 @@ void add_bench(CLI::App& app) {
   c.text("--only", a->only, "Cases whose name contains this");
   c.flag("--list", a->list, "Print the names and stop");
   c.flag("--verify-only", a->verify_only, "Check every case, time none");
+  c.flag("--peak-memory", a->peak_memory,
+         "Growth of the resident set in three runs of one case, instead of times");
   c.file("--config", a->config_file, "Options as lines name = value or JSON; the command line wins")
       .transient();
   c.group("Computation");
