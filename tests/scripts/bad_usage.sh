@@ -154,6 +154,8 @@ needs an array for input@grad --model diffusion --output y.safetensors
 --guidance: given@eval --model flow_matching --quantity loss --input x.npy --guidance 2 --output y.npy
 --set: model planar: unknown key@init --model planar --set hidden=3 --output w.safetensors
 --model: unknown model@init --model nothing --output w.safetensors
+--peak-memory: given with@bench --peak-memory
+--verify-only; one case@bench --only planar/train/d2_b128 --peak-memory --verify-only
 "-1" given; a number from 0 to 3600@bench --budget -1
 from 0 to 1024@bench --threads 5000
 baseline, avx2 and avx512 are accepted@bench --isa sse

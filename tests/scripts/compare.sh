@@ -1,4 +1,4 @@
-# bench/compare.py: each verdict, the gate, and files that hold no timings.
+# bench/compare.py: each verdict, the gate, and files that hold no timings; what flowgrad bench writes.
 command -v python3 >/dev/null || exit 77
 script=$(cd "$(dirname "$0")/../../bench" && pwd)/compare.py
 . "$(dirname "$0")/common.inc"
@@ -45,6 +45,9 @@ compare 2 a1.json bad.json
 says "x: min_s is no time above 0" err
 # What the command writes is what the script reads.
 ok bench --only autograd --budget 0.01 --threads 1 --json t.json
+ok bench --only planar/train/d2_b128 --peak-memory --threads 1 --json m.json
+says "MiB above set-up" out
+says peak_bytes m.json
 compare 0 t.json t.json --gate
 says "same; geometric mean of b/a 1.000" out
 finish
