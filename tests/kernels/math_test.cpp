@@ -61,6 +61,7 @@ const std::vector<Function> kFunctions{
     {"gelu", UnaryOp::gelu, 0, EXACT(x / 2 * std::erfc(-x * std::sqrt(decltype(x)(0.5)))), -13, 13,
      8},
     {"pow 2.5", UnaryOp::pow_scalar, 2.5, EXACT(std::pow(x, decltype(x)(2.5))), -kAll, kAll, 2.5},
+    {"pow 3", UnaryOp::pow_scalar, 3, EXACT(x* x* x), -kAll, kAll, 2.5},
     {"pow -3", UnaryOp::pow_scalar, -3, EXACT(std::pow(x, decltype(x)(-3))), -kAll, kAll, 2.5},
 };
 
@@ -162,6 +163,54 @@ TEST_CASE("float32 functions over one float in sixteen", "[math_test][nightly]")
   for (const Function& f : kFunctions) {
     for (uint64_t first = 0; first < (uint64_t{1} << 32); first += (uint64_t{1} << 24))
       check(f, floats(first, 16, 1u << 20));
+  }
+}
+
+TEST_CASE("AVX2 and AVX-512 give the same bits", "[math_test]") {
+  if (!cpu::has_isa("avx512")) return;
+  CpuSettings restore;
+  const auto bits = [](const char* isa, const Function& f, const Tensor& x) {
+    cpu::set_isa(isa);
+    const Tensor y = Tensor::empty(x.shape(), x.dtype());
+    backend(Device::cpu()).unary(f.op, {f.p, 0}, x, y);
+    std::vector<double> v = y.to_vector<double>();
+    for (double& d : v) d = std::isnan(d) ? 1e300 : d;
+    return v;
+  };
+  const std::vector<float> narrow = floats(5, 65537 * 2 + 1, 1u << 15);
+  const std::vector<double> wide = doubles(20000);
+  const Tensor x32 = Tensor::from(narrow, {static_cast<int64_t>(narrow.size())});
+  const Tensor x64 = Tensor::from(wide, {static_cast<int64_t>(wide.size())});
+  for (const Function& f : kFunctions) {
+    INFO(f.name);
+    CHECK(bits("avx2", f, x32) == bits("avx512", f, x32));
+    CHECK(bits("avx2", f, x64) == bits("avx512", f, x64));
+  }
+}
+
+TEST_CASE("the slope of GELU at every instruction set", "[math_test]") {
+  CpuSettings restore;
+  std::vector<double> v{0, -0.0, 38, -38, 1e30, -1e30, -0.7517915246935645};
+  for (int i = -2000; i <= 2000; ++i) v.push_back(i / 130.0);
+  const int64_t n = static_cast<int64_t>(v.size());
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    for (const DType dtype : {DType::float32, DType::float64}) {
+      const Tensor x = Tensor::from(v, {n}, dtype), one = Tensor::empty({n}, dtype);
+      backend(Device::cpu()).fill(one, 1);
+      const Tensor got = Tensor::empty({n}, dtype);
+      backend(Device::cpu()).unary_grad(UnaryOp::gelu, {}, one, x, x, got);
+      const double epsilon = dtype == DType::float32 ? 0x1p-24 : 0x1p-53;
+      for (int64_t i = 0; i < n; ++i) {
+        const Real a = static_cast<Real>(x.at({i}));
+        const Real density = std::exp(-a * a / 2) * 0.398942280401432677939946L;
+        const Real want =
+            std::erfc(-a * std::sqrt(Real(0.5))) / 2 + (density == 0 ? 0 : a * density);
+        CAPTURE(static_cast<double>(a));
+        CHECK(std::fabs(static_cast<double>(got.at({i}) - want)) <= 4 * epsilon);
+      }
+    }
   }
 }
 

@@ -204,8 +204,6 @@ void CpuBackendFast::add_into(View in, View out) {
 }
 
 void CpuBackendFast::unary(UnaryOp op, Params params, View x, View out) {
-  // The same value, at a twentieth of the price.
-  if (op == UnaryOp::pow_scalar && params.p == 2) op = UnaryOp::square;
   const bool done =
       out.dtype == x.dtype && with_floating(x.dtype, [&](auto zero) {
         using T = decltype(zero);

@@ -75,18 +75,41 @@ constexpr bool saves_letter(const char* saves, char letter) {
 #undef COMPARE
 #undef PREDICATE
 
-/// The values of GELU and SiLU have functions of their own, see math.h; the table's lines define
-/// them but would round more often.
-struct unary_accurate_gelu {
+/// GELU and SiLU have functions of their own, see math.h; the table's lines define them but would
+/// round more often, and divide twice in SiLU's slope.
+struct unary_accurate_gelu : unary_gelu {
   template <class T>
   static FG_INLINE T value(T x, T, T) {
     return gelu(x);
   }
+  template <class T>
+  static FG_INLINE T derivative(T x, T, T, T) {
+    return gelu_slope(x);
+  }
 };
-struct unary_accurate_silu {
+struct unary_accurate_silu : unary_silu {
   template <class T>
   static FG_INLINE T value(T x, T, T) {
     return silu(x);
+  }
+  template <class T>
+  static FG_INLINE T derivative(T x, T, T, T) {
+    const T s = sigmoid(x);
+    return s * fma(x, T(1) - s, T(1));
+  }
+};
+
+/// Powers that are a product or two.
+template <int Exponent>
+struct unary_whole_power {
+  static constexpr bool strong = STRONG, saves_x = true, saves_y = false;
+  template <class T>
+  static FG_INLINE T value(T x, T, T) {
+    return Exponent == 2 ? x * x : x * x * x;
+  }
+  template <class T>
+  static FG_INLINE T derivative(T x, T, T, T) {
+    return Exponent == 2 ? T(2) * x : T(3) * (x * x);
   }
 };
 
@@ -112,6 +135,19 @@ void run_unary_grad(const T* g, const T* x, const T* y, T* out, int64_t n, T p, 
         const V vg = take(g + i, count), d = Op::derivative(vx, vy, vp, vq);
         put(Op::strong ? mul_zero(vg, d) : vg * d, out + i, count);
       });
+}
+
+template <class T>
+void run_pow_scalar(const T* x, T* out, int64_t n, T p, T q) {
+  if (p == T(2)) return run_unary<unary_whole_power<2>>(x, out, n, p, q);
+  if (p == T(3)) return run_unary<unary_whole_power<3>>(x, out, n, p, q);
+  run_unary<unary_pow_scalar>(x, out, n, p, q);
+}
+template <class T>
+void run_pow_scalar_grad(const T* g, const T* x, const T* y, T* out, int64_t n, T p, T q) {
+  if (p == T(2)) return run_unary_grad<unary_whole_power<2>>(g, x, y, out, n, p, q);
+  if (p == T(3)) return run_unary_grad<unary_whole_power<3>>(g, x, y, out, n, p, q);
+  run_unary_grad<unary_pow_scalar>(g, x, y, out, n, p, q);
 }
 
 template <class Op, class T>
@@ -208,7 +244,11 @@ constexpr ElementwiseTable<T> table_of() {
 #undef COMPARE
 #undef PREDICATE
   t.unary[cpu::number::unary_gelu] = &run_unary<unary_accurate_gelu, T>;
+  t.unary_grad[cpu::number::unary_gelu] = &run_unary_grad<unary_accurate_gelu, T>;
+  t.unary[cpu::number::unary_pow_scalar] = &run_pow_scalar<T>;
+  t.unary_grad[cpu::number::unary_pow_scalar] = &run_pow_scalar_grad<T>;
   t.unary[cpu::number::unary_silu] = &run_unary<unary_accurate_silu, T>;
+  t.unary_grad[cpu::number::unary_silu] = &run_unary_grad<unary_accurate_silu, T>;
   t.where = &run_where<T>;
   t.fill = &run_fill<T>;
   t.lerp = &run_lerp<T>;

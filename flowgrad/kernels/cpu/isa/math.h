@@ -91,83 +91,168 @@ FG_INLINE vec<T, N> mul_zero(vec<T, N> a, vec<T, N> b) {
   return select(a == V(0), V(0), a * b);
 }
 
-/// e^(t^2) erfc(t) for 0 <= t <= 10.2, to 1e-10 relative: a polynomial in (t - 2) / (t + 2) over
-/// 1 + 2t (the form of Shepherd and Laframboise 1981).
-template <int N>
-FG_INLINE vec<double, N> erfcx_polynomial(vec<double, N> t) {
-  using V = vec<double, N>;
-  const V w = (t - V(2)) / (t + V(2));
-  return horner(w, 1.27697838162872523e+00, -9.27638260621596877e-02, -1.66030408638105975e-01,
-                1.64051251318220681e-01, -5.42197462767039853e-02, -8.03351503357607397e-03,
-                8.72053890206061708e-03, 1.26737115990623191e-03, -1.44922493899585854e-03,
-                -4.38504405123185421e-04, 1.95859427348951172e-04, 1.19670022024897163e-04,
-                -3.12766523813311381e-06, -1.01746260215963301e-05) /
-         fma(V(2), t, V(1));
+// Error functions: erfc(t) = e^(-t^2) h(t) for t >= 0 with h(t) = q R(q), q = k / (t + k), the
+// variable of Shepherd and Laframboise (1981): R is smooth over the whole half-line.
+
+template <class T>
+constexpr T kErfcScale = sizeof(T) == 4 ? T(3) : T(4);
+
+/// The upper half of a number's digits: products of two such halves are exact.
+template <class T, int N>
+FG_INLINE vec<T, N> upper_half(vec<T, N> x) {
+  constexpr BitsOf<T> keep = ~((BitsOf<T>(1) << (sizeof(T) == 4 ? 12 : 27)) - 1);
+  return from_bits<T, N>(to_bits(x) & keep);
 }
-/// erfc good to a float.
+/// c - a b for a b that is nearly c, without the product's rounding.
+template <class T, int N>
+FG_INLINE vec<T, N> residual(vec<T, N> c, vec<T, N> a, vec<T, N> b) {
+#if defined(__FMA__)
+  return fma(-a, b, c);
+#else
+  const vec<T, N> ah = upper_half(a), al = a - ah, bh = upper_half(b), bl = b - bh;
+  return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
+#endif
+}
+
+/// A number and what its rounding lost.
+template <class V>
+struct Pair {
+  V high, low;
+};
+template <class T, int N>
+FG_INLINE Pair<vec<T, N>> fast_two_sum(vec<T, N> a, vec<T, N> b) {
+  const vec<T, N> sum = a + b;
+  return {sum, b - (sum - a)};
+}
+
 template <int N>
-FG_INLINE vec<double, N> erfc_of_float(vec<double, N> x) {
+FG_INLINE Pair<vec<float, N>> erfc_ratio(vec<float, N> q) {
+  using V = vec<float, N>;
+  const V w = q - V(0.49609375);
+  return fast_two_sum(
+      V(3.557137549e-01f),
+      w * horner(w, 5.828191638e-01f, 7.773272395e-01f, 8.179940581e-01f, 6.318880320e-01f,
+                 2.868166566e-01f, -2.252036892e-02f, -1.296610683e-01f, -4.386544600e-02f,
+                 5.407653376e-02f, 2.399082063e-03f));
+}
+template <int N>
+FG_INLINE Pair<vec<double, N>> erfc_ratio(vec<double, N> q) {
   using V = vec<double, N>;
-  const V a = abs(x), t = select(a > V(10.2), V(10.2), a);
-  // Beyond 10.2 it is less than half the smallest float.
-  const V y = select(a > V(10.2), V(0), exp_of_negative(-(t * t)) * erfcx_polynomial(t));
-  return select(x < V(0), V(2) - y, y);
+  const V w = q - V(0.4599609375);
+  return fast_two_sum(
+      V(2.55622249348124941e-01),
+      w * horner(w, 4.31236976335603150e-01, 6.55158332172099844e-01, 8.90577571831468018e-01,
+                 1.07227883713434013e+00, 1.12551296010009660e+00, 1.00290405736648380e+00,
+                 7.21441148783726005e-01, 3.70757591585227586e-01, 7.47429543058999168e-02,
+                 -7.76725264741731231e-02, -8.43933506843589365e-02, -2.07484630182789044e-02,
+                 2.63900138882536828e-02, 2.35284854648924110e-02, -2.65810949343902540e-03,
+                 -1.36326719424447358e-02, -3.16288281928992941e-03, 7.18610105779420982e-03,
+                 3.08566312051880998e-03, -4.09272966696857220e-03, -1.02080107620679175e-03,
+                 1.75840386910787569e-03, -3.45813434641282103e-04));
+}
+/// h(t) for 0 <= t <= 10.6 (float) or 27.6.
+template <class T, int N>
+FG_INLINE Pair<vec<T, N>> scaled_erfc(vec<T, N> t) {
+  using V = vec<T, N>;
+  const V k(kErfcScale<T>), sum = t + k, q = k / sum;
+  const auto ratio = erfc_ratio(q);
+  const V h = q * ratio.high;
+  // q belongs to a t that is off by the roundings of the sum and the quotient, which a k this large
+  // magnifies; the slope is h' = 2 t h - 2 / sqrt(pi).
+  const V off = fma(residual(k, q, sum) * sum, V(-1 / kErfcScale<T>), t - (sum - k));
+  const V lost = fma(q, ratio.low, -residual(h, q, ratio.high));
+  return {h, fma(off, fma(t + t, h, V(-1.1283791670955126)), lost)};
+}
+
+/// f e^(-share t^2), share 1 or 1/2, for a t whose square does not overflow. The square's rounding
+/// alone would cost t^2 ulp, so its upper half is exact and what is left joins the reduced
+/// argument.
+template <class T, int N>
+FG_INLINE vec<T, N> gauss(vec<T, N> t, T share, Pair<vec<T, N>> f) {
+  using V = vec<T, N>;
+  const V high = upper_half(t + V(0)), low = t - high;  // + 0: a NaN of any kind stays one
+  const auto e = reduce_exp(high * high * V(-share), low * (t + high) * V(-share));
+  const V p = fma(e.r * e.r, exp_tail(e.r), e.r);
+  return scale(f.high + fma(f.high, p, fma(f.low, p, f.low)), e);
+}
+
+/// erf(x) for |x| <= 0.93 (float) or 0.65.
+template <int N>
+FG_INLINE vec<float, N> erf_near_zero(vec<float, N> x) {
+  return fma(x,
+             horner(x * x, 1.283791512e-01f, -3.761248887e-01f, 1.128175408e-01f, -2.676399425e-02f,
+                    4.988905974e-03f, -5.967310863e-04f),
+             x);
+}
+template <int N>
+FG_INLINE vec<double, N> erf_near_zero(vec<double, N> x) {
+  return fma(
+      x,
+      horner(x * x, 1.28379167095512586e-01, -3.76126389031837538e-01, 1.12837916709551234e-01,
+             -2.68661706451302183e-02, 5.22397762541856707e-03, -8.54832702026335533e-04,
+             1.20553327088911385e-04, -1.49256349592669773e-05, 1.64615335551684775e-06,
+             -1.63513251380328117e-07, 1.45754108263905507e-08, -1.01282958847517251e-09),
+      x);
+}
+
+template <class T, int N>
+FG_INLINE vec<T, N> erfc(vec<T, N> x) {
+  using V = vec<T, N>;
+  // Beyond the bound it is less than half the smallest number.
+  const V a = smaller(V(sizeof(T) == 4 ? 10.5 : 27.5), abs(x));
+  const V y = gauss(a, T(1), scaled_erfc(a));
+  return select(a < V(0.65), V(1) - erf_near_zero(x), select(x < V(0), V(2) - y, y));
 }
 
 template <int N>
 FG_INLINE vec<float, N> erf(vec<float, N> x) {
   using V = vec<float, N>;
-  const V a = abs(x), z = x * x;
-  const V small = fma(x,
-                      horner(z, 1.283791512e-01f, -3.761248887e-01f, 1.128175408e-01f,
-                             -2.676399425e-02f, 4.988905974e-03f, -5.967310863e-04f),
-                      x);
+  const V a = abs(x);
   // 1 - e^-g with g = -log erfc.
   const V t = select(a > V(4), V(4), a);
   const V g = horner(t, -3.628993290e-04f, 1.130446672e+00f, 6.313738823e-01f, 1.106159911e-01f,
                      -2.681335434e-02f, 4.943877924e-03f, -6.525363424e-04f, 5.654669076e-05f,
                      -2.754702791e-06f, 5.148567439e-08f);
   const V large = copysign(V(1) - exp_of_negative(-g), x);
-  return select(a < V(0.9296875f), small, select(x == x, large, x));
-}
-template <int N>
-FG_INLINE vec<float, N> erfc(vec<float, N> x) {
-  const auto h = widen(x);
-  return select(x == x, narrow<N>(erfc_of_float(h.low), erfc_of_float(h.high)), x);
+  return select(a < V(0.9296875f), erf_near_zero(x), select(x == x, large, x));
 }
 template <int N>
 FG_INLINE vec<double, N> erf(vec<double, N> x) {
-  return per_lane(x, [](double v) { return __builtin_erf(v); });
-}
-template <int N>
-FG_INLINE vec<double, N> erfc(vec<double, N> x) {
-  return per_lane(x, [](double v) { return __builtin_erfc(v); });
+  using V = vec<double, N>;
+  const V a = smaller(V(6), abs(x));
+  const V large = copysign(V(1) - gauss(a, 1., scaled_erfc(a)), x);
+  return select(a < V(0.65), erf_near_zero(x), large);
 }
 
-/// x Phi(x). Through erfc(-x / sqrt 2) in float, the rounding of the argument alone would cost 80
-/// ulp in the left tail.
-template <int N>
-FG_INLINE vec<double, N> gelu_of_float(vec<double, N> x) {
-  using V = vec<double, N>;
-  return V(0.5) * x * erfc_of_float(x * V(-0.7071067811865476));
+/// Beyond, Phi(-a) is less than half the smallest number.
+template <class T>
+constexpr T kGeluEnd = sizeof(T) == 4 ? T(14.7) : T(38.8);
+/// Phi(-a) = e^(-a^2/2) phi_tail(a), a >= 0.
+template <class T, int N>
+FG_INLINE Pair<vec<T, N>> phi_tail(vec<T, N> a) {
+  using V = vec<T, N>;
+  const auto h = scaled_erfc(a * V(0.7071067811865476));
+  return {V(0.5) * h.high, V(0.5) * h.low};
 }
-template <int N>
-FG_INLINE vec<float, N> gelu(vec<float, N> x) {
-  const auto h = widen(x);
-  return select(x == x, narrow<N>(gelu_of_float(h.low), gelu_of_float(h.high)), x);
+/// x Phi(x). Through erfc(-x / sqrt 2), the rounding of the argument alone would cost 80 ulp in the
+/// left tail.
+template <class T, int N>
+FG_INLINE vec<T, N> gelu(vec<T, N> x) {
+  using V = vec<T, N>;
+  const V a = smaller(V(kGeluEnd<T>), abs(x));
+  const auto h = phi_tail(a);
+  const V y = gauss(a, T(0.5), {a * h.high, a * h.low});
+  // At -infinity it is infinity times 0, as in the table's line.
+  return select(x < V(0), x * V(0), x) - y;
 }
-template <int N>
-FG_INLINE vec<double, N> gelu(vec<double, N> x) {
-  using V = vec<double, N>;
-  // 1 / sqrt 2 in three parts, so that what the product with x loses is known: u + lost is exact to
-  // 2^-100, and the loss enters through the derivative of erfc.
-  const V high(0x1.6a09e6p-1), low(0x1.9fcef34p-27), rest(-4.833646656726457e-17);
-  const V u = x * V(0.7071067811865476);
-  const V x_high = from_bits<double, N>(to_bits(x) & ~std::int64_t{0x7ffffff}), x_low = x - x_high;
-  const V lost = (((x_high * high - u) + x_high * low) + x_low * high) + (x_low * low + x * rest);
-  const V slope = V(1.1283791670955126) * exp(-(u * u));
-  const V correction = select(abs(x) < V(40), slope * lost, V(0));
-  return V(0.5) * x * (erfc(-u) + correction);
+/// Phi(x) + x phi(x), NaN at the infinities as the table's line.
+template <class T, int N>
+FG_INLINE vec<T, N> gelu_slope(vec<T, N> x) {
+  using V = vec<T, N>;
+  const V a = smaller(V(kGeluEnd<T>), abs(x));
+  const auto h = phi_tail(a);
+  const V y = gauss(a, T(0.5), {fma(a, V(-0.3989422804014327), h.high), h.low});
+  return select(x < V(0), y, V(1) - y) + x * V(0);
 }
 
 /// |x|^y good to a float, for finite x and y, x not zero.

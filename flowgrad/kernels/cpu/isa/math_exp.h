@@ -55,6 +55,16 @@ FG_INLINE ExpReduction<T, N> reduce_exp(vec<T, N> x) {
   return {r, n, wrap_sub<T, N>(to_bits(shifted), to_bits(V(F::round_magic)))};
 }
 
+/// The same for x + rest, rest much smaller, as if the sum were exact.
+template <class T, int N>
+FG_INLINE ExpReduction<T, N> reduce_exp(vec<T, N> x, vec<T, N> rest) {
+  using V = vec<T, N>;
+  using F = Format<T>;
+  auto e = reduce_exp(x + rest);
+  e.r = fma(e.n, V(-F::ln2_hi), x) + fma(e.n, V(-F::ln2_lo), rest);
+  return e;
+}
+
 /// 2^n for n within the exponent range of normal numbers.
 template <class T, int N>
 FG_INLINE vec<T, N> power_of_two(Raw<BitsOf<T>, N> n) {
@@ -125,7 +135,7 @@ FG_INLINE vec<T, N> expm1(vec<T, N> x) {
   return select(abs(x) < V(sizeof(T) == 4 ? 0x1p-25 : 0x1p-54), x, y);
 }
 
-/// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for positive finite x.
+/// x = 2^e (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)), for positive normal x.
 template <class T, int N>
 struct LogReduction {
   vec<T, N> f, e;
@@ -134,10 +144,7 @@ template <class T, int N>
 FG_INLINE LogReduction<T, N> reduce_log(vec<T, N> x) {
   using V = vec<T, N>;
   using F = Format<T>;
-  const mask<T, N> tiny = x < V(F::min_normal);
-  const T lift = sizeof(T) == 4 ? T(0x1p25) : T(0x1p54);
-  const V lifted = select(tiny, x * V(lift), x);
-  const Raw<BitsOf<T>, N> ix = to_bits(lifted);
+  const Raw<BitsOf<T>, N> ix = to_bits(x);
   constexpr BitsOf<T> exponent_mask = ~((BitsOf<T>(1) << F::mantissa) - 1);
   const Raw<BitsOf<T>, N> shifted =
       wrap_sub<T, N>(ix, all_bits<T, N>(F::sqrt_half)) & exponent_mask;
@@ -146,7 +153,7 @@ FG_INLINE LogReduction<T, N> reduce_log(vec<T, N> x) {
   const Raw<BitsOf<T>, N> biased =
       wrap_add<T, N>(shifted, all_bits<T, N>(BitsOf<T>(F::bias) << F::mantissa)) >> F::mantissa;
   const V e = from_bits<T, N>(wrap_add<T, N>(biased, to_bits(V(F::round_magic)))) -
-              V(F::round_magic) - select(tiny, V(F::bias + (sizeof(T) == 4 ? 25 : 54)), V(F::bias));
+              V(F::round_magic + F::bias);
   return {m - V(1), e};
 }
 
@@ -189,8 +196,16 @@ FG_INLINE vec<T, N> log_edges(vec<T, N> argument, vec<T, N> y) {
 
 template <class T, int N>
 FG_INLINE vec<T, N> log(vec<T, N> x) {
+  using V = vec<T, N>;
+  using F = Format<T>;
+  const mask<T, N> plain = (x >= V(F::min_normal)) & (x < V(F::infinity));
   const auto l = reduce_log(x);
-  return log_edges(x, log_of(l.f, l.e, vec<T, N>(0)));
+  const V y = log_of(l.f, l.e, V(0));
+  if (__builtin_expect(!any(!plain), 1)) return y;
+  const mask<T, N> tiny = x < V(F::min_normal);
+  constexpr T digits = F::mantissa + 2, lift = sizeof(T) == 4 ? T(0x1p25) : T(0x1p54);
+  const auto s = reduce_log(x * V(lift));
+  return log_edges(x, select(tiny, log_of(s.f, s.e - V(digits), V(0)), y));
 }
 
 template <class T, int N>

@@ -1,6 +1,6 @@
 #pragma once
-// sin, cos, tan and atan2 on vec. Floats are reduced in double, which keeps every bit near
-// multiples of pi / 2; doubles by three 33-bit parts of pi / 2 (fdlibm's medium range). Huge
+// sin, cos, tan and atan2 on vec. Floats are reduced by four short parts of pi / 2 (Cody and Waite
+// 1980) and, farther out, in double; doubles by three 33-bit parts (fdlibm's medium range). Huge
 // arguments go to libm, lane by lane.
 
 #include "flowgrad/kernels/cpu/isa/math_exp.h"
@@ -79,18 +79,53 @@ FG_INLINE vec<double, N> sin_or_cos(vec<double, N> x) {
   return result;
 }
 
-template <int Shift, int N>
-FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
+// pi / 2 as three numbers of 13 bits, whose products with n <= 2^11 are exact, and the rest.
+constexpr float kPio2Parts[] = {0x1.922p+0f, -0x1.2afp-18f, 0x1.0b4p-34f, 0x1.84698ap-48f};
+constexpr float kNearTrigLimit = 3200;
+
+/// x = n pi/2 + r, r good to a rounding of its own.
+template <int N>
+struct ShortTrigReduction {
+  vec<float, N> r;
+  Raw<std::int32_t, N> n;
+};
+/// For |x| <= kNearTrigLimit.
+template <int N>
+FG_INLINE ShortTrigReduction<N> reduce_trig_near(vec<float, N> x) {
   using V = vec<float, N>;
+  const V shifted = fma(x, V(static_cast<float>(kTwoOverPi)), V(Format<float>::round_magic));
+  const V n = shifted - V(Format<float>::round_magic);
+  const V first = fma(n, V(-kPio2Parts[0]), x);  // exact
+  const V second = n * V(kPio2Parts[1]);
+  const V r = first - second;
+  // What that rounding lost, and the other parts: one more rounding for all of them.
+  const V lost = (first - r) - second;
+  return {r + fma(n, V(-kPio2Parts[3]), fma(n, V(-kPio2Parts[2]), lost)), to_bits(shifted)};
+}
+/// For |x| <= kTrigLimit.
+template <int N>
+FG_INLINE ShortTrigReduction<N> reduce_trig_far(vec<float, N> x) {
   const auto halves = widen(x);
   const auto low = reduce_trig_short(halves.low), high = reduce_trig_short(halves.high);
-  const V r = narrow<N>(low.r, high.r);
   struct {
     Raw<std::int32_t, N / 2> low, high;
   } parts{__builtin_convertvector(low.n & 3, Raw<std::int32_t, N / 2>),
           __builtin_convertvector(high.n & 3, Raw<std::int32_t, N / 2>)};
-  const Raw<std::int32_t, N> quadrant = bit_cast<Raw<std::int32_t, N>>(parts) + Shift;
-  const V z = r * r;
+  return {narrow<N>(low.r, high.r), bit_cast<Raw<std::int32_t, N>>(parts)};
+}
+
+template <int Shift, int N>
+FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
+  using V = vec<float, N>;
+  auto t = reduce_trig_near(x);
+  const mask<float, N> far = !(abs(x) <= V(kNearTrigLimit));
+  const bool any_far = any(far);
+  if (__builtin_expect(any_far, 0)) {
+    const auto w = reduce_trig_far(x);
+    t = {select(far, w.r, t.r), far.m ? w.n : t.n};
+  }
+  const Raw<std::int32_t, N> quadrant = t.n + Shift;
+  const V r = t.r, z = r * r;
   const V s =
       fma(z * r,
           horner(z, -1.666666716e-01f, 8.333331905e-03f, -1.984006376e-04f, 2.724686965e-06f), r);
@@ -99,12 +134,14 @@ FG_INLINE vec<float, N> sin_or_cos(vec<float, N> x) {
   const V y = select(mask<float, N>{(quadrant & 1) != 0}, c, s);
   V result = from_bits<float, N>(to_bits(y) ^ ((quadrant & 2) << 30));
   if (Shift == 0) result = select(x == V(0), x, result);
-  const mask<float, N> far = !(abs(x) <= V(static_cast<float>(kTrigLimit)));
-  if (__builtin_expect(any(far), 0))
-    result = select(
-        far,
-        per_lane(x, [](float v) { return Shift == 0 ? __builtin_sinf(v) : __builtin_cosf(v); }),
-        result);
+  if (__builtin_expect(any_far, 0)) {
+    const mask<float, N> huge = !(abs(x) <= V(static_cast<float>(kTrigLimit)));
+    if (any(huge))
+      result = select(
+          huge,
+          per_lane(x, [](float v) { return Shift == 0 ? __builtin_sinf(v) : __builtin_cosf(v); }),
+          result);
+  }
   return result;
 }
 
