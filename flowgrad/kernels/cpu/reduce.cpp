@@ -192,7 +192,36 @@ bool any_byte(const uint8_t* p, int64_t n, uint8_t value) {
   return std::memchr(p, value, static_cast<size_t>(n)) != nullptr;
 }
 
-bool is_last_axis(const View& v, int axis) { return v.rank() > 0 && axis == v.rank() - 1; }
+/// Shape and strides of a view whose axis `axis` is moved behind the others.
+struct AxisLast {
+  Shape shape;
+  Strides strides;
+  View view;
+
+  AxisLast(const View& v, int axis) : view(v) {
+    for (int d = 0; d < v.rank(); ++d) {
+      if (d == axis) continue;
+      shape.push_back((*v.shape)[d]);
+      strides.push_back((*v.strides)[d]);
+    }
+    shape.push_back((*v.shape)[axis]);
+    strides.push_back((*v.strides)[axis]);
+    view.shape = &shape;
+    view.strides = &strides;
+  }
+  AxisLast(const AxisLast&) = delete;
+  Tensor copy() const {
+    const Tensor t = Tensor::empty(shape, view.dtype);
+    fast_cpu_backend().copy(view, t);
+    return t;
+  }
+};
+
+/// Whether rows lie ready for the kernels: along the last axis, everything contiguous.
+template <class... Views>
+bool are_rows(int axis, const View& first, const Views&... others) {
+  return axis == first.rank() - 1 && first.is_contiguous() && (others.is_contiguous() && ...);
+}
 
 }  // namespace
 
@@ -224,14 +253,17 @@ void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
                                                    n, out.as<T>() + row * n);
     });
   };
-  const bool plain =
-      is_last_axis(x, axis) && x.dtype == out.dtype && x.is_contiguous() && out.is_contiguous();
-  if (plain && x.dtype == DType::float32)
+  if (x.dtype != out.dtype || (x.dtype != DType::float32 && x.dtype != DType::float64))
+    return ReferenceBackend::softmax(logarithm, x, axis, out);
+  if (!are_rows(axis, x, out)) {
+    const Tensor y = AxisLast(x, axis).copy();
+    softmax(logarithm, y, y.rank() - 1, y);
+    return copy(y, AxisLast(out, axis).view);
+  }
+  if (x.dtype == DType::float32)
     run(float{});
-  else if (plain && x.dtype == DType::float64)
-    run(double{});
   else
-    ReferenceBackend::softmax(logarithm, x, axis, out);
+    run(double{});
 }
 
 void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View out) {
@@ -245,14 +277,18 @@ void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View
           g.as<T>() + at, y.as<T>() + at, std::min(group, rows - i * group), n, out.as<T>() + at);
     });
   };
-  const bool plain = is_last_axis(y, axis) && y.dtype == out.dtype && g.dtype == y.dtype &&
-                     g.is_contiguous() && y.is_contiguous() && out.is_contiguous();
-  if (plain && y.dtype == DType::float32)
+  if (g.dtype != out.dtype || y.dtype != out.dtype ||
+      (out.dtype != DType::float32 && out.dtype != DType::float64))
+    return ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
+  if (!are_rows(axis, y, g, out)) {
+    const Tensor rows_g = AxisLast(g, axis).copy(), rows_y = AxisLast(y, axis).copy();
+    softmax_grad(logarithm, rows_g, rows_y, rows_y.rank() - 1, rows_g);
+    return copy(rows_g, AxisLast(out, axis).view);
+  }
+  if (out.dtype == DType::float32)
     run(float{});
-  else if (plain && y.dtype == DType::float64)
-    run(double{});
   else
-    ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
+    run(double{});
 }
 
 }  // namespace flowgrad::kernels
