@@ -253,7 +253,8 @@ void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
                                                    n, out.as<T>() + row * n);
     });
   };
-  if (x.dtype != out.dtype || (x.dtype != DType::float32 && x.dtype != DType::float64))
+  if (x.rank() == 0 || x.dtype != out.dtype ||
+      (x.dtype != DType::float32 && x.dtype != DType::float64))
     return ReferenceBackend::softmax(logarithm, x, axis, out);
   if (!are_rows(axis, x, out)) {
     const Tensor y = AxisLast(x, axis).copy();
@@ -277,7 +278,7 @@ void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View
           g.as<T>() + at, y.as<T>() + at, std::min(group, rows - i * group), n, out.as<T>() + at);
     });
   };
-  if (g.dtype != out.dtype || y.dtype != out.dtype ||
+  if (y.rank() == 0 || g.dtype != out.dtype || y.dtype != out.dtype ||
       (out.dtype != DType::float32 && out.dtype != DType::float64))
     return ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
   if (!are_rows(axis, y, g, out)) {
