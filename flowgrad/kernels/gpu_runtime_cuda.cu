@@ -4,9 +4,11 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/gpu.cuh"
+#include "flowgrad/kernels/gpu_graph.h"
 
 namespace flowgrad::gpu {
 namespace {
@@ -17,7 +19,18 @@ void check(cudaError_t status, const char* call) {
                     cudaGetErrorName(status) + ")");
 }
 
-cudaStream_t native(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+/// The stream that records this thread's work; the default one itself cannot be captured.
+thread_local cudaStream_t recording = nullptr;
+
+cudaStream_t native(Stream stream) {
+  return stream.handle == nullptr ? recording : static_cast<cudaStream_t>(stream.handle);
+}
+
+/// Asked of this thread first: the call itself would spoil the recording.
+void refuse_capture(const char* call) {
+  if (recording == nullptr) return;
+  throw DeviceError(std::string(call) + kNotInCapture);
+}
 
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
@@ -83,11 +96,13 @@ MemoryInfo memory_info() {
 
 void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
+  refuse_capture("copy_to_device");
   check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyHostToDevice, native(stream)),
         "copy_to_device");
 }
 void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream stream) {
   if (bytes == 0) return;
+  refuse_capture("copy_to_host");
   check(cudaMemcpyAsync(destination, source, bytes, cudaMemcpyDeviceToHost, native(stream)),
         "copy_to_host");
 }
@@ -101,7 +116,74 @@ void fill_bytes(void* destination, int value, std::size_t bytes, Stream stream) 
   check(cudaMemsetAsync(destination, value, bytes, native(stream)), "fill_bytes");
 }
 
-void synchronize(Stream stream) { check(cudaStreamSynchronize(native(stream)), "synchronize"); }
+void synchronize(Stream stream) {
+  refuse_capture("synchronize");
+  check(cudaStreamSynchronize(native(stream)), "synchronize");
+}
+
+void record_event(Event& event, Stream stream) {
+  refuse_capture("record_event");
+  if (event.handle == nullptr) {
+    cudaEvent_t made = nullptr;
+    check(cudaEventCreateWithFlags(&made, cudaEventDisableTiming), "record_event");
+    event.handle = made;
+  }
+  check(cudaEventRecord(static_cast<cudaEvent_t>(event.handle), native(stream)), "record_event");
+}
+
+void wait_event(Event event) {
+  if (event.handle == nullptr) return;
+  check(cudaEventSynchronize(static_cast<cudaEvent_t>(event.handle)), "wait_event");
+}
+
+void release_event(Event event) noexcept {
+  if (event.handle != nullptr) cudaEventDestroy(static_cast<cudaEvent_t>(event.handle));
+}
+
+void* native_stream(Stream stream) { return native(stream); }
+
+void begin_capture() {
+  if (recording != nullptr) throw DeviceError(kCapturesAlready);
+  // One of its own for each thread, never destroyed: the driver may be gone by then.
+  static thread_local cudaStream_t stream = nullptr;
+  if (stream == nullptr) {
+    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "begin_capture");
+  }
+  // Relaxed: the pool may ask the driver for memory meanwhile.
+  check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "begin_capture");
+  recording = stream;
+}
+
+Graph end_capture() {
+  if (recording == nullptr) throw DeviceError(kCapturesNothing);
+  cudaGraph_t graph = nullptr;
+  check(cudaStreamEndCapture(std::exchange(recording, nullptr), &graph), "end_capture");
+  cudaGraphExec_t runnable = nullptr;
+  const cudaError_t status = cudaGraphInstantiate(&runnable, graph, 0);
+  cudaGraphDestroy(graph);
+  check(status, "end_capture");
+  return {runnable};
+}
+
+void drop_capture() noexcept {
+  if (recording == nullptr) return;
+  cudaGraph_t graph = nullptr;
+  if (cudaStreamEndCapture(std::exchange(recording, nullptr), &graph) == cudaSuccess)
+    cudaGraphDestroy(graph);
+  cudaGetLastError();  // a recording that an error ended is no error of the next call
+}
+
+bool capturing() noexcept { return recording != nullptr; }
+
+void launch_graph(Graph graph, Stream stream) {
+  refuse_capture("launch_graph");
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.handle), native(stream)),
+        "launch_graph");
+}
+
+void release_graph(Graph graph) noexcept {
+  if (graph.handle != nullptr) cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph.handle));
+}
 
 void* pinned_allocate(std::size_t bytes) {
   void* pointer = nullptr;

@@ -1,9 +1,11 @@
 #include "flowgrad/kernels/emulator/device.h"
 
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -14,7 +16,7 @@
 #include "flowgrad/kernels/emulator/memory.h"
 #include "flowgrad/kernels/emulator/report.h"
 #include "flowgrad/kernels/emulator/scheduler.h"
-#include "flowgrad/kernels/gpu_runtime.h"
+#include "flowgrad/kernels/gpu_graph.h"
 
 namespace flowgrad::gpu {
 namespace emulator {
@@ -22,6 +24,11 @@ namespace {
 
 constexpr std::size_t kMaxQueued = 4096;
 constexpr std::size_t kMaxStaged = std::size_t{256} << 20;
+
+/// Work in the order in which it was issued.
+using Work = std::vector<std::function<void()>>;
+/// What this thread records; nothing where it does not.
+thread_local std::shared_ptr<Work> recording;
 
 bool deferred() {
   const char* text = std::getenv("FLOWGRAD_EMULATOR");
@@ -41,7 +48,12 @@ class Device {
 
   void enqueue(std::function<void()> work, std::size_t staged_bytes = 0) {
     raise_pending();
+    if (recording != nullptr) {
+      recording->push_back(std::move(work));
+      return;
+    }
     queue_.push_back(std::move(work));
+    ++issued_;
     staged_ += staged_bytes;
     if (!deferred() || queue_.size() > kMaxQueued || staged_ > kMaxStaged) flush();
   }
@@ -50,12 +62,17 @@ class Device {
   void flush() {
     raise_pending();
     if (queue_.empty()) return;
-    std::vector<std::function<void()>> work;
+    Work work;
     work.swap(queue_);
     staged_ = 0;
+    done_ = issued_;
     const Arena::Access access;
     for (const auto& item : work) item();
   }
+
+  /// Items queued since the start, and how many of them have run or were dropped.
+  std::uint64_t issued() const { return issued_; }
+  std::uint64_t done() const { return done_; }
 
   void flush_quietly() noexcept {
     try {
@@ -87,8 +104,10 @@ class Device {
     throw DeviceError(text);
   }
 
-  std::vector<std::function<void()>> queue_;
+  Work queue_;
   std::size_t staged_ = 0;
+  std::uint64_t issued_ = 0;
+  std::uint64_t done_ = 0;
   std::string pending_;
 };
 
@@ -120,6 +139,10 @@ void host_range(const char* call, const char* argument, const void* pointer) {
   throw DeviceError(std::string(call) + ": " + argument + ": " + hexadecimal(pointer) +
                     (pointer == nullptr ? " is null" : " is device memory") +
                     "; host memory is needed");
+}
+
+void refuse_capture(const char* call) {
+  if (recording != nullptr) throw DeviceError(std::string(call) + kNotInCapture);
 }
 
 void open_range(void* pointer, std::size_t bytes) {
@@ -204,6 +227,7 @@ MemoryInfo memory_info() {
 void copy_to_device(void* destination, const void* source, std::size_t bytes, Stream) {
   if (bytes == 0) return;
   const Call call("copy_to_device");
+  emulator::refuse_capture("copy_to_device");
   emulator::device_range("copy_to_device", "destination", destination, bytes);
   emulator::host_range("copy_to_device", "source", source);
   const auto write = [destination, bytes](const void* from) {
@@ -223,6 +247,7 @@ void copy_to_device(void* destination, const void* source, std::size_t bytes, St
 void copy_to_host(void* destination, const void* source, std::size_t bytes, Stream) {
   if (bytes == 0) return;
   const Call call("copy_to_host");
+  emulator::refuse_capture("copy_to_host");
   emulator::host_range("copy_to_host", "destination", destination);
   emulator::device_range("copy_to_host", "source", source, bytes);
   // Whoever reads before the synchronize gets NaN, not what an earlier copy happened to leave.
@@ -264,7 +289,56 @@ void fill_bytes(void* destination, int value, std::size_t bytes, Stream) {
 
 void synchronize(Stream) {
   const Call call("synchronize");
+  emulator::refuse_capture("synchronize");
   Device::instance().flush();
+}
+
+void record_event(Event& event, Stream) {
+  const Call call("record_event");
+  emulator::refuse_capture("record_event");
+  if (event.handle == nullptr) event.handle = new std::uint64_t;
+  *static_cast<std::uint64_t*>(event.handle) = Device::instance().issued();
+}
+
+void wait_event(Event event) {
+  if (event.handle == nullptr) return;
+  const Call call("wait_event");
+  if (*static_cast<std::uint64_t*>(event.handle) > Device::instance().done())
+    Device::instance().flush();
+}
+
+void release_event(Event event) noexcept { delete static_cast<std::uint64_t*>(event.handle); }
+
+void* native_stream(Stream stream) { return stream.handle; }
+
+void begin_capture() {
+  const Call call("begin_capture");
+  if (capturing()) throw DeviceError(kCapturesAlready);
+  emulator::recording = std::make_shared<emulator::Work>();
+}
+
+Graph end_capture() {
+  const Call call("end_capture");
+  if (!capturing()) throw DeviceError(kCapturesNothing);
+  return {new std::shared_ptr<emulator::Work>(std::move(emulator::recording))};
+}
+
+void drop_capture() noexcept { emulator::recording.reset(); }
+
+bool capturing() noexcept { return emulator::recording != nullptr; }
+
+void launch_graph(Graph graph, Stream) {
+  const Call call("launch_graph");
+  emulator::refuse_capture("launch_graph");
+  // Shared, as the graph may be released before its work runs.
+  const auto work = *static_cast<std::shared_ptr<emulator::Work>*>(graph.handle);
+  Device::instance().enqueue([work] {
+    for (const auto& item : *work) item();
+  });
+}
+
+void release_graph(Graph graph) noexcept {
+  delete static_cast<std::shared_ptr<emulator::Work>*>(graph.handle);
 }
 
 void* pinned_allocate(std::size_t bytes) {
