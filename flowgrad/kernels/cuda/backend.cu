@@ -1,18 +1,18 @@
 #include "flowgrad/kernels/cuda/backend.h"
 
 #include "flowgrad/core/device_memory.h"
+#include "flowgrad/kernels/cuda/staging.h"
 #include "flowgrad/kernels/gpu_runtime.h"
 
 namespace flowgrad::kernels {
 namespace {
 
 void copy_in(void* device, const void* host, size_t bytes) {
-  gpu::copy_to_device(device, host, bytes, gpu::default_stream());
+  Staging::instance().to_device(device, host, bytes);
 }
 
 void copy_out(void* host, const void* device, size_t bytes) {
-  gpu::copy_to_host(host, device, bytes, gpu::default_stream());
-  gpu::synchronize(gpu::default_stream());
+  Staging::instance().to_host(host, device, bytes);
 }
 
 int count() { return gpu::device_count(); }

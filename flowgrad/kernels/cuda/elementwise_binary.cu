@@ -2,6 +2,8 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
+#include "flowgrad/kernels/cuda/scratch.h"
+#include "flowgrad/kernels/cuda/staging.h"
 #include "flowgrad/kernels/cuda/strided.cuh"
 #include "flowgrad/kernels/functions.h"
 #include "flowgrad/kernels/integer.h"
@@ -54,18 +56,11 @@ namespace {
 /// Waits for the result: the refusal of a zero divisor depends on the data.
 void integer_remainder(const View& a, const View& b, const View& out) {
   if (out.numel() == 0) return;
-  const gpu::Stream stream = gpu::default_stream();
-  struct Release {
-    void* memory;
-    ~Release() { gpu::release(memory); }
-  } flag{gpu::allocate(sizeof(unsigned))};
-  if (flag.memory == nullptr) throw DeviceError("remainder: out of device memory");
-  gpu::fill_bytes(flag.memory, 0, sizeof(unsigned), stream);
-  loops::map<int64_t, int64_t, int64_t>(
-      scalar::remainder_integer{static_cast<unsigned*>(flag.memory)}, out, a, b);
+  const Scratch flag(sizeof(unsigned));
+  gpu::fill_bytes(flag.as<void>(), 0, sizeof(unsigned), gpu::default_stream());
+  loops::map<int64_t, int64_t, int64_t>(scalar::remainder_integer{flag.as<unsigned>()}, out, a, b);
   unsigned found_zero = 0;
-  gpu::copy_to_host(&found_zero, flag.memory, sizeof found_zero, stream);
-  gpu::synchronize(stream);
+  Staging::instance().to_host(&found_zero, flag.as<void>(), sizeof found_zero);
   if (found_zero != 0) zero_divisor();
 }
 

@@ -4,6 +4,7 @@
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
+#include "flowgrad/kernels/cuda/staging.h"
 #include "flowgrad/kernels/reference/loops.h"
 
 namespace flowgrad::kernels {
@@ -250,8 +251,7 @@ void CudaBackend::cholesky(View a, View out) {
                   out.as<T>(), static_cast<int>(n), first, scratch, flag.as<unsigned long long>());
     });
     unsigned long long failure = kNone;
-    gpu::copy_to_host(&failure, flag.as<void>(), sizeof failure, stream);
-    gpu::synchronize(stream);
+    Staging::instance().to_host(&failure, flag.as<void>(), sizeof failure);
     if (failure != kNone) {
       throw ValueError("cholesky: batch entry " + std::to_string(failure >> 32) +
                        " is not positive definite: its leading minor of order " +

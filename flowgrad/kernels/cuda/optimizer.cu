@@ -6,6 +6,7 @@
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
+#include "flowgrad/kernels/cuda/staging.h"
 #include "flowgrad/kernels/reference/loops.h"
 
 namespace flowgrad::kernels {
@@ -347,8 +348,7 @@ double CudaBackend::sum_of_squares(std::span<const View> views) {
   square_all<double>(views, next);
   gpu::launch(add_up, 1, kBlock, 0, stream, total + 1, partials, total);
   double sum = 0;
-  gpu::copy_to_host(&sum, total, sizeof sum, stream);
-  gpu::synchronize(stream);
+  Staging::instance().to_host(&sum, total, sizeof sum);
   return sum;
 }
 

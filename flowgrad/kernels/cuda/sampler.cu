@@ -6,6 +6,7 @@
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/sampler.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
+#include "flowgrad/kernels/cuda/staging.h"
 
 namespace flowgrad::kernels {
 
@@ -99,8 +100,8 @@ void sample(const SamplerPlan* given, const Sampler& s, View x, View out) {
     const Scratch boxes((n_u + n_v) * sizeof(Box));
     const Scratch moves(numbers.size() * sizeof(SamplerMove<T>));
     gpu::fill_bytes(boxes.as<void>(), 0, (n_u + n_v) * sizeof(Box), gpu::default_stream());
-    gpu::copy_to_device(moves.as<SamplerMove<T>>(), numbers.data(),
-                        numbers.size() * sizeof(SamplerMove<T>), gpu::default_stream());
+    Staging::instance().to_device(moves.as<SamplerMove<T>>(), numbers.data(),
+                                  numbers.size() * sizeof(SamplerMove<T>));
     SamplerArgs<T> args{};
     args.first = s.net.first.as<const T>();
     args.times = s.net.times.as<const T>();
