@@ -3,6 +3,8 @@
 
 option(FLOWGRAD_GPU_CHECKER "EMULATED: watch every access of the kernels for races, bounds and more" OFF)
 
+option(FLOWGRAD_CUBLAS "CUDA: link cuBLAS too, for --matmul cublas" OFF)
+
 if(NOT FLOWGRAD_GPU MATCHES "^(OFF|CUDA|EMULATED|AUTO)$")
   message(FATAL_ERROR "flowgrad: FLOWGRAD_GPU is '${FLOWGRAD_GPU}'; "
                       "accepted are OFF, CUDA, EMULATED and AUTO")
@@ -72,6 +74,13 @@ if(FLOWGRAD_GPU_KIND STREQUAL "CUDA")
   find_package(CUDAToolkit REQUIRED)
 endif()
 
+if(FLOWGRAD_CUBLAS AND NOT FLOWGRAD_GPU_KIND STREQUAL "CUDA")
+  message(FATAL_ERROR "flowgrad: FLOWGRAD_CUBLAS needs FLOWGRAD_GPU=CUDA")
+endif()
+if(FLOWGRAD_CUBLAS AND NOT TARGET CUDA::cublas)
+  message(FATAL_ERROR "flowgrad: FLOWGRAD_CUBLAS is ON, and the CUDA toolkit here has no cuBLAS")
+endif()
+
 # flowgrad_gpu_sources(<target> <files.cu...>): adds CUDA sources, compiled by whoever does that here.
 function(flowgrad_gpu_sources target)
   target_sources(${target} PRIVATE ${ARGN})
@@ -106,6 +115,10 @@ function(flowgrad_gpu_kernels room)
     list(APPEND kernels "${PROJECT_SOURCE_DIR}/flowgrad/kernels/gpu_runtime_cuda.cu"
                         "${PROJECT_SOURCE_DIR}/flowgrad/kernels/gpu_tensor_map_cuda.cu")
     target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+    if(FLOWGRAD_CUBLAS)
+      target_link_libraries(${target} PRIVATE CUDA::cublas)
+      target_compile_definitions(${target} PRIVATE FLOWGRAD_CUBLAS=1)
+    endif()
   endif()
   if(kernels)
     flowgrad_gpu_sources(${target} ${kernels})

@@ -13,7 +13,7 @@ if [ -z "$device" ]; then
   exit 77
 fi
 echo "run: building $build for $device" >&2
-cmake --preset cuda -DFLOWGRAD_DOCS=OFF >&2
+cmake --preset cuda -DFLOWGRAD_DOCS=OFF -DFLOWGRAD_CUBLAS=ON >&2
 cmake --build --preset cuda >&2
 mkdir -p "$out"
 

@@ -32,6 +32,9 @@ void add_common(Command& c, CommonOptions& o) {
   c.seed("--seed", o.seed, "Seed of all random draws; printed on stderr");
   c.choice("--dtype", o.dtype, "Arithmetic: float32 or float64", {"float32", "float64"});
   c.choice("--device", o.device, "cpu or cuda", {"cpu", "cuda"});
+  c.choice("--matmul", o.matmul,
+           "Products on cuda by kernels of our own, or by cublas in a build that has it",
+           {"own", "cublas"});
   c.choice("--matmul-precision", o.matmul_precision,
            "Operands of float32 products on cuda: float32, tf32 or bf16; the CPU ignores it",
            {"float32", "tf32", "bf16"});
@@ -79,7 +82,12 @@ void apply(const CommonOptions& o) {
   set_matmul_precision(o.matmul_precision == "tf32"   ? MatmulPrecision::tf32
                        : o.matmul_precision == "bf16" ? MatmulPrecision::bf16
                                                       : MatmulPrecision::float32);
+  set_matmul_library(o.matmul == "cublas" ? MatmulLibrary::cublas : MatmulLibrary::own);
   if (o.quiet) return;
+  if (o.matmul != "own" && o.device == "cpu") {
+    tell(fmt::format("--matmul {}: the CPU multiplies by its own kernels, and ignores it",
+                     o.matmul));
+  }
   if (o.matmul_precision != "float32" && o.device == "cpu") {
     tell(fmt::format("--matmul-precision {}: the CPU multiplies in full precision, and ignores it",
                      o.matmul_precision));

@@ -17,6 +17,7 @@ struct CommonOptions {
   std::string dtype = "float32";
   std::string device = "cpu";
   std::string backend = "fast";
+  std::string matmul = "own";
   std::string matmul_precision = "float32";
   int threads = 0;  // 0: one per core
   bool json = false;

@@ -16,6 +16,16 @@ enum class MatmulPrecision : uint8_t { float32, tf32, bf16 };
 MatmulPrecision matmul_precision();
 void set_matmul_precision(MatmulPrecision precision);
 
+/// Whose kernels multiply matrices on a device. Our own give a row the same bits whatever rows are
+/// beside it, which cuBLAS does not promise. The precision above holds for both.
+enum class MatmulLibrary : uint8_t { own, cublas };
+
+/// Whether this build can multiply by cuBLAS: CMake's FLOWGRAD_CUBLAS, with FLOWGRAD_GPU=CUDA.
+bool built_with_cublas();
+/// Of the process; own at first. DeviceError for cublas in a build that has none.
+MatmulLibrary matmul_library();
+void set_matmul_library(MatmulLibrary library);
+
 /// Whether products on the device round their operands now. An adaptive solver asks this first: its
 /// error estimate takes the rounding for stiffness, and its steps shrink without end.
 bool rounds_matmul(Device device);

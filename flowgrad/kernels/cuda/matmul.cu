@@ -6,6 +6,7 @@
 
 #include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/cuda/backend.h"
+#include "flowgrad/kernels/cuda/matmul_blas.h"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
 
@@ -189,6 +190,17 @@ void require_dtype(const char* argument, const View& view, DType wanted) {
                    name_of(wanted) + " is accepted");
 }
 
+void check_product(const View& a, const View& b, const View& bias, const View& out) {
+  if (a.dtype != DType::float32 && a.dtype != DType::float64) {
+    throw DTypeError("matmul: dtype " + std::string(name_of(a.dtype)) +
+                     " given; float32 and float64 are accepted");
+  }
+  require_dtype("b", b, a.dtype);
+  require_dtype("out", out, a.dtype);
+  if (bias.defined()) require_dtype("bias", bias, a.dtype);
+  if (!out.is_contiguous()) throw ShapeError("matmul: out is not contiguous");
+}
+
 }  // namespace
 
 int matmul_chunk(int64_t k) {
@@ -222,14 +234,7 @@ MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t
 }
 
 void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, View out) {
-  if (a.dtype != DType::float32 && a.dtype != DType::float64) {
-    throw DTypeError("matmul: dtype " + std::string(name_of(a.dtype)) +
-                     " given; float32 and float64 are accepted");
-  }
-  require_dtype("b", b, a.dtype);
-  require_dtype("out", out, a.dtype);
-  if (bias.defined()) require_dtype("bias", bias, a.dtype);
-  if (!out.is_contiguous()) throw ShapeError("matmul: out is not contiguous");
+  check_product(a, b, bias, out);
   if (a.dtype == DType::float32)
     multiply<float>(plan, a, b, bias, accumulate, out);
   else
@@ -239,6 +244,8 @@ void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, 
 }  // namespace cuda
 
 void CudaBackend::matmul(View a, View b, View bias, bool accumulate, View out) {
+  cuda::check_product(a, b, bias, out);
+  if (cuda::multiply_by_cublas(a, b, bias, accumulate, out)) return;
   if (cuda::multiply_rounded(a, b, bias, accumulate, out)) return;
   cuda::matmul(nullptr, a, b, bias, accumulate, out);
 }

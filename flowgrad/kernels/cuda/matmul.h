@@ -30,6 +30,9 @@ int matmul_chunk(int64_t k);
 
 MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t k);
 
+/// Products below either are never rounded; see precision.h.
+constexpr int64_t kLeastRoundedColumns = 32, kLeastRoundedDepth = 32;
+
 /// As Backend::matmul where the process asked for a lower precision (precision.h) and a kernel of
 /// the ladder has it for these sizes on this device; false where not, and nothing is done.
 bool multiply_rounded(View a, View b, View bias, bool accumulate, View out);

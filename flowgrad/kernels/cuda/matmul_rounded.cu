@@ -12,7 +12,6 @@ namespace flowgrad::kernels::cuda {
 
 namespace {
 
-constexpr int64_t kLeastColumns = 32, kLeastDepth = 32;
 constexpr int64_t kMost = INT32_MAX - 128;  // room to round up to a tile
 
 /// The fastest rung of this precision that runs here, or null.
@@ -77,7 +76,8 @@ bool multiply_rounded(View a, View b, View bias, bool accumulate, View out) {
   const int64_t m = (*a.shape)[a.rank() - 2], k = (*a.shape)[a.rank() - 1],
                 n = (*b.shape)[b.rank() - 1];
   // By n and k alone: a row's bits do not depend on the rows beside it.
-  if (n < kLeastColumns || k < kLeastDepth || std::max({m, n, k}) > kMost) return false;
+  if (n < kLeastRoundedColumns || k < kLeastRoundedDepth || std::max({m, n, k}) > kMost)
+    return false;
   const LadderRung* const rung = rung_of(precision);
   if (rung == nullptr) return false;
   if (out.numel() == 0) return true;
