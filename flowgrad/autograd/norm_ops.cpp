@@ -5,6 +5,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/kernels/backend.h"
 
 namespace flowgrad {
@@ -95,6 +96,7 @@ Tensor dropout(const Tensor& x, double p, Generator& generator, bool training) {
   }
   check_floating("dropout", x);
   if (!training || p == 0) return x;
+  check_captured_draw("dropout", generator);
   const Tensor mask = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::Backend& device = backend(x.device());
   device.random(kernels::RandomKind::bernoulli, generator.seed(), generator.next_stream(),

@@ -6,8 +6,10 @@
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/names.h"
 
 namespace flowgrad {
 namespace {
@@ -16,6 +18,7 @@ using kernels::RandomKind;
 
 Tensor drawn(RandomKind kind, const Shape& shape, Generator& generator, DType dtype, Device device,
              kernels::Params params) {
+  check_captured_draw(name_of(kind), generator);
   Tensor out = Tensor::empty(shape, dtype, device);
   kernels::backend(device).random(kind, generator.seed(), generator.next_stream(), params, out);
   return out;

@@ -6,12 +6,16 @@
 #include <atomic>
 #include <bit>
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <new>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/error.h"
+#include "flowgrad/core/private_pool.h"
 
 namespace flowgrad {
 namespace {
@@ -29,6 +33,9 @@ size_t pool_size(size_t bytes) {
   if (bytes <= kSmallLimit) return std::bit_ceil(bytes);
   return (bytes + kLargeStep - 1) / kLargeStep * kLargeStep;
 }
+
+/// Through which this thread allocates on the pool's device; nullptr: the device's own.
+thread_local PrivatePool::Blocks* chosen = nullptr;
 
 /// Nothing where the device has none left.
 void* system_allocate(size_t size, Device device) {
@@ -53,6 +60,8 @@ struct Pool {
     size_t size;
   };
   std::vector<Large> large;
+  /// Live blocks of private pools.
+  std::unordered_map<void*, std::shared_ptr<PrivatePool::Blocks>> private_owner;
   MemoryStats stats;
 
   std::vector<void*>& list(size_t size) {
@@ -78,6 +87,29 @@ struct Pool {
     return nullptr;
   }
 
+  /// A block that nobody holds any more: into the cache, or back to the system.
+  void put(void* block, size_t size) noexcept {
+    stats.live_bytes -= static_cast<int64_t>(size);
+    bool kept = false;
+    try {
+      if (size <= kSmallLimit) {
+        list(size).push_back(block);
+        kept = true;
+      } else if (stats.cached_bytes + static_cast<int64_t>(size) <=
+                 static_cast<int64_t>(kMaxCachedLarge)) {
+        large.push_back({block, size});
+        kept = true;
+      }
+    } catch (const std::bad_alloc&) {
+      kept = false;
+    }
+    if (kept) {
+      stats.cached_bytes += static_cast<int64_t>(size);
+    } else {
+      system_release(block, device);
+    }
+  }
+
   void flush() {
     for (auto& blocks : small) {
       for (void* p : blocks) system_release(p, device);
@@ -88,6 +120,32 @@ struct Pool {
     stats.cached_bytes = 0;
   }
 };
+
+}  // namespace
+
+/// Of one private pool, guarded by the mutex of its device's pool.
+struct PrivatePool::Blocks : std::enable_shared_from_this<Blocks> {
+  explicit Blocks(Device of) : device(of) {}
+  ~Blocks();
+  Blocks(const Blocks&) = delete;
+  Blocks& operator=(const Blocks&) = delete;
+
+  void* take(size_t size) {
+    const auto found = free.find(size);
+    if (found == free.end() || found->second.empty()) return nullptr;
+    void* block = found->second.back();
+    found->second.pop_back();
+    return block;
+  }
+
+  const Device device;
+  std::map<size_t, std::vector<void*>> free;
+  /// Of others, freed by the capturing thread.
+  std::vector<std::pair<void*, size_t>> kept;
+  int64_t bytes = 0;
+};
+
+namespace {
 
 // Pools are never destroyed: tensors with static storage may be released after any destructor here.
 Pool& cpu_pool() {
@@ -111,6 +169,10 @@ Pool& device_pool(Device device) {
   return *slot.load(std::memory_order_relaxed);
 }
 
+PrivatePool::Blocks* chosen_on(Device device) {
+  return chosen != nullptr && chosen->device == device ? chosen : nullptr;
+}
+
 Pool& pool(Device device) { return device.is_cpu() ? cpu_pool() : device_pool(device); }
 
 std::atomic<int64_t> fail_countdown{0};
@@ -126,17 +188,22 @@ void* pool_allocate(size_t bytes, Device device) {
   const size_t size = pool_size(bytes);
   Pool& p = pool(device);
   const bool fail = planned_failure();
+  PrivatePool::Blocks* const own = chosen_on(device);
   std::lock_guard lock(p.mutex);
-  void* block = fail ? nullptr : p.take_cached(size);
-  if (block) {
-    p.stats.cached_bytes -= static_cast<int64_t>(size);
-  } else if (!fail) {
-    block = system_allocate(size, device);
-    if (!block) {
-      p.flush();
+  void* block = fail || own == nullptr ? nullptr : own->take(size);
+  const bool counted = block != nullptr;
+  if (!block && !fail) {
+    block = p.take_cached(size);
+    if (block) {
+      p.stats.cached_bytes -= static_cast<int64_t>(size);
+    } else {
       block = system_allocate(size, device);
+      if (!block) {
+        p.flush();
+        block = system_allocate(size, device);
+      }
+      ++p.stats.system_allocations;
     }
-    ++p.stats.system_allocations;
   }
   if (!block) {
     throw Error(fmt::format("out of memory on {}: {} bytes requested; live {}, cached {}, peak {}",
@@ -144,6 +211,9 @@ void* pool_allocate(size_t bytes, Device device) {
                             p.stats.peak_bytes));
   }
   ++p.stats.allocations;
+  if (own) p.private_owner.emplace(block, own->shared_from_this());
+  if (counted) return block;
+  if (own) own->bytes += static_cast<int64_t>(size);
   p.stats.live_bytes += static_cast<int64_t>(size);
   if (p.stats.live_bytes > p.stats.peak_bytes) p.stats.peak_bytes = p.stats.live_bytes;
   return block;
@@ -153,26 +223,45 @@ void pool_free(void* block, size_t bytes, Device device) noexcept {
   if (!block) return;
   const size_t size = pool_size(bytes);
   Pool& p = pool(device);
+  std::shared_ptr<PrivatePool::Blocks> owner;  // may be the last, and goes after the lock
   std::lock_guard lock(p.mutex);
-  p.stats.live_bytes -= static_cast<int64_t>(size);
-  bool kept = false;
   try {
-    if (size <= kSmallLimit) {
-      p.list(size).push_back(block);
-      kept = true;
-    } else if (p.stats.cached_bytes + static_cast<int64_t>(size) <=
-               static_cast<int64_t>(kMaxCachedLarge)) {
-      p.large.push_back({block, size});
-      kept = true;
+    if (!p.private_owner.empty()) {
+      if (const auto found = p.private_owner.find(block); found != p.private_owner.end()) {
+        owner = std::move(found->second);
+        p.private_owner.erase(found);
+        owner->free[size].push_back(block);
+        return;
+      }
+    }
+    if (PrivatePool::Blocks* const own = chosen_on(device)) {
+      own->kept.emplace_back(block, size);
+      own->bytes += static_cast<int64_t>(size);
+      return;
     }
   } catch (const std::bad_alloc&) {
-    kept = false;
+    return;  // lost, but nobody else's
   }
-  if (kept) {
-    p.stats.cached_bytes += static_cast<int64_t>(size);
-  } else {
-    system_release(block, device);
+  p.put(block, size);
+}
+
+PrivatePool::PrivatePool(Device device) : blocks_(std::make_shared<Blocks>(device)) {}
+
+int64_t PrivatePool::bytes() const {
+  std::lock_guard lock(pool(blocks_->device).mutex);
+  return blocks_->bytes;
+}
+
+PrivatePool::Scope::Scope(const PrivatePool& own) { chosen = own.blocks_.get(); }
+PrivatePool::Scope::~Scope() { chosen = nullptr; }
+
+PrivatePool::Blocks::~Blocks() {
+  Pool& p = pool(device);
+  std::lock_guard lock(p.mutex);
+  for (const auto& [size, blocks] : free) {
+    for (void* block : blocks) p.put(block, size);
   }
+  for (const auto& [block, size] : kept) p.put(block, size);
 }
 
 MemoryStats memory_stats(Device device) {

@@ -21,6 +21,16 @@ struct DeviceMemory {
   int (*count)() = nullptr;
   /// Waits for all work, so that a clock tells the truth; may be null where nothing is deferred.
   void (*synchronize)() = nullptr;
+
+  // For DeviceGraph; null where the device cannot record.
+  /// From here to end_capture, the calling thread's work is recorded and not run. Copies from and
+  /// to the host, and waiting, raise DeviceError meanwhile.
+  void (*begin_capture)() = nullptr;
+  void* (*end_capture)() = nullptr;
+  /// Forgets a recording whose work failed.
+  void (*drop_capture)() = nullptr;
+  void (*launch_graph)(void* graph) = nullptr;
+  void (*release_graph)(void* graph) = nullptr;
 };
 
 /// Makes devices of a kind usable, once, at start-up. ValueError for the CPU, a missing function or

@@ -2,7 +2,7 @@
 
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/kernels/cuda/staging.h"
-#include "flowgrad/kernels/gpu_runtime.h"
+#include "flowgrad/kernels/gpu_graph.h"
 
 namespace flowgrad::kernels {
 namespace {
@@ -19,6 +19,10 @@ int count() { return gpu::device_count(); }
 
 void synchronize() { gpu::synchronize(gpu::default_stream()); }
 
+void* end_capture() { return gpu::end_capture().handle; }
+void launch_graph(void* graph) { gpu::launch_graph({graph}, gpu::default_stream()); }
+void release_graph(void* graph) { gpu::release_graph({graph}); }
+
 }  // namespace
 
 Backend& cuda_backend() {
@@ -32,7 +36,12 @@ void register_cuda() {
                                               .copy_in = copy_in,
                                               .copy_out = copy_out,
                                               .count = count,
-                                              .synchronize = synchronize});
+                                              .synchronize = synchronize,
+                                              .begin_capture = gpu::begin_capture,
+                                              .end_capture = end_capture,
+                                              .drop_capture = gpu::drop_capture,
+                                              .launch_graph = launch_graph,
+                                              .release_graph = release_graph});
   register_backend(Device::Kind::cuda, &cuda_backend());
 }
 

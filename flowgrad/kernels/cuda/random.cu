@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "flowgrad/core/convert.h"
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
@@ -98,14 +99,25 @@ struct Integer {
   }
 };
 
+/// Seed and stream of a draw. In a graph the stream is what it was when the graph was captured, and
+/// `shift` says on the device how far the generator is since.
+struct Source {
+  uint64_t seed, stream;
+  const uint64_t* shift;
+  GPU_INLINE Philox::Block block(int64_t index) const {
+    return Philox::block(seed, shift == nullptr ? stream : stream + *shift,
+                         static_cast<uint64_t>(index));
+  }
+};
+
 template <class T, class Draw>
 __global__ void __launch_bounds__(kBlock)
-    draw_contiguous(Draw draw, uint64_t seed, uint64_t stream, T* out, int64_t n, bool aligned) {
+    draw_contiguous(Draw draw, Source source, T* out, int64_t n, bool aligned) {
   constexpr int k = Draw::kPerBlock;
   const int64_t block = thread_number();
   const int64_t first = block * k;
   if (first >= n) return;
-  const Elements<T, k> v = draw(Philox::block(seed, stream, static_cast<uint64_t>(block)));
+  const Elements<T, k> v = draw(source.block(block));
   if (aligned && first + k <= n) {
     gpu::store_vec(out + first, v);
   } else {
@@ -117,13 +129,13 @@ __global__ void __launch_bounds__(kBlock)
 }
 
 template <class T, class Draw>
-__global__ void __launch_bounds__(kBlock) draw_strided(Draw draw, uint64_t seed, uint64_t stream,
-                                                       T* out, const __grid_constant__ Axes axes) {
+__global__ void __launch_bounds__(kBlock)
+    draw_strided(Draw draw, Source source, T* out, const __grid_constant__ Axes axes) {
   constexpr int k = Draw::kPerBlock;
   const int64_t block = thread_number();
   const int64_t first = block * k;
   if (first >= axes.total) return;
-  const Elements<T, k> v = draw(Philox::block(seed, stream, static_cast<uint64_t>(block)));
+  const Elements<T, k> v = draw(source.block(block));
 #pragma unroll
   for (int i = 0; i < k; ++i) {
     if (first + i < axes.total) {
@@ -135,17 +147,17 @@ __global__ void __launch_bounds__(kBlock) draw_strided(Draw draw, uint64_t seed,
 }
 
 template <class T, class Draw>
-void fill_with(const Draw& draw, uint64_t seed, uint64_t stream, const View& out) {
+void fill_with(const Draw& draw, const Source& source, const View& out) {
   constexpr int k = Draw::kPerBlock;
   const Axes axes = axes_over(*out.shape, *out.strides);
   if (axes.total == 0) return;
   const unsigned grid = blocks_of((axes.total + k - 1) / k);
   if (axes.is_contiguous(0)) {
     const bool aligned = reinterpret_cast<std::uintptr_t>(out.data) % alignof(Elements<T, k>) == 0;
-    gpu::launch(draw_contiguous<T, Draw>, grid, kBlock, 0, gpu::default_stream(), draw, seed,
-                stream, out.as<T>(), axes.total, aligned);
+    gpu::launch(draw_contiguous<T, Draw>, grid, kBlock, 0, gpu::default_stream(), draw, source,
+                out.as<T>(), axes.total, aligned);
   } else {
-    gpu::launch(draw_strided<T, Draw>, grid, kBlock, 0, gpu::default_stream(), draw, seed, stream,
+    gpu::launch(draw_strided<T, Draw>, grid, kBlock, 0, gpu::default_stream(), draw, source,
                 out.as<T>(), axes);
   }
 }
@@ -153,6 +165,7 @@ void fill_with(const Draw& draw, uint64_t seed, uint64_t stream, const View& out
 }  // namespace
 
 void CudaBackend::random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) {
+  const Source source{seed, stream, captured_stream_shift(seed, stream)};
   const auto p32 = static_cast<float>(params.p);
   const auto q32 = static_cast<float>(params.q);
   switch (kind) {
@@ -160,30 +173,30 @@ void CudaBackend::random(RandomKind kind, uint64_t seed, uint64_t stream, Params
       visit_floating(name_of(kind), out.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
         if constexpr (std::is_same_v<T, float>)
-          fill_with<float>(Uniform32(p32, q32), seed, stream, out);
+          fill_with<float>(Uniform32(p32, q32), source, out);
         else
-          fill_with<double>(Uniform64(params.p, params.q), seed, stream, out);
+          fill_with<double>(Uniform64(params.p, params.q), source, out);
       });
       break;
     case RandomKind::normal:
       visit_floating(name_of(kind), out.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
         if constexpr (std::is_same_v<T, float>)
-          fill_with<float>(Normal32{p32, q32}, seed, stream, out);
+          fill_with<float>(Normal32{p32, q32}, source, out);
         else
-          fill_with<double>(Normal64{params.p, params.q}, seed, stream, out);
+          fill_with<double>(Normal64{params.p, params.q}, source, out);
       });
       break;
     case RandomKind::bernoulli:
       visit(out.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        fill_with<T>(Bernoulli<T>{params.p, convert<T>(1.0f), convert<T>(0.0f)}, seed, stream, out);
+        fill_with<T>(Bernoulli<T>{params.p, convert<T>(1.0f), convert<T>(0.0f)}, source, out);
       });
       break;
     case RandomKind::rademacher:
       visit_numeric(name_of(kind), out.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        fill_with<T>(Rademacher<T>{}, seed, stream, out);
+        fill_with<T>(Rademacher<T>{}, source, out);
       });
       break;
     case RandomKind::integer: {
@@ -191,7 +204,7 @@ void CudaBackend::random(RandomKind kind, uint64_t seed, uint64_t stream, Params
       const uint64_t count = static_cast<uint64_t>(convert<int64_t>(params.q)) - low;
       visit_numeric(name_of(kind), out.dtype, [&](auto tag) {
         using T = typename decltype(tag)::type;
-        fill_with<T>(Integer<T>{low, count}, seed, stream, out);
+        fill_with<T>(Integer<T>{low, count}, source, out);
       });
       break;
     }

@@ -6,13 +6,15 @@
 #include <string>
 #include <utility>
 
+#include "flowgrad/core/allocator.h"
 #include "flowgrad/core/error.h"
-#include "flowgrad/kernels/gpu_runtime.h"
+#include "flowgrad/kernels/gpu_graph.h"
 
 namespace flowgrad::kernels {
 
 /// Device memory for the time of one call. A block goes back to a pool and is handed out again
 /// without waiting: all kernels run in order on the default stream, so its next user runs later.
+/// While a graph is captured it is the graph's own memory, which stays as long as the graph does.
 class Scratch {
  public:
   explicit Scratch(std::size_t bytes) : block_(Pool::instance().take(bytes == 0 ? 1 : bytes)) {}
@@ -35,6 +37,7 @@ class Scratch {
       return *pool;
     }
     Block take(std::size_t bytes) {
+      if (gpu::capturing()) return {bytes, pool_allocate(bytes, kDevice)};
       const std::lock_guard lock(mutex_);
       const auto found = free_.lower_bound(bytes);
       // A much larger block is left for those who need it.
@@ -57,11 +60,13 @@ class Scratch {
       return {size, data};
     }
     void give(const Block& block) {
+      if (gpu::capturing()) return pool_free(block.second, block.first, kDevice);
       const std::lock_guard lock(mutex_);
       free_.insert(block);
     }
 
    private:
+    static constexpr Device kDevice{Device::Kind::cuda, 0};
     /// To a power of two, so that blocks fit again.
     static std::size_t round_up(std::size_t bytes) {
       std::size_t size = 4096;
