@@ -37,8 +37,9 @@ std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double wei
 FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
                          FlowTrainerOptions options)
     : FlowTrainer(
-          model.module(), [this, &model] { return model_loss(model); }, std::move(data), draws,
-          std::move(options)) {
+          model.module(), [this, &model] { return model.loss(batch_, draws_); }, std::move(data),
+          draws, std::move(options)) {
+  model_ = &model;
   if (!data_.next) throw ValueError("FlowTrainer: no source of rows given");
   if (options_.condition_dropout > 0 && model.condition_width() == 0) {
     throw ValueError(
@@ -69,6 +70,10 @@ FlowTrainer::FlowTrainer(Module& module, std::function<Tensor()> loss, FlowTrain
   parts.validate = data_.validate;
   parts.states = data_.states;
   parts.loss = [own = std::move(loss)](int64_t, int64_t) { return own(); };
+  parts.prepare = [this](int64_t, int64_t) {
+    if (model_) fetch();
+    if (data_.prepare) data_.prepare();
+  };
   if (options_.spectral_norm > 0) {
     spectral_ = std::make_unique<SpectralProjection>(parameters, options_.spectral_norm);
     parts.after_update = [this] { spectral_->apply(); };
@@ -78,16 +83,21 @@ FlowTrainer::FlowTrainer(Module& module, std::function<Tensor()> loss, FlowTrain
   trainer_ = std::make_unique<Trainer>(std::move(parts), options_.trainer);
 }
 
-Tensor FlowTrainer::model_loss(Model& model) {
+void FlowTrainer::fetch() {
   QuantityInputs batch = data_.next();
   if (options_.condition_dropout > 0)
     batch.condition = drop_condition(batch.condition, options_.condition_dropout, draws_);
   // A batch that is not finite is left to the policy for such steps.
   if (!initialized_ && all(isfinite(batch.input)).item() != 0) {
-    model.initialize_from(batch);
+    model_->initialize_from(batch);
     initialized_ = true;
   }
-  return model.loss(batch, draws_);
+  if (options_.trainer.graph == GraphUse::never) {
+    batch_ = std::move(batch);
+    return;
+  }
+  const auto kept = batch_.all(), fresh = batch.all();
+  for (size_t i = 0; i < kept.size(); ++i) keep_in_place(*kept[i], *fresh[i]);
 }
 
 }  // namespace flowgrad

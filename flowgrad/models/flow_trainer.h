@@ -38,6 +38,8 @@ struct FlowTrainerData {
   std::function<Validation()> validate = {};
   /// Positions for an exact resume.
   std::vector<StateProvider> states = {};
+  /// For a loss of one's own: called before it, to fetch what it reads; see TrainerParts::prepare.
+  std::function<void()> prepare = {};
 };
 
 /// Trains any model of the registry by its own loss: minus the mean log-likelihood of a density,
@@ -63,7 +65,7 @@ class FlowTrainer {
   const SpectralProjection* spectral() const { return spectral_.get(); }
 
  private:
-  Tensor model_loss(Model& model);
+  void fetch();
 
   FlowTrainerData data_;
   Generator& draws_;
@@ -71,6 +73,8 @@ class FlowTrainer {
   std::unique_ptr<Optimizer> optimizer_;
   std::unique_ptr<SpectralProjection> spectral_;
   std::unique_ptr<Trainer> trainer_;
+  Model* model_ = nullptr;
+  QuantityInputs batch_;
   bool initialized_ = false;
 };
 

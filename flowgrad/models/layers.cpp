@@ -167,22 +167,4 @@ void check_embedding_width(const char* op, int64_t width) {
       "{}: width {} of the time embedding given; even numbers from 4 are accepted", op, width));
 }
 
-Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale) {
-  check_embedding_width("sinusoidal_embedding", width);
-  if (t.rank() != 1) {
-    throw ShapeError("sinusoidal_embedding: t has shape " + t.shape().to_string() +
-                     "; (N) is accepted");
-  }
-  const int64_t half = width / 2;
-  std::vector<double> frequencies(static_cast<size_t>(half));
-  for (int64_t i = 0; i < half; ++i) {
-    frequencies[static_cast<size_t>(i)] =
-        scale *
-        std::exp(-std::log(10000.0) * static_cast<double>(i) / static_cast<double>(half - 1));
-  }
-  const Tensor angle =
-      unsqueeze(t, 1) * Tensor::from(frequencies, {1, half}, t.dtype(), t.device());
-  return concat({sin(angle), cos(angle)}, 1);
-}
-
 }  // namespace flowgrad

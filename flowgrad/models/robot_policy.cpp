@@ -135,6 +135,10 @@ std::vector<std::string> RobotPolicy::fit_statistics(const PolicyObservation& se
 }
 
 void RobotPolicy::check_statistics(const char* op) const {
+  // Read again only after they were written: on a device a look means waiting.
+  const std::array<uint64_t, 2> versions{action_.mean.storage().version(),
+                                         action_.deviation.storage().version()};
+  if (checked_ == versions) return;
   for (const Tensor& t : {action_.mean, action_.deviation}) {
     if (all(isfinite(t)).item() == 0) {
       throw ValueError(fmt::format(
@@ -143,6 +147,7 @@ void RobotPolicy::check_statistics(const char* op) const {
           op));
     }
   }
+  checked_ = versions;
 }
 
 Tensor RobotPolicy::origin(const char* op, const PolicyObservation& seen, int64_t rows) const {

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -119,6 +122,8 @@ class RobotPolicy final : public Module {
   ActionHead& head_;
   Linear* auxiliary_ = nullptr;
   Statistics action_, state_, robot_;
+  /// Versions of the action's statistics that were found to be there.
+  mutable std::optional<std::array<uint64_t, 2>> checked_;
   /// Largest magnitude of a normalised action: where diffusion may clip.
   Tensor bound_;
 };

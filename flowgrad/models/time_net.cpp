@@ -4,6 +4,7 @@
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/flow.h"
+#include "flowgrad/models/time_embedding.h"
 
 namespace flowgrad {
 
@@ -29,9 +30,7 @@ TimeNet::TimeNet(const char* body, const TimeNetOptions& o, Generator& generator
     return;
   }
   check_embedding_width("TimeNet", o.time_dim);
-  time_embed_.add<Activation>([width = o.time_dim, scale = o.time_scale](const Tensor& t) {
-    return sinusoidal_embedding(t, width, scale);
-  });
+  time_embed_.add<SinusoidalEmbedding>(o.time_dim, o.time_scale, dtype);
   time_embed_.add<Linear>(o.time_dim, 2 * o.time_dim, generator, dtype);
   time_embed_.add<Activation>(silu);
   time_embed_.add<Linear>(2 * o.time_dim, o.time_dim, generator, dtype);

@@ -119,6 +119,13 @@ Trainer::Trainer(TrainerParts parts, TrainerOptions options)
                "a finite number of 0 or more");
   check_option("ema_decay", options_.ema_decay, options_.ema_decay >= 0 && options_.ema_decay < 1,
                "0 up to, not including, 1");
+  if (options_.graph != GraphUse::never &&
+      (options_.accumulate != 1 || options_.anomaly != AnomalyCheck::off)) {
+    throw ValueError(fmt::format(
+        "Trainer: graph with accumulate = {}{} given; 1 and no anomaly check are "
+        "accepted beside it",
+        options_.accumulate, options_.anomaly == AnomalyCheck::off ? "" : " and an anomaly check"));
+  }
   if (options_.patience > 0 && !parts_.validate)
     throw ValueError("Trainer: patience without a validation");
   if (!is_utf8(options_.config)) throw ValueError("Trainer: config is not UTF-8");
@@ -135,13 +142,34 @@ Trainer::~Trainer() = default;
 
 void Trainer::warn(const std::string& text) { progress_->message("warning: " + text); }
 
+/// The step as a graph, or nullptr where its operations run one by one: as the first of a call
+/// does, in which a loss may set up what it needs.
+StepGraph* Trainer::step_graph() {
+  if (options_.graph == GraphUse::never || !warmed_up_) return nullptr;
+  if (graph_) return graph_.get();
+  try {
+    graph_ = std::make_unique<StepGraph>(
+        parts_.optimizer->parameters(), [this] { return parts_.loss(counters_.step, 0); },
+        parts_.generator);
+  } catch (const DeviceError& e) {
+    const std::string text = fmt::format("Trainer: this step cannot be a graph: {}", e.what());
+    if (options_.graph == GraphUse::always) throw DeviceError(text);
+    warn(text);
+    options_.graph = GraphUse::never;
+  }
+  return graph_.get();
+}
+
 Trainer::Outcome Trainer::accumulate_gradients() {
   Outcome out;
   parts_.optimizer->zero_grad();
   const double share = 1 / static_cast<double>(options_.accumulate);
   out.loss = 0;
   for (int64_t micro = 0; micro < options_.accumulate; ++micro) {
-    Tensor loss = parts_.loss(counters_.step, micro);
+    if (parts_.prepare) parts_.prepare(counters_.step, micro);
+    StepGraph* const graph = step_graph();
+    if (graph) graph->run();
+    Tensor loss = graph ? graph->loss() : parts_.loss(counters_.step, micro);
     if (loss.numel() != 1) {
       throw ShapeError(fmt::format("Trainer: the loss has shape {}; a single number is accepted",
                                    loss.shape().to_string()));
@@ -152,6 +180,7 @@ Trainer::Outcome Trainer::accumulate_gradients() {
       out.problem = fmt::format("the loss is {}", value);
       return out;
     }
+    if (graph) continue;
     if (options_.accumulate > 1) loss = loss * share;
     backward(loss, Tensor());
   }
@@ -201,6 +230,7 @@ Trainer::Outcome Trainer::train_step() {
     ++counters_.skipped_in_a_row;
   }
   ++counters_.step;
+  warmed_up_ = true;
   return out;
 }
 
@@ -272,6 +302,9 @@ TrainResult Trainer::run() {
   const InterruptGuard guard(options_.handle_signals);
   const auto start = std::chrono::steady_clock::now();
   prepare_run_folder();
+  // What an earlier call captured may have moved since.
+  graph_.reset();
+  warmed_up_ = false;
   Pace pace(counters_.step);
   TrainResult result;
   result.checkpoint = newest_checkpoint_;

@@ -15,6 +15,7 @@
 #include "flowgrad/optim/optimizer.h"
 #include "flowgrad/optim/progress.h"
 #include "flowgrad/optim/schedule.h"
+#include "flowgrad/optim/step_graph.h"
 
 namespace flowgrad {
 
@@ -46,6 +47,8 @@ struct TrainerParts {
   /// Owns the list of what is trained.
   Optimizer* optimizer = nullptr;
   LossFunction loss;
+  /// Called before every loss, to fetch what it reads; may be empty. For TrainerOptions::graph.
+  std::function<void(int64_t step, int64_t micro)> prepare;
   /// Learning rate by step; empty keeps the optimiser's own.
   Schedule schedule;
   /// Where the loss draws its random numbers from; may be absent.
@@ -66,6 +69,21 @@ struct TrainerParts {
 enum class NanPolicy {
   skip,  ///< it changes no weight and is counted; `nan_limit` of them in a row end the training
   stop,  ///< the first one ends the training
+};
+
+/// Whether loss and gradients of a step run on a device as one graph (StepGraph), captured at the
+/// second step of a call. The results have the same bits.
+///
+/// The loss is then called only once more, so `prepare` must put whatever changes from step to step
+/// where the loss reads it (keep_in_place), and all draws must come from `generator`. A loss that
+/// copies from the host, reads a value of the device or branches on one cannot be captured; numbers
+/// of the host, such as the step's, stay what they were. The norm, clipping, the optimiser and the
+/// averages are few launches and stay outside: they need the step's number and rate, and a step
+/// whose gradient is not finite must not reach the weights.
+enum class GraphUse {
+  never,
+  always,          ///< DeviceError for a loss that cannot be captured
+  where_possible,  ///< a warning for one, and no graph
 };
 
 struct TrainerOptions {
@@ -100,6 +118,8 @@ struct TrainerOptions {
   /// Run every step under this check, so that the operation with the first bad value is named. A
   /// GradError then counts as a non-finite step.
   AnomalyCheck anomaly = AnomalyCheck::off;
+  /// One micro-batch a step and no anomaly check are accepted beside it.
+  GraphUse graph = GraphUse::never;
   /// SIGINT and SIGTERM end the training after the step, with a checkpoint; SIGPIPE is ignored.
   bool handle_signals = true;
   /// No progress line; warnings still appear.
@@ -171,6 +191,7 @@ class Trainer {
   class Pace;
   Outcome train_step();
   Outcome accumulate_gradients();
+  StepGraph* step_graph();
   void refuse_step(const std::string& problem, TrainResult* result);
   std::string non_finite_parameter() const;
   bool weights_are_finite() const;
@@ -199,6 +220,8 @@ class Trainer {
   TrainerParts parts_;
   TrainerOptions options_;
   std::unique_ptr<Ema> ema_;
+  std::unique_ptr<StepGraph> graph_;
+  bool warmed_up_ = false;
   std::unique_ptr<ProgressSink> own_progress_;
   ProgressSink* progress_;
   std::unique_ptr<MetricsWriter> metrics_;
