@@ -205,14 +205,27 @@ void run_imitate(ImitateArguments a, const Command& command,
   const FolderLock lock(t.run, "--run");
   check_run_folder(t);  // another process may have been faster
   if (t.resume) check_resume(t, trainer_o.trainer.config);
-  const auto loss = [&] {
+  PolicyObservation seen;
+  Tensor chunks;
+  const auto fetch = [&] {
     const ImitationBatch batch = data.next();
-    if (teacher)
-      return policy.distillation_loss(*teacher, on_device(batch.seen, device), draws,
-                                      a.distill_steps);
-    return policy.loss(on_device(batch.seen, device), to(batch.chunks, device), draws, a.draws);
+    PolicyObservation now = on_device(batch.seen, device);
+    if (trainer_o.trainer.graph == GraphUse::never) {
+      seen = std::move(now);
+      chunks = to(batch.chunks, device);
+      return;
+    }
+    keep_in_place(seen.state, now.state);
+    keep_in_place(seen.robot, now.robot);
+    keep_in_place(seen.tokens, now.tokens);
+    keep_in_place(seen.images, now.images);
+    keep_in_place(chunks, to(batch.chunks, device));
   };
-  FlowTrainerData sources{.next = {}, .validate = {}, .states = {data.state()}};
+  const auto loss = [&] {
+    if (teacher) return policy.distillation_loss(*teacher, seen, draws, a.distill_steps);
+    return policy.loss(seen, chunks, draws, a.draws);
+  };
+  FlowTrainerData sources{.next = {}, .validate = {}, .states = {data.state()}, .prepare = fetch};
   if (a.evaluate_every > 0) {
     trainer_o.trainer.validate_every = a.evaluate_every;
     sources.validate = [&] { return evaluation(*world, policy, a.evaluate_episodes); };

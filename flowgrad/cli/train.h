@@ -32,6 +32,7 @@ struct TrainArguments {
   double ema = 0;
   double condition_dropout = 0;
   int64_t accumulate = 1;
+  std::string graph = "off";
   int64_t patience = 0;
   bool keep_best = false;
   std::string run;

@@ -22,6 +22,11 @@ void add_training(Command& c, TrainArguments& a) {
   c.real("--clip", a.clip, "Largest norm of the gradient; 0 = no clipping", 0, kMax);
   c.real("--ema", a.ema, "Decay of averaged weights, such as 0.999; 0 = none", 0, 1,
          {.open_above = true});
+  c.choice(
+      "--graph", a.graph,
+      "On cuda, loss and gradients of a step as one CUDA graph, with the same bits: off, on, or "
+      "auto where the model allows it",
+      {"off", "on", "auto"});
   c.group("Run");
   c.text("--run", a.run, "Folder of the run; empty = one under runs/", "FOLDER");
   c.flag("--resume", a.resume,
@@ -52,6 +57,9 @@ FlowTrainerOptions trainer_options(const TrainArguments& a) {
   o.steps = a.steps;
   o.accumulate = a.accumulate;
   o.clip_norm = a.clip;
+  o.graph = a.graph == "on"     ? GraphUse::always
+            : a.graph == "auto" ? GraphUse::where_possible
+                                : GraphUse::never;
   o.ema_decay = a.ema;
   o.log_every = a.log_every > 0 ? a.log_every : std::max<int64_t>(a.steps / 200, 1);
   o.validate_every = a.validate_every > 0 ? a.validate_every : tenth;

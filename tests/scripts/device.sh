@@ -2,6 +2,13 @@
 . "$(dirname "$0")/common.inc"
 
 ok init --model planar --output w.safetensors --quiet
+# What this build or the CPU lacks is refused before anything is made.
+if ! "$flowgrad" sample --weights w.safetensors --n 5 --matmul cublas --output c.npy 2>err; then
+  says "-DFLOWGRAD_CUBLAS=ON" err
+  [ ! -e c.npy ] || fail "c.npy was made without cuBLAS"
+fi
+expect 1 "a graph holds the work of a device" train --model planar --data moons --steps 3 \
+  --batch-size 8 --graph on --run graph --quiet
 ok sample --weights w.safetensors --n 5 --seed 3 --output x.npy
 ok inspect x.npy
 sed 's/x\.npy//' out >cpu
