@@ -55,6 +55,13 @@ MUTANTS = [
     ("matmul_tile.cuh", "if (row >= p.m || column >= p.n) continue;", "if (row >= p.m || column > p.n) continue;", "matmul_test"),
     ("matmul_rounded.cu", "const Strides repeated = {0, (*bias.strides)[0]};", "const Strides repeated = {1, (*bias.strides)[0]};", "precision_test"),
     ("matmul_rounded.cu", "offset += entry % (*v.shape)[d] * (*v.strides)[d];", "offset += entry * (*v.strides)[d];", "precision_test"),
+    # The same in a BLAS library's words.
+    ("matmul_blas.cu", "to->ld = rows == 1 ? columns : row_stride;", "to->ld = row_stride;", "blas_test"),
+    ("matmul_blas.cu", "steps[1] == p.n * a_row && ", "", "blas_test"),
+    ("matmul_blas.cu", "if ((*v.shape)[d] != shape_[d]) strides_[d] = 0;", "", "blas_test"),
+    # Copies by way of pinned blocks.
+    ("staging.cu", "  gpu::wait_event(block.used);\n  return block;", "  return block;", "staging_test"),
+    ("staging.cu", "block.memory, part, stream);\n    gpu::record_event(block.used, stream);", "block.memory, part, stream);", "staging_test"),
     # The ladder.
     ("ladder/03_shared_tile.cu", "    __syncthreads();  // nobody reads them any more\n", "", "ladder_test"),
     ("ladder/08_cp_async.cu", "    __syncthreads();  // the next round overwrites this slice\n", "", "ladder_test"),
