@@ -32,7 +32,7 @@ hidden = 384
       {"fork", R"(
 task = fork
 demonstrations = 5000
-learning-rate = 0.002
+learning-rate = 0.008
 steps = 10000
 [set]
 horizon = 8
