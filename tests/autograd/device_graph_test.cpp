@@ -5,7 +5,6 @@
 
 #include "catch.hpp"
 #include "core/io_support.h"
-#include "device/arena.h"
 #include "device/device.h"
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
@@ -44,7 +43,7 @@ struct Chain {
 
 TEST_CASE("a captured chain has the bits of the plain one, draws included",
           "[device_graph_test][device_only]") {
-  if (arena_is_registered()) return;  // it records nothing
+  if (!device_records()) return;  // it records nothing
   Generator plain(7), captured(7);
   Chain a, b;
   a(plain);
@@ -69,7 +68,7 @@ TEST_CASE("a captured chain has the bits of the plain one, draws included",
 
 TEST_CASE("nothing runs before the launch, and nobody waits for one",
           "[device_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   const Tensor x = values({8}, 1), y = zeros({8}, DType::float32, test_device());
   DeviceGraph graph(test_device(), [&] { copy_(y, x * 2.0); });
   CHECK(of(y) == std::vector<double>(8, 0.0));
@@ -81,7 +80,7 @@ TEST_CASE("nothing runs before the launch, and nobody waits for one",
 
 TEST_CASE("a graph's memory outlives the trimming of the pool and is nobody else's",
           "[device_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   const Device device = test_device();
   empty_cache(device);
   const int64_t live = memory_stats(device).live_bytes;
@@ -126,7 +125,7 @@ TEST_CASE("a graph's memory outlives the trimming of the pool and is nobody else
 
 TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
           "[device_graph_test][device_only]") {
-  if (arena_is_registered()) {
+  if (!device_records()) {
     CHECK_THAT(error_of<DeviceError>([] { DeviceGraph(test_device(), [] {}); }),
                Contains("cannot record"));
     return;

@@ -39,6 +39,11 @@ Device test_device() {
   return on_cpu > 0 ? Device::cpu() : device;
 }
 
+bool device_records() {
+  test_device();  // registers the arena where it is the device
+  return !arena_is_registered();
+}
+
 OnCpu::OnCpu() { ++on_cpu; }
 OnCpu::~OnCpu() { --on_cpu; }
 

@@ -8,6 +8,8 @@ namespace flowgrad::testing {
 /// The device that a test computes on: FLOWGRAD_TEST_DEVICE=cpu|cuda, cpu without it. With cuda, a
 /// library built without CUDA gets the arena of arena.h for a device.
 Device test_device();
+/// Whether it records work as a graph; the arena does not.
+bool device_records();
 
 /// While this lives, test_device() is the CPU: for what results are held against.
 class OnCpu {

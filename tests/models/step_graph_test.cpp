@@ -3,14 +3,13 @@
 
 #include <cmath>
 
-#include "device/arena.h"
 #include "device/device.h"
 #include "flowgrad/models/flow_trainer.h"
 #include "flowgrad/models/robot_policy.h"
 #include "support.h"
 
 using namespace flowgrad;
-using flowgrad::testing::arena_is_registered;
+using flowgrad::testing::device_records;
 using flowgrad::testing::contains;
 using flowgrad::testing::raised;
 using flowgrad::testing::test_device;
@@ -130,7 +129,7 @@ void check_equal(const Outcome& plain, const Outcome& graph) {
 }  // namespace
 
 TEST_CASE("20 steps of densities, by graph and without", "[step_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   for (const auto& [name, config] : std::vector<std::pair<std::string, Config>>{
            {"planar", {{"dim", "3"}, {"n_flows", "3"}}},
            {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"actnorm", "true"}}}}) {
@@ -144,7 +143,7 @@ TEST_CASE("20 steps of densities, by graph and without", "[step_graph_test][devi
 }
 
 TEST_CASE("20 steps of flow matching, whose draws go on", "[step_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   const Config config{
       {"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "2"}};
   const Outcome plain = train("flow_matching", config, GraphUse::never, 20, 2, 0.3);
@@ -154,7 +153,7 @@ TEST_CASE("20 steps of flow matching, whose draws go on", "[step_graph_test][dev
 }
 
 TEST_CASE("20 steps of the flow-matching policy", "[step_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   const Outcome plain = train_policy(GraphUse::never, 20);
   REQUIRE(plain.losses.size() == 20);
   check_equal(plain, train_policy(GraphUse::always, 20));
@@ -162,7 +161,7 @@ TEST_CASE("20 steps of the flow-matching policy", "[step_graph_test][device_only
 
 TEST_CASE("a loss that no graph can hold is refused, or trained without one where that was asked",
           "[step_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   // Diffusion reads its steps back to check them.
   const Config config{{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}};
   const std::string text =
@@ -179,7 +178,7 @@ TEST_CASE("a loss that no graph can hold is refused, or trained without one wher
 
 TEST_CASE("a step of which the gradient is not finite changes nothing, and the next one counts",
           "[step_graph_test][device_only]") {
-  if (arena_is_registered()) return;
+  if (!device_records()) return;
   const auto run = [](GraphUse use) {
     const Device device = test_device();
     const Tensor w = full({3}, 2, DType::float32, device).requires_grad_();
