@@ -9,8 +9,8 @@
 #include "support.h"
 
 using namespace flowgrad;
-using flowgrad::testing::device_records;
 using flowgrad::testing::contains;
+using flowgrad::testing::device_records;
 using flowgrad::testing::raised;
 using flowgrad::testing::test_device;
 
