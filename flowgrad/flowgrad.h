@@ -40,6 +40,7 @@
 #include "flowgrad/models/score.h"
 #include "flowgrad/models/spectral.h"
 #include "flowgrad/models/spline.h"
+#include "flowgrad/models/time_embedding.h"
 #include "flowgrad/models/transport.h"
 #include "flowgrad/models/verify.h"
 #include "flowgrad/optim/ema.h"

@@ -115,17 +115,17 @@ std::vector<Tensor> cnf_solve(const Tensor& y0, const CnfTensors& field, const S
                  field.has_trace() ? kernels::View(outputs[1]) : kernels::View(), kept);
   if (records) {
     std::vector<Saved> saved = {save(kept)};
-    std::array<bool, kInputs> given_to{};
+    std::array<bool, kInputs> present{};
     for (size_t i = 0; i < kInputs; ++i) {
-      given_to[i] = in[i].defined();
-      if (given_to[i]) saved.push_back(save(in[i]));
+      present[i] = in[i].defined();
+      if (present[i]) saved.push_back(save(in[i]));
     }
     record("cnf_solve", std::span<const Tensor>(outputs), std::span<const Tensor>(in),
-           std::span<const Saved>(saved), [steps, twin, given_to](Backward& r) {
+           std::span<const Saved>(saved), [steps, twin, present](Backward& r) {
              std::vector<Tensor> given(kInputs);
              int next = 1;
              for (size_t i = 0; i < kInputs; ++i) {
-               if (given_to[i]) given[i] = r.saved(next++);
+               if (present[i]) given[i] = r.saved(next++);
              }
              if (mode().recording) {
                set_by_twin(r, given, twin);

@@ -103,17 +103,11 @@ void run_bench(const BenchArguments& a) {
           : a.verify_only  ? "--verify-only"
                            : "--device cuda"));
     }
-    const int64_t bytes = peak_growth(cases[0].prepare());
-    fmt::print("{:48s} peak {:9.2f} MiB above set-up\n", cases[0].name,
-               static_cast<double>(bytes) / (1 << 20));
-    root["cases"][cases[0].name]["peak_bytes"] = bytes;
-    if (!a.json_file.empty()) write_file_atomic(a.json_file, json_text(root, 1) + "\n", "bench");
-    return;
   }
   Roofline limit;
   if (!device.is_cpu()) {
     fmt::print("{}\n", device.to_string());
-  } else if (!a.verify_only) {
+  } else if (!a.verify_only && !a.peak_memory) {
     limit = measure_roofline();
     root["measured_gflops"] = limit.gflops;
     root["measured_gbytes"] = limit.gbytes;
@@ -124,6 +118,13 @@ void run_bench(const BenchArguments& a) {
   int failed = 0;
   for (const BenchCase& c : cases) {
     const BenchCase::Prepared work = c.prepare();
+    if (a.peak_memory) {
+      const int64_t bytes = peak_growth(work);
+      fmt::print("{:48s} peak {:9.2f} MiB above set-up\n", c.name,
+                 static_cast<double>(bytes) / (1 << 20));
+      root["cases"][c.name]["peak_bytes"] = bytes;
+      continue;
+    }
     const std::string wrong = work.verify();
     if (!wrong.empty()) {
       ++failed;

@@ -101,7 +101,7 @@ void name_methods(std::vector<Method>& methods) {
     if (several) {
       const int64_t n = m.runs[0]->evaluations;
       m.label += fmt::format(", {} evaluation{}", n, n == 1 ? "" : "s");
-      if (m.name.starts_with("diffusion")) m.label += m.runs[0]->n_steps > 0 ? ", DDIM" : ", DDPM";
+      if (own.at("head") == "diffusion") m.label += m.runs[0]->n_steps > 0 ? ", DDIM" : ", DDPM";
     }
   }
 }

@@ -23,6 +23,14 @@ Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands)
   return axes;
 }
 
+Axes matmul_batch(const Shape& shape, const Strides& out, const Strides& a, const Strides& b) {
+  const auto rank = static_cast<size_t>(shape.rank() - 2);
+  const auto leading = [rank](const Strides& s) { return Strides(std::span(s.begin(), rank)); };
+  const Strides o = leading(out), of_a = leading(a), of_b = leading(b);
+  const Strides* const strides[] = {&o, &of_a, &of_b};
+  return merge_axes(Shape(std::span(shape.begin(), rank)), strides, 3);
+}
+
 bool is_one_to_one(const Shape& shape, const Strides& strides) {
   int64_t size[kMaxRank], stride[kMaxRank];
   int rank = 0;

@@ -161,10 +161,4 @@ ResidualBlock::ResidualBlock(int64_t width, Generator& generator, DType dtype)
 
 Tensor ResidualBlock::forward(const Tensor& x) { return x + block_(x); }
 
-void check_embedding_width(const char* op, int64_t width) {
-  if (width >= 4 && width % 2 == 0) return;
-  throw ValueError(fmt::format(
-      "{}: width {} of the time embedding given; even numbers from 4 are accepted", op, width));
-}
-
 }  // namespace flowgrad

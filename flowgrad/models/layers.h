@@ -211,10 +211,4 @@ class ResidualBlock final : public Layer {
   Linear *first_, *second_;
 };
 
-/// Features of a time t (N): all sines, then all cosines, of t times `scale` times frequencies
-/// geometric from 1 to 1/10000 over width / 2 channels. Returns (N, width). ValueError for a width
-/// that is odd or below 4.
-Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale);
-void check_embedding_width(const char* op, int64_t width);
-
 }  // namespace flowgrad

@@ -1,5 +1,7 @@
 #include "flowgrad/models/time_embedding.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
 
 #include "flowgrad/autograd/ops.h"
@@ -29,6 +31,12 @@ Tensor embedding_of(const Tensor& t, const Tensor& frequencies) {
 }
 
 }  // namespace
+
+void check_embedding_width(const char* op, int64_t width) {
+  if (width >= 4 && width % 2 == 0) return;
+  throw ValueError(fmt::format(
+      "{}: width {} of the time embedding given; even numbers from 4 are accepted", op, width));
+}
 
 Tensor sinusoidal_embedding(const Tensor& t, int64_t width, double scale) {
   return embedding_of(t, embedding_frequencies(width, scale, t.dtype(), t.device()));

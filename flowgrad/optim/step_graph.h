@@ -25,8 +25,6 @@ class StepGraph {
   void run();
   /// Of the latest run.
   const Tensor& loss() const { return loss_; }
-  /// Bytes that the graph keeps to itself.
-  int64_t memory_bytes() const { return graph_.memory_bytes(); }
 
  private:
   NamedTensors parameters_;

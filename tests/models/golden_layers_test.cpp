@@ -1,6 +1,7 @@
 // Layers and the fixed-step solvers against PyTorch's values.
 #include "flowgrad/models/layers.h"
 #include "flowgrad/models/ode.h"
+#include "flowgrad/models/time_embedding.h"
 #include "golden.h"
 
 using namespace flowgrad;

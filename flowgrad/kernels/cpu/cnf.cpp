@@ -173,8 +173,8 @@ void slopes(const Field<T>& f, const Stage<T>& s, int64_t rows, T* slope) {
 }
 
 /// The first of a step's stages as cnf_solve keeps them.
-template <class T, class U>
-U* kept_step(const Field<T>& f, U* kept, int64_t row, int64_t step) {
+template <class T>
+T* kept_step(const Field<T>& f, T* kept, int64_t row, int64_t step) {
   return kept + (row / kRows * f.steps.n_steps + step) * f.steps.stages * f.stage_elements();
 }
 

@@ -10,16 +10,6 @@ using namespace cpu;
 
 namespace {
 
-/// The batch axes of out, a and b, merged; operand 0 is out.
-Axes batch_axes(const View& a, const View& b, const View& out) {
-  const size_t rank = static_cast<size_t>(out.rank() - 2);
-  const Shape shape(std::span(out.shape->begin(), rank));
-  const Strides so(std::span(out.strides->begin(), rank)), sa(std::span(a.strides->begin(), rank)),
-      sb(std::span(b.strides->begin(), rank));
-  const Strides* const strides[] = {&so, &sa, &sb};
-  return merge_axes(shape, strides, 3);
-}
-
 template <class T>
 void multiply(const View& a, const View& b, const View& bias, bool accumulate, const View& out) {
   const int row = out.rank() - 2, column = out.rank() - 1;
@@ -45,7 +35,7 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
     }
   }
   if (out.rank() == 2) return gemm(g);
-  const Axes batch = batch_axes(a, b, out);
+  const Axes batch = matmul_batch(*out.shape, *out.strides, *a.strides, *b.strides);
   if (batch.total == 0) return;
   if (batch.total == 1) return gemm(g);
   if (batch.rank == 1 && batch.stride[2][0] == 0 && batch.stride[1][0] == g.m * g.a_row) {

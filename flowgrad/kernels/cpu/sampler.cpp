@@ -164,10 +164,8 @@ void CpuBackendFast::sample(const Sampler& sampler, View x, View out) {
   visit_floating("sample", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Solver<T> solver(sampler, x);
-    const int64_t threads =
-        in_parallel_region() ? 1 : std::min<int64_t>(num_threads(), solver.rows / kThreadRows);
-    const int64_t blocks =
-        std::max(divide_up(solver.rows, kBlockRows), std::max<int64_t>(threads, 1));
+    const int64_t blocks = std::max(divide_up(solver.rows, kBlockRows),
+                                    std::min<int64_t>(num_threads(), solver.rows / kThreadRows));
     parallel_for(blocks, [&](int64_t i) {
       const int64_t begin = solver.rows * i / blocks, end = solver.rows * (i + 1) / blocks;
       solver.solve(begin, end - begin, x.as<const T>(), out.as<T>());

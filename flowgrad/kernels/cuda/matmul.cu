@@ -114,16 +114,6 @@ void launch(const MatmulPlan& plan, const MatmulArgs<T>& p, int64_t batch) {
               dim3(128), 0, gpu::default_stream(), p, total);
 }
 
-/// The batch axes of out, a and b, merged.
-Axes batch_axes(const View& a, const View& b, const View& out) {
-  const auto rank = static_cast<std::size_t>(out.rank() - 2);
-  const Shape shape(std::span(out.shape->begin(), rank));
-  const Strides so(std::span(out.strides->begin(), rank)), sa(std::span(a.strides->begin(), rank)),
-      sb(std::span(b.strides->begin(), rank));
-  const Strides* const strides[] = {&so, &sa, &sb};
-  return merge_axes(shape, strides, 3);
-}
-
 int fitting(const char* what, int64_t size) {
   constexpr int64_t kMost = INT32_MAX - 128;  // room to round up to a tile
   if (size > kMost) {
@@ -153,7 +143,7 @@ void multiply(const MatmulPlan* given, const View& a, const View& b, const View&
     p.bias_stride = (*bias.strides)[0];
   }
   int64_t m = (*out.shape)[row];
-  const Axes axes = batch_axes(a, b, out);
+  const Axes axes = matmul_batch(*out.shape, *out.strides, *a.strides, *b.strides);
   int64_t batch = axes.total;
   if (axes.rank == 1 && axes.stride[2][0] == 0 && axes.stride[1][0] == m * p.a.x_stride) {
     // One b for all and the rows of a in one sequence: a single product.
@@ -201,6 +191,15 @@ void check_product(const View& a, const View& b, const View& bias, const View& o
   if (!out.is_contiguous()) throw ShapeError("matmul: out is not contiguous");
 }
 
+/// Of operands that were checked.
+void multiply(const MatmulPlan* plan, const View& a, const View& b, const View& bias,
+              bool accumulate, const View& out) {
+  if (a.dtype == DType::float32)
+    multiply<float>(plan, a, b, bias, accumulate, out);
+  else
+    multiply<double>(plan, a, b, bias, accumulate, out);
+}
+
 }  // namespace
 
 int matmul_chunk(int64_t k) {
@@ -235,10 +234,7 @@ MatmulPlan plan_matmul(DType dtype, int64_t batch, int64_t m, int64_t n, int64_t
 
 void matmul(const MatmulPlan* plan, View a, View b, View bias, bool accumulate, View out) {
   check_product(a, b, bias, out);
-  if (a.dtype == DType::float32)
-    multiply<float>(plan, a, b, bias, accumulate, out);
-  else
-    multiply<double>(plan, a, b, bias, accumulate, out);
+  multiply(plan, a, b, bias, accumulate, out);
 }
 
 }  // namespace cuda
@@ -247,7 +243,7 @@ void CudaBackend::matmul(View a, View b, View bias, bool accumulate, View out) {
   cuda::check_product(a, b, bias, out);
   if (cuda::multiply_by_cublas(a, b, bias, accumulate, out)) return;
   if (cuda::multiply_rounded(a, b, bias, accumulate, out)) return;
-  cuda::matmul(nullptr, a, b, bias, accumulate, out);
+  cuda::multiply(nullptr, a, b, bias, accumulate, out);
 }
 
 }  // namespace flowgrad::kernels

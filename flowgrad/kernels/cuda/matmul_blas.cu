@@ -73,16 +73,6 @@ class Readable {
   BlasProduct::Operand matrix_;
 };
 
-/// Batch axes of out, a and b, merged.
-Axes batch_axes(const View& a, const View& b, const View& out) {
-  const auto rank = static_cast<std::size_t>(out.rank() - 2);
-  const Shape shape(std::span(out.shape->begin(), rank));
-  const Strides so(std::span(out.strides->begin(), rank)), sa(std::span(a.strides->begin(), rank)),
-      sb(std::span(b.strides->begin(), rank));
-  const Strides* const strides[] = {&so, &sa, &sb};
-  return merge_axes(shape, strides, 3);
-}
-
 void products(const std::function<void(const BlasProduct&)>& run, const View& a, const View& b,
               bool accumulate, const View& out) {
   const int row = out.rank() - 2, column = out.rank() - 1;
@@ -93,7 +83,8 @@ void products(const std::function<void(const BlasProduct&)>& run, const View& a,
   p.k = (*a.shape)[column];
   p.keep = accumulate ? 1 : 0;
   p.dtype = out.dtype;
-  const Axes axes = batch_axes(of_a.view(), of_b.view(), out);
+  const Axes axes =
+      matmul_batch(*out.shape, *out.strides, *of_a.view().strides, *of_b.view().strides);
   // The innermost axis is a call's own; the others take a call each.
   const int last = axes.rank - 1;
   int64_t steps[3] = {};  // out, a, b
