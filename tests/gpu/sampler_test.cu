@@ -22,6 +22,7 @@ struct Case {
   bool given_noise = false;
   std::vector<SamplerStage> stages;
   cuda::SamplerPlan plan{};  // columns = 0: the default
+  uint64_t seed = 100;       // of the operands' values
 
   std::string text() const {
     return std::string(name_of(dtype)) + ", " + std::to_string(rows) + " rows, width " +
@@ -60,7 +61,7 @@ struct Operands {
     const double root = 1 / std::sqrt(static_cast<double>(c.width));
     const auto n = static_cast<int64_t>(c.stages.size());
     const int64_t conditions = c.conditions < 0 ? c.rows : c.conditions;
-    uint64_t seed = 100;
+    uint64_t seed = c.seed;
     const auto add = [&](const Shape& shape, double size) {
       all.push_back(values(shape, c.dtype, ++seed, -size, size));
     };
@@ -235,6 +236,37 @@ TEST_CASE("the bits of a sample do not depend on the plan's rows and groups", "[
         const std::vector<double> got = check(c).to_vector<double>();
         if (first.empty()) first = got;
         CHECK(got == first);
+      }
+    }
+  }
+}
+
+TEST_CASE("a sampler takes nothing for its own that an earlier one sent", "[sampler_test]") {
+  // Scratch memory comes back with the boxes of earlier samplers in it, and after a single stage
+  // their tag is the one that the next sampler waits for first. Several blocks wait for each other
+  // from one more column than a block has. Seeds change what is sent; blocks of memory take turns.
+  for (DType dtype : {DType::float32, DType::float64}) {
+    const int64_t columns = dtype == DType::float32 ? 32 : 16;
+    for (int64_t width : {columns, columns + 1, 2 * columns, 2 * columns + 1}) {
+      for (double guidance : {1.0, 2.5}) {
+        for (int64_t conditions : {0, 1, -1}) {
+          for (uint64_t seed : {100, 200, 300}) {
+            Case c{.dtype = dtype,
+                   .rows = 3,
+                   .width = width,
+                   .outputs = 2,
+                   .conditions = conditions,
+                   .guidance = guidance,
+                   .given_noise = seed == 200,
+                   .stages = {{.x_x = 0.5, .x_v = 1, .x_noise = 0.25, .noise = 1}},
+                   .seed = seed};
+            check(c);
+            if (seed == 300) {
+              c.stages = everything();
+              check(c);
+            }
+          }
+        }
       }
     }
   }
