@@ -267,10 +267,11 @@ void check_gradients(const Case& c, bool along) {
     const std::vector<double> values = got[i].to_vector<double>();
     std::vector<double> want, have;
     if (along) {
-      // The direction of the gradient itself, so that no sum cancels, and some noise.
+      // Its signs are the gradient's, so that no sum cancels; its sizes are not, or an element that
+      // is wrongly zero or NaN would pass.
       double product = 0;
       for (size_t k = 0; k < values.size(); ++k) {
-        const double direction = values[k] * dice.real(0.5, 1.5);
+        const double direction = std::copysign(dice.real(0.5, 1.5), values[k]);
         v[i][k] += Complex(0, 1e-30 * direction);
         product += direction * values[k];
       }
