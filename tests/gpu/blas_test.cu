@@ -89,6 +89,11 @@ Tensor spread(const Tensor& t) {
   return t.with_layout(l);
 }
 
+/// Elements of a tensor's memory under other strides, also where they overlap.
+Tensor strided(const Tensor& t, const Shape& shape, const Strides& strides) {
+  return t.with_layout({shape, strides, t.layout().offset});
+}
+
 /// The same matrix n times, by a stride of 0.
 Tensor repeated(const Tensor& t, int64_t n) {
   Shape shape{n};
@@ -120,7 +125,23 @@ TEST_CASE("every view of a matrix reaches a BLAS", "[blas_test]") {
       }
       check_product(a, b, bias, false);
       check_product(a_t, b_t, {}, true);
+      check_product(a, b, spread(values({2 * n}, f, 8)), false);
+      check_product(a, b, strided(bias, {n}, {0}), false);
     }
+  }
+}
+
+TEST_CASE("rows and columns that overlap are copied for a BLAS", "[blas_test]") {
+  const DType f = DType::float64;
+  const Tensor a = values({5, 3}, f, 1), b = values({3, 4}, f, 2), line = values({40}, f, 3);
+  // One row for all, one column for all, windows along a line in either direction.
+  for (const Strides& strides : {Strides{0, 1}, Strides{1, 0}, Strides{1, 1}, Strides{0, 0},
+                                 Strides{2, 1}, Strides{1, 2}, Strides{1, 4}}) {
+    CHECK(check_product(strided(line, {5, 3}, strides), b, {}, false) == 1);
+    CHECK(check_product(a, strided(line, {3, 4}, strides), {}, false) == 1);
+  }
+  for (const Strides& strides : {Strides{1, 3}, Strides{1, 5}, Strides{3, 1}, Strides{4, 1}}) {
+    check_product(strided(line, {5, 3}, strides), strided(line, {3, 4}, strides), {}, true);
   }
 }
 
@@ -140,10 +161,22 @@ TEST_CASE("batches: strides, broadcasts, several axes", "[blas_test]") {
   Layout apart = taller.layout();
   apart.shape[1] = 5;
   CHECK(check_product(taller.with_layout(apart), repeated(one, 6), bias, false) == 1);
+  // So do those of entries of one row each.
+  CHECK(check_product(strided(values({6, 1, 8}, f, 13), {6, 1, 3}, {8, 8, 1}), repeated(one, 6),
+                      bias, false) == 1);
+  CHECK(check_product(values({6, 1, 3}, f, 14), repeated(one, 6), bias, false) == 1);
+  // Transposed entries whose rows number as many as their columns, and entries that overlap.
+  CHECK(check_product(turned(values({6, 3, 3}, f, 15)), repeated(one, 6), {}, false) == 1);
+  CHECK(check_product(strided(values({60}, f, 16), {6, 5, 3}, {5, 1, 5}), repeated(one, 6), {},
+                      false) == 1);
   // Two axes that no single stride describes: a call for each entry of the outer one.
   const Tensor deep = values({2, 3, 5, 3}, f, 10);
   CHECK(check_product(deep, repeated(values({3, 3, 4}, f, 11), 2), {}, false) == 2);
   CHECK(check_product(deep, values({2, 3, 3, 4}, f, 12), {}, false) == 1);
+  // Two outer axes of one size.
+  CHECK(check_product(values({2, 2, 3, 5, 3}, f, 17),
+                      strided(values({2, 3, 4}, f, 18), {2, 2, 3, 3, 4}, {0, 12, 0, 4, 1}), {},
+                      false) == 4);
 }
 
 TEST_CASE("no depth, no elements", "[blas_test]") {

@@ -92,10 +92,10 @@ void products(const std::function<void(const BlasProduct&)>& run, const View& a,
     p.batch = axes.size[last];
     for (int i = 0; i < 3; ++i) steps[i] = axes.stride[i][last];
   }
-  const int64_t a_row = (*of_a.view().strides)[row];
-  if (p.batch > 1 && steps[2] == 0 && steps[1] == p.n * a_row && !of_a.at(0, 0).transposed &&
-      steps[0] == p.m * p.n) {
-    // One b for all, and the rows of a in one sequence: a single product.
+  const BlasProduct::Operand rows = of_a.at(0, 0);
+  if (p.batch > 1 && steps[2] == 0 && steps[1] == p.n * rows.ld && !rows.transposed) {
+    // One b for all, and the rows of a in one sequence: a single product. Its ld need not be the
+    // stride of rows where an entry has only one.
     p.n *= p.batch;
     p.batch = 1;
   }
