@@ -1,6 +1,8 @@
 // Copies by way of pinned blocks: none is used again before the device is done with it.
 #include "flowgrad/kernels/cuda/staging.h"
 
+#include <thread>
+
 #include "gpu/support.cuh"
 
 using namespace flowgrad;
@@ -68,6 +70,30 @@ TEST_CASE("staged copies are ordered with kernels, both ways", "[staging_test]")
     staging.to_host(back.data(), array.get(), n);
     CHECK(back == std::vector<unsigned char>(n, static_cast<unsigned char>(2 + 2 * round)));
     for (unsigned char& value : host) value = static_cast<unsigned char>(value + 2);
+  }
+}
+
+TEST_CASE("threads share the blocks of staged copies", "[staging_test]") {
+  for (const std::size_t blocks : {1, 3}) {
+    Staging staging(64, blocks);
+    std::vector<int> wrong(3);
+    std::vector<std::thread> threads;
+    std::vector<std::unique_ptr<DeviceArray<char>>> arrays;
+    for (int t = 0; t < 3; ++t) arrays.push_back(std::make_unique<DeviceArray<char>>(4096));
+    for (int t = 0; t < 3; ++t) {
+      threads.emplace_back([&, t] {
+        std::vector<char> back(4096);
+        for (int round = 0; round < 40; ++round) {
+          const std::vector<char> sent = pattern(4096, 3 * round + t);
+          char* const device = arrays[static_cast<std::size_t>(t)]->get();
+          staging.to_device(device, sent.data(), sent.size());
+          staging.to_host(back.data(), device, back.size());
+          wrong[static_cast<std::size_t>(t)] += back != sent;
+        }
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    CHECK(wrong == std::vector<int>(3, 0));
   }
 }
 
