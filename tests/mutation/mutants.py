@@ -1,6 +1,7 @@
-"""Planted bugs in the CUDA kernels: (file below flowgrad/kernels/cuda, text, what it becomes, tags of test_gpu).
+"""Planted bugs in the CUDA kernels: (file below flowgrad/kernels/cuda, text, what it becomes, tests that shall notice).
 
-The text must occur exactly once in the file, or name its occurrence as a fifth entry (from 0).
+Tests are a tag of test_gpu, or room/tag for the cases of another room that run on the device. The text must occur
+exactly once in the file.
 """
 
 MUTANTS = [
@@ -57,11 +58,29 @@ MUTANTS = [
     ("matmul_rounded.cu", "offset += entry % (*v.shape)[d] * (*v.strides)[d];", "offset += entry * (*v.strides)[d];", "precision_test"),
     # The same in a BLAS library's words.
     ("matmul_blas.cu", "to->ld = rows == 1 ? columns : row_stride;", "to->ld = row_stride;", "blas_test"),
-    ("matmul_blas.cu", "steps[1] == p.n * a_row && ", "", "blas_test"),
+    ("matmul_blas.cu", "steps[1] == p.n * rows.ld && ", "", "blas_test"),
     ("matmul_blas.cu", "if ((*v.shape)[d] != shape_[d]) strides_[d] = 0;", "", "blas_test"),
+    ("matmul_blas.cu", "p.n * rows.ld", "p.n * (*of_a.view().strides)[row]", "blas_test"),
+    ("matmul_blas.cu", " && !rows.transposed", "", "blas_test"),
+    ("matmul_blas.cu", " && (rows == 1 || row_stride >= columns)", "", "blas_test"),
+    ("matmul_blas.cu", " && column_stride >= rows)", ")", "blas_test"),
+    ("matmul_blas.cu", "      rest /= axes.size[d];\n", "", "blas_test"),
+    ("matmul_blas.cu", "repeated[out.rank() - 1] = (*bias.strides)[0];", "repeated[out.rank() - 1] = 1;", "blas_test"),
     # Copies by way of pinned blocks.
     ("staging.cu", "  gpu::wait_event(block.used);\n  return block;", "  return block;", "staging_test"),
     ("staging.cu", "block.memory, part, stream);\n    gpu::record_event(block.used, stream);", "block.memory, part, stream);", "staging_test"),
+    ("staging.cu", "blocks_[turn_++ %", "blocks_[turn_ %", "staging_test"),
+    ("staging.cu", "fetched == blocks_.size()) fetch();", "fetched > blocks_.size()) fetch();", "staging_test"),
+    ("staging.cu", "    gpu::wait_event(block.used);\n    std::memcpy", "    std::memcpy", "staging_test"),
+    ("staging.cu", "  const std::lock_guard lock(mutex_);\n  for", "  for", "staging_test"),
+    # Graphs: their draws, and memory that is theirs alone.
+    ("random.cu", "shift == nullptr ? stream : stream + *shift", "stream", "autograd/device_graph_test"),
+    ("scratch.h", "      if (gpu::capturing()) return {bytes, pool_allocate(bytes, kDevice)};\n", "", "autograd/device_graph_test"),
+    ("scratch.h", "      if (gpu::capturing()) return pool_free(block.second, block.first, kDevice);\n", "", "autograd/device_graph_test"),
+    ("../../core/device_graph.cpp", "s.draws->set_state(s.seed, s.draws->stream() + s.n_streams);", "", "autograd/device_graph_test"),
+    ("../../core/device_graph.cpp", "if (s.draws) s.draws->set_state(s.seed, s.first_stream);", "", "autograd/device_graph_test"),
+    ("../../core/device_graph.cpp", "if (!ended_) memory_.drop_capture();", "", "autograd/device_graph_test"),
+    ("../../core/allocator.cpp", "      own->kept.emplace_back(block, size);\n      own->bytes += static_cast<int64_t>(size);\n      return;\n", "", "autograd/device_graph_test"),
     # The ladder.
     ("ladder/03_shared_tile.cu", "    __syncthreads();  // nobody reads them any more\n", "", "ladder_test"),
     ("ladder/08_cp_async.cu", "    __syncthreads();  // the next round overwrites this slice\n", "", "ladder_test"),

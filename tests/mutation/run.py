@@ -4,7 +4,7 @@
 usage: tests/mutation/run.py SCRATCH [--checker] [--only TEXT] [--jobs N] [--report FILE.md]
 
 SCRATCH is a folder to build in; it may be a former one, then little is compiled again. A mutant is caught when
-test_gpu fails on the emulator in the usual order of threads, or in reverse or random order, or (--checker) in the
+its tests fail on the emulator in the usual order of threads, or in reverse or random order, or (--checker) in the
 build that watches every access. By hand and before releases: it takes about an hour.
 """
 import argparse
@@ -34,27 +34,37 @@ def copy_tree(to):
         shutil.copyfile(a, b)
 
 
-def build(to, preset, jobs):
-    return subprocess.run(["cmake", "--build", f"build/{preset}", "--target", "test_gpu", "-j", str(jobs)], cwd=to,
+def program_of(tests):
+    """The test program of "tag" or "room/tag", and the cases that it runs on the device."""
+    room, _, tag = tests.rpartition("/")
+    if not room:
+        return "test_gpu", f"[{tag}]~[nightly]"
+    return f"test_{room}", f"[{tag}][device]~[nightly],[{tag}][device_only]~[nightly]"
+
+
+def build(to, preset, tests, jobs):
+    target = program_of(tests)[0]
+    return subprocess.run(["cmake", "--build", f"build/{preset}", "--target", target, "-j", str(jobs)], cwd=to,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def passes(to, preset, tag, order):
+def passes(to, preset, tests, order):
+    program, cases = program_of(tests)
     try:
-        return subprocess.run([f"build/{preset}/tests/test_gpu", f"[{tag}]~[nightly]"], cwd=to, timeout=LIMIT_S,
-                              env={**os.environ, "FLOWGRAD_EMULATOR_ORDER": order},
+        return subprocess.run([f"build/{preset}/tests/{program}", cases], cwd=to, timeout=LIMIT_S,
+                              env={**os.environ, "FLOWGRAD_EMULATOR_ORDER": order, "FLOWGRAD_TEST_DEVICE": "cuda"},
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
     except subprocess.TimeoutExpired:
         return False  # it hangs, and somebody notices
 
 
-def judge(to, presets, tag, jobs):
+def judge(to, presets, tests, jobs):
     """Who caught the mutant, or "survived", or "does not compile"."""
     for preset in presets:
-        if build(to, preset, jobs).returncode != 0:
+        if build(to, preset, tests, jobs).returncode != 0:
             return "does not compile"
         for order in ["forward", "reverse", "random"] if preset == "emulated" else ["forward"]:
-            if not passes(to, preset, tag, order):
+            if not passes(to, preset, tests, order):
                 return "checker" if preset != "emulated" else order
     return "survived"
 
@@ -74,12 +84,12 @@ def main():
         subprocess.run(["cmake", "--preset", preset, "-DFLOWGRAD_BASELINE_ONLY=ON"], cwd=a.scratch, check=True,
                        stdout=subprocess.DEVNULL)
     chosen = [(i, m) for i, m in enumerate(MUTANTS) if a.only in m[0]]
-    for tag in sorted({m[3] for _, m in chosen}):
-        verdict = judge(a.scratch, presets, tag, a.jobs)
+    for tests in sorted({m[3] for _, m in chosen}):
+        verdict = judge(a.scratch, presets, tests, a.jobs)
         if verdict != "survived":
-            sys.exit(f"the kernels as they are: [{tag}]: {verdict}")
+            sys.exit(f"the kernels as they are: {tests}: {verdict}")
     rows, caught = [], 0
-    for number, (name, old, new, tag) in chosen:
+    for number, (name, old, new, tests) in chosen:
         path = a.scratch / KERNELS / name
         text = path.read_text()
         if text.count(old) != 1:
@@ -87,7 +97,7 @@ def main():
         start = time.monotonic()
         path.write_text(text.replace(old, new))
         try:
-            verdict = judge(a.scratch, presets, tag, a.jobs)
+            verdict = judge(a.scratch, presets, tests, a.jobs)
         finally:
             path.write_text(text)
         if verdict == "does not compile":
