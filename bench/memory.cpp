@@ -98,6 +98,21 @@ void add_reductions(Builder& b) {
   b.add(
       "softmax gradient", {b.normal(), softmax(x, 1), out},
       [](Backend& k, const Tensors& t) { k.softmax_grad(false, t[0], t[1], 1, t[2]); }, 1e-5);
+  const Tensor weight = b.normal({columns}),
+               statistics = zeros({rows, 2}, DType::float64, x.device());
+  b.add("layer norm", {x, weight, b.normal({columns}), statistics, out},
+        [](Backend& k, const Tensors& t) {
+          k.layer_norm({t[1], t[2], 1e-5}, t[0], t[4], t[3]);
+        });
+  kernels::backend(x.device()).layer_norm({weight, weight, 1e-5}, x, out, statistics);
+  b.add(
+      "layer norm gradient",
+      {x, weight, statistics, b.normal(), b.space({columns}), b.space({columns}), out}, {4, 5, 6},
+      {4, 5, 6},
+      [](Backend& k, const Tensors& t) {
+        k.layer_norm_grad({t[1], {}, 1e-5}, t[0], t[2], t[3], t[6], t[4], t[5]);
+      },
+      1e-4);
   b.add(
       "cumsum of rows", {x, out},
       [](Backend& k, const Tensors& t) { k.scan(kernels::ScanOp::sum, t[0], 1, false, t[1]); },

@@ -5,6 +5,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
+#include "flowgrad/autograd/twin.h"
 #include "flowgrad/core/device_graph.h"
 #include "flowgrad/kernels/backend.h"
 
@@ -14,14 +15,17 @@ using kernels::backend;
 
 namespace {
 
-/// x without mean and scale over the trailing axes, and the scale that was applied.
-struct Standardised {
-  Tensor value, scale;
-};
-Standardised standardise(const Tensor& x, const Dims& axes, double epsilon) {
-  const Tensor centred = x - mean(x, axes, true);
-  const Tensor scale = rsqrt(mean(square(centred), axes, true) + epsilon);
-  return {centred * scale, scale};
+/// The same in operations, from {x, weight, bias}.
+Tensor composed(std::span<const Tensor> in, const Dims& axes, double epsilon) {
+  const Tensor centred = in[0] - mean(in[0], axes, true);
+  Tensor out = centred * rsqrt(mean(square(centred), axes, true) + epsilon);
+  if (in[1].defined()) out = out * in[1];
+  return in[2].defined() ? out + in[2] : out;
+}
+
+/// What a kernel reads: x as rows, contiguous; undefined stays undefined.
+Tensor rows_of(const Tensor& x, const Shape& rows) {
+  return x.defined() ? reshape(contiguous(x.detach()), rows) : x;
 }
 
 void check_affine(const char* argument, const Tensor& given, const Shape& normalized_shape) {
@@ -60,32 +64,44 @@ Tensor layer_norm(const Tensor& x, const Shape& normalized_shape, const Tensor& 
   check_same_device("layer_norm", x, weight, "x", "weight");
   check_same_device("layer_norm", x, bias, "x", "bias");
 
-  Standardised s;
-  Tensor out;
+  const std::array<Tensor, 3> in{x, weight, bias};
+  if (!fused_kernels()) return composed(in, axes, epsilon);
+
+  const Shape row{numel(normalized_shape)};
+  const Shape rows{numel(Shape(std::span(x.shape().begin(), static_cast<size_t>(lead)))), row[0]};
+  const Tensor out = Tensor::empty(x.shape(), dtype, x.device());
+  const Tensor statistics = Tensor::empty({rows[0], 2}, DType::float64, x.device());
   {
-    NoGrad off;
-    s = standardise(x, axes, epsilon);
-    out = weight.defined() ? s.value * weight : s.value;
-    if (bias.defined()) out = out + bias;
-    if (!weight.defined() && !bias.defined()) out = s.value.detach();
+    const Tensor from = rows_of(x, rows), w = rows_of(weight, row), b = rows_of(bias, row);
+    backend(x.device()).layer_norm({w, b, epsilon}, from, rows_of(out, rows), statistics);
   }
   if (!recording(x, weight, bias)) return out;
   // An absent weight or bias takes its place with an edge that nobody asks for.
-  const std::array<Tensor, 3> inputs{x, weight, bias};
-  const std::array<Saved, 4> saved{save(x), save(weight), save(s.value), save(s.scale)};
-  record("layer_norm", std::span(&out, 1), std::span(inputs), std::span(saved),
-         [axes, epsilon, has_weight = weight.defined()](Backward& r) {
-           const Tensor& g = r.grad();
-           // The kept values have no history: where the gradient is differentiated, they are made
-           // again.
-           const Standardised s = mode().recording ? standardise(r.saved(0), axes, epsilon)
-                                                   : Standardised{r.saved(2), r.saved(3)};
-           if (r.needs(1)) r.set(1, g * s.value);
-           if (r.needs(2)) r.set(2, g);
-           if (!r.needs(0)) return;
-           const Tensor h = has_weight ? g * r.saved(1) : g;
-           const Tensor along = mean(h * s.value, axes, true);
-           r.set(0, (h - mean(h, axes, true) - s.value * along) * s.scale);
+  const std::array<Saved, 4> saved{save(x), save(weight), save(bias), save(statistics)};
+  record("layer_norm", std::span(&out, 1), std::span(in), std::span(saved),
+         [axes, epsilon, rows, row, has_weight = weight.defined(),
+          has_bias = bias.defined()](Backward& r) {
+           const std::array<Tensor, 3> at{r.saved(0), has_weight ? r.saved(1) : Tensor(),
+                                          has_bias ? r.saved(2) : Tensor()};
+           if (mode().recording) {
+             return set_by_twin(r, at, [&](std::span<const Tensor> given) {
+               return std::vector<Tensor>{composed(given, axes, epsilon)};
+             });
+           }
+           const Tensor from = rows_of(at[0], rows), w = rows_of(at[1], row);
+           const Tensor g = rows_of(r.grad(), rows);
+           std::array<Tensor, 3> to, flat;
+           for (int i = 0; i < 3; ++i) {
+             if (!r.needs(i)) continue;
+             const auto k = static_cast<size_t>(i);
+             to[k] = Tensor::empty(at[k].shape(), from.dtype(), from.device());
+             flat[k] = rows_of(to[k], i == 0 ? rows : row);
+           }
+           backend(from.device())
+               .layer_norm_grad({w, {}, epsilon}, from, r.saved(3), g, flat[0], flat[1], flat[2]);
+           for (int i = 0; i < 3; ++i) {
+             if (r.needs(i)) r.set(i, to[static_cast<size_t>(i)]);
+           }
          });
   return out;
 }

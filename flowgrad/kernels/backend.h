@@ -173,6 +173,17 @@ struct Coupling {
   bool inverse = false;
 };
 
+/// Normalisation of rows x (N, D) (Ba et al. 2016, eq. 4):
+///
+///     out = (x - mean) scale weight + bias;  scale = (variance + epsilon)^-1/2
+///
+/// with the mean and the variance (of D, not D - 1) of every row. All contiguous, of one dtype;
+/// beside them the rows' statistics, float64 (N, 2): mean and scale.
+struct LayerNorm {
+  View weight, bias;  // (D), or undefined: 1 and 0
+  double epsilon = 0;
+};
+
 /// K planar layers (Rezende & Mohamed 2015, eq. 10), layer 0 first:
 ///
 ///     h = tanh(w.x + b), x = x + u h, log-determinant log(1 + (1 - h^2) w.u)
@@ -245,6 +256,11 @@ class Backend {
   /// softmax or log_softmax along axis.
   virtual void softmax(bool logarithm, View x, int axis, View out) = 0;
   virtual void softmax_grad(bool logarithm, View g, View y, int axis, View out) = 0;
+
+  virtual void layer_norm(const LayerNorm& norm, View x, View out, View statistics) = 0;
+  /// From the cotangent g of out to those of x, weight and bias; any of them may be undefined.
+  virtual void layer_norm_grad(const LayerNorm& norm, View x, View statistics, View g, View g_x,
+                               View g_weight, View g_bias) = 0;
 
   /// out (..., M, N) = a (..., M, K) b (..., K, N) [+ bias (N)] [+ out]. Batch axes of a and b have
   /// out's sizes (stride 0 where broadcast). Any strides on a and b; out is contiguous.

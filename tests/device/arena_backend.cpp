@@ -32,6 +32,7 @@ std::vector<OptimizerSlot> in(std::span<const OptimizerSlot> slots) {
 Coupling in(const Coupling& c) {
   return {in(c.scale), in(c.shift), in(c.mask), c.bound, c.inverse};
 }
+LayerNorm in(const LayerNorm& n) { return {in(n.weight), in(n.bias), n.epsilon}; }
 LstmSteps in(const LstmSteps& l) { return {in(l.weight), in(l.lengths), l.reverse}; }
 PlanarStack in(const PlanarStack& s) { return {in(s.w), in(s.b), in(s.u), s.inverse}; }
 
@@ -85,6 +86,13 @@ class ArenaBackend final : public Backend {
   }
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override {
     r_.softmax_grad(logarithm, in(g), in(y), axis, in(out));
+  }
+  void layer_norm(const LayerNorm& norm, View x, View out, View statistics) override {
+    r_.layer_norm(in(norm), in(x), in(out), in(statistics));
+  }
+  void layer_norm_grad(const LayerNorm& norm, View x, View statistics, View g, View g_x,
+                       View g_weight, View g_bias) override {
+    r_.layer_norm_grad(in(norm), in(x), in(statistics), in(g), in(g_x), in(g_weight), in(g_bias));
   }
 
   void matmul(View a, View b, View bias, bool accumulate, View out) override {

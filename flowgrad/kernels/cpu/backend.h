@@ -27,6 +27,9 @@ class CpuBackendFast final : public ReferenceBackend {
   void reduce(ReduceOp op, View x, View out) override;
   void softmax(bool logarithm, View x, int axis, View out) override;
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
+  void layer_norm(const LayerNorm& norm, View x, View out, View statistics) override;
+  void layer_norm_grad(const LayerNorm& norm, View x, View statistics, View g, View g_x,
+                       View g_weight, View g_bias) override;
 
   void matmul(View a, View b, View bias, bool accumulate, View out) override;
   void conv2d(const Convolution& c, View x, View weight, View bias, View out) override;

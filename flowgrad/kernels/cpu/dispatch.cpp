@@ -17,6 +17,7 @@ extern const cpu::FlowTables flow_tables;
 extern const cpu::CnfTables cnf_tables;
 extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
+extern const cpu::NormTables norm_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace baseline
 #if defined(FLOWGRAD_HAVE_X86_ISA)
@@ -28,6 +29,7 @@ extern const cpu::FlowTables flow_tables;
 extern const cpu::CnfTables cnf_tables;
 extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
+extern const cpu::NormTables norm_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx2
 namespace avx512 {
@@ -38,6 +40,7 @@ extern const cpu::FlowTables flow_tables;
 extern const cpu::CnfTables cnf_tables;
 extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
+extern const cpu::NormTables norm_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx512
 #endif
@@ -63,14 +66,15 @@ const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
     {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
      &avx512::reduce_tables, &avx512::flow_tables, &avx512::cnf_tables, &avx512::conv_tables,
-     &avx512::lstm_tables, &avx512::ladder_table},
+     &avx512::lstm_tables, &avx512::norm_tables, &avx512::ladder_table},
     {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables,
      &avx2::flow_tables, &avx2::cnf_tables, &avx2::conv_tables, &avx2::lstm_tables,
-     &avx2::ladder_table},
+     &avx2::norm_tables, &avx2::ladder_table},
 #endif
     {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
      &baseline::reduce_tables, &baseline::flow_tables, &baseline::cnf_tables,
-     &baseline::conv_tables, &baseline::lstm_tables, &baseline::ladder_table},
+     &baseline::conv_tables, &baseline::lstm_tables, &baseline::norm_tables,
+     &baseline::ladder_table},
 };
 
 std::string accepted() {

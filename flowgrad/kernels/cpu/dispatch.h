@@ -16,6 +16,7 @@ struct Isa {
   const CnfTables* cnf;
   const ConvTables* conv;
   const LstmTables* lstm;
+  const NormTables* norm;
   const LadderTable* ladder;
 };
 

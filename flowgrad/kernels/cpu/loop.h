@@ -17,6 +17,17 @@ namespace flowgrad::kernels::cpu {
 /// of threads, and no elementwise value depends on them.
 constexpr int64_t kBlock = 2048, kChunk = 16384;
 
+/// f(i) for i < tasks over `elements` in all; serial below a few chunks: waking a thread costs
+/// more.
+template <class F>
+void for_tasks(int64_t tasks, int64_t elements, F&& f) {
+  if (elements < 2 * kChunk) {
+    for (int64_t i = 0; i < tasks; ++i) f(i);
+  } else {
+    parallel_for(tasks, f);
+  }
+}
+
 /// One operand: its first element and the bytes of an element. Operand 0 is the output.
 struct Operand {
   void* data;

@@ -33,16 +33,6 @@ double join(int op, double a, double b) {
   }
 }
 
-/// Serial below a few chunks: waking a thread costs more.
-template <class F>
-void for_tasks(int64_t tasks, int64_t elements, F&& f) {
-  if (elements < 2 * kChunk) {
-    for (int64_t i = 0; i < tasks; ++i) f(i);
-  } else {
-    parallel_for(tasks, f);
-  }
-}
-
 /// Contiguous rows onto contiguous results. The order within a row depends on its length alone.
 template <class T>
 void reduce_rows(int op, const T* x, int64_t rows, int64_t n, T* out) {

@@ -121,6 +121,26 @@ struct LstmTables {
   LstmTable<double> f64;
 };
 
+/// Rows of n numbers, see kernels::LayerNorm.
+template <class T>
+struct NormRows {
+  const T *x, *weight, *bias;  // weight and bias may be null
+  std::int64_t rows, n;
+};
+template <class T>
+struct NormTable {
+  void (*layer_norm)(const NormRows<T>& r, double epsilon, T* out, double* statistics);
+  /// g_x may be null. sums has 2 x `columns` numbers, `columns` a multiple of every register's
+  /// lanes from n on; the rows' gradients of weight, then of bias, are added to them by way of
+  /// `few`, as long, which adds up a few rows in T. Both may be null.
+  void (*layer_norm_grad)(const NormRows<T>& r, const double* statistics, const T* g, T* g_x,
+                          double* sums, T* few, std::int64_t columns);
+};
+struct NormTables {
+  NormTable<float> f32;
+  NormTable<double> f64;
+};
+
 /// The rungs of cpu/ladder.h.
 struct LadderTable {
   using Function = void (*)(const float* a, const float* b, float* c, std::int64_t m,

@@ -48,6 +48,13 @@ const ConvTable<T>& conv_table() {
     return isa().conv->f64;
 }
 template <class T>
+const NormTable<T>& norm_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().norm->f32;
+  else
+    return isa().norm->f64;
+}
+template <class T>
 const LstmTable<T>& lstm_table() {
   if constexpr (sizeof(T) == sizeof(float))
     return isa().lstm->f32;

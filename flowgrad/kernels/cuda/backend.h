@@ -40,6 +40,11 @@ class CudaBackend final : public Backend {
   void softmax(bool logarithm, View x, int axis, View out) override;
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
 
+  // cuda/layer_norm.cu
+  void layer_norm(const LayerNorm& norm, View x, View out, View statistics) override;
+  void layer_norm_grad(const LayerNorm& norm, View x, View statistics, View g, View g_x,
+                       View g_weight, View g_bias) override;
+
   // cuda/matmul.cu
   void matmul(View a, View b, View bias, bool accumulate, View out) override;
 
