@@ -14,6 +14,14 @@ MUTANTS = [
     ("team.cuh", "    all[first] = lanes[0];\n    __syncthreads();\n", "    all[first] = lanes[0];\n", "reduce_test"),
     ("team.cuh", "    if (thread % kLanes == 0) result[w] = value;\n    __syncthreads();\n", "    if (thread % kLanes == 0) result[w] = value;\n", "reduce_test"),
     ("team.cuh", "      if (rest < 0) {\n        --quotient;\n        rest += size[d];\n      }\n", "", "reduce_test"),
+    # Layer normalisation.
+    ("layer_norm.cu", "for (double& sum : sums) sum = 0;\n", "", "layer_norm_test"),
+    ("layer_norm.cu", "if (team.leads()) {\n    statistics", "if (team.first == 0) {\n    statistics", "layer_norm_test"),
+    ("layer_norm.cu", "rest < chunk_rows ? rest : chunk_rows", "chunk_rows", "layer_norm_test"),
+    ("layer_norm.cu", "i < chunks; ++i) total", "i + 1 < chunks; ++i) total", "layer_norm_test"),
+    ("layer_norm.cu", "partial[i * n + j]", "partial[j * chunks + i]", "layer_norm_test"),
+    ("layer_norm.cu", "value(i) * (total.second / width)", "value(i) * total.second / (width - 1)", "layer_norm_test"),
+    ("layer_norm.cu", "    sums[j].second += h * value(i);", "    sums[j].second += static_cast<double>(given[i]) * value(i);", "layer_norm_test"),
     # Scans.
     ("scan.cuh", "if (lane >= delta) value = op(before, value);", "if (lane > delta) value = op(before, value);", "scan_test"),
     ("scan.cuh", "  __syncwarp();\n  const int own", "  const int own", "scan_test"),

@@ -138,13 +138,15 @@ __global__ void __launch_bounds__(kBlock)
   if (g_bias != nullptr) g_bias[j] = static_cast<T>(total.second);
 }
 
-/// f(Team, grid, block) for contiguous rows.
+/// f(Team, grid, block) for contiguous rows, which no tile of rows ever works on.
 template <class T, class F>
 void with_rows(const Rows<T>& rows, F&& f) {
   RowWork work;
   work.rows = rows.rows;
   work.length = rows.n;
-  with_team(work, f);
+  with_team(work, [&](auto tag, dim3 grid, dim3 block) {
+    if constexpr (decltype(tag)::type::kThreads == kBlock) f(tag, grid, block);
+  });
 }
 
 }  // namespace
