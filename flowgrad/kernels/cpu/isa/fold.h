@@ -118,6 +118,22 @@ struct Plain {
     join_into<Op>(ab, cd);
     return ab;
   }
+  /// Eight registers, `stride` elements apart.
+  template <class Op>
+  static FG_INLINE Wide<T> of8(const T* x, int64_t stride) {
+    if constexpr (Op::joins_in_type) {
+      vec<T> half[2];
+      for (int i = 0; i < 2; ++i) {
+        const T* const p = x + 4 * i * stride;
+        half[i] = join4<Op, T>(vec<T>::load(p), vec<T>::load(p + stride),
+                               vec<T>::load(p + 2 * stride), vec<T>::load(p + 3 * stride));
+      }
+      return wide(Op::join(half[0], half[1]));
+    }
+    Wide<T> w = of4<Op>(x, stride);
+    join_into<Op>(w, of4<Op>(x + 4 * stride, stride));
+    return w;
+  }
 };
 template <class T>
 struct Squared {
@@ -132,6 +148,12 @@ struct Squared {
     for (int i = 1; i < 4; ++i) join_into<Op>(w, of(vec<T>::load(x + i * stride)));
     return w;
   }
+  template <class Op>
+  static FG_INLINE Wide<T> of8(const T* x, int64_t stride) {
+    Wide<T> w = of4<Op>(x, stride);
+    join_into<Op>(w, of4<Op>(x + 4 * stride, stride));
+    return w;
+  }
 };
 
 template <class Op, class T>
@@ -141,22 +163,20 @@ FG_INLINE Wide<T> identities() {
   return w;
 }
 
-/// Four groups of four registers side by side, then joined.
+/// Two groups of eight registers side by side, then joined.
 template <class Op, class Map, class T>
 FG_INLINE double fold_mapped(const T* x, int64_t n) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
-  Wide<T> acc[4];
+  Wide<T> acc[2];
   for (auto& a : acc) a = identities<Op, T>();
   int64_t i = 0;
   for (; i + 16 * W <= n; i += 16 * W)
-    for (int k = 0; k < 4; ++k) join_into<Op>(acc[k], Map::template of4<Op>(x + i + 4 * k * W, W));
+    for (int k = 0; k < 2; ++k) join_into<Op>(acc[k], Map::template of8<Op>(x + i + 8 * k * W, W));
   for (; i + 4 * W <= n; i += 4 * W) join_into<Op>(acc[0], Map::template of4<Op>(x + i, W));
   for (; i + W <= n; i += W) join_into<Op>(acc[1], Map::of(V::load(x + i)));
-  if (i < n) join_into<Op>(acc[2], Map::of(load_or(x + i, static_cast<int>(n - i), Op::identity)));
+  if (i < n) join_into<Op>(acc[1], Map::of(load_or(x + i, static_cast<int>(n - i), Op::identity)));
   join_into<Op>(acc[0], acc[1]);
-  join_into<Op>(acc[2], acc[3]);
-  join_into<Op>(acc[0], acc[2]);
   D total = acc[0].part[0];
   if constexpr (sizeof(T) == 4) total = Op::join(total, acc[0].part[1]);
   return join_lanes<Op>(total);

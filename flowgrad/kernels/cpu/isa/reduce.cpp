@@ -55,9 +55,7 @@ void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns,
   for (; r + 8 <= rows; r += 8) {
     const T* const p = x + r * row_stride;
     for (int64_t j = 0; j < whole; j += W) {
-      Wide<T> w = Plain<T>::template of4<Op>(p + j, row_stride);
-      join_into<Op>(w, Plain<T>::template of4<Op>(p + 4 * row_stride + j, row_stride));
-      join(j, w);
+      join(j, Plain<T>::template of8<Op>(p + j, row_stride));
     }
   }
   for (; r < rows; ++r)
