@@ -94,6 +94,8 @@ void add_reductions(Builder& b) {
   reduce("sum of all", {1, 1});
   b.add("argmax of rows", {x, zeros({rows, 1}, DType::int64, x.device())},
         [](Backend& k, const Tensors& t) { k.arg_reduce(true, t[0], 1, t[1]); });
+  b.add("argmax of columns", {x, zeros({1, columns}, DType::int64, x.device())},
+        [](Backend& k, const Tensors& t) { k.arg_reduce(true, t[0], 0, t[1]); });
   b.add("softmax", {x, out}, [](Backend& k, const Tensors& t) { k.softmax(false, t[0], 1, t[1]); });
   b.add(
       "softmax gradient", {b.normal(), softmax(x, 1), out},
@@ -113,10 +115,14 @@ void add_reductions(Builder& b) {
         k.layer_norm_grad({t[1], {}, 1e-5}, t[0], t[2], t[3], t[6], t[4], t[5]);
       },
       1e-4);
-  b.add(
-      "cumsum of rows", {x, out},
-      [](Backend& k, const Tensors& t) { k.scan(kernels::ScanOp::sum, t[0], 1, false, t[1]); },
-      1e-5);
+  for (const auto& [name, axis] : {std::pair{"cumsum of rows", 1}, {"cumsum of columns", 0}}) {
+    b.add(
+        name, {x, out},
+        [axis = axis](Backend& k, const Tensors& t) {
+          k.scan(kernels::ScanOp::sum, t[0], axis, false, t[1]);
+        },
+        1e-5);
+  }
 }
 
 void add_indexing(Builder& b) {

@@ -52,6 +52,16 @@ template <class T>
 FLOWGRAD_HOST_DEVICE T min(T a, T b) {
   return a != a ? a : (a < b ? a : b);
 }
+template <class T>
+FLOWGRAD_HOST_DEVICE bool is_nan(T x) {
+  return x != x;
+}
+/// True where `x` takes the place of the extreme `best`; NaN is the extreme of all.
+template <class T>
+FLOWGRAD_HOST_DEVICE bool beats(bool maximum, T x, T best) {
+  if (is_nan(best)) return false;
+  return is_nan(x) || (maximum ? x > best : x < best);
+}
 /// Product where an exact zero in a wins over an infinite or NaN b.
 template <class T>
 FLOWGRAD_HOST_DEVICE T mul_zero(T a, T b) {

@@ -25,6 +25,8 @@ class CpuBackendFast final : public ReferenceBackend {
   void where(View condition, View a, View b, View out) override;
 
   void reduce(ReduceOp op, View x, View out) override;
+  void arg_reduce(bool maximum, View x, int axis, View out) override;
+  void scan(ScanOp op, View x, int axis, bool reverse, View out) override;
   void softmax(bool logarithm, View x, int axis, View out) override;
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
   void layer_norm(const LayerNorm& norm, View x, View out, View statistics) override;

@@ -17,6 +17,7 @@ struct Isa {
   const ConvTables* conv;
   const LstmTables* lstm;
   const NormTables* norm;
+  const ScanTables* scan;
   const LadderTable* ladder;
 };
 

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "flowgrad/kernels/cpu/axis_last.h"
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/loop.h"
 #include "flowgrad/kernels/cpu/table_of.h"
@@ -180,37 +181,6 @@ void reduce_floating(int op, const View& x, const View& out) {
 
 bool any_byte(const uint8_t* p, int64_t n, uint8_t value) {
   return std::memchr(p, value, static_cast<size_t>(n)) != nullptr;
-}
-
-/// Shape and strides of a view whose axis `axis` is moved behind the others.
-struct AxisLast {
-  Shape shape;
-  Strides strides;
-  View view;
-
-  AxisLast(const View& v, int axis) : view(v) {
-    for (int d = 0; d < v.rank(); ++d) {
-      if (d == axis) continue;
-      shape.push_back((*v.shape)[d]);
-      strides.push_back((*v.strides)[d]);
-    }
-    shape.push_back((*v.shape)[axis]);
-    strides.push_back((*v.strides)[axis]);
-    view.shape = &shape;
-    view.strides = &strides;
-  }
-  AxisLast(const AxisLast&) = delete;
-  Tensor copy() const {
-    const Tensor t = Tensor::empty(shape, view.dtype);
-    fast_cpu_backend().copy(view, t);
-    return t;
-  }
-};
-
-/// Whether rows lie ready for the kernels: along the last axis, everything contiguous.
-template <class... Views>
-bool are_rows(int axis, const View& first, const Views&... others) {
-  return axis == first.rank() - 1 && first.is_contiguous() && (others.is_contiguous() && ...);
 }
 
 }  // namespace

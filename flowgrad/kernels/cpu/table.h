@@ -141,6 +141,27 @@ struct NormTables {
   NormTable<double> f64;
 };
 
+/// The most columns that a call of ScanTable goes down.
+constexpr std::int64_t kScanColumns = 512;
+
+/// Along contiguous rows of n numbers, or down columns, at least 16 of them.
+template <class T>
+struct ScanTable {
+  /// First position of the least [0] or largest [1] of each row or column, NaN being the extreme of
+  /// all. There is at least one number in each; rows below 2^31.
+  void (*arg_rows[2])(const T* x, std::int64_t rows, std::int64_t n, std::int64_t* out);
+  void (*arg_columns[2])(const T* x, std::int64_t rows, std::int64_t row_stride,
+                         std::int64_t columns, std::int64_t* out);
+  /// Running sums, from the end [1]; out may be x, and has its strides.
+  void (*cumsum_rows[2])(const T* x, std::int64_t rows, std::int64_t n, T* out);
+  void (*cumsum_columns[2])(const T* x, std::int64_t rows, std::int64_t row_stride,
+                            std::int64_t columns, T* out);
+};
+struct ScanTables {
+  ScanTable<float> f32;
+  ScanTable<double> f64;
+};
+
 /// The rungs of cpu/ladder.h.
 struct LadderTable {
   using Function = void (*)(const float* a, const float* b, float* c, std::int64_t m,

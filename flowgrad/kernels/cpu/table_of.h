@@ -55,6 +55,13 @@ const NormTable<T>& norm_table() {
     return isa().norm->f64;
 }
 template <class T>
+const ScanTable<T>& scan_table() {
+  if constexpr (sizeof(T) == sizeof(float))
+    return isa().scan->f32;
+  else
+    return isa().scan->f64;
+}
+template <class T>
 const LstmTable<T>& lstm_table() {
   if constexpr (sizeof(T) == sizeof(float))
     return isa().lstm->f32;

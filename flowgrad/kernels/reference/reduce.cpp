@@ -59,18 +59,6 @@ constexpr T highest() {
   return std::is_integral_v<T> ? std::numeric_limits<T>::max() : std::numeric_limits<T>::infinity();
 }
 
-template <class T>
-bool is_nan(T x) {
-  return x != x;
-}
-
-/// True where `x` takes the place of the extreme `best`; NaN is the extreme of all.
-template <class T>
-bool beats(bool maximum, T x, T best) {
-  if (is_nan(best)) return false;
-  return is_nan(x) || (maximum ? x > best : x < best);
-}
-
 /// log(sum(exp)) of what has been added so far: `top` is the largest, `sum` is relative to it.
 struct RunningLogSumExp {
   double top = -std::numeric_limits<double>::infinity();
@@ -134,7 +122,7 @@ void ReferenceBackend::arg_reduce(bool maximum, View x, int axis, View out) {
           const T* lane = x.as<T>() + start;
           int64_t best = 0;
           for (int64_t i = 1; i < size; ++i) {
-            if (beats(maximum, lane[i * step], lane[best * step])) best = i;
+            if (scalar::beats(maximum, lane[i * step], lane[best * step])) best = i;
           }
           out.as<int64_t>()[o] = best;
         },
@@ -199,7 +187,8 @@ void ReferenceBackend::scan_extreme(bool maximum, View x, int axis, View values,
           for (int64_t i = 0; i < size; ++i) {
             const T value = lane[i * stride_along(x, axis)];
             // The latest of equals wins, and the latest NaN.
-            if (i == 0 || is_nan(value) || !(beats(maximum, best, value) || is_nan(best))) {
+            if (i == 0 || scalar::is_nan(value) ||
+                !(scalar::beats(maximum, best, value) || scalar::is_nan(best))) {
               best = value;
               where = i;
             }
