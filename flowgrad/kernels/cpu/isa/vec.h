@@ -320,12 +320,27 @@ FG_INLINE vec<T, N> sign(vec<T, N> x) {
   return select(x == V(0), V(0), select(x == x, one, x));
 }
 
+// GCC 12 converts whole registers in halves, and joins halves by way of memory.
 template <class T, int N>
 FG_INLINE vec<double, N> to_double(vec<T, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, float> && N == 8)
+    return {_mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), x.v)};
+#endif
+#if defined(__AVX__)
+  if constexpr (std::is_same_v<T, float> && N == 4) return {_mm256_cvtps_pd(x.v)};
+#endif
   return {__builtin_convertvector(x.v, Raw<double, N>)};
 }
 template <class T, int N>
 FG_INLINE vec<float, N> to_float(vec<T, N> x) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, double> && N == 8)
+    return {_mm512_maskz_cvtpd_ps(static_cast<__mmask8>(-1), x.v)};
+#endif
+#if defined(__AVX__)
+  if constexpr (std::is_same_v<T, double> && N == 4) return {_mm256_cvtpd_ps(x.v)};
+#endif
   return {__builtin_convertvector(x.v, Raw<float, N>)};
 }
 
@@ -343,14 +358,14 @@ FG_INLINE Halves<N> widen(vec<float, N> x) {
   __builtin_memcpy(&parts, &x.v, sizeof parts);
   return {to_double(vec<float, N / 2>(parts.low)), to_double(vec<float, N / 2>(parts.high))};
 }
+template <int N, int... I>
+FG_INLINE vec<float, N> join_halves(vec<float, N / 2> low, vec<float, N / 2> high,
+                                    std::integer_sequence<int, I...>) {
+  return {__builtin_shufflevector(low.v, high.v, I...)};
+}
 template <int N>
 FG_INLINE vec<float, N> narrow(vec<double, N / 2> low, vec<double, N / 2> high) {
-  struct {
-    Raw<float, N / 2> low, high;
-  } parts{to_float(low).v, to_float(high).v};
-  vec<float, N> r;
-  __builtin_memcpy(&r.v, &parts, sizeof parts);
-  return r;
+  return join_halves<N>(to_float(low), to_float(high), std::make_integer_sequence<int, N>{});
 }
 
 /// Applies a scalar function to every lane.
