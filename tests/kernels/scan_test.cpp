@@ -113,9 +113,12 @@ std::vector<Tensor> sums(Backend& on, const Tensor& x, int axis, bool awkward) {
 }  // namespace
 
 TEST_CASE("fast positions of extremes equal the reference's", "[scan_test]") {
-  for (const std::vector<double>& among :
-       {std::vector<double>{0, -0.0, 1, -1, 2}, {-kInf, kInf}, {-kInf}, {kInf},
-        {-kInf, 0, 1, 2, 3, 4, 5, 6, kNan}, {kNan}}) {
+  for (const std::vector<double>& among : {std::vector<double>{0, -0.0, 1, -1, 2},
+                                           {-kInf, kInf},
+                                           {-kInf},
+                                           {kInf},
+                                           {-kInf, 0, 1, 2, 3, 4, 5, 6, kNan},
+                                           {kNan}}) {
     const auto run = [&](Backend& on, const ScanCase& c, DType dtype) {
       return positions(on, c.given(dice(c.shape, dtype, among)), c.axis);
     };
@@ -150,9 +153,11 @@ TEST_CASE("fast running sums equal the reference's", "[scan_test]") {
   };
   // Sums in double, so that float32 differs by its own rounding at most.
   fast_equals_reference(scan_cases(), run, error_of, {1.3e-7, 1e-11});
-  for (const std::vector<double>& among :
-       {std::vector<double>{0, -0.0}, {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, kInf},
-        {0, 1, 1, 1, 1, 1, 1, 1, kInf, -kInf}, {0, 1, 1, 1, 1, 1, 1, 1, 1, kNan}, {1, 2}}) {
+  for (const std::vector<double>& among : {std::vector<double>{0, -0.0},
+                                           {0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 2, kInf},
+                                           {0, 1, 1, 1, 1, 1, 1, 1, kInf, -kInf},
+                                           {0, 1, 1, 1, 1, 1, 1, 1, 1, kNan},
+                                           {1, 2}}) {
     const auto of_few = [&](Backend& on, const ScanCase& c, DType dtype) {
       return sums(on, c.given(dice(c.shape, dtype, among)), c.axis, c.awkward);
     };

@@ -120,8 +120,7 @@ void CpuBackendFast::arg_reduce(bool maximum, View x, int axis, View out) {
 }
 
 void CpuBackendFast::scan(ScanOp op, View x, int axis, bool reverse, View out) {
-  const bool plain =
-      op == ScanOp::sum && x.rank() > 0 && x.dtype == out.dtype && x.numel() > 0;
+  const bool plain = op == ScanOp::sum && x.rank() > 0 && x.dtype == out.dtype && x.numel() > 0;
   if (plain && x.dtype == DType::float32)
     cumsum<float>(x, axis, reverse, out);
   else if (plain && x.dtype == DType::float64)

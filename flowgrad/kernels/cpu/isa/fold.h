@@ -55,6 +55,14 @@ FG_INLINE vec<T> load_or(const T* p, int count, double fill) {
     return {_mm512_mask_loadu_ps(v.v, static_cast<__mmask16>((1u << count) - 1u), p)};
   else
     return {_mm512_mask_loadu_pd(v.v, static_cast<__mmask8>((1u << count) - 1u), p)};
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    const __m256i first = first_words(count);
+    return {_mm256_blendv_ps(v.v, _mm256_maskload_ps(p, first), _mm256_castsi256_ps(first))};
+  } else {
+    const __m256i first = first_words(2 * count);
+    return {_mm256_blendv_pd(v.v, _mm256_maskload_pd(p, first), _mm256_castsi256_pd(first))};
+  }
 #else
   __builtin_memcpy(&v.v, p, static_cast<std::size_t>(count) * sizeof(T));
   return v;

@@ -149,6 +149,14 @@ FG_INLINE bool any(mask<T, N> c) {
   return false;
 }
 
+#if defined(__AVX2__)
+/// All bits set in the first n of 8 lanes, as a mask of 32-bit words.
+FG_INLINE __m256i first_words(int n) {
+  alignas(32) static constexpr std::int32_t words[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(words + 8 - n));
+}
+#endif
+
 template <class T, int N>
 FG_INLINE vec<T, N> vec<T, N>::load(const T* p, int n) {
 #if defined(__AVX512F__)
@@ -156,6 +164,12 @@ FG_INLINE vec<T, N> vec<T, N>::load(const T* p, int n) {
     return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)};
   if constexpr (sizeof(Raw<T, N>) == 64 && std::is_same_v<T, double>)
     return {_mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1u), p)};
+#endif
+#if defined(__AVX2__)
+  if constexpr (sizeof(Raw<T, N>) == 32 && std::is_same_v<T, float>)
+    return {_mm256_maskload_ps(p, first_words(n))};
+  if constexpr (sizeof(Raw<T, N>) == 32 && std::is_same_v<T, double>)
+    return {_mm256_maskload_pd(p, first_words(2 * n))};
 #endif
   Raw<T, N> r = {};
   __builtin_memcpy(&r, p, static_cast<std::size_t>(n) * sizeof(T));
@@ -171,6 +185,36 @@ FG_INLINE void vec<T, N>::store(T* p, int n) const {
   }
   if constexpr (sizeof v == 64 && std::is_same_v<T, double>) {
     _mm512_mask_storeu_pd(p, static_cast<__mmask8>((1u << n) - 1u), v);
+    return;
+  }
+#endif
+#if defined(__AVX2__)
+  // In halves: some processors run a masked store as a long microprogram.
+  if constexpr (sizeof v == 32 && std::is_same_v<T, float>) {
+    if (n == 8) return store(p);
+    __m128 rest = _mm256_castps256_ps128(v);
+    if ((n & 4) != 0) {
+      _mm_storeu_ps(p, rest);
+      p += 4;
+      rest = _mm256_extractf128_ps(v, 1);
+    }
+    if ((n & 2) != 0) {
+      _mm_storel_pi(reinterpret_cast<__m64*>(p), rest);
+      p += 2;
+      rest = _mm_movehl_ps(rest, rest);
+    }
+    if ((n & 1) != 0) _mm_store_ss(p, rest);
+    return;
+  }
+  if constexpr (sizeof v == 32 && std::is_same_v<T, double>) {
+    if (n == 4) return store(p);
+    __m128d rest = _mm256_castpd256_pd128(v);
+    if ((n & 2) != 0) {
+      _mm_storeu_pd(p, rest);
+      p += 2;
+      rest = _mm256_extractf128_pd(v, 1);
+    }
+    if ((n & 1) != 0) _mm_store_sd(p, rest);
     return;
   }
 #endif
