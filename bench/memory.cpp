@@ -97,6 +97,8 @@ void add_reductions(Builder& b) {
   b.add("argmax of columns", {x, zeros({1, columns}, DType::int64, x.device())},
         [](Backend& k, const Tensors& t) { k.arg_reduce(true, t[0], 0, t[1]); });
   b.add("softmax", {x, out}, [](Backend& k, const Tensors& t) { k.softmax(false, t[0], 1, t[1]); });
+  b.add("softmax of columns", {x, out},
+        [](Backend& k, const Tensors& t) { k.softmax(false, t[0], 0, t[1]); });
   b.add(
       "softmax gradient", {b.normal(), softmax(x, 1), out},
       [](Backend& k, const Tensors& t) { k.softmax_grad(false, t[0], t[1], 1, t[2]); }, 1e-5);

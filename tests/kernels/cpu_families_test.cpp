@@ -118,8 +118,9 @@ TEST_CASE("ten million floats add up to 1e-7", "[cpu_families_test]") {
 TEST_CASE("softmax and its gradient agree with the reference", "[cpu_families_test]") {
   each_instruction_set([] {
     for (DType dtype : {DType::float32, DType::float64}) {
-      for (const Shape& shape : {Shape{1}, Shape{5}, Shape{3, 10}, Shape{200, 17}, Shape{2, 3, 64},
-                                 Shape{4, 5000}, Shape{0, 4}}) {
+      for (const Shape& shape :
+           {Shape{1}, Shape{5}, Shape{3, 10}, Shape{200, 17}, Shape{2, 3, 64}, Shape{4, 5000},
+            Shape{0, 4}, Shape{0, 20}, Shape{9, 600}, Shape{70, 33}}) {
         for (int axis = 0; axis < shape.rank(); ++axis) {
           for (bool logarithm : {false, true}) {
             CAPTURE(dtype, shape.to_string(), axis, logarithm);
@@ -134,6 +135,39 @@ TEST_CASE("softmax and its gradient agree with the reference", "[cpu_families_te
             CHECK(difference(c, d) <= 4 * tolerance(dtype));
           }
         }
+      }
+    }
+  });
+}
+
+TEST_CASE("softmax down columns: infinities, NaN, and bits at any number of threads",
+          "[cpu_families_test]") {
+  constexpr double inf = std::numeric_limits<double>::infinity();
+  const Shape shape{11, 600};
+  each_instruction_set([&] {
+    for (const bool logarithm : {false, true}) {
+      const Tensor x = values(shape, DType::float32, 2), g = values(shape, DType::float32, 3);
+      x.data<float>()[600 * 5 + 7] = std::numeric_limits<float>::quiet_NaN();
+      x.data<float>()[600 * 10 + 20] = static_cast<float>(inf);
+      for (int i = 0; i < 11; ++i) x.data<float>()[600 * i + 599] = static_cast<float>(-inf);
+      x.data<float>()[3] = static_cast<float>(-inf);
+      const auto run = [&](Backend& on, int threads) {
+        set_num_threads(threads);
+        const Tensor y = nothing(shape, DType::float32), d = nothing(shape, DType::float32);
+        on.softmax(logarithm, x, 0, y);
+        on.softmax_grad(logarithm, g, y, 0, d);
+        return std::vector<Tensor>{y, d};
+      };
+      const std::vector<Tensor> want = run(oracle, 1), one = run(fast_cpu_backend(), 1),
+                                three = run(fast_cpu_backend(), 3);
+      for (size_t k = 0; k < 2; ++k) {
+        CHECK((bytes_of(one[k]) == bytes_of(three[k])));
+        const std::vector<double> a = one[k].to_vector<double>(), b = want[k].to_vector<double>();
+        size_t differ = 0;
+        for (size_t i = 0; i < a.size(); ++i)
+          differ += !(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])) ||
+                      std::abs(a[i] - b[i]) <= 1e-5 * (1 + std::abs(b[i])));
+        CHECK(differ == 0);
       }
     }
   });

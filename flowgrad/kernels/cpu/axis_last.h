@@ -1,8 +1,10 @@
 #pragma once
 
 #include "flowgrad/kernels/cpu/backend.h"
+#include "flowgrad/kernels/cpu/loop.h"
+#include "flowgrad/kernels/cpu/table.h"
 
-/// How kernels of rows are given an axis that is not the last, or not contiguous.
+/// How kernels of rows and of columns are given any axis of any view.
 namespace flowgrad::kernels::cpu {
 
 /// Shape and strides of a view whose axis `axis` is moved behind the others.
@@ -35,6 +37,40 @@ struct AxisLast {
 template <class... Views>
 bool are_rows(int axis, const View& first, const Views&... others) {
   return axis == first.rank() - 1 && first.is_contiguous() && (others.is_contiguous() && ...);
+}
+
+/// A contiguous view as batches of `n` x `columns`, n along one axis.
+struct Lanes {
+  int64_t batches = 1, n = 1, columns = 1;
+
+  Lanes(const View& v, int axis) : n((*v.shape)[axis]) {
+    for (int d = 0; d < v.rank(); ++d) {
+      if (d < axis) batches *= (*v.shape)[d];
+      if (d > axis) columns *= (*v.shape)[d];
+    }
+  }
+  int64_t numel() const { return batches * n * columns; }
+  /// Fewer columns than that are copied into rows first.
+  bool are_many() const { return columns >= 16 && n < (int64_t{1} << 31); }
+};
+
+/// Whether columns lie ready for the kernels: many of them, everything contiguous.
+template <class... Views>
+bool are_columns(int axis, const View& first, const Views&... others) {
+  return Lanes(first, axis).are_many() && first.is_contiguous() && (others.is_contiguous() && ...);
+}
+
+/// f(batch, first column, columns) over strips of columns. No column's result depends on its strip,
+/// so strips may fit the number of threads.
+template <class F>
+void for_strips(const Lanes& l, F&& f) {
+  const int64_t strip =
+      std::clamp<int64_t>(l.columns / num_threads() / 32 * 32, 64, kMostColumns / 2);
+  const int64_t strips = std::max<int64_t>(1, l.columns / strip);
+  for_tasks(l.batches * strips, l.numel(), [&](int64_t i) {
+    const int64_t begin = i % strips * strip;
+    f(i / strips, begin, i % strips == strips - 1 ? l.columns - begin : strip);
+  });
 }
 
 }  // namespace flowgrad::kernels::cpu

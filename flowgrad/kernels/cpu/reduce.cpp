@@ -205,6 +205,14 @@ void CpuBackendFast::reduce(ReduceOp op, View x, View out) {
 void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
+    if (!are_rows(axis, x, out)) {
+      const Lanes l(x, axis);
+      return for_strips(l, [&](int64_t batch, int64_t j, int64_t columns) {
+        const int64_t at = batch * l.n * l.columns + j;
+        reduce_table<T>().softmax_columns[logarithm ? 1 : 0](x.as<T>() + at, l.n, l.columns,
+                                                             columns, out.as<T>() + at);
+      });
+    }
     const int64_t n = (*x.shape)[axis], rows = n == 0 ? 0 : x.numel() / n;
     const int64_t group = std::max<int64_t>(1, kChunk / 4 / std::max<int64_t>(n, 1));
     for_tasks(divide_up(rows, group), 4 * x.numel(), [&](int64_t i) {
@@ -216,7 +224,7 @@ void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
   if (x.rank() == 0 || x.dtype != out.dtype ||
       (x.dtype != DType::float32 && x.dtype != DType::float64))
     return ReferenceBackend::softmax(logarithm, x, axis, out);
-  if (!are_rows(axis, x, out)) {
+  if (!are_rows(axis, x, out) && !are_columns(axis, x, out)) {
     const Tensor y = AxisLast(x, axis).copy();
     softmax(logarithm, y, y.rank() - 1, y);
     return copy(y, AxisLast(out, axis).view);
@@ -230,6 +238,14 @@ void CpuBackendFast::softmax(bool logarithm, View x, int axis, View out) {
 void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View out) {
   const auto run = [&](auto zero) {
     using T = decltype(zero);
+    if (!are_rows(axis, y, g, out)) {
+      const Lanes l(y, axis);
+      return for_strips(l, [&](int64_t batch, int64_t j, int64_t columns) {
+        const int64_t at = batch * l.n * l.columns + j;
+        reduce_table<T>().softmax_columns_grad[logarithm ? 1 : 0](
+            g.as<T>() + at, y.as<T>() + at, l.n, l.columns, columns, out.as<T>() + at);
+      });
+    }
     const int64_t n = (*y.shape)[axis], rows = n == 0 ? 0 : y.numel() / n;
     const int64_t group = std::max<int64_t>(1, kChunk / 4 / std::max<int64_t>(n, 1));
     for_tasks(divide_up(rows, group), 4 * y.numel(), [&](int64_t i) {
@@ -241,7 +257,7 @@ void CpuBackendFast::softmax_grad(bool logarithm, View g, View y, int axis, View
   if (y.rank() == 0 || g.dtype != out.dtype || y.dtype != out.dtype ||
       (out.dtype != DType::float32 && out.dtype != DType::float64))
     return ReferenceBackend::softmax_grad(logarithm, g, y, axis, out);
-  if (!are_rows(axis, y, g, out)) {
+  if (!are_rows(axis, y, g, out) && !are_columns(axis, y, g, out)) {
     const Tensor rows_g = AxisLast(g, axis).copy(), rows_y = AxisLast(y, axis).copy();
     softmax_grad(logarithm, rows_g, rows_y, rows_y.rank() - 1, rows_g);
     return copy(rows_g, AxisLast(out, axis).view);

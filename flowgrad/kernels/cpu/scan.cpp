@@ -12,34 +12,6 @@ using namespace cpu;
 
 namespace {
 
-/// A contiguous view as batches of `n` x `columns`, n along one axis.
-struct Lanes {
-  int64_t batches = 1, n = 1, columns = 1;
-
-  Lanes(const View& v, int axis) : n((*v.shape)[axis]) {
-    for (int d = 0; d < v.rank(); ++d) {
-      if (d < axis) batches *= (*v.shape)[d];
-      if (d > axis) columns *= (*v.shape)[d];
-    }
-  }
-  int64_t numel() const { return batches * n * columns; }
-  /// Fewer columns than that are copied into rows first.
-  bool are_many() const { return columns >= 16 && n < (int64_t{1} << 31); }
-};
-
-/// f(batch, first column, columns) over strips of columns. No column's result depends on its strip,
-/// so strips may fit the number of threads.
-template <class F>
-void for_strips(const Lanes& l, F&& f) {
-  const int64_t strip =
-      std::clamp<int64_t>(l.columns / num_threads() / 32 * 32, 64, kScanColumns / 2);
-  const int64_t strips = std::max<int64_t>(1, l.columns / strip);
-  for_tasks(l.batches * strips, l.numel(), [&](int64_t i) {
-    const int64_t begin = i % strips * strip;
-    f(i / strips, begin, i % strips == strips - 1 ? l.columns - begin : strip);
-  });
-}
-
 template <class T>
 void arg_of_rows(bool maximum, const T* x, int64_t rows, int64_t n, int64_t* out) {
   const auto kernel = scan_table<T>().arg_rows[maximum ? 1 : 0];
@@ -73,7 +45,7 @@ void arg_reduce_floating(bool maximum, const View& x, int axis, const View& out)
   const Lanes l(x, axis);
   int64_t* const to = out.as<int64_t>();
   if (are_rows(axis, x)) return arg_of_rows(maximum, x.as<const T>(), l.batches, l.n, to);
-  if (!x.is_contiguous() || !l.are_many()) {
+  if (!are_columns(axis, x)) {
     const Tensor rows = AxisLast(x, axis).copy();
     return arg_of_rows(maximum, rows.data<T>(), l.batches * l.columns, l.n, to);
   }
@@ -95,7 +67,7 @@ void cumsum(const View& x, int axis, bool reverse, const View& out) {
                                                    out.as<T>() + row * l.n);
     });
   }
-  if (!x.is_contiguous() || !out.is_contiguous() || !l.are_many()) {
+  if (!are_columns(axis, x, out)) {
     const Tensor rows = AxisLast(x, axis).copy();
     cumsum<T>(rows, rows.rank() - 1, reverse, rows);
     return fast_cpu_backend().copy(rows, AxisLast(out, axis).view);

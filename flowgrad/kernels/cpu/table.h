@@ -141,10 +141,7 @@ struct NormTables {
   NormTable<double> f64;
 };
 
-/// The most columns that a call of ScanTable goes down.
-constexpr std::int64_t kScanColumns = 512;
-
-/// Along contiguous rows of n numbers, or down columns, at least 16 of them.
+/// Along contiguous rows of n numbers, or down columns, 16 to kMostColumns of them.
 template <class T>
 struct ScanTable {
   /// First position of the least [0] or largest [1] of each row or column, NaN being the extreme of
@@ -243,6 +240,9 @@ struct SgdCoefficients {
   bool nesterov, first_step;
 };
 
+/// The most columns that a kernel of columns with room of its own goes down at once.
+constexpr std::int64_t kMostColumns = 512;
+
 /// Reductions carry their sums and products in double, whatever T is.
 template <class T>
 struct ReduceTable {
@@ -257,6 +257,11 @@ struct ReduceTable {
   /// Rows of softmax [0] or log_softmax [1], contiguous.
   void (*softmax[2])(const T* x, std::int64_t rows, std::int64_t n, T* out);
   void (*softmax_grad[2])(const T* g, const T* y, std::int64_t rows, std::int64_t n, T* out);
+  /// Down columns, at most kMostColumns of them; all arrays have one stride.
+  void (*softmax_columns[2])(const T* x, std::int64_t rows, std::int64_t row_stride,
+                             std::int64_t columns, T* out);
+  void (*softmax_columns_grad[2])(const T* g, const T* y, std::int64_t rows,
+                                  std::int64_t row_stride, std::int64_t columns, T* out);
   void (*adam)(T* parameter, const T* gradient, T* moment1, T* moment2, std::int64_t n,
                const AdamCoefficients& c);
   /// `buffer` is read and written only where c.momentum is not zero.

@@ -9,6 +9,7 @@ namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
 using cpu::AdamCoefficients;
+using cpu::kMostColumns;
 using cpu::ReduceTable;
 using cpu::ReduceTables;
 using cpu::SgdCoefficients;
@@ -153,6 +154,106 @@ void softmax_grad(const T* g, const T* y, int64_t rows, int64_t n, T* out) {
   }
 }
 
+/// f(row, j, count, rows) over groups of four rows, then single ones, each group from end to end.
+template <class T, class F>
+FG_INLINE void for_row_groups(int64_t rows, int64_t columns, F f) {
+  const auto group = [=](int64_t r, auto at_once) __attribute__((always_inline)) {
+    for_registers<vec<T>::size>(
+        columns, [=](int64_t j, auto count)
+                     __attribute__((always_inline)) { f(r, j, count, at_once); });
+  };
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) group(r, std::integral_constant<int, 4>{});
+  for (; r < rows; ++r) group(r, std::integral_constant<int, 1>{});
+}
+template <class T>
+FG_INLINE void add_to(double* sums, const Wide<T>& w) {
+  for (const D& part : w.part) {
+    (D::load(sums) + part).store(sums);
+    sums += kDoubles;
+  }
+}
+
+template <bool Logarithm, class T>
+void softmax_columns(const T* x, int64_t rows, int64_t stride, int64_t columns, T* out) {
+  using V = vec<T>;
+  T tops[kMostColumns], scales[kMostColumns];
+  double sums[kMostColumns] = {};
+  T* const top = tops;
+  double* const sum = sums;
+  for (T& t : tops) t = -static_cast<T>(__builtin_inf());
+  for_row_groups<T>(
+      rows,
+      columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
+        V v = V::load(top + j);
+        for (int k = 0; k < at_once; ++k) v = max(v, take(x + (r + k) * stride + j, count));
+        v.store(top + j);
+      });
+  for_row_groups<T>(
+      rows,
+      columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
+        const V shift = V::load(top + j);
+        V total(0);
+        for (int k = 0; k < at_once; ++k) {
+          const int64_t at = (r + k) * stride + j;
+          const V d = take(x + at, count) - shift, e = exp(d);
+          total = total + e;
+          put(Logarithm ? d : e, out + at, count);
+        }
+        add_to(sum + j, wide(total));
+      });
+  T* const scale = scales;
+  for (int64_t j = 0; j < columns; ++j)
+    scale[j] = static_cast<T>(Logarithm ? __builtin_log(sum[j]) : 1 / sum[j]);
+  for_row_groups<T>(
+      rows,
+      columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
+        const V by = take(static_cast<const T*>(scale) + j, count);
+        for (int k = 0; k < at_once; ++k) {
+          T* const to = out + (r + k) * stride + j;
+          const V v = take(static_cast<const T*>(to), count);
+          put(Logarithm ? v - by : v * by, to, count);
+        }
+      });
+}
+
+template <bool Logarithm, class T>
+void softmax_columns_grad(const T* g, const T* y, int64_t rows, int64_t stride, int64_t columns,
+                          T* out) {
+  using V = vec<T>;
+  double sums[kMostColumns] = {};
+  double* const sum = sums;
+  for_row_groups<T>(
+      rows,
+      columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
+        Wide<T> total = identities<Sum, T>();
+        for (int k = 0; k < at_once; ++k) {
+          const int64_t at = (r + k) * stride + j;
+          Wide<T> w = wide(take(g + at, count));
+          if constexpr (!Logarithm) {
+            const Wide<T> wy = wide(take(y + at, count));
+            for (int i = 0; i < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++i)
+              w.part[i] = w.part[i] * wy.part[i];
+          }
+          join_into<Sum>(total, w);
+        }
+        add_to(sum + j, total);
+      });
+  T totals[kMostColumns];
+  T* const total = totals;
+  for (int64_t j = 0; j < columns; ++j) total[j] = static_cast<T>(sum[j]);
+  for_row_groups<T>(
+      rows,
+      columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
+        const V all = take(static_cast<const T*>(total) + j, count);
+        for (int k = 0; k < at_once; ++k) {
+          const int64_t at = (r + k) * stride + j;
+          const V vg = take(g + at, count), vy = take(y + at, count);
+          put(Logarithm ? vg - exp(vy) * all : vy * (vg - all), out + at, count);
+        }
+      });
+}
+
 template <class T>
 void adam(T* parameter, const T* gradient, T* moment1, T* moment2, int64_t n,
           const AdamCoefficients& c) {
@@ -206,6 +307,8 @@ constexpr ReduceTable<T> table_of() {
       &sum_of_squares<T>,
       {&softmax<false, T>, &softmax<true, T>},
       {&softmax_grad<false, T>, &softmax_grad<true, T>},
+      {&softmax_columns<false, T>, &softmax_columns<true, T>},
+      {&softmax_columns_grad<false, T>, &softmax_columns_grad<true, T>},
       &adam<T>,
       &sgd<T>};
 }

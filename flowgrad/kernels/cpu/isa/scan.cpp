@@ -7,7 +7,7 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
-using cpu::kScanColumns;
+using cpu::kMostColumns;
 using std::int64_t;
 
 /// A bit for every lane.
@@ -121,8 +121,8 @@ void arg_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns, 
   using V = vec<T>;
   using Index = Raw<BitsOf<T>, V::size>;
   constexpr int W = V::size;
-  T best[kScanColumns];
-  BitsOf<T> at[kScanColumns];
+  T best[kMostColumns];
+  BitsOf<T> at[kMostColumns];
   for (int64_t j = 0; j < columns; ++j) {
     best[j] = x[j];
     at[j] = 0;
@@ -211,7 +211,7 @@ void cumsum_rows(const T* x, int64_t rows, int64_t n, T* out) {
 template <bool Reverse, class T>
 void cumsum_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns, T* out) {
   constexpr int W = kLanes<T>;
-  double running[kScanColumns];
+  double running[kMostColumns];
   for (double& r : running) r = 0;
   const auto add_rows = [&](int64_t first, auto rows_at_once) __attribute__((always_inline)) {
     for_registers<W>(
