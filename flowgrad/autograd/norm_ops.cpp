@@ -90,17 +90,17 @@ Tensor layer_norm(const Tensor& x, const Shape& normalized_shape, const Tensor& 
            }
            const Tensor from = rows_of(at[0], rows), w = rows_of(at[1], row);
            const Tensor g = rows_of(r.grad(), rows);
-           std::array<Tensor, 3> to, flat;
+           std::array<Tensor, 3> to;
            for (int i = 0; i < 3; ++i) {
              if (!r.needs(i)) continue;
-             const auto k = static_cast<size_t>(i);
-             to[k] = Tensor::empty(at[k].shape(), from.dtype(), from.device());
-             flat[k] = rows_of(to[k], i == 0 ? rows : row);
+             to[static_cast<size_t>(i)] =
+                 Tensor::empty(i == 0 ? rows : row, from.dtype(), from.device());
            }
            backend(from.device())
-               .layer_norm_grad({w, {}, epsilon}, from, r.saved(3), g, flat[0], flat[1], flat[2]);
+               .layer_norm_grad({w, {}, epsilon}, from, r.saved(3), g, to[0], to[1], to[2]);
            for (int i = 0; i < 3; ++i) {
-             if (r.needs(i)) r.set(i, to[static_cast<size_t>(i)]);
+             const auto k = static_cast<size_t>(i);
+             if (r.needs(i)) r.set(i, reshape(to[k], at[k].shape()));
            }
          });
   return out;

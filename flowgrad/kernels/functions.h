@@ -59,8 +59,8 @@ FLOWGRAD_HOST_DEVICE bool is_nan(T x) {
 /// True where `x` takes the place of the extreme `best`; NaN is the extreme of all.
 template <class T>
 FLOWGRAD_HOST_DEVICE bool beats(bool maximum, T x, T best) {
-  if (is_nan(best)) return false;
-  return is_nan(x) || (maximum ? x > best : x < best);
+  // Without branches: lanes of a device take one way.
+  return (!is_nan(best)) & (is_nan(x) | (maximum ? x > best : x < best));
 }
 /// Product where an exact zero in a wins over an infinite or NaN b.
 template <class T>

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -65,6 +67,20 @@ void fast_equals_reference(const Cases& cases, Run run, Error error, Bounds boun
       }
     }
   }
+}
+
+/// Largest difference of two elements over 1 + the size of the wanted one; infinite where one alone
+/// is NaN or infinite, or they are infinities of other signs.
+inline double relative_error(const Tensor& got, const Tensor& want) {
+  const std::vector<double> a = got.to_vector<double>(), b = want.to_vector<double>();
+  double error = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    const double e = std::abs(a[i] - b[i]) / (1 + std::abs(b[i]));
+    if (!(e < HUGE_VAL)) return HUGE_VAL;
+    error = std::max(error, e);
+  }
+  return error;
 }
 
 /// The bytes of a contiguous tensor.

@@ -5,68 +5,50 @@
 /// The chosen instruction set's table for an element type.
 namespace flowgrad::kernels::cpu {
 
+/// What a pair of tables, for float and for double, has for T.
+template <class T, class Tables>
+const auto& half_of(const Tables* tables) {
+  if constexpr (sizeof(T) == sizeof(float))
+    return tables->f32;
+  else
+    return tables->f64;
+}
+
 template <class T>
 const ElementwiseTable<T>& elementwise_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().elementwise->f32;
-  else
-    return isa().elementwise->f64;
+  return half_of<T>(isa().elementwise);
 }
 template <class T>
 const ReduceTable<T>& reduce_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().reduce->f32;
-  else
-    return isa().reduce->f64;
+  return half_of<T>(isa().reduce);
 }
 template <class T>
 const GemmTable<T>& gemm_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().gemm->f32;
-  else
-    return isa().gemm->f64;
+  return half_of<T>(isa().gemm);
 }
 template <class T>
 const FlowTable<T>& flow_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().flow->f32;
-  else
-    return isa().flow->f64;
+  return half_of<T>(isa().flow);
 }
 template <class T>
 const CnfTable<T>& cnf_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().cnf->f32;
-  else
-    return isa().cnf->f64;
+  return half_of<T>(isa().cnf);
 }
 template <class T>
 const ConvTable<T>& conv_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().conv->f32;
-  else
-    return isa().conv->f64;
+  return half_of<T>(isa().conv);
 }
 template <class T>
 const NormTable<T>& norm_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().norm->f32;
-  else
-    return isa().norm->f64;
+  return half_of<T>(isa().norm);
 }
 template <class T>
 const ScanTable<T>& scan_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().scan->f32;
-  else
-    return isa().scan->f64;
+  return half_of<T>(isa().scan);
 }
 template <class T>
 const LstmTable<T>& lstm_table() {
-  if constexpr (sizeof(T) == sizeof(float))
-    return isa().lstm->f32;
-  else
-    return isa().lstm->f64;
+  return half_of<T>(isa().lstm);
 }
 
 }  // namespace flowgrad::kernels::cpu

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "flowgrad/kernels/functions.h"
 #include "flowgrad/kernels/gpu.cuh"
 
 namespace flowgrad::kernels::cuda {
@@ -13,10 +14,6 @@ struct Extreme {
   int64_t at = -1;
 };
 
-/// True where x takes the place of the extreme `best`; NaN is the extreme of all.
-template <class T>
-GPU_INLINE bool beats(bool maximum, T x, T best) {
-  return (best == best) & ((x != x) | (maximum ? x > best : x < best));
-}
+using scalar::beats;
 
 }  // namespace flowgrad::kernels::cuda

@@ -9,9 +9,6 @@ using namespace cuda;
 
 namespace {
 
-struct Add {
-  GPU_INLINE double operator()(double a, double b) const { return a + b; }
-};
 /// Two sums side by side.
 struct Pair {
   double first, second;
@@ -49,13 +46,13 @@ __global__ void __launch_bounds__(Team::kThreads)
   const T* const x = rows.x + (team.active ? team.row * rows.n : 0);
   double sums[Team::kStreams] = {};
   each_element<4>(team, n, [&](int j, int64_t i) { sums[j] += static_cast<double>(x[i]); });
-  const double mean = team.fold(sums, Add{}) / width;
+  const double mean = team.fold(sums, AddDoubles{}) / width;
   for (double& sum : sums) sum = 0;
   each_element<4>(team, n, [&](int j, int64_t i) {
     const double d = static_cast<double>(x[i]) - mean;
     sums[j] += d * d;
   });
-  const double scale = 1 / sqrt(team.fold(sums, Add{}) / width + epsilon);
+  const double scale = 1 / sqrt(team.fold(sums, AddDoubles{}) / width + epsilon);
   if (team.leads()) {
     statistics[2 * team.row] = mean;
     statistics[2 * team.row + 1] = scale;

@@ -17,10 +17,6 @@ GPU_INLINE double exp_of(double x) { return exp(x); }
 template <class T>
 constexpr int kPowers = std::is_same_v<T, float> ? 4 : 1;
 
-struct Add {
-  GPU_INLINE double operator()(double a, double b) const { return a + b; }
-};
-
 /// NaN wins.
 template <class T>
 struct Larger {
@@ -91,7 +87,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
       if (!logarithm) mine[k] = power;
       if (sizeof(T) == 8) __syncwarp();  // one exponential after the other, as in kPowers
     });
-    const double sum = team.fold(sums, Add{});
+    const double sum = team.fold(sums, AddDoubles{});
     const double log_sum = logarithm ? log(sum) : 0;
     const T scale = static_cast<T>(1 / sum);
     T* at = to + team.first * rows.step[0];
@@ -107,7 +103,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
     each_element<kPowers<T>>(team, n, [&](int j, int64_t i) {
       sums[j] += static_cast<double>(exp_of(in[i * rows.step[1]] - top));
     });
-    const double sum = team.fold(sums, Add{});
+    const double sum = team.fold(sums, AddDoubles{});
     const double log_sum = logarithm ? log(sum) : 0;
     const T scale = static_cast<T>(1 / sum);
     each_element<kPowers<T>>(team, n, [&](int, int64_t i) {
@@ -154,7 +150,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
       values += Team::kStep * rows.step[1];
       if (k % 4 == 3) __syncwarp();  // more loads ahead of their use would spill
     });
-    const double sum = team.fold(sums, Add{});
+    const double sum = team.fold(sums, AddDoubles{});
     values = first_y;
     T* at = out + offset[0] + team.first * rows.step[0];
     each_cached<Cached>(team, n, [&](int k, bool exists) {
@@ -168,7 +164,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
     each_element<4>(team, n, [&](int j, int64_t i) {
       sums[j] += term(cotangents[i * rows.step[2]], values[i * rows.step[1]]);
     });
-    const double sum = team.fold(sums, Add{});
+    const double sum = team.fold(sums, AddDoubles{});
     each_element<kPowers<T>>(team, n, [&](int, int64_t i) {
       out[offset[0] + i * rows.step[0]] =
           result(cotangents[i * rows.step[2]], values[i * rows.step[1]], sum);

@@ -53,6 +53,10 @@ GPU_INLINE A fold_warp(A value, const Op& op) {
   return value;
 }
 
+struct AddDoubles {
+  GPU_INLINE double operator()(double a, double b) const { return a + b; }
+};
+
 /// What a team works on: chunk number `chunk` of row number `row`.
 struct TeamPlace {
   int64_t row = 0;

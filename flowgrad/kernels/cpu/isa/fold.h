@@ -86,6 +86,15 @@ FG_INLINE void join_into(Wide<T>& into, const Wide<T>& x) {
     into.part[i] = Op::join(into.part[i], x.part[i]);
 }
 
+/// Joins x onto a register's worth of doubles in memory.
+template <class Op, class T>
+FG_INLINE void join_onto(double* to, const Wide<T>& x) {
+  for (const D& part : x.part) {
+    Op::join(D::load(to), part).store(to);
+    to += kDoubles;
+  }
+}
+
 /// Lane i is lane i + Half of x.
 template <int Half, int N>
 struct FromHalf {

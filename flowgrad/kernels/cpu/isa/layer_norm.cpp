@@ -169,13 +169,8 @@ void layer_norm_grad(const NormRows<T>& r, const double* statistics, const T* g,
     for (; k + kBesides <= end; k += kBesides)
       grad_of_rows<kBesides>(r, k, statistics, g, g_x, few, columns);
     for (; k < end; ++k) grad_of_rows<1>(r, k, statistics, g, g_x, few, columns);
-    double* to = sums;
-    for (int64_t i = 0; i < 2 * columns && few != nullptr; i += kLanes<T>) {
-      for (const D& part : wide(vec<T>::load(few + i)).part) {
-        (D::load(to) + part).store(to);
-        to += kDoubles;
-      }
-    }
+    for (int64_t i = 0; i < 2 * columns && few != nullptr; i += kLanes<T>)
+      join_onto<Sum>(sums + i, wide(vec<T>::load(few + i)));
   }
 }
 

@@ -45,22 +45,16 @@ void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns,
   const int64_t whole = columns - columns % W;
   for (int64_t j = 0; j < columns; ++j) partial[j] = Op::identity;
   // Eight rows side by side, read from end to end, onto results that stay in the first-level cache.
-  const auto join = [partial](int64_t j, const Wide<T>& w) __attribute__((always_inline)) {
-    double* to = partial + j;
-    for (const D part : w.part) {
-      Op::join(D::load(to), part).store(to);
-      to += kDoubles;
-    }
-  };
   int64_t r = 0;
   for (; r + 8 <= rows; r += 8) {
     const T* const p = x + r * row_stride;
     for (int64_t j = 0; j < whole; j += W) {
-      join(j, Plain<T>::template of8<Op>(p + j, row_stride));
+      join_onto<Op>(partial + j, Plain<T>::template of8<Op>(p + j, row_stride));
     }
   }
   for (; r < rows; ++r)
-    for (int64_t j = 0; j < whole; j += W) join(j, wide(vec<T>::load(x + r * row_stride + j)));
+    for (int64_t j = 0; j < whole; j += W)
+      join_onto<Op>(partial + j, wide(vec<T>::load(x + r * row_stride + j)));
   if (whole == columns) return;
   const int count = static_cast<int>(columns - whole);
   Wide<T> tail = identities<Op, T>();
@@ -166,14 +160,6 @@ FG_INLINE void for_row_groups(int64_t rows, int64_t columns, F f) {
   for (; r + 4 <= rows; r += 4) group(r, std::integral_constant<int, 4>{});
   for (; r < rows; ++r) group(r, std::integral_constant<int, 1>{});
 }
-template <class T>
-FG_INLINE void add_to(double* sums, const Wide<T>& w) {
-  for (const D& part : w.part) {
-    (D::load(sums) + part).store(sums);
-    sums += kDoubles;
-  }
-}
-
 template <bool Logarithm, class T>
 void softmax_columns(const T* x, int64_t rows, int64_t stride, int64_t columns, T* out) {
   using V = vec<T>;
@@ -200,7 +186,7 @@ void softmax_columns(const T* x, int64_t rows, int64_t stride, int64_t columns, 
           total = total + e;
           put(Logarithm ? d : e, out + at, count);
         }
-        add_to(sum + j, wide(total));
+        join_onto<Sum>(sum + j, wide(total));
       });
   T* const scale = scales;
   for (int64_t j = 0; j < columns; ++j)
@@ -237,7 +223,7 @@ void softmax_columns_grad(const T* g, const T* y, int64_t rows, int64_t stride, 
           }
           join_into<Sum>(total, w);
         }
-        add_to(sum + j, total);
+        join_onto<Sum>(sum + j, total);
       });
   T totals[kMostColumns];
   T* const total = totals;
