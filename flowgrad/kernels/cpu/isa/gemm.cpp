@@ -42,7 +42,8 @@ FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k,
   }
 }
 
-/// Where width < lanes, out is written up to one register past its k * width elements.
+/// Where width < lanes, out is written up to one register past its k * width elements: the next row
+/// mends what a full store spills into it.
 template <class T>
 void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
           std::int64_t width, T* out) {
@@ -53,8 +54,6 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
       const int columns = n - j < W ? static_cast<int>(n - j) : W;
       T* const to = out + j;
       if (width - j >= W || width < W) {
-        // In a matrix narrower than a register, the next row mends what a full store spills into
-        // it.
         transpose_columns(
             b + j * b_col, b_col, k,
             columns, [=](V x, std::int64_t i) __attribute__((always_inline)) {
@@ -69,6 +68,11 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
             });
       }
     }
+    return;
+  }
+  if (b_col == 1 && n == width && n < W) {
+    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width)
+      V::load(b, static_cast<int>(n)).store(out);
     return;
   }
   if (b_col == 1) {
@@ -94,14 +98,16 @@ std::int64_t scratch_elements(std::int64_t) {
   return kPackedA<T> + kGemmDepth * kPanelColumns<T> + kLanes<T>;
 }
 
-/// A is read in place while its rows or its columns are contiguous, unless the rows of a tile
-/// collide in the first-level cache and are read often.
+/// A is read in place while its rows or its columns are contiguous, unless the rows or columns of a
+/// tile collide in the first-level cache and are read often. Rows that follow one another without a
+/// gap do not collide.
 template <class T>
 bool should_pack_a(const GemmBlock<T>& g) {
-  if (g.a_row == 1) return g.a_col * std::int64_t{sizeof(T)} >= 4096 && g.n >= 4 * kPanelColumns<T>;
+  const bool is_read_often = g.n >= 4 * kPanelColumns<T>;
+  if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= 1024;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
-  return g.n >= 4 * kPanelColumns<T> && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 &&
-         g.k >= 64;
+  return is_read_often && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 && g.k >= 64 &&
+         g.a_row > kGemmDepth;
 }
 
 /// Packs tiles [first, last) of A, of which `row` is the first row, one after the other.
