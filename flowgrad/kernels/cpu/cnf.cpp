@@ -117,7 +117,9 @@ struct Field {
   }
 };
 
-/// What one stage of a tile computes. The tangent half of each pair lies right behind its values.
+/// What one stage of a tile computes. The tangent half of each pair lies right behind its values,
+/// and each kind of all stages of a step in one sequence, so that one product sums over all of them:
+/// the inputs from the last stage on, the order in which the adjoint meets them.
 template <class T>
 struct Stage {
   T* inputs;         // (rows, inputs)
@@ -127,9 +129,10 @@ struct Stage {
 
 template <class T>
 Stage<T> stage_at(const Field<T>& f, T* memory, int64_t rows, int stage) {
-  T* const inputs = memory + stage * f.stage_elements();
-  T* const one = inputs + kRows * f.inputs;
-  T* const two = one + 2 * kRows * f.h;
+  const int64_t stages = f.steps.stages, pair = 2 * rows * f.h;
+  T* const inputs = memory + (stages - 1 - stage) * rows * f.inputs;
+  T* const one = memory + stages * kRows * f.inputs + stage * pair;
+  T* const two = one + stages * pair;
   return {inputs, one, one + rows * f.h, two, two + rows * f.h};
 }
 
@@ -182,9 +185,10 @@ T* kept_step(const Field<T>& f, T* kept, int64_t row, int64_t step) {
 template <class T>
 void solve_tile(const Field<T>& f, int64_t row, int64_t rows, T* y, T* integral, T* kept) {
   const int64_t width = kRows * f.d;
-  T* const memory = scratch_of<T>(ScratchSlot::solve, f.stage_elements() + 2 * width + kRows);
+  const int64_t stages = f.steps.stages * f.stage_elements();
+  T* const memory = scratch_of<T>(ScratchSlot::solve, stages + 2 * width + kRows);
   const bool keeps_stages = kept != nullptr && f.keeps_stages();
-  T* const slope = memory + f.stage_elements();
+  T* const slope = memory + stages;
   T* const sums = slope + width;
   T* const trace = sums + width;
   if (integral != nullptr) std::fill_n(integral, rows, T(0));
@@ -274,7 +278,8 @@ class TileAdjoint {
   // behind it.
   T* slope(int stage) const { return slopes_ + stage * rows_ * f_.d; }
   T* before_two(int stage) const { return before_ + stage * 2 * rows_ * f_.h; }
-  T* before_one(int stage) const { return g_one_ + stage * 2 * rows_ * f_.h; }
+  // From the last stage on; the next one's values take the place of its tangents.
+  T* before_one(int stage) const { return g_one_ + (f_.steps.stages - 1 - stage) * rows_ * f_.h; }
 
   /// The step's stages again, keeping what their derivatives read.
   void replay(int64_t step) {
@@ -301,9 +306,8 @@ class TileAdjoint {
     }
     for (int64_t r = 0; r < rows_; ++r) trace_[r] = weight * g_.integral[row_ + r];
     multiply(rows_, h, d, rows_of<T>(g_slope, d), rows_of(f_.out, h), two);
-    std::copy_n(s.along, hidden, two + hidden);
     const auto of_rows = [&](auto* p) { return p == nullptr ? p : p + row_ * h; };
-    table.second_grad(s.two, of_rows(f_.left), trace_, rows_, h, two + hidden, two,
+    table.second_grad(s.two, of_rows(f_.left), trace_, s.along, rows_, h, two + hidden, two,
                       of_rows(g_.left));
     multiply(f_.halves() * rows_, h, h, rows_of<T>(two, h), rows_of(f_.middle, h), one);
     if (f_.own)
@@ -317,22 +321,26 @@ class TileAdjoint {
   /// Products over the rows of all stages of the step.
   void add_products() const {
     const int64_t d = f_.d, h = f_.h;
-    for (int stage = 0; stage < f_.steps.stages; ++stage) {
+    const int stages = f_.steps.stages;
+    multiply(f_.inputs, h, stages * rows_,
+             transposed<T>(stage_at(f_, stages_, rows_, stages - 1).inputs, f_.inputs),
+             rows_of<T>(before_one(stages - 1), h), sums_.first, true);
+    if (!f_.own) {
+      multiply(h, h, stages * 2 * rows_, transposed<T>(before_two(0), h),
+               rows_of<T>(stage_at(f_, stages_, rows_, 0).one, h), sums_.middle, true);
+    }
+    for (int stage = 0; stage < stages; ++stage) {
       const Stage<T> s = stage_at(f_, stages_, rows_, stage);
-      const T *const two = before_two(stage), *const one = before_one(stage);
-      multiply(f_.inputs, h, rows_, transposed<T>(s.inputs, f_.inputs), rows_of(one, h),
-               sums_.first, true);
-      multiply(h, h, f_.halves() * rows_, transposed(two, h), rows_of<T>(s.one, h), sums_.middle,
-               true);
+      const T* const two = before_two(stage);
       multiply(int64_t{1}, h, rows_, transposed<T>(s.inputs + f_.d + 1, f_.inputs), rows_of(two, h),
                sums_.middle_bias, true);
       multiply(d, h, rows_, transposed<T>(slope(stage), d), rows_of<T>(s.two, h), sums_.out, true);
       for (int64_t r = 0; r < rows_; ++r)
         for (int64_t i = 0; i < d; ++i) sums_.out_bias[i] += slope(stage)[r * d + i];
-      if (f_.own) {
-        multiply(h, h, rows_, transposed(two + rows_ * h, h), rows_of<T>(s.tangent, h), sums_.exact,
-                 true);
-      }
+      if (!f_.own) continue;
+      multiply(h, h, rows_, transposed(two, h), rows_of<T>(s.one, h), sums_.middle, true);
+      multiply(h, h, rows_, transposed(two + rows_ * h, h), rows_of<T>(s.tangent, h), sums_.exact,
+               true);
     }
   }
 

@@ -79,10 +79,10 @@ struct CnfTable {
   /// along; along null: no trace is wanted.
   void (*second)(const T* bias, const T* left, const T* along, std::int64_t rows,
                  std::int64_t units, T* two, T* trace);
-  /// The adjoint of `second`: g, the cotangent of two, becomes that before the tanh, along its own
-  /// cotangent; that of left is added to g_left.
-  void (*second_grad)(const T* two, const T* left, const T* g_trace, std::int64_t rows,
-                      std::int64_t units, T* along, T* g, T* g_left);
+  /// The adjoint of `second`: g, the cotangent of two, becomes that before the tanh; that of left
+  /// is added to g_left.
+  void (*second_grad)(const T* two, const T* left, const T* g_trace, const T* along,
+                      std::int64_t rows, std::int64_t units, T* g_along, T* g, T* g_left);
   /// The adjoint of `first`: g, the cotangent of one, becomes that before the tanh.
   void (*first_grad)(const T* one, const T* right, const T* g_tangent, std::int64_t n, T* g,
                      T* g_right);

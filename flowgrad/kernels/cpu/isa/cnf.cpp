@@ -63,8 +63,8 @@ void second(const T* bias, const T* left, const T* along, int64_t rows, int64_t 
 }
 
 template <class T>
-void second_grad(const T* two, const T* left, const T* g_trace, int64_t rows, int64_t units,
-                 T* along, T* g, T* g_left) {
+void second_grad(const T* two, const T* left, const T* g_trace, const T* along, int64_t rows,
+                 int64_t units, T* g_along, T* g, T* g_left) {
   using V = vec<T>;
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t at = r * units;
@@ -77,7 +77,7 @@ void second_grad(const T* two, const T* left, const T* g_trace, int64_t rows, in
             put(fma(trace * slope, product, take(g_left + i, count)), g_left + i, count);
             trace = trace * take(left + i, count);
           }
-          put(trace * slope, along + i, count);
+          put(trace * slope, g_along + i, count);
           put(fma(V(-2) * h * trace, product, take(g + i, count)) * slope, g + i, count);
         });
   }
