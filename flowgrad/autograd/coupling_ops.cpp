@@ -30,10 +30,7 @@ void check(const Tensor& z, const Tensor& scale, const Tensor& shift, const Tens
   fits("scale", scale, z.shape());
   fits("shift", shift, z.shape());
   fits("mask", mask, {z.size(1)});
-  if (!(o.bound >= 0) || !std::isfinite(o.bound)) {
-    throw ValueError(fmt::format(
-        "{}: bound = {} given; a finite number is accepted, 0 for no bound", kOp, o.bound));
-  }
+  o.check(kOp);
 }
 
 /// The same in operations, from {z, scale, shift}.
@@ -51,6 +48,12 @@ std::vector<Tensor> composed(std::span<const Tensor> in, const Tensor& mask,
 }
 
 }  // namespace
+
+void CouplingOptions::check(const char* op) const {
+  if (bound >= 0 && std::isfinite(bound)) return;
+  throw ValueError(fmt::format("{}: bound = {} given; a finite number is accepted, 0 for no bound",
+                               op, bound));
+}
 
 std::pair<Tensor, Tensor> affine_coupling(const Tensor& z, const Tensor& scale, const Tensor& shift,
                                           const Tensor& mask, const CouplingOptions& options) {

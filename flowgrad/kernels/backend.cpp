@@ -76,6 +76,15 @@ void Backend::sample(const Sampler&, View, View) {
   throw DeviceError(std::string("sample: backend ") + name() + " has no such kernel");
 }
 
+void Backend::mlp_coupling(const MlpCoupling&, View, View, View, View) {
+  throw DeviceError(std::string("mlp_coupling: backend ") + name() + " has no such kernel");
+}
+
+void Backend::mlp_coupling_grad(const MlpCoupling&, View, View, View, View, View, View, View,
+                                  View) {
+  throw DeviceError(std::string("mlp_coupling_grad: backend ") + name() + " has no such kernel");
+}
+
 Backend& reference_backend() {
   static ReferenceBackend instance;
   return instance;

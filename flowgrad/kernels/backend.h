@@ -173,6 +173,22 @@ struct Coupling {
   bool inverse = false;
 };
 
+/// A net of a coupling layer: weight[2] relu(weight[1] relu(weight[0] x + bias[0]) + bias[1]) +
+/// bias[2].
+struct CouplingNet {
+  View weight[3], bias[3];  // (H, D + C), (H, H), (D, H); (H), (H), (D)
+};
+
+/// A Coupling whose scale and shift are nets of the row's masked z, mask z where mask is not 0, and
+/// of its condition beside it. All contiguous, of one dtype.
+struct MlpCoupling {
+  CouplingNet nets[2];  // scale, shift
+  View condition;       // (N, C), or undefined
+  View mask;            // (D)
+  double bound = 0;
+  bool inverse = false;
+};
+
 /// Normalisation of rows x (N, D) (Ba et al. 2016, eq. 4):
 ///
 ///     out = (x - mean) scale weight + bias;  scale = (variance + epsilon)^-1/2
@@ -335,6 +351,21 @@ class Backend {
   /// From the cotangents g (N, D) and g_log_det (N) to those of z, scale and shift.
   virtual void coupling_grad(const Coupling& coupling, View z, View g, View g_log_det, View g_z,
                              View g_scale, View g_shift) = 0;
+  /// A coupling together with its nets. A backend may lack it; operations have a twin.
+  virtual bool has_mlp_coupling(DType dtype) const {
+    (void)dtype;
+    return false;
+  }
+  /// What mlp_coupling_grad reads and it may have to leave, `kept`: for either net, hidden layers
+  /// (2, N, H) and outputs (N, D). DeviceError without has_mlp_coupling.
+  virtual void mlp_coupling(const MlpCoupling& coupling, View z, View out, View log_det,
+                              View kept);
+  /// From g (N, D) and g_log_det (N) to the cotangents of z, condition (undefined where there is
+  /// none) and, one after the other in one array, of the nets' weights and biases: weight[0],
+  /// bias[0], weight[1], ... `work`, numbers to compute with: N (2 H + 3 D + C).
+  virtual void mlp_coupling_grad(const MlpCoupling& coupling, View z, View kept, View g,
+                                   View g_log_det, View g_z, View g_condition, View g_weights,
+                                   View work);
   /// Whether `planar` and `planar_grad` take this stack. It never depends on the number of rows.
   virtual bool has_planar(const PlanarStack& stack) const = 0;
   /// heights (K, N), which may be undefined, gets the layers' h, which planar_grad reads.

@@ -31,6 +31,15 @@ std::unique_ptr<MLP> coupling_net(const RealNVPOptions& o, Generator& generator,
   return net;
 }
 
+CouplingNet weights_of(const MLP& net) {
+  CouplingNet out;
+  for (size_t i = 0; i < out.weight.size(); ++i) {
+    out.weight[i] = net.linears()[i]->weight();
+    out.bias[i] = net.linears()[i]->bias();
+  }
+  return out;
+}
+
 }  // namespace
 
 CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Generator& generator,
@@ -42,12 +51,9 @@ CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Gene
 
 Transformed CouplingLayer::move(const Tensor& x, const Tensor& condition, bool inverse) {
   check_rows("CouplingLayer", x, options_.dim);
-  // mul_zero: 0 beats infinity and NaN, so that what a mask hides can never show.
-  const Tensor masked = mul_zero(mask_, x);
-  const Tensor in = condition.defined() ? concat({masked, condition}, 1) : masked;
   const auto [value, log_det] =
-      affine_coupling(x, scale_net_(in), translate_net_(in), mask_,
-                      {.bound = options_.log_scale_bound, .inverse = inverse});
+      mlp_coupling(x, condition, mask_, weights_of(scale_net_), weights_of(translate_net_),
+                   {.bound = options_.log_scale_bound, .inverse = inverse});
   return {value, log_det};
 }
 

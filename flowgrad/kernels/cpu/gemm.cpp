@@ -164,7 +164,7 @@ void gemm(Gemm<T> g) {
   if (g.k == 1) g.a_col = 1;
   const bool threads_help = worth_threads(g);
   const std::int64_t threads = threads_help ? num_threads() : 1;
-  if (g.n <= t.lanes / 2 && g.k >= 2 * t.lanes) return run_narrow(t, g, threads_help);
+  if (is_narrow<T>(g.k, g.n)) return run_narrow(t, g, threads_help);
   // Packing all of B pays when a thread goes over it several times; else each packs its panels.
   if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
     return run_packed(t, g, threads_help);
@@ -173,6 +173,12 @@ void gemm(Gemm<T> g) {
   block.b_row = g.b_row;
   block.b_col = g.b_col;
   run_blocks(t, block, threads_help);
+}
+
+template <class T>
+bool is_narrow(std::int64_t k, std::int64_t n) {
+  const int lanes = gemm_table<T>().lanes;
+  return n <= lanes / 2 && k >= 2 * lanes;
 }
 
 template <class T>
@@ -203,6 +209,8 @@ void gemm_packed(const Gemm<T>& g, const T* packed) {
 
 template void gemm(Gemm<float>);
 template void gemm(Gemm<double>);
+template bool is_narrow<float>(std::int64_t, std::int64_t);
+template bool is_narrow<double>(std::int64_t, std::int64_t);
 template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);
 template std::int64_t packed_elements<double>(std::int64_t, std::int64_t);
 template void pack_matrix(const float*, std::int64_t, std::int64_t, std::int64_t, std::int64_t,

@@ -23,19 +23,24 @@ struct Gemm {
 template <class T>
 void gemm(Gemm<T> g);
 
+/// Whether gemm has a path of its own for so few columns, faster than one with a packed B.
+template <class T>
+bool is_narrow(std::int64_t k, std::int64_t n);
 /// B (k, n) packed for several products with it: the elements that it takes, and the packing.
 template <class T>
 std::int64_t packed_elements(std::int64_t k, std::int64_t n);
 template <class T>
 void pack_matrix(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
                  T* packed);
-/// The product with a packed B; g.b is not read. The bits do not depend on m here either, but may
-/// differ from those of gemm.
+/// The product with a packed B; g.b is not read. The bits do not depend on m here either, but differ
+/// from those of gemm where B is narrow.
 template <class T>
 void gemm_packed(const Gemm<T>& g, const T* packed);
 
 extern template void gemm(Gemm<float>);
 extern template void gemm(Gemm<double>);
+extern template bool is_narrow<float>(std::int64_t, std::int64_t);
+extern template bool is_narrow<double>(std::int64_t, std::int64_t);
 extern template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);
 extern template std::int64_t packed_elements<double>(std::int64_t, std::int64_t);
 extern template void pack_matrix(const float*, std::int64_t, std::int64_t, std::int64_t,

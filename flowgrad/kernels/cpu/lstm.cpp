@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/gemm.h"
+#include "flowgrad/kernels/cpu/packed.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
@@ -46,32 +46,11 @@ struct Steps {
 };
 
 template <class T>
-T* data_of(const View& v) {
-  return v.defined() ? v.as<T>() : nullptr;
-}
-
-/// out (rows, n) += a (rows, k) times the packed matrix.
-template <class T>
-void add_product(int64_t rows, int64_t n, int64_t k, const T* a, const T* packed, T* out) {
-  Gemm<T> g;
-  g.m = rows;
-  g.n = n;
-  g.k = k;
-  g.a = a;
-  g.a_row = k;
-  g.a_col = 1;
-  g.c = out;
-  g.ldc = n;
-  g.accumulate = true;
-  gemm_packed(g, packed);
-}
-
-template <class T>
 void run(const Steps& s, const T* weight, const T* from_x, const T* h0, const T* c0, T* out,
          T* to_h, T* to_c, T* gates, T* h_before, T* c_before) {
   const int64_t hidden = s.hidden, width = 4 * hidden;
-  T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(width, hidden));
-  pack_matrix(weight, 1, hidden, hidden, width, packed);
+  T* packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(hidden, width));
+  const Factor<T> factor = Factor<T>{weight, 1, hidden, hidden, width}.pack(packed);
   s.each_part([&](int64_t first, int64_t rows) {
     T* const h = to_h + first * hidden;
     T* const c = to_c + first * hidden;
@@ -84,7 +63,7 @@ void run(const Steps& s, const T* weight, const T* from_x, const T* h0, const T*
       if (h_before != nullptr) std::copy_n(h, rows * hidden, h_before + at);
       if (c_before != nullptr) std::copy_n(c, rows * hidden, c_before + at);
       std::copy_n(from_x + 4 * at, rows * width, of_step);
-      add_product(rows, width, hidden, h, packed, of_step);
+      factor.multiply(rows, h, of_step, nullptr, true);
       for (int64_t r = 0; r < rows; ++r) {
         T* const to = out + at + r * hidden;
         if (!s.inside(first + r, t)) {
@@ -109,8 +88,8 @@ template <class T>
 void run_back(const Steps& s, const T* weight, const T* gates, const T* c_before, const T* c_last,
               const Cotangents<T>& g) {
   const int64_t hidden = s.hidden, width = 4 * hidden;
-  T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(hidden, width));
-  pack_matrix(weight, hidden, 1, width, hidden, packed);
+  T* packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(width, hidden));
+  const Factor<T> factor = Factor<T>{weight, hidden, 1, width, hidden}.pack(packed);
   s.each_part([&](int64_t first, int64_t rows) {
     T* const g_h = g.h0 + first * hidden;
     T* const g_c = g.c0 + first * hidden;
@@ -133,7 +112,7 @@ void run_back(const Steps& s, const T* weight, const T* gates, const T* c_before
                                   g_c + i, hidden, to + 4 * i);
         std::fill_n(g_h + i, hidden, T(0));
       }
-      add_product(rows, hidden, width, to, packed, g_h);
+      factor.multiply(rows, to, g_h, nullptr, true);
     }
   });
 }
@@ -145,8 +124,8 @@ void CpuBackendFast::lstm(const LstmSteps& l, View from_x, View h0, View c0, Vie
   visit_floating("lstm", from_x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     run(Steps(l, from_x), l.weight.as<const T>(), from_x.as<const T>(), h0.as<const T>(),
-        c0.as<const T>(), out.as<T>(), h.as<T>(), c.as<T>(), data_of<T>(gates),
-        data_of<T>(h_before), data_of<T>(c_before));
+        c0.as<const T>(), out.as<T>(), h.as<T>(), c.as<T>(), gates.as<T>(), h_before.as<T>(),
+        c_before.as<T>());
   });
 }
 

@@ -5,7 +5,7 @@
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/gemm.h"
+#include "flowgrad/kernels/cpu/packed.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
@@ -25,29 +25,6 @@ constexpr int64_t kBlockRows = 112;
 /// each then reads its part of the weights, not all of them.
 constexpr int64_t kThreadRows = 32;
 
-/// B (k, n), packed, of the products with it.
-template <class T>
-struct Packed {
-  int64_t k, n;
-  T* panels;
-
-  /// Element (i, j) of B at b[i * row + j * column]; packed to `memory`, which moves on.
-  Packed(const T* b, int64_t row, int64_t column, int64_t k, int64_t n, T*& memory)
-      : k(k), n(n), panels(std::exchange(memory, memory + packed_elements<T>(k, n))) {
-    pack_matrix(b, row, column, k, n, panels);
-  }
-  /// c (m, n) = a (m, k) B [+ bias] [+ c].
-  void multiply(int64_t m, const T* a, T* c, const T* bias, bool accumulate = false) const {
-    Gemm<T> g;
-    g.m = m, g.n = n, g.k = k;
-    g.a = a, g.a_row = k, g.a_col = 1;
-    g.c = c, g.ldc = n;
-    g.bias = bias;
-    g.accumulate = accumulate;
-    gemm_packed(g, panels);
-  }
-};
-
 template <class T>
 struct Solver {
   int64_t rows, outputs, width;
@@ -55,7 +32,7 @@ struct Solver {
   T guidance;
   const Sampler& s;
   std::vector<SamplerMove<T>> moves;
-  std::vector<Packed<T>> weights;  // first, hidden and last of SamplerNet
+  std::vector<Factor<T>> weights;  // first, hidden and last of SamplerNet
 
   Solver(const Sampler& s, const View& x)
       : rows((*x.shape)[0]),
@@ -69,13 +46,12 @@ struct Solver {
     T* memory = scratch_of<T>(ScratchSlot::operand, packed_elements<T>(outputs, width) +
                                                         3 * (packed_elements<T>(width, width) +
                                                              packed_elements<T>(width, outputs)));
-    weights.emplace_back(net.first.as<const T>(), width, 1, outputs, width, memory);
+    weights.push_back({net.first.as<const T>(), width, 1, outputs, width});
     for (int64_t i = 0; i < 3; ++i)
-      weights.emplace_back(net.hidden.as<const T>() + i * width * width, 1, width, width, width,
-                           memory);
+      weights.push_back({net.hidden.as<const T>() + i * width * width, 1, width, width, width});
     for (int64_t i = 0; i < 3; ++i)
-      weights.emplace_back(net.last.as<const T>() + i * outputs * width, 1, width, width, outputs,
-                           memory);
+      weights.push_back({net.last.as<const T>() + i * outputs * width, 1, width, width, outputs});
+    for (Factor<T>& weight : weights) weight.pack(memory);
   }
 
   /// Rows [begin, begin + n). With guidance every row is evaluated twice, the second time without
@@ -126,8 +102,8 @@ struct Solver {
         add(times, net.condition.as<const T>() + (begin + r) * step, h + r * width, width);
       for (int64_t r = n; r < m; ++r) std::copy_n(times, width, h + r * width);
     }
-    const Packed<T>* const hidden = &weights[1];
-    const Packed<T>* const last = &weights[4];
+    const Factor<T>* const hidden = &weights[1];
+    const Factor<T>* const last = &weights[4];
     weights[0].multiply(m, x, h, conditioned ? nullptr : times, conditioned);
     activate(net.relu ? number::unary_relu : number::unary_silu, h, m * width);
     const T* const bias = net.bias.as<const T>();
