@@ -98,16 +98,22 @@ std::int64_t scratch_elements(std::int64_t) {
   return kPackedA<T> + kGemmDepth * kPanelColumns<T> + kLanes<T>;
 }
 
-/// A is read in place while its rows or its columns are contiguous, unless the rows or columns of a
-/// tile collide in the first-level cache and are read often. Rows that follow one another without a
-/// gap do not collide.
+/// Rows or columns of a tile, `stride` bytes apart, that fall on the same lines of a first-level
+/// cache with 4096 bytes a way.
+constexpr std::int64_t colliding(std::int64_t count, std::int64_t stride) {
+  std::int64_t apart = 4096;
+  while (stride % apart != 0) apart /= 2;
+  return apart < 1024 ? 1 : (count * apart + 4095) / 4096;
+}
+
+/// A is read in place while its rows or its columns are contiguous, unless too many of a tile
+/// collide in the first-level cache and are read often.
 template <class T>
 bool should_pack_a(const GemmBlock<T>& g) {
   const bool is_read_often = g.n >= 4 * kPanelColumns<T>;
   if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= 1024;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
-  return is_read_often && (g.a_row * std::int64_t{sizeof(T)}) % 1024 == 0 && g.k >= 64 &&
-         g.a_row > kGemmDepth;
+  return is_read_often && g.k >= 64 && colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > 4;
 }
 
 /// Packs tiles [first, last) of A, of which `row` is the first row, one after the other.
@@ -137,8 +143,11 @@ void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::in
     return;
   }
   const T* b = g.b + k0 * g.b_row + j * g.b_col;
-  // A tile reads whole registers, so columns that end within one are copied.
-  if (g.b_col == 1 && columns % W == 0) {
+  // A tile reads whole registers, so columns that end within one are copied; and so is a panel that
+  // several tiles read although its rows push each other out of the first-level cache.
+  const bool is_read_often =
+      g.m > 3 * kTileRows && colliding(kc, g.b_row * std::int64_t{sizeof(T)}) > 16;
+  if (g.b_col == 1 && columns % W == 0 && !is_read_often) {
     t.b = b;
     t.b_row = g.b_row;
     return;
