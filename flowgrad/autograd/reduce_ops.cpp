@@ -290,7 +290,7 @@ Tensor norm(const Tensor& x, const Dims& axes, double p, bool keepdim) {
   Tensor out;
   {
     NoGrad off;
-    out = sum(p == 2 ? square(x) : pow(abs(x), p), axes, keepdim);
+    out = p == 2 ? reduced(ReduceOp::sum_squares, x, a) : sum(pow(abs(x), p), axes, keepdim);
     const UnaryOp root = p == 2 ? UnaryOp::sqrt : UnaryOp::pow_scalar;
     backend(x.device()).unary(root, {1 / p, 0}, out, out);
   }

@@ -31,7 +31,7 @@ enum class PredicateOp : uint8_t {
 #undef PREDICATE
 };
 enum class LogicalOp : uint8_t { logical_and, logical_or, logical_xor };
-enum class ReduceOp : uint8_t { sum, prod, min, max, any, all };
+enum class ReduceOp : uint8_t { sum, prod, min, max, sum_squares, any, all };
 enum class ScanOp : uint8_t { sum, prod, logsumexp };
 enum class RandomKind : uint8_t { uniform, normal, bernoulli, rademacher, integer };
 

@@ -32,7 +32,7 @@ constexpr std::array kPredicate{
 #undef PREDICATE
 };
 constexpr std::array kLogical{"logical_and", "logical_or", "logical_xor"};
-constexpr std::array kReduce{"sum", "prod", "min", "max", "any", "all"};
+constexpr std::array kReduce{"sum", "prod", "min", "max", "sum_squares", "any", "all"};
 constexpr std::array kScan{"cumsum", "cumprod", "logcumsumexp"};
 constexpr std::array kRandom{"rand", "randn", "bernoulli", "rademacher", "randint"};
 

@@ -189,7 +189,8 @@ TEST_CASE("NaN, infinities and zeros go where the reference sends them", "[cpu_b
           be.compare(static_cast<CompareOp>(i), a, b, out);
         });
       }
-      for (ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max}) {
+      for (ReduceOp op :
+           {ReduceOp::sum, ReduceOp::prod, ReduceOp::sum_squares, ReduceOp::min, ReduceOp::max}) {
         compare_backends({1}, dtype, 0, false,
                          [&](Backend& be, View out) { be.reduce(op, a, out); });
       }

@@ -57,6 +57,7 @@ TEST_CASE("reduce over one axis, several, all and none", "[reference_reduce_test
       CHECK(same(reduced(ReduceOp::sum, x, {2, 1, 4}), {-9, -6, -3, 0, 27, 30, 33, 36}));
       CHECK(same(reduced(ReduceOp::sum, x, {1, 3, 1}), {4, 36, 68}));
       CHECK(same(reduced(ReduceOp::sum, x, {1, 1, 1}), {108}));
+      CHECK(same(reduced(ReduceOp::sum_squares, x, {1, 3, 1}), {300, 460, 876}));
       CHECK(same(reduced(ReduceOp::max, x, {2, 3, 1}), {-4, 0, 4, 8, 12, 16}));
       CHECK(same(reduced(ReduceOp::min, x, {1, 1, 4}), {-7, -6, -5, -4}));
       CHECK(same(reduced(ReduceOp::sum, x, {2, 3, 4}), v));

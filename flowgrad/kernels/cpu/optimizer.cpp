@@ -129,8 +129,8 @@ double CpuBackendFast::sum_of_squares(std::span<const View> views) {
     sequence.for_parts(chunk, [&](size_t item, int64_t begin, int64_t n) {
       const View& v = views[item];
       sum += v.dtype == DType::float32
-                 ? reduce_table<float>().sum_of_squares(v.as<float>() + begin, n)
-                 : reduce_table<double>().sum_of_squares(v.as<double>() + begin, n);
+                 ? reduce_table<float>().fold[number::fold_squares](v.as<float>() + begin, n)
+                 : reduce_table<double>().fold[number::fold_squares](v.as<double>() + begin, n);
     });
     partial[chunk] = sum;
   });

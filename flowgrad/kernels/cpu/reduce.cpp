@@ -15,11 +15,13 @@ namespace {
 static_assert(static_cast<int>(ReduceOp::sum) == number::fold_sum &&
               static_cast<int>(ReduceOp::prod) == number::fold_prod &&
               static_cast<int>(ReduceOp::min) == number::fold_min &&
-              static_cast<int>(ReduceOp::max) == number::fold_max);
+              static_cast<int>(ReduceOp::max) == number::fold_max &&
+              static_cast<int>(ReduceOp::sum_squares) == number::fold_squares);
 
 double identity_of(int op) {
   switch (op) {
-    case number::fold_sum: return 0;
+    case number::fold_sum:
+    case number::fold_squares: return 0;
     case number::fold_prod: return 1;
     case number::fold_min: return std::numeric_limits<double>::infinity();
     default: return -std::numeric_limits<double>::infinity();
@@ -27,7 +29,8 @@ double identity_of(int op) {
 }
 double join(int op, double a, double b) {
   switch (op) {
-    case number::fold_sum: return a + b;
+    case number::fold_sum:
+    case number::fold_squares: return a + b;
     case number::fold_prod: return a * b;
     case number::fold_min: return a != a ? a : (a < b ? a : b);
     default: return a != a ? a : (a > b ? a : b);
@@ -193,9 +196,9 @@ void CpuBackendFast::reduce(ReduceOp op, View x, View out) {
   } else if (plain && op == ReduceOp::all && out.numel() == 1 && x.is_contiguous() &&
              x.dtype == DType::boolean) {
     *out.as<uint8_t>() = !any_byte(x.as<uint8_t>(), x.numel(), 0);
-  } else if (plain && op <= ReduceOp::max && x.dtype == DType::float32) {
+  } else if (plain && op <= ReduceOp::sum_squares && x.dtype == DType::float32) {
     reduce_floating<float>(static_cast<int>(op), x, out);
-  } else if (plain && op <= ReduceOp::max && x.dtype == DType::float64) {
+  } else if (plain && op <= ReduceOp::sum_squares && x.dtype == DType::float64) {
     reduce_floating<double>(static_cast<int>(op), x, out);
   } else {
     ReferenceBackend::reduce(op, x, out);

@@ -227,7 +227,7 @@ struct ElementwiseTables {
 
 /// Numbers of the foldable reductions; the first of ReduceOp agree.
 namespace number {
-enum Fold : int { fold_sum, fold_prod, fold_min, fold_max, fold_count };
+enum Fold : int { fold_sum, fold_prod, fold_min, fold_max, fold_squares, fold_count };
 }
 
 struct AdamCoefficients {
@@ -253,7 +253,6 @@ struct ReduceTable {
   /// partial[j] = fold of column j over some rows.
   void (*fold_columns[number::fold_count])(const T* x, std::int64_t rows, std::int64_t row_stride,
                                            std::int64_t columns, double* partial);
-  double (*sum_of_squares)(const T* x, std::int64_t n);
   /// Rows of softmax [0] or log_softmax [1], contiguous.
   void (*softmax[2])(const T* x, std::int64_t rows, std::int64_t n, T* out);
   void (*softmax_grad[2])(const T* g, const T* y, std::int64_t rows, std::int64_t n, T* out);

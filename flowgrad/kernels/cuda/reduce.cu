@@ -48,6 +48,15 @@ struct Product : Numbers<A> {
   }
 };
 
+template <class A>
+struct SumSquares : Sum<A> {
+  template <class T>
+  GPU_INLINE A load(T x, int64_t) const {
+    return Product<A>{}(static_cast<A>(x), static_cast<A>(x));
+  }
+  GPU_INLINE Sum<A> of_partials() const { return {}; }
+};
+
 /// NaN wins. `any` and `all` are the extremes of 0 and 1.
 template <class A>
 struct Extremum : Numbers<A> {
@@ -101,6 +110,7 @@ void CudaBackend::reduce(ReduceOp op, View x, View out) {
     switch (op) {
       case ReduceOp::sum: run(Sum<A>{}); break;
       case ReduceOp::prod: run(Product<A>{}); break;
+      case ReduceOp::sum_squares: run(SumSquares<A>{}); break;
       default: run(extremum<T>(op == ReduceOp::max)); break;
     }
   });

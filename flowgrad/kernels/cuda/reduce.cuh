@@ -8,7 +8,8 @@
 /// a fixed length; the chunks' values lie in scratch memory and are the next launch's rows.
 ///
 /// An Op has: Value (what is folded), identity(), operator()(earlier, later), load(element,
-/// position) and load(Value, position), store(Value*, Value) and store(result*, Value).
+/// position) and load(Value, position), store(Value*, Value) and store(result*, Value). Where it
+/// loads elements otherwise than its own values, of_partials() is the Op that folds those.
 namespace flowgrad::kernels::cuda {
 
 /// Up to a million elements end in a second launch of one warp per row.
@@ -87,7 +88,10 @@ void reduce_axes(const Op& op, const In* x, const Axes& kept, const Axes& reduce
   chunks.rank = chunks.operands = 1;
   chunks.total = chunks.size[0] = work.chunks;
   chunks.stride[0][0] = 1;
-  reduce_axes<Op, A, Out>(op, partial, rows, chunks, out);
+  if constexpr (requires { op.of_partials(); })
+    reduce_axes(op.of_partials(), static_cast<const A*>(partial), rows, chunks, out);
+  else
+    reduce_axes<Op, A, Out>(op, partial, rows, chunks, out);
 }
 
 }  // namespace flowgrad::kernels::cuda

@@ -102,6 +102,10 @@ void ReferenceBackend::reduce(ReduceOp op, View x, View out) {
     using A = Accumulator<T>;
     switch (op) {
       case ReduceOp::sum: fold_into<T>(x, out, A(0), wrapping_add<A>); break;
+      case ReduceOp::sum_squares:
+        fold_into<T>(x, out, A(0),
+                     [](A sum, A v) { return wrapping_add(sum, wrapping_mul(v, v)); });
+        break;
       case ReduceOp::prod: fold_into<T>(x, out, A(1), wrapping_mul<A>); break;
       case ReduceOp::min: fold_into<T>(x, out, highest<T>(), scalar::min<T>); break;
       default: fold_into<T>(x, out, lowest<T>(), scalar::max<T>); break;

@@ -121,6 +121,7 @@ FG_INLINE vec<T> join4(vec<T> a, vec<T> b, vec<T> c, vec<T> d) {
 /// How a fold takes its elements: as they are, or squared.
 template <class T>
 struct Plain {
+  static FG_INLINE double of(double x) { return x; }
   static FG_INLINE Wide<T> of(vec<T> x) { return wide(x); }
   /// Four registers, `stride` elements apart.
   template <class Op>
@@ -154,6 +155,7 @@ struct Plain {
 };
 template <class T>
 struct Squared {
+  static FG_INLINE double of(double x) { return x * x; }
   static FG_INLINE Wide<T> of(vec<T> x) {
     Wide<T> w = wide(x);
     for (auto& part : w.part) part = part * part;

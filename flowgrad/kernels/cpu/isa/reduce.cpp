@@ -15,31 +15,27 @@ using cpu::ReduceTables;
 using cpu::SgdCoefficients;
 using std::int64_t;
 
-template <class Op, class T>
+template <class Op, class Map, class T>
 double fold(const T* x, int64_t n) {
-  return fold_mapped<Op, Plain<T>>(x, n);
-}
-template <class T>
-double sum_of_squares(const T* x, int64_t n) {
-  return fold_mapped<Sum, Squared<T>>(x, n);
+  return fold_mapped<Op, Map>(x, n);
 }
 
-template <class Op, class T>
+template <class Op, class Map, class T>
 void fold_rows(const T* x, int64_t rows, int64_t row_stride, int64_t n, T* out) {
   // Short rows: the joins of the lanes would be most of the work.
   if (n < 16) {
     for (int64_t r = 0; r < rows; ++r, x += row_stride) {
       double value = Op::identity;
-      for (int64_t i = 0; i < n; ++i) value = Op::join(value, static_cast<double>(x[i]));
+      for (int64_t i = 0; i < n; ++i) value = Op::join(value, Map::of(static_cast<double>(x[i])));
       out[r] = static_cast<T>(value);
     }
     return;
   }
   for (int64_t r = 0; r < rows; ++r)
-    out[r] = static_cast<T>(fold_mapped<Op, Plain<T>>(x + r * row_stride, n));
+    out[r] = static_cast<T>(fold_mapped<Op, Map>(x + r * row_stride, n));
 }
 
-template <class Op, class T>
+template <class Op, class Map, class T>
 void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns, double* partial) {
   constexpr int W = kLanes<T>;
   const int64_t whole = columns - columns % W;
@@ -49,17 +45,17 @@ void fold_columns(const T* x, int64_t rows, int64_t row_stride, int64_t columns,
   for (; r + 8 <= rows; r += 8) {
     const T* const p = x + r * row_stride;
     for (int64_t j = 0; j < whole; j += W) {
-      join_onto<Op>(partial + j, Plain<T>::template of8<Op>(p + j, row_stride));
+      join_onto<Op>(partial + j, Map::template of8<Op>(p + j, row_stride));
     }
   }
   for (; r < rows; ++r)
     for (int64_t j = 0; j < whole; j += W)
-      join_onto<Op>(partial + j, wide(vec<T>::load(x + r * row_stride + j)));
+      join_onto<Op>(partial + j, Map::of(vec<T>::load(x + r * row_stride + j)));
   if (whole == columns) return;
   const int count = static_cast<int>(columns - whole);
   Wide<T> tail = identities<Op, T>();
   for (r = 0; r < rows; ++r)
-    join_into<Op>(tail, wide(vec<T>::load(x + r * row_stride + whole, count)));
+    join_into<Op>(tail, Map::of(vec<T>::load(x + r * row_stride + whole, count)));
   double lanes[W];
   double* to = lanes;
   for (const D part : tail.part) {
@@ -286,11 +282,14 @@ void sgd(T* parameter, const T* gradient, T* buffer, int64_t n, const SgdCoeffic
 
 template <class T>
 constexpr ReduceTable<T> table_of() {
+  using P = Plain<T>;
+  using S = Squared<T>;
   return {
-      {&fold<Sum, T>, &fold<Prod, T>, &fold<Min, T>, &fold<Max, T>},
-      {&fold_rows<Sum, T>, &fold_rows<Prod, T>, &fold_rows<Min, T>, &fold_rows<Max, T>},
-      {&fold_columns<Sum, T>, &fold_columns<Prod, T>, &fold_columns<Min, T>, &fold_columns<Max, T>},
-      &sum_of_squares<T>,
+      {&fold<Sum, P, T>, &fold<Prod, P, T>, &fold<Min, P, T>, &fold<Max, P, T>, &fold<Sum, S, T>},
+      {&fold_rows<Sum, P, T>, &fold_rows<Prod, P, T>, &fold_rows<Min, P, T>, &fold_rows<Max, P, T>,
+       &fold_rows<Sum, S, T>},
+      {&fold_columns<Sum, P, T>, &fold_columns<Prod, P, T>, &fold_columns<Min, P, T>,
+       &fold_columns<Max, P, T>, &fold_columns<Sum, S, T>},
       {&softmax<false, T>, &softmax<true, T>},
       {&softmax_grad<false, T>, &softmax_grad<true, T>},
       {&softmax_columns<false, T>, &softmax_columns<true, T>},
