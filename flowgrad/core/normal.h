@@ -6,7 +6,9 @@
 
 #include "flowgrad/core/random.h"
 
+#if !defined(FLOWGRAD_NORMAL_FUNCTION)
 #define FLOWGRAD_NORMAL_FUNCTION FLOWGRAD_HOST_DEVICE inline
+#endif
 
 /// The one Box-Muller transform (Box and Muller 1958). Every backend draws normals with this code,
 /// so equal words give equal bits everywhere: it consists of + - * / sqrt, integer steps and

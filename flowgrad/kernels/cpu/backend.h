@@ -45,6 +45,8 @@ class CpuBackendFast final : public ReferenceBackend {
   void index_select(View x, int axis, View index, View out) override;
   void index_add(View index, int axis, View source, View out) override;
 
+  void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
+
   bool has_cnf_solve(const CnfField& field, const SolveSteps& steps, bool gradient) const override;
   int64_t cnf_kept(const CnfField& field, const SolveSteps& steps, int64_t rows) const override;
   void cnf_solve(const CnfField& field, const SolveSteps& steps, View y0, View y, View integral,

@@ -19,6 +19,7 @@ extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
 extern const cpu::NormTables norm_tables;
 extern const cpu::ScanTables scan_tables;
+extern const cpu::RandomTables random_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace baseline
 #if defined(FLOWGRAD_HAVE_X86_ISA)
@@ -32,6 +33,7 @@ extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
 extern const cpu::NormTables norm_tables;
 extern const cpu::ScanTables scan_tables;
+extern const cpu::RandomTables random_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx2
 namespace avx512 {
@@ -44,6 +46,7 @@ extern const cpu::ConvTables conv_tables;
 extern const cpu::LstmTables lstm_tables;
 extern const cpu::NormTables norm_tables;
 extern const cpu::ScanTables scan_tables;
+extern const cpu::RandomTables random_tables;
 extern const cpu::LadderTable ladder_table;
 }  // namespace avx512
 #endif
@@ -69,15 +72,16 @@ const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
     {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
      &avx512::reduce_tables, &avx512::flow_tables, &avx512::cnf_tables, &avx512::conv_tables,
-     &avx512::lstm_tables, &avx512::norm_tables, &avx512::scan_tables, &avx512::ladder_table},
+     &avx512::lstm_tables, &avx512::norm_tables, &avx512::scan_tables, &avx512::random_tables,
+     &avx512::ladder_table},
     {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables,
      &avx2::flow_tables, &avx2::cnf_tables, &avx2::conv_tables, &avx2::lstm_tables,
-     &avx2::norm_tables, &avx2::scan_tables, &avx2::ladder_table},
+     &avx2::norm_tables, &avx2::scan_tables, &avx2::random_tables, &avx2::ladder_table},
 #endif
     {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
      &baseline::reduce_tables, &baseline::flow_tables, &baseline::cnf_tables,
      &baseline::conv_tables, &baseline::lstm_tables, &baseline::norm_tables, &baseline::scan_tables,
-     &baseline::ladder_table},
+     &baseline::random_tables, &baseline::ladder_table},
 };
 
 std::string accepted() {

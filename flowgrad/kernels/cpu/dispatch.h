@@ -18,6 +18,7 @@ struct Isa {
   const LstmTables* lstm;
   const NormTables* norm;
   const ScanTables* scan;
+  const RandomTables* random;
   const LadderTable* ladder;
 };
 

@@ -288,6 +288,23 @@ struct PlanarLayers {
   bool inverse;
 };
 
+/// Draws from block `first` of (seed, stream) on, n elements that start it; see core/random.h.
+template <class T>
+struct RandomTable {
+  /// In [low, high); below_high is the largest number below high.
+  void (*uniform)(std::uint64_t seed, std::uint64_t stream, std::uint64_t first, std::int64_t n,
+                  T low, T high, T below_high, T* out);
+  void (*normal)(std::uint64_t seed, std::uint64_t stream, std::uint64_t first, std::int64_t n,
+                 T mean, T deviation, T* out);
+};
+struct RandomTables {
+  RandomTable<float> f32;
+  RandomTable<double> f64;
+  /// The words themselves.
+  void (*words)(std::uint64_t seed, std::uint64_t stream, std::uint64_t first, std::int64_t n,
+                std::uint32_t* out);
+};
+
 template <class T>
 struct FlowTable {
   int lanes;

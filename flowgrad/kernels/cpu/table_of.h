@@ -47,6 +47,10 @@ const ScanTable<T>& scan_table() {
   return half_of<T>(isa().scan);
 }
 template <class T>
+const RandomTable<T>& random_table() {
+  return half_of<T>(isa().random);
+}
+template <class T>
 const LstmTable<T>& lstm_table() {
   return half_of<T>(isa().lstm);
 }
