@@ -148,12 +148,21 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
 
 namespace {
 
-/// Means over h x w windows of one size that lie side by side and cover x: of all rows of a window
-/// first, then of its columns, as both read memory from end to end.
-Tensor tile_means(const Tensor& x, int64_t h, int64_t w) {
-  const Shape split{x.size(0), x.size(1), h, x.size(2) / h, w, x.size(3) / w};
-  const Tensor windows = reshape(x, split);
-  return h * w == 1 ? mean(windows, {3, 5}) : mean(mean(windows, {3}), {4});
+/// Means over the windows, and the gradient of x from the means': each the other's gradient.
+Tensor window_means(const kernels::Pooling& p, const Tensor& x, const Dims& places, bool back) {
+  const Dims size{x.size(2), x.size(3)};
+  const Tensor from = contiguous(x.detach());
+  const Tensor out =
+      Tensor::empty({x.size(0), x.size(1), places[0], places[1]}, x.dtype(), x.device());
+  if (back)
+    kernels::backend(x.device()).avg_pool2d_grad(p, from, out);
+  else
+    kernels::backend(x.device()).avg_pool2d(p, from, out);
+  if (recording(x)) {
+    record(back ? "avg_pool2d_grad" : "avg_pool2d", out, {x}, {},
+           [p, size, back](Backward& r) { r.set(0, window_means(p, r.grad(), size, !back)); });
+  }
+  return out;
 }
 
 }  // namespace
@@ -172,11 +181,9 @@ Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride, int64_t paddi
   const Window window{kernel, kernel, stride == 0 ? kernel : stride, padding, 1};
   const int64_t height = places_of("avg_pool2d", x, 2, kernel, window);
   const int64_t width = places_of("avg_pool2d", x, 3, kernel, window);
-  if (window.stride == kernel && padding == 0) {
-    const Tensor covered = slice(slice(x, 2, 0, height * kernel), 3, 0, width * kernel);
-    return tile_means(covered, height, width);
-  }
-  return mean(windows("avg_pool2d", x, window), {2, 3});
+  if (!fused_kernels()) return mean(windows("avg_pool2d", x, window), {2, 3});
+  return window_means({{kernel, kernel}, {window.stride, window.stride}, {padding, padding}}, x,
+                      {height, width}, false);
 }
 
 namespace {
@@ -206,7 +213,11 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
                     "accepted",
                     x.shape().to_string()));
   }
-  if (x.size(2) % height == 0 && x.size(3) % width == 0) return tile_means(x, height, width);
+  if (height * width == 1) return mean(x, {2, 3}, true);
+  if (fused_kernels() && x.size(2) % height == 0 && x.size(3) % width == 0) {
+    const int64_t rows = x.size(2) / height, columns = x.size(3) / width;
+    return window_means({{rows, columns}, {rows, columns}, {0, 0}}, x, {height, width}, false);
+  }
   return adaptive_mean(adaptive_mean(x, 2, height), 3, width);
 }
 

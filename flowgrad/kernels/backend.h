@@ -218,6 +218,12 @@ struct Convolution {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
 };
 
+/// Means over a window that moves over images x (N, C, H, W) to out (N, C, h, w): rows and columns
+/// of the window, of its steps, and of the zeros around the images, which count. All contiguous.
+struct Pooling {
+  int64_t kernel[2], stride[2], padding[2];
+};
+
 /// The recurrence of an LSTM over a sequence (L, N, ...), time first. Gates are i, f, g, o in the
 /// order of PyTorch; with gates = from_x[t] + h weight^T,
 ///
@@ -287,6 +293,10 @@ class Backend {
   /// From the cotangent g of out to those of x, weight and bias; any of them may be undefined.
   virtual void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
                            View g_weight, View g_bias) = 0;
+
+  virtual void avg_pool2d(const Pooling& p, View x, View out) = 0;
+  /// From the cotangent g of out to that of x.
+  virtual void avg_pool2d_grad(const Pooling& p, View g, View g_x) = 0;
 
   /// From from_x (L, N, 4H), h0 and c0 (N, H) to out (L, N, H) and the last states. What lstm_grad
   /// reads, all three or none: gates (L, N, 4H), the gates' values inside of the lengths; h_before

@@ -98,10 +98,11 @@ TEST_CASE("reduce over every set of axes, any layout", "[reduce_test]") {
   for (const Shape& shape : shapes) {
     for (int axes = 0; axes < (1 << shape.rank()); ++axes) {
       const Shape to = without(shape, axes);
-      for (ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max}) {
+      for (ReduceOp op :
+           {ReduceOp::sum, ReduceOp::prod, ReduceOp::sum_squares, ReduceOp::min, ReduceOp::max}) {
         for (DType dtype : kNumeric) {
           const Tensor x = sample(shape, dtype, op, 1);
-          if (numel(shape) == 0 && op >= ReduceOp::min) continue;
+          if (numel(shape) == 0 && (op == ReduceOp::min || op == ReduceOp::max)) continue;
           check_reduce(op, x, to);
           check_reduce(op, strided(x, 5 + static_cast<uint64_t>(axes)), to);
         }
@@ -117,8 +118,9 @@ TEST_CASE("reduce over every set of axes, any layout", "[reduce_test]") {
 
 TEST_CASE("reduce of rows of every length, along memory and across", "[reduce_test]") {
   for (int64_t n : kLengths) {
-    for (ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max}) {
-      if (n == 0 && op >= ReduceOp::min) continue;
+    for (ReduceOp op :
+         {ReduceOp::sum, ReduceOp::prod, ReduceOp::sum_squares, ReduceOp::min, ReduceOp::max}) {
+      if (n == 0 && (op == ReduceOp::min || op == ReduceOp::max)) continue;
       for (DType dtype : {DType::float32, DType::int64}) {
         check_reduce(op, sample({3, n}, dtype, op, 7), {3, 1});
         check_reduce(op, sample({n, 5}, dtype, op, 8), {1, 5});
@@ -168,7 +170,8 @@ TEST_CASE("reduce of broadcast operands and of NaN and infinities", "[reduce_tes
       std::vector<double> v(static_cast<size_t>(n) * 2, 1);
       v[static_cast<size_t>(n) - 2] = special;
       const Tensor x = Tensor::from(v, {2, n}, DType::float32);
-      for (ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max}) {
+      for (ReduceOp op :
+           {ReduceOp::sum, ReduceOp::prod, ReduceOp::sum_squares, ReduceOp::min, ReduceOp::max}) {
         check_reduce(op, x, {2, 1});
         check_reduce(op, x, {1, 1});
       }

@@ -53,6 +53,10 @@ class CudaBackend final : public Backend {
   void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x, View g_weight,
                    View g_bias) override;
 
+  // cuda/pool.cu
+  void avg_pool2d(const Pooling& p, View x, View out) override;
+  void avg_pool2d_grad(const Pooling& p, View g, View g_x) override;
+
   // cuda/lstm.cu
   void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,
             View gates, View h_before, View c_before) override;

@@ -1,0 +1,136 @@
+#include <algorithm>
+
+#include "flowgrad/kernels/checks.h"
+#include "flowgrad/kernels/cpu/backend.h"
+#include "flowgrad/kernels/cpu/loop.h"
+#include "flowgrad/kernels/cpu/table_of.h"
+
+// Average pooling, a plane at a time: the rows of a window are added as wholes, and what is left is
+// one padded row, over which the window's columns move.
+namespace flowgrad::kernels {
+
+using namespace cpu;
+
+namespace {
+
+/// Sizes of a plane of the large images and of the small ones.
+struct Planes {
+  int64_t count, height, width, small_height, small_width;
+  Planes(const Shape& large, const Shape& small)
+      : count(large[0] * large[1]),
+        height(large[2]),
+        width(large[3]),
+        small_height(small[2]),
+        small_width(small[3]) {}
+};
+
+/// Rows of a plane that the window sees at its place y.
+struct Rows {
+  int64_t begin, end;
+  Rows(const Pooling& p, int64_t y, int64_t height)
+      : begin(std::max<int64_t>(0, y * p.stride[0] - p.padding[0])),
+        end(std::min(height, y * p.stride[0] - p.padding[0] + p.kernel[0])) {}
+};
+
+/// out[i] = scale times the sum of the window at its place i; Kernel 0: p's own width.
+template <int Kernel, class T>
+void add_columns(const Pooling& p, const T* row, int64_t n, T scale, T* out) {
+  const int64_t width = Kernel > 0 ? Kernel : p.kernel[1], stride = p.stride[1];
+  for (int64_t i = 0; i < n; ++i, row += stride) {
+    T sum = row[0];
+    for (int64_t j = 1; j < width; ++j) sum += row[j];
+    out[i] = sum * scale;
+  }
+}
+
+/// row[j] += what the windows that see column j hold.
+template <int Kernel, class T>
+void spread_columns(const Pooling& p, const T* g, int64_t n, T scale, T* row) {
+  const int64_t width = Kernel > 0 ? Kernel : p.kernel[1], stride = p.stride[1];
+  for (int64_t i = 0; i < n; ++i, row += stride) {
+    const T value = g[i] * scale;
+    for (int64_t j = 0; j < width; ++j) row[j] += value;
+  }
+}
+
+/// The loop for the window's width, one and all of the usual ones written out.
+template <class F>
+auto for_width(int64_t width, F&& f) {
+  switch (width) {
+    case 2: return f(std::integral_constant<int, 2>{});
+    case 3: return f(std::integral_constant<int, 3>{});
+    default: return f(std::integral_constant<int, 0>{});
+  }
+}
+
+template <class T>
+T scale_of(const Pooling& p) {
+  return static_cast<T>(1.0 / static_cast<double>(p.kernel[0] * p.kernel[1]));
+}
+
+template <class T>
+void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
+  const auto columns = for_width(p.kernel[1], [](auto k) { return &add_columns<k(), T>; });
+  const auto add = elementwise_table<T>().binary[number::binary_add];
+  const int64_t padded = s.width + 2 * p.padding[1];
+  for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
+    T* const row = scratch_of<T>(ScratchSlot::tile, padded);
+    T* const inner = row + p.padding[1];
+    std::fill_n(row, padded, T(0));
+    const T* const from = x + plane * s.height * s.width;
+    for (int64_t y = 0; y < s.small_height; ++y) {
+      const Rows rows(p, y, s.height);
+      const T* const first = from + rows.begin * s.width;
+      if (rows.end - rows.begin < 2)
+        std::copy_n(first, rows.end > rows.begin ? s.width : 0, inner);
+      else
+        add(first, first + s.width, inner, s.width);
+      for (int64_t r = rows.begin + 2; r < rows.end; ++r)
+        add(inner, from + r * s.width, inner, s.width);
+      columns(p, row, s.small_width, scale_of<T>(p),
+              out + (plane * s.small_height + y) * s.small_width);
+    }
+  });
+}
+
+template <class T>
+void pool_grad(const Pooling& p, const Planes& s, const T* g, T* g_x) {
+  const auto columns = for_width(p.kernel[1], [](auto k) { return &spread_columns<k(), T>; });
+  const auto add = elementwise_table<T>().binary[number::binary_add];
+  const int64_t padded = s.width + 2 * p.padding[1];
+  for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
+    T* const row = scratch_of<T>(ScratchSlot::tile, padded);
+    T* const to = g_x + plane * s.height * s.width;
+    int64_t written = 0;  // rows that hold a sum; a window starts no higher than the one before
+    for (int64_t y = 0; y < s.small_height; ++y) {
+      const Rows rows(p, y, s.height);
+      std::fill_n(row, padded, T(0));
+      columns(p, g + (plane * s.small_height + y) * s.small_width, s.small_width, scale_of<T>(p),
+              row);
+      const T* const inner = row + p.padding[1];
+      for (; written < rows.begin; ++written) std::fill_n(to + written * s.width, s.width, T(0));
+      for (int64_t r = rows.begin; r < std::min(written, rows.end); ++r)
+        add(to + r * s.width, inner, to + r * s.width, s.width);
+      for (; written < rows.end; ++written) std::copy_n(inner, s.width, to + written * s.width);
+    }
+    std::fill_n(to + written * s.width, (s.height - written) * s.width, T(0));
+  });
+}
+
+}  // namespace
+
+void CpuBackendFast::avg_pool2d(const Pooling& p, View x, View out) {
+  visit_floating("avg_pool2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    pool(p, Planes(*x.shape, *out.shape), x.as<const T>(), out.as<T>());
+  });
+}
+
+void CpuBackendFast::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
+  visit_floating("avg_pool2d_grad", g.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    pool_grad(p, Planes(*g_x.shape, *g.shape), g.as<const T>(), g_x.as<T>());
+  });
+}
+
+}  // namespace flowgrad::kernels

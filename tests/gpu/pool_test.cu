@@ -1,0 +1,23 @@
+// Average pooling of the CUDA backend against the reference loops.
+#include "backend_support.cuh"
+#include "kernels/pool_support.h"
+
+using namespace flowgrad;
+using namespace flowgrad::kernels;
+using namespace flowgrad::test;
+using namespace flowgrad::testing;
+
+TEST_CASE("pooling of every kind on the device", "[pool_test]") {
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const PoolCase& c : pool_cases()) {
+      const std::string what = std::string(name_of(dtype)) + " " + c.text();
+      const Tensor x = values(c.x(), dtype, 1), g = values(c.out(), dtype, 2);
+      same_as_reference(
+          what, {Tensor::empty(c.out(), dtype), x}, 1,
+          [&](Backend& be, std::vector<View>& v) { be.avg_pool2d(c.options, v[1], v[0]); });
+      same_as_reference(
+          "gradient of " + what, {Tensor::empty(c.x(), dtype), g}, 1,
+          [&](Backend& be, std::vector<View>& v) { be.avg_pool2d_grad(c.options, v[1], v[0]); });
+    }
+  }
+}

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels/strided.h"
+
+#include "flowgrad/kernels/backend.h"
+
+/// Average poolings of every kind: what the CPU's and the device's tests run.
+namespace flowgrad::testing {
+
+struct PoolCase {
+  int64_t images, channels, height, width;
+  kernels::Pooling options;  // kernel, stride, padding
+
+  Shape x() const { return {images, channels, height, width}; }
+  Shape out() const {
+    const auto places = [&](int64_t size, int axis) {
+      return (size + 2 * options.padding[axis] - options.kernel[axis]) / options.stride[axis] + 1;
+    };
+    return {images, channels, places(height, 0), places(width, 1)};
+  }
+  std::string text() const {
+    const auto pair = [](const int64_t(&v)[2]) {
+      return std::to_string(v[0]) + " x " + std::to_string(v[1]);
+    };
+    return "x " + x().to_string() + " kernel " + pair(options.kernel) + " stride " +
+           pair(options.stride) + " padding " + pair(options.padding);
+  }
+};
+
+inline std::vector<PoolCase> pool_cases() {
+  return {
+      {1, 1, 1, 1, {{1, 1}, {1, 1}, {0, 0}}},
+      {2, 3, 8, 6, {{2, 2}, {2, 2}, {0, 0}}},
+      {2, 3, 9, 7, {{2, 2}, {2, 2}, {0, 0}}},    // a row and a column that no window sees
+      {2, 3, 9, 11, {{3, 3}, {2, 2}, {1, 1}}},   // overlapping windows
+      {1, 2, 12, 13, {{2, 3}, {5, 4}, {0, 0}}},  // rows between the windows
+      {3, 1, 7, 40, {{4, 5}, {1, 2}, {2, 0}}},   // windows that see one row
+      {1, 2, 5, 5, {{5, 1}, {1, 3}, {2, 0}}},
+      {2, 2, 6, 6, {{3, 6}, {3, 6}, {0, 0}}},
+      {0, 2, 6, 6, {{2, 2}, {2, 2}, {0, 0}}},
+      {40, 9, 20, 15, {{3, 2}, {2, 1}, {1, 1}}},  // more than one thread's part
+  };
+}
+
+}  // namespace flowgrad::testing
