@@ -80,6 +80,11 @@ FG_INLINE Wide<float> wide(vec<float> x) {
 }
 FG_INLINE Wide<double> wide(vec<double> x) { return {{x}}; }
 
+FG_INLINE vec<float> narrow(const Wide<float>& x) {
+  return narrow<kLanes<float>>(x.part[0], x.part[1]);
+}
+FG_INLINE vec<double> narrow(const Wide<double>& x) { return x.part[0]; }
+
 template <class Op, class T>
 FG_INLINE void join_into(Wide<T>& into, const Wide<T>& x) {
   for (int i = 0; i < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++i)

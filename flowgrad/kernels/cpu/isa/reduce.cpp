@@ -20,9 +20,27 @@ double fold(const T* x, int64_t n) {
   return fold_mapped<Op, Map>(x, n);
 }
 
+/// Rows no longer than a register, one in every lane; each in the order of its elements.
+template <class Op, class Map, class T>
+void fold_short_rows(const T* x, int64_t rows, int64_t row_stride, int n, T* out) {
+  using V = vec<T>;
+  constexpr int W = V::size;
+  for (int64_t r0 = 0; r0 < rows; r0 += W, x += W * row_stride) {
+    const int block = rows - r0 < W ? static_cast<int>(rows - r0) : W;
+    V column[W];
+    for (int r = 0; r < W; ++r) column[r] = r < block ? V::load(x + r * row_stride, n) : V(0);
+    transpose(column);
+    Wide<T> value = identities<Op, T>();
+    for (int i = 0; i < n; ++i) join_into<Op>(value, Map::of(column[i]));
+    put(narrow(value), out + r0, block);
+  }
+}
+
 template <class Op, class Map, class T>
 void fold_rows(const T* x, int64_t rows, int64_t row_stride, int64_t n, T* out) {
   // Short rows: the joins of the lanes would be most of the work.
+  if (n <= kLanes<T>)
+    return fold_short_rows<Op, Map>(x, rows, row_stride, static_cast<int>(n), out);
   if (n < 16) {
     for (int64_t r = 0; r < rows; ++r, x += row_stride) {
       double value = Op::identity;
