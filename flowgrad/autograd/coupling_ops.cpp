@@ -51,8 +51,8 @@ std::vector<Tensor> composed(std::span<const Tensor> in, const Tensor& mask,
 
 void CouplingOptions::check(const char* op) const {
   if (bound >= 0 && std::isfinite(bound)) return;
-  throw ValueError(fmt::format("{}: bound = {} given; a finite number is accepted, 0 for no bound",
-                               op, bound));
+  throw ValueError(
+      fmt::format("{}: bound = {} given; a finite number is accepted, 0 for no bound", op, bound));
 }
 
 std::pair<Tensor, Tensor> affine_coupling(const Tensor& z, const Tensor& scale, const Tensor& shift,

@@ -81,7 +81,7 @@ void Backend::mlp_coupling(const MlpCoupling&, View, View, View, View) {
 }
 
 void Backend::mlp_coupling_grad(const MlpCoupling&, View, View, View, View, View, View, View,
-                                  View) {
+                                View) {
   throw DeviceError(std::string("mlp_coupling_grad: backend ") + name() + " has no such kernel");
 }
 

@@ -65,9 +65,9 @@ class CpuBackendFast final : public ReferenceBackend {
                      View g_scale, View g_shift) override;
   bool has_mlp_coupling(DType dtype) const override;
   void mlp_coupling(const MlpCoupling& coupling, View z, View out, View log_det,
-                      View kept) override;
+                    View kept) override;
   void mlp_coupling_grad(const MlpCoupling& coupling, View z, View kept, View g, View g_log_det,
-                           View g_z, View g_condition, View g_weights, View work) override;
+                         View g_z, View g_condition, View g_weights, View work) override;
   void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) override;
   void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det, View g_z,
                    View g_weights) override;

@@ -118,8 +118,8 @@ struct Field {
 };
 
 /// What one stage of a tile computes. The tangent half of each pair lies right behind its values,
-/// and each kind of all stages of a step in one sequence, so that one product sums over all of them:
-/// the inputs from the last stage on, the order in which the adjoint meets them.
+/// and each kind of all stages of a step in one sequence, so that one product sums over all of
+/// them: the inputs from the last stage on, the order in which the adjoint meets them.
 template <class T>
 struct Stage {
   T* inputs;         // (rows, inputs)

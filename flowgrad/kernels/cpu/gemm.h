@@ -32,8 +32,8 @@ std::int64_t packed_elements(std::int64_t k, std::int64_t n);
 template <class T>
 void pack_matrix(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
                  T* packed);
-/// The product with a packed B; g.b is not read. The bits do not depend on m here either, but differ
-/// from those of gemm where B is narrow.
+/// The product with a packed B; g.b is not read. The bits do not depend on m here either, but
+/// differ from those of gemm where B is narrow.
 template <class T>
 void gemm_packed(const Gemm<T>& g, const T* packed);
 
