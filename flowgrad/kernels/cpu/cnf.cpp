@@ -3,7 +3,7 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/gemm.h"
+#include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
@@ -23,35 +23,6 @@ constexpr int64_t kRows = 32;
 constexpr int64_t kKeptNumbers = 1 << 23;
 /// Elements of the partial sums of the weights' gradients, all together.
 constexpr int64_t kPartialElements = 1 << 22;
-
-/// An operand of a product: element (i, j) at data[i * row + j * column].
-template <class T>
-struct Matrix {
-  const T* data;
-  int64_t row, column;
-};
-template <class T>
-Matrix<T> rows_of(const T* data, int64_t width) {
-  return {data, width, 1};
-}
-template <class T>
-Matrix<T> transposed(const T* data, int64_t width) {
-  return {data, 1, width};
-}
-
-/// c (m, n), contiguous, = [c +] a (m, k) b (k, n) [+ bias].
-template <class T>
-void multiply(int64_t m, int64_t n, int64_t k, Matrix<T> a, Matrix<T> b, T* c,
-              bool accumulate = false, const T* bias = nullptr) {
-  Gemm<T> g;
-  g.m = m, g.n = n, g.k = k;
-  g.a = a.data, g.a_row = a.row, g.a_col = a.column;
-  g.b = b.data, g.b_row = b.row, g.b_col = b.column;
-  g.c = c, g.ldc = n;
-  g.bias = bias;
-  g.accumulate = accumulate;
-  gemm(g);
-}
 
 /// Numbers of a stage of kRows rows, see Stage.
 int64_t stage_elements(int64_t d, int64_t h) { return kRows * (d + 2 + 4 * h); }

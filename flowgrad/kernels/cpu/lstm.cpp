@@ -1,7 +1,7 @@
 #include <algorithm>
 
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/packed.h"
+#include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"

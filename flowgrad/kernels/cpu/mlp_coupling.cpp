@@ -4,7 +4,7 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/packed.h"
+#include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
@@ -44,9 +44,9 @@ class Layer {
                            packed_elements<T>(h, h) + packed_elements<T>(h, d) +
                            packed_elements<T>(d, h);
     memory_ = scratch_of<T>(ScratchSlot::partial, kRows * d + kNets * packed);
-    mask_ = std::exchange(memory_, memory_ + kRows * d);
-    for (int64_t r = 0; r < kRows; ++r)
-      std::copy_n(c.mask.as<const T>(), d, const_cast<T*>(mask_) + r * d);
+    T* const repeated = std::exchange(memory_, memory_ + kRows * d);
+    for (int64_t r = 0; r < kRows; ++r) std::copy_n(c.mask.as<const T>(), d, repeated + r * d);
+    mask_ = repeated;
   }
 
   /// f(first row, rows) for every tile.
@@ -183,12 +183,7 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
 /// out (m, n) = the sum over all rows of a (rows, m) times b (rows, n).
 template <class T>
 T* sum_of_products(int64_t rows, int64_t m, int64_t n, const T* a, const T* b, T* out) {
-  Gemm<T> g;
-  g.m = m, g.n = n, g.k = rows;
-  g.a = a, g.a_row = 1, g.a_col = m;
-  g.b = b, g.b_row = n, g.b_col = 1;
-  g.c = out, g.ldc = n;
-  gemm(g);
+  multiply(m, n, rows, transposed(a, m), rows_of(b, n), out);
   return out + m * n;
 }
 

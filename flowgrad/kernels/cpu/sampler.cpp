@@ -5,7 +5,7 @@
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/backend.h"
-#include "flowgrad/kernels/cpu/packed.h"
+#include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
