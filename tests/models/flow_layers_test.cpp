@@ -1,36 +1,25 @@
 // Couplings and planar stacks as one kernel against their twins of plain operations, every
 // derivative, and what they refuse.
 #include <cmath>
-#include <cstring>
 
-#include "device/device.h"
+#include "flow_layers.h"
 #include "flowgrad/autograd/coupling.h"
 #include "flowgrad/autograd/gradcheck.h"
 #include "flowgrad/autograd/planar.h"
-#include "flowgrad/autograd/record.h"
-#include "support.h"
 
 using namespace flowgrad;
 using flowgrad::testing::agree;
+using flowgrad::testing::all_of;
 using flowgrad::testing::contains;
+using flowgrad::testing::draw;
+using flowgrad::testing::is_node;
+using flowgrad::testing::mask_of;
 using flowgrad::testing::raised;
 using flowgrad::testing::test_device;
 
 namespace {
 
 using Pair = std::pair<Tensor, Tensor>;
-
-/// Uniform in [-1, 1), on the test's device.
-Tensor draw(const Shape& shape, uint64_t seed, DType dtype = DType::float64) {
-  Generator generator(seed);
-  return rand(shape, generator, dtype, -1, 1, test_device());
-}
-
-Tensor mask_of(int64_t d, DType dtype) {
-  std::vector<double> mask;
-  for (int64_t j = 0; j < d; ++j) mask.push_back(j % 2 == 0 ? 1 : 0);
-  return Tensor::from(mask, {d}, dtype, test_device());
-}
 
 MultiFunction coupling_of(const Tensor& mask, CouplingOptions o) {
   return [mask, o](std::span<const Tensor> in) {
@@ -55,22 +44,6 @@ std::vector<Tensor> stack_inputs(int64_t n, int64_t d, int64_t k, DType dtype = 
   const double size = 0.9 / std::sqrt(static_cast<double>(d));
   return {draw({n, d}, 4, dtype), draw({k, d}, 5, dtype) * size, draw({k}, 6, dtype),
           draw({k, d}, 7, dtype) * size};
-}
-
-/// The outputs, and the gradients of a fixed combination of them.
-std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in, bool fused) {
-  const FusedKernels on(fused);
-  std::vector<Tensor> leaves;
-  for (const Tensor& t : in) leaves.push_back(t.detach().requires_grad_());
-  std::vector<Tensor> out = f(leaves);
-  const Tensor loss = sum(out[0] * draw(out[0].shape(), 8, in[0].dtype())) +
-                      sum(out[1] * draw(out[1].shape(), 9, in[0].dtype()));
-  for (const Tensor& g : grad(std::span(&loss, 1), leaves)) out.push_back(g);
-  return out;
-}
-
-bool is_node(const Tensor& t, const char* name) {
-  return std::strcmp(static_cast<const Node&>(*t.node()).name(), name) == 0;
 }
 
 }  // namespace

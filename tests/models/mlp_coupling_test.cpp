@@ -1,18 +1,19 @@
 // A coupling with its nets as one kernel against its twin of plain operations, every derivative,
 // and what it refuses.
 #include <cmath>
-#include <cstring>
 
-#include "device/device.h"
+#include "flow_layers.h"
 #include "flowgrad/autograd/coupling.h"
 #include "flowgrad/autograd/gradcheck.h"
-#include "flowgrad/autograd/record.h"
 #include "flowgrad/kernels/parallel.h"
-#include "support.h"
 
 using namespace flowgrad;
 using flowgrad::testing::agree;
+using flowgrad::testing::all_of;
 using flowgrad::testing::contains;
+using flowgrad::testing::draw;
+using flowgrad::testing::is_node;
+using flowgrad::testing::mask_of;
 using flowgrad::testing::raised;
 using flowgrad::testing::test_device;
 
@@ -22,17 +23,6 @@ namespace {
 struct Sizes {
   int64_t n, d, h, c;
 };
-
-Tensor draw(const Shape& shape, uint64_t seed, DType dtype) {
-  Generator generator(seed);
-  return rand(shape, generator, dtype, -1, 1, test_device());
-}
-
-Tensor mask_of(int64_t d, DType dtype) {
-  std::vector<double> mask;
-  for (int64_t j = 0; j < d; ++j) mask.push_back(j % 2 == 0 ? 1 : 0);
-  return Tensor::from(mask, {d}, dtype, test_device());
-}
 
 /// z, the condition where there is one, and the nets' weights and biases, scaled as a fresh net's.
 std::vector<Tensor> inputs_of(const Sizes& s, DType dtype) {
@@ -68,18 +58,6 @@ MultiFunction coupling_of(const Tensor& mask, const CouplingOptions& o, bool con
 std::vector<Tensor> values_of(const MultiFunction& f, const std::vector<Tensor>& in, bool fused) {
   const FusedKernels on(fused);
   return f(in);
-}
-
-/// The outputs, and the gradients of a fixed combination of them.
-std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in, bool fused) {
-  const FusedKernels on(fused);
-  std::vector<Tensor> leaves;
-  for (const Tensor& t : in) leaves.push_back(t.detach().requires_grad_());
-  std::vector<Tensor> out = f(leaves);
-  const Tensor loss = sum(out[0] * draw(out[0].shape(), 8, in[0].dtype())) +
-                      sum(out[1] * draw(out[1].shape(), 9, in[0].dtype()));
-  for (const Tensor& g : grad(std::span(&loss, 1), leaves)) out.push_back(g);
-  return out;
 }
 
 std::vector<uint8_t> bytes_of(const std::vector<Tensor>& tensors) {
@@ -190,10 +168,9 @@ TEST_CASE("a coupling with its nets is one node where the device has it", "[mlp_
   auto in = inputs_of({2, 2, 3, 0}, DType::float64);
   in[0].requires_grad_();
   const auto f = coupling_of(mask_of(2, DType::float64), {}, false);
-  const auto name = [&] { return static_cast<const Node&>(*f(in)[0].node()).name(); };
-  CHECK(std::strcmp(name(), "mlp_coupling") == 0);
+  CHECK(is_node(f(in)[0], "mlp_coupling"));
   const FusedKernels off(false);
-  CHECK(std::strcmp(name(), "mlp_coupling") != 0);
+  CHECK_FALSE(is_node(f(in)[0], "mlp_coupling"));
 }
 
 TEST_CASE("a coupling with its nets refuses what does not fit", "[mlp_coupling_test]") {
