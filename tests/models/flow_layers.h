@@ -23,7 +23,8 @@ inline Tensor mask_of(int64_t d, DType dtype) {
 }
 
 /// The outputs, and the gradients of a fixed combination of them.
-inline std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in, bool fused) {
+inline std::vector<Tensor> all_of(const MultiFunction& f, const std::vector<Tensor>& in,
+                                  bool fused) {
   const FusedKernels on(fused);
   std::vector<Tensor> leaves;
   for (const Tensor& t : in) leaves.push_back(t.detach().requires_grad_());
