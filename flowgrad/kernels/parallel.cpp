@@ -11,10 +11,11 @@
 #include <climits>
 #include <cstdlib>
 #include <exception>
-#include <memory>
+#include <limits>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "flowgrad/core/error.h"
@@ -23,7 +24,13 @@ namespace flowgrad::kernels {
 namespace {
 
 constexpr int kMaxThreads = 1024;
+/// How long a waiting thread looks before it sleeps, for waking it takes tens of microseconds: at
+/// first without a pause for others, then giving way to any thread that could run.
 constexpr auto kSpinTime = std::chrono::microseconds(20);
+constexpr auto kYieldTime = std::chrono::microseconds(1000);
+/// A thread takes its share of the chunks in about so many pieces, so that one that is done early
+/// finds pieces to take from the others.
+constexpr std::int64_t kPieces = 16;
 
 thread_local bool inside_region = false;
 
@@ -67,15 +74,19 @@ int initial_threads() {
   return static_cast<int>(n);
 }
 
-struct Share {
-  std::int64_t begin, end;
-};
+/// The chunks of one thread that nobody has begun: [next, end), on a cache line of their own.
+struct alignas(64) Share {
+  std::atomic<std::int64_t> next{0};
+  std::int64_t end = 0, piece = 1;
 
-Share share_of(std::int64_t n, int thread, int threads) {
-  const std::int64_t each = n / threads, extra = n % threads;
-  const std::int64_t begin = thread * each + std::min<std::int64_t>(thread, extra);
-  return {begin, begin + each + (thread < extra ? 1 : 0)};
-}
+  void assign(std::int64_t n, int thread, int threads) {
+    const std::int64_t each = n / threads, extra = n % threads;
+    const std::int64_t begin = thread * each + std::min<std::int64_t>(thread, extra);
+    end = begin + each + (thread < extra ? 1 : 0);
+    piece = std::max<std::int64_t>(1, (end - begin) / kPieces);
+    next.store(begin, std::memory_order_relaxed);
+  }
+};
 
 class Pool {
  public:
@@ -94,8 +105,8 @@ class Pool {
   void run(std::int64_t n_chunks, RangeFunction function, void* context) {
     const int threads = static_cast<int>(std::min<std::int64_t>(count(), n_chunks));
     if (threads <= 1 || inside_region || !owner_.try_lock()) {
-      run_here(function, context, {0, n_chunks});
-      return;
+      const InsideRegion inside;
+      return function(context, 0, n_chunks);
     }
     std::lock_guard lock(owner_, std::adopt_lock);
     if (workers_.empty()) start_workers();
@@ -103,78 +114,95 @@ class Pool {
   }
 
  private:
+  struct InsideRegion {
+    const bool before = inside_region;
+    InsideRegion() { inside_region = true; }
+    ~InsideRegion() { inside_region = before; }
+  };
+
   // The low half of the ticket counts regions and is the futex word; the high half says how many
-  // threads take part, so that the others go back to waiting without touching the job.
+  // threads may take part, so that the others go back to waiting without touching the job.
   static std::uint32_t region(std::uint64_t ticket) { return static_cast<std::uint32_t>(ticket); }
   static int threads_in(std::uint64_t ticket) { return static_cast<int>(ticket >> 32); }
 
-  static void run_here(RangeFunction function, void* context, Share share) {
-    const bool before = inside_region;
-    inside_region = true;
-    try {
-      function(context, share.begin, share.end);
-    } catch (...) {
-      inside_region = before;
-      throw;
-    }
-    inside_region = before;
+  // The gate has the region in its high half and the workers that joined it in its low half. A
+  // worker that comes when the caller has found no more work to take stays out, so that the end of
+  // a region never waits for a thread to wake.
+  static constexpr std::uint64_t kClosed = std::uint64_t{1} << 31;
+
+  bool join(std::uint32_t region) {
+    std::uint64_t gate = gate_.load(std::memory_order_acquire);
+    while (gate >> 32 == region && (gate & kClosed) == 0)
+      if (gate_.compare_exchange_weak(gate, gate + 1, std::memory_order_acq_rel)) return true;
+    return false;
   }
 
   void run_shared(std::int64_t n_chunks, RangeFunction function, void* context, int threads) {
     function_ = function;
     context_ = context;
-    n_chunks_ = n_chunks;
-    failed_.store(false, std::memory_order_relaxed);
-    pending_.store(static_cast<std::uint32_t>(threads - 1), std::memory_order_relaxed);
-    const std::uint64_t next =
-        (static_cast<std::uint64_t>(threads) << 32) | std::uint32_t(region(ticket_.load()) + 1);
-    ticket_.store(next, std::memory_order_seq_cst);
+    for (int t = 0; t < threads; ++t)
+      shares_[static_cast<std::size_t>(t)].assign(n_chunks, t, threads);
+    failed_at_.store(kNoFailure, std::memory_order_relaxed);
+    finished_.store(0, std::memory_order_relaxed);
+    const std::uint32_t next = region(ticket_.load()) + 1;
+    gate_.store(std::uint64_t{next} << 32, std::memory_order_release);
+    ticket_.store(static_cast<std::uint64_t>(threads) << 32 | next, std::memory_order_seq_cst);
     if (sleepers_.load(std::memory_order_seq_cst) > 0) futex_wake_all(&ticket_);
-    run_share(0, threads);
-    wait_for_workers();
-    if (failed_.load(std::memory_order_acquire)) rethrow_first(threads);
+    run_shares(0, threads);
+    const std::uint64_t gate = gate_.fetch_or(kClosed, std::memory_order_acq_rel);
+    wait_for_workers(static_cast<std::uint32_t>(gate));
+    if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 
-  void run_share(int thread, int threads) {
+  /// The thread's own share, then what is left of the others'.
+  void run_shares(int thread, int threads) {
+    const InsideRegion inside;
+    for (int i = 0; i < threads; ++i) {
+      Share& share = shares_[static_cast<std::size_t>((thread + i) % threads)];
+      for (;;) {
+        const std::int64_t begin = share.next.fetch_add(share.piece, std::memory_order_relaxed);
+        if (begin >= share.end) break;
+        run_piece(begin, std::min(begin + share.piece, share.end));
+      }
+    }
+  }
+
+  /// Keeps the exception of the lowest piece; pieces behind it need not run any more.
+  void run_piece(std::int64_t begin, std::int64_t end) {
+    if (begin > failed_at_.load(std::memory_order_relaxed)) return;
     try {
-      run_here(function_, context_, share_of(n_chunks_, thread, threads));
+      function_(context_, begin, end);
     } catch (...) {
-      errors_[static_cast<std::size_t>(thread)] = std::current_exception();
-      failed_.store(true, std::memory_order_release);
+      const std::lock_guard lock(error_mutex_);
+      if (begin >= failed_at_.load(std::memory_order_relaxed)) return;
+      failed_at_.store(begin, std::memory_order_relaxed);
+      error_ = std::current_exception();
     }
-  }
-
-  void rethrow_first(int threads) {
-    std::exception_ptr first;
-    for (int t = threads - 1; t >= 0; --t) {
-      auto& error = errors_[static_cast<std::size_t>(t)];
-      if (error) first = std::move(error);
-      error = nullptr;
-    }
-    std::rethrow_exception(first);
   }
 
   template <class Done>
   bool spin_until(const Done& done) const {
     if (done()) return true;
     if (!spin_) return false;
-    const auto limit = std::chrono::steady_clock::now() + kSpinTime;
-    do {
+    const auto start = std::chrono::steady_clock::now();
+    for (auto waited = start - start; waited < kYieldTime;
+         waited = std::chrono::steady_clock::now() - start) {
       for (int i = 0; i < 32; ++i) {
         if (done()) return true;
         relax();
       }
-    } while (std::chrono::steady_clock::now() < limit);
+      if (waited >= kSpinTime) sched_yield();
+    }
     return done();
   }
 
-  void wait_for_workers() {
-    if (spin_until([&] { return pending_.load(std::memory_order_acquire) == 0; })) return;
+  void wait_for_workers(std::uint32_t joined) {
+    if (spin_until([&] { return finished_.load(std::memory_order_acquire) == joined; })) return;
     caller_sleeps_.store(true, std::memory_order_seq_cst);
     for (;;) {
-      const std::uint32_t left = pending_.load(std::memory_order_seq_cst);
-      if (left == 0) break;
-      futex_wait(&pending_, left);
+      const std::uint32_t finished = finished_.load(std::memory_order_seq_cst);
+      if (finished == joined) break;
+      futex_wait(&finished_, finished);
     }
     caller_sleeps_.store(false, std::memory_order_relaxed);
   }
@@ -190,16 +218,15 @@ class Pool {
       }
       seen = ticket_.load(std::memory_order_acquire);
       if (stopping_.load(std::memory_order_acquire)) return;
-      if (thread >= threads_in(seen)) continue;
-      run_share(thread, threads_in(seen));
-      if (pending_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
-          caller_sleeps_.load(std::memory_order_seq_cst))
-        futex_wake_all(&pending_);
+      if (thread >= threads_in(seen) || !join(region(seen))) continue;
+      run_shares(thread, threads_in(seen));
+      finished_.fetch_add(1, std::memory_order_seq_cst);
+      if (caller_sleeps_.load(std::memory_order_seq_cst)) futex_wake_all(&finished_);
     }
   }
 
   void start_workers() {
-    errors_.assign(static_cast<std::size_t>(count()), nullptr);
+    shares_ = std::vector<Share>(static_cast<std::size_t>(count()));
     for (int t = 1; t < count(); ++t)
       workers_.emplace_back([this, t, seen = ticket_.load()] { work(t, seen); });
   }
@@ -220,15 +247,18 @@ class Pool {
   std::atomic<int> count_;
   bool spin_ = true;
   std::vector<std::thread> workers_;
-  std::vector<std::exception_ptr> errors_;
+  std::vector<Share> shares_;
   RangeFunction function_ = nullptr;
   void* context_ = nullptr;
-  std::int64_t n_chunks_ = 0;
   alignas(64) std::atomic<std::uint64_t> ticket_{0};
-  alignas(64) std::atomic<std::uint32_t> pending_{0};
+  alignas(64) std::atomic<std::uint64_t> gate_{0};
+  alignas(64) std::atomic<std::uint32_t> finished_{0};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> caller_sleeps_{false};
-  std::atomic<bool> failed_{false};
+  static constexpr std::int64_t kNoFailure = std::numeric_limits<std::int64_t>::max();
+  std::atomic<std::int64_t> failed_at_{kNoFailure};
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
   std::atomic<bool> stopping_{false};
 };
 

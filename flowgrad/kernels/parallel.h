@@ -1,5 +1,6 @@
 #pragma once
-// A small thread pool for kernels: static split, deterministic by construction.
+// A small thread pool for kernels: a share of the chunks for every thread, and what is left of a
+// slow thread's share for whoever is done.
 //
 // Work is a number of chunks chosen by the caller without looking at the thread count, so that
 // results never depend on how many threads run. One caller at a time owns the pool; a second
@@ -28,8 +29,9 @@ bool in_parallel_region();
 /// Runs chunks [begin, end) of a region; `context` is passed through.
 using RangeFunction = void (*)(void* context, std::int64_t begin, std::int64_t end);
 
-/// Splits [0, n_chunks) evenly over the threads and returns when all are done. An exception thrown
-/// by a chunk ends that thread's share; the one of the lowest chunk range is rethrown here.
+/// Splits [0, n_chunks) evenly over the threads and returns when all are done; `function` is called
+/// for a piece of chunks at a time. Where chunks throw, the exception of the lowest one is rethrown
+/// here; chunks above it may not have run.
 void parallel_run(std::int64_t n_chunks, RangeFunction function, void* context);
 
 /// Calls `fn(chunk)` for every chunk in [0, n_chunks), see parallel_run.

@@ -40,6 +40,21 @@ TEST_CASE("work is shared between threads", "[parallel_test]") {
   CHECK(who[1] != who[2]);
 }
 
+TEST_CASE("a thread that is done takes what is left of the others' shares", "[parallel_test]") {
+  CpuSettings restore;
+  set_num_threads(2);
+  // Chunk 0 ends only when every other chunk has run, those of its own share too.
+  std::atomic<int> others{0};
+  parallel_for(8, [&](int64_t i) {
+    if (i > 0) {
+      ++others;
+      return;
+    }
+    while (others < 7) std::this_thread::yield();
+  });
+  CHECK(others == 7);
+}
+
 TEST_CASE("nested regions run serially in their thread", "[parallel_test]") {
   CpuSettings restore;
   set_num_threads(4);

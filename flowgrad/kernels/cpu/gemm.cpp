@@ -46,7 +46,8 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.c += begin * part.ldc;
 }
 
-/// Splits C over the threads, rows first since they share the panels of B, and runs every part.
+/// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
+/// group of rows each where there are many, so that a thread that is done early takes over.
 /// Which thread computes what does not matter for the bits.
 template <class T>
 void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help) {
@@ -55,6 +56,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
   if (threads_help) {
     rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, 2 * t.tile_rows));
     columns = std::min(divide_up(num_threads(), rows), panels);
+    rows *= divide_up(whole.m, rows * t.group_rows);
   }
   parallel_for(rows * columns, [&](std::int64_t chunk) {
     const std::int64_t r = chunk / columns, c = chunk % columns;
@@ -132,7 +134,7 @@ void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
   }
   const GemmBlock<T> whole = block_of(g);
   const std::int64_t parts =
-      threads_help ? std::min<std::int64_t>(num_threads(), divide_up(g.m, t.lanes)) : 1;
+      threads_help ? std::min<std::int64_t>(4 * num_threads(), divide_up(g.m, 4 * t.lanes)) : 1;
   parallel_for(parts, [&](std::int64_t i) {
     GemmBlock<T> part = whole;
     take_rows(part, whole.m * i / parts, whole.m * (i + 1) / parts);
