@@ -138,6 +138,39 @@ void check_rows() {
   }
 }
 
+/// Rows 0 to m of a packed product, [bias +] A B [+ C], against those of the product of nine rows
+/// and, where B is not narrow, of the plain product; C's gaps stay as they were.
+template <class T>
+void check_packed() {
+  for (const int64_t n : {1, 8, 16, 31, 64, 65, 128, 141, 256, 270}) {
+    for (const int64_t k : {1, 7, 256, 257, 600}) {
+      for (const bool accumulate : {false, true}) {
+        const Matrix<T> a(9, k, n % 2 == 0 ? 0 : 1, 21), b(k, n, 1, 22), row(1, n, 0, 23),
+            c0(9, n, 2, 24);
+        std::vector<T> panels(static_cast<size_t>(packed_elements<T>(k, n)));
+        pack_matrix(b.begin(), b.row, b.column, k, n, panels.data());
+        const auto rows_of_product = [&](int64_t m, bool packed) {
+          std::vector<T> c = c0.data;
+          Gemm<T> g = product_of(a, b, c.data(), c0.row);
+          g.m = m;
+          g.bias = row.begin();
+          g.accumulate = accumulate;
+          packed ? gemm_packed(g, panels.data()) : gemm(g);
+          return c;
+        };
+        const std::vector<T> tall = rows_of_product(9, true);
+        CAPTURE(n, k, accumulate);
+        if (!is_narrow<T>(k, n)) REQUIRE((tall == rows_of_product(9, false)));
+        for (const int64_t m : {1, 2, 3}) {
+          std::vector<T> want = c0.data;
+          std::copy_n(tall.begin(), m * c0.row, want.begin());
+          REQUIRE((rows_of_product(m, true) == want));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("products of odd shapes in every layout", "[gemm_test]") {
@@ -183,6 +216,16 @@ TEST_CASE("a row does not depend on the rows beside it", "[gemm_test]") {
     set_isa(name.c_str());
     check_rows<float>();
     check_rows<double>();
+  }
+}
+
+TEST_CASE("a few rows times a packed matrix have the bits of many", "[gemm_test]") {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    set_isa(name.c_str());
+    check_packed<float>();
+    check_packed<double>();
   }
 }
 

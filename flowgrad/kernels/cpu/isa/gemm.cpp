@@ -167,6 +167,7 @@ void block(const GemmBlock<T>& g) {
   const RowTiles tiles(g.m);
   const bool read_once = tiles.count == 1 && g.packed == nullptr && g.b_col == 1;
   const std::int64_t wide = read_once ? wide_registers(g.m) * W : 0;
+  const std::int64_t done = few_rows_of_panels(g);
   std::int64_t row = 0;
   for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
     const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
@@ -179,7 +180,7 @@ void block(const GemmBlock<T>& g) {
       t.add = g.accumulate || k0 > 0;
       if (pack_a) pack_tiles(g, tiles, first, last, row, k0, kc, packed_a);
       std::int64_t columns = 0;
-      for (std::int64_t j = 0; j < g.n; j += columns) {
+      for (std::int64_t j = done; j < g.n; j += columns) {
         const std::int64_t left = g.n - j;
         const bool is_wide = wide > panel && left >= wide;
         columns = is_wide ? wide : left < panel ? left : panel;
