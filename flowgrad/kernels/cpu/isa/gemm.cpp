@@ -42,6 +42,9 @@ FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k,
   }
 }
 
+/// Hardware does not foresee rows that are far apart, so they are fetched so many rows ahead.
+constexpr std::int64_t kRowsAhead = 16;
+
 /// Where width < lanes, out is written up to one register past its k * width elements: the next row
 /// mends what a full store spills into it.
 template <class T>
@@ -71,12 +74,15 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
     return;
   }
   if (b_col == 1 && n == width && n < W) {
-    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width)
+    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+      __builtin_prefetch(b + kRowsAhead * b_row);
       V::load(b, static_cast<int>(n)).store(out);
+    }
     return;
   }
   if (b_col == 1) {
     for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+      __builtin_prefetch(b + kRowsAhead * b_row);
       std::int64_t j = 0;
       for (; j + W <= n; j += W) V::load(b + j).store(out + j);
       for (; j < n; ++j) out[j] = b[j];
