@@ -42,13 +42,14 @@ Blas open_blas(const std::string& text) {
   const std::string library =
       text.substr(equals + 1, named ? colon - equals - 1 : std::string::npos);
   const std::string symbol = named ? text.substr(colon + 1) : "sgemm_";
-  void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL);
+  // Two such libraries may carry the same symbols in different versions; each keeps to its own.
+  void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL | RTLD_DEEPBIND);
   if (handle == nullptr) throw cli::UsageError(fmt::format("--blas: {}", dlerror()));
   void* const found = dlsym(handle, symbol.c_str());
   if (found == nullptr) throw cli::UsageError(fmt::format("--blas: {}", dlerror()));
   for (const char* setter : {"omp_set_num_threads", "MKL_Set_Num_Threads",
                              "openblas_set_num_threads", "scipy_openblas_set_num_threads64_"}) {
-    if (void* const set = dlsym(RTLD_DEFAULT, setter))
+    if (void* const set = dlsym(handle, setter))
       reinterpret_cast<void (*)(int)>(set)(kernels::num_threads());
   }
   Blas out{text.substr(0, equals), {}};
