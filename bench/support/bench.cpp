@@ -25,7 +25,7 @@ using Tensors = std::vector<Tensor>;
 struct Arguments {
   std::string device = "cpu", impl = "all", only, sizes, json, markdown, bars, roofline, isa;
   std::vector<std::string> blas;
-  int threads = 0;
+  int threads = 0, rounds = 3;
   double budget = 0.5;
   bool verify_only = false, list = false;
 };
@@ -179,6 +179,7 @@ Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) 
     row["error"] = r.error;
     row["failure"] = r.failure;
     row["median_s"] = r.seconds;
+    row["round_medians_s"] = r.rounds;
     row["gflops"] = r.gflops;
     row["gbytes"] = r.gbytes;
     row["percent_of_limit"] = r.percent_of_limit;
@@ -191,34 +192,67 @@ Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) 
   return root;
 }
 
-/// Percent of the peer's rate in the last row.
-void compare(const Case& c, std::vector<Row>& rows) {
-  Row& row = rows.back();
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return (x[x.size() / 2] + x[(x.size() - 1) / 2]) / 2;
+}
+
+/// Percent of the peer's rate: the median over the rounds, for a busy machine is equally busy for
+/// both in a round.
+void compare(const Case& c, const std::vector<Row>& rows, Row& row) {
   for (const Row& other : rows) {
-    if (c.peer.empty() || row.seconds == 0 || other.impl != c.peer || other.kernel != row.kernel ||
-        other.size != row.size) {
+    if (c.peer.empty() || row.seconds == 0 || other.seconds == 0 || other.impl != c.peer ||
+        other.kernel != row.kernel || other.size != row.size) {
       continue;
     }
     row.peer = other.impl;
-    row.percent_of_peer = 100 * other.seconds / row.seconds;
+    std::vector<double> ratios;
+    for (size_t i = 0; i < row.rounds.size(); ++i)
+      ratios.push_back(other.rounds[i] / row.rounds[i]);
+    row.percent_of_peer = 100 * median(ratios);
   }
 }
 
-Row run_case(const Case& c, double budget, bool verify_only, Device device, const Limits& limits) {
+Row checked_row(const Case& c) {
   Row row;
   row.kernel = c.kernel;
   row.size = c.size;
   row.impl = c.impl;
   check(c, row);
-  if (!row.failure.empty()) return row;
-  count_launches(c, row);
-  if (verify_only) return row;
-  row.seconds = cli::measure([&] { c.apply(c.tensors); }, budget, device).median;
+  if (row.failure.empty()) count_launches(c, row);
+  return row;
+}
+
+void set_rates(const Case& c, const Limits& limits, Row& row) {
+  row.seconds = median(row.rounds);
   row.gflops = c.flops / row.seconds * 1e-9;
   row.gbytes = c.bytes / row.seconds * 1e-9;
   if (c.flops == 0 && limits.gbytes > 0) row.percent_of_limit = 100 * row.gbytes / limits.gbytes;
   if (c.flops > 0 && limits.gflops > 0) row.percent_of_limit = 100 * row.gflops / limits.gflops;
-  return row;
+}
+
+/// All implementations of a kernel and size: checked first, then timed in turn, round by round.
+std::vector<Row> run_group(std::vector<Case>::iterator first, std::vector<Case>::iterator last,
+                           const Arguments& a, Device device, const Limits& limits, bool timed) {
+  std::vector<Row> rows;
+  for (auto c = first; c != last; ++c) rows.push_back(checked_row(*c));
+  for (int round = 0; timed && round < a.rounds; ++round) {
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const Case& c = first[static_cast<ptrdiff_t>(i)];
+      if (!rows[i].failure.empty()) continue;
+      const auto apply = [&] { c.apply(c.tensors); };
+      rows[i].rounds.push_back(cli::measure(apply, a.budget / a.rounds, device).median);
+    }
+  }
+  for (size_t i = 0; i < rows.size(); ++i) {
+    Case& c = first[static_cast<ptrdiff_t>(i)];
+    if (!rows[i].rounds.empty()) set_rates(c, limits, rows[i]);
+    compare(c, rows, rows[i]);
+    print_row(columns(rows[i]), device);
+    c.tensors.clear();
+    c.apply = c.reference = nullptr;  // they may hold tensors as well
+  }
+  return rows;
 }
 
 int run(const Arguments& a, const Program& program) {
@@ -245,12 +279,13 @@ int run(const Arguments& a, const Program& program) {
   fmt::print("\n");
   print_row(kHeads, device);
   std::vector<Row> rows;
-  for (Case& c : cases) {
-    rows.push_back(run_case(c, a.budget, verify_only, device, limits));
-    compare(c, rows);
-    print_row(columns(rows.back()), device);
-    c.tensors.clear();
-    c.apply = c.reference = nullptr;  // they may hold tensors as well
+  for (auto first = cases.begin(); first != cases.end();) {
+    const auto last = std::find_if(first, cases.end(), [&](const Case& c) {
+      return c.kernel != first->kernel || c.size != first->size;
+    });
+    for (Row& row : run_group(first, last, a, device, limits, !verify_only))
+      rows.push_back(std::move(row));
+    first = last;
   }
   if (!a.json.empty())
     write_file_atomic(a.json, json_text(json_of(rows, limits, device), 1) + "\n", "--json");
@@ -304,6 +339,9 @@ int run_cases(int argc, char** argv, const Program& program) {
       "A peer of products on the CPU: NAME=LIBRARY[:SYMBOL], a shared library with sgemm_ "
       "or dnnl_sgemm; repeatable");
   app.add_option("--budget", a.budget, "Seconds per case")->check(CLI::Range(0.0, 3600.0));
+  app.add_option("--rounds", a.rounds,
+                 "Rounds that share the budget; in each, the implementations of a case take turns")
+      ->check(CLI::Range(1, 1000));
   app.add_option("--json", a.json, "Write the rows to this file");
   app.add_option("--markdown", a.markdown, "Write the table to this file");
   app.add_option("--bars", a.bars, "Draw the rates to this SVG file");

@@ -67,8 +67,9 @@ Limits measure_limits(Device device);
 struct Row {
   std::string kernel, size, impl;
   double error = 0;
-  std::string failure;  ///< empty: passed
-  double seconds = 0;   ///< median; 0 when not timed
+  std::string failure;         ///< empty: passed
+  std::vector<double> rounds;  ///< the median of each
+  double seconds = 0;          ///< median of the rounds; 0 when not timed
   double gflops = 0, gbytes = 0;
   double percent_of_limit = 0, percent_of_peer = 0;  ///< 0: not known
   std::string peer;
