@@ -48,34 +48,55 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
     }
   }
 
+  /// Registers of columns that are summed side by side: sums wait less for each other, and more
+  /// columns would push each other out of the first-level cache.
+  static constexpr int NV = MR <= 2 ? 2 : 1;
+
+  /// NVs registers of columns from j on.
+  template <int NVs>
+  static void run_columns(const cpu::GemmBlock<T>& g, const T* const (&a)[MR], T* const (&c)[MR],
+                          std::int64_t j) {
+    const T* const b = g.b + j * g.b_col;
+    const int columns = g.n - j < W ? static_cast<int>(g.n - j) : W;
+    bool add = g.accumulate;
+    V total[NVs][MR], sum[NVs][MR];
+    for (int v = 0; v < NVs; ++v)
+      ((total[v][R] = add ? V::load(c[R] + j + v * W, columns) : V(0)), ...);
+    for (std::int64_t k = 0; k < g.k;) {
+      const std::int64_t end = g.k - k < cpu::kGemmDepth ? g.k : k + cpu::kGemmDepth;
+      for (int v = 0; v < NVs; ++v) {
+        const bool biased = k == 0 && g.bias != nullptr;
+        const V first = biased ? V::load(g.bias + j + v * W, columns) : V(0);
+        ((sum[v][R] = first), ...);
+      }
+      if (columns < W) {
+        multiply_columns(a, k, end, b, g.b_col, columns, sum[0]);
+      } else {
+        for (; k + W <= end; k += W)
+          for (int v = 0; v < NVs; ++v)
+            multiply_square(a, k, b + v * W * g.b_col, g.b_col, std::integral_constant<int, 0>{},
+                            sum[v]);
+        for (int v = 0; v < NVs && k < end; ++v)
+          multiply_square(a, end - W, b + v * W * g.b_col, g.b_col, W - static_cast<int>(end - k),
+                          sum[v]);
+      }
+      k = end;
+      for (int v = 0; v < NVs; ++v)
+        ((total[v][R] = add ? sum[v][R] + total[v][R] : sum[v][R]), ...);
+      add = true;
+    }
+    for (int v = 0; v < NVs; ++v)
+      for (int i = 0; i < g.m; ++i) total[v][i].store(c[i] + j + v * W, columns);
+  }
+
   static void run(const cpu::GemmBlock<T>& g) {
     // Rows past the last repeat it.
     const int rows = static_cast<int>(g.m);
     const T* const a[MR] = {g.a + (R < rows ? R : rows - 1) * g.a_row...};
     T* const c[MR] = {g.c + (R < rows ? R : rows - 1) * g.ldc...};
-    const T* b = g.b;
-    for (std::int64_t j = 0; j < g.n; j += W, b += W * g.b_col) {
-      const int columns = g.n - j < W ? static_cast<int>(g.n - j) : W;
-      const V bias = g.bias != nullptr ? V::load(g.bias + j, columns) : V(0);
-      bool add = g.accumulate;
-      V total[MR] = {(add ? V::load(c[R] + j, columns) : V(0))...};
-      for (std::int64_t k = 0; k < g.k;) {
-        const bool first = k == 0;
-        const std::int64_t end = g.k - k < cpu::kGemmDepth ? g.k : k + cpu::kGemmDepth;
-        V sum[MR] = {((void)R, first ? bias : V(0))...};
-        if (columns < W) {
-          multiply_columns(a, k, end, b, g.b_col, columns, sum);
-        } else {
-          for (; k + W <= end; k += W)
-            multiply_square(a, k, b, g.b_col, std::integral_constant<int, 0>{}, sum);
-          if (k < end) multiply_square(a, end - W, b, g.b_col, W - static_cast<int>(end - k), sum);
-        }
-        k = end;
-        ((total[R] = add ? sum[R] + total[R] : sum[R]), ...);
-        add = true;
-      }
-      for (int i = 0; i < rows; ++i) total[i].store(c[i] + j, columns);
-    }
+    std::int64_t j = 0;
+    for (; j + NV * W <= g.n; j += NV * W) run_columns<NV>(g, a, c, j);
+    for (; j < g.n; j += W) run_columns<1>(g, a, c, j);
   }
 };
 
