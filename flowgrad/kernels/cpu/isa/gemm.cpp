@@ -199,6 +199,10 @@ void block(const GemmBlock<T>& g) {
         if (g.packed != nullptr && left > panel) {
           t.next = t.b + panel * kc;
           t.next_step = (panel + last - first - 1) / (last - first);
+        } else if (t.b == panel_buffer && g.b_col == 1 && left > panel) {
+          // The first tile fetches the rows that are packed next.
+          t.next = g.b + k0 * g.b_row + j + panel;
+          t.next_step = g.b_row;
         }
         for (std::int64_t tile = first; tile < last; ++tile) {
           const std::int64_t rows = tiles.rows(tile);
@@ -220,6 +224,7 @@ void block(const GemmBlock<T>& g) {
           (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;
           t.next += t.next_step * kc;
+          if (t.b == panel_buffer) t.next_step = 0, t.next = t.b;
         }
       }
     }
