@@ -1,5 +1,5 @@
-// Convolutions of the encoders' layers and recurrent networks: values and gradients. Their measure
-// is the peak of multiply-adds.
+// Convolutions of the encoders' layers, pooling and recurrent networks: values and gradients. Their
+// measure is the peak of multiply-adds, and of pooling a plain copy.
 #include <fmt/format.h>
 
 #include "flowgrad/autograd/ops.h"
@@ -76,6 +76,21 @@ void add_convolution(Cases& to, const Layer& l) {
          });
 }
 
+/// Means over squares of `kernel` by `kernel`, half a kernel of padding, of (images, channels,
+/// height, height).
+void add_pooling(Cases& to, int64_t images, int64_t height, int64_t channels, int64_t kernel,
+                 int64_t stride) {
+  const int64_t padding = kernel / 2, places = (height + 2 * padding - kernel) / stride + 1;
+  const kernels::Pooling p{{kernel, kernel}, {stride, stride}, {padding, padding}};
+  const Shape from{images, channels, height, height}, pooled{images, channels, places, places};
+  const std::string size = fmt::format("{}x{}x{}x{}x{}", images, height, channels, kernel, stride);
+  const Tensor x = to.normal(from), g = to.normal(pooled);
+  to.add("avg_pool2d", size, 0, {to.space(pooled), x}, {0},
+         [p](Backend& k, const Tensors& t) { k.avg_pool2d(p, t[1], t[0]); });
+  to.add("avg_pool2d grad", size, 0, {to.space(from), g}, {0},
+         [p](Backend& k, const Tensors& t) { k.avg_pool2d_grad(p, t[1], t[0]); });
+}
+
 /// Steps, rows and hidden units of a direction; the product with x is an ordinary one.
 void add_lstm(Cases& to, int64_t rows, int64_t steps, int64_t hidden) {
   const Shape gate{steps, rows, 4 * hidden}, state{steps, rows, hidden}, last{rows, hidden};
@@ -111,6 +126,8 @@ std::vector<Case> cases(const Options& o) {
   Cases all(o.device);
   if (o.sizes.empty()) {
     for (const Layer& l : kLayers) add_convolution(all, l);
+    add_pooling(all, 32, 56, 64, 2, 2);
+    add_pooling(all, 32, 56, 64, 3, 2);
     add_lstm(all, 32, 20, 384);
     add_lstm(all, 64, 10, 256);
     add_lstm(all, 64, 12, 64);
@@ -119,6 +136,7 @@ std::vector<Case> cases(const Options& o) {
   for (const auto& s : parse_sizes(o.sizes, 2, 6)) {
     const auto or_else = [&](size_t i, int64_t value) { return i < s.size() ? s[i] : value; };
     add_convolution(all, {s[0], s[1], or_else(2, 3), or_else(3, 16), or_else(4, 5), or_else(5, 2)});
+    add_pooling(all, s[0], s[1], or_else(2, 3), 3, or_else(5, 2));
     if (s.size() == 2) add_lstm(all, s[0], 3, s[1]);
   }
   return std::move(all.all);
@@ -130,7 +148,7 @@ std::vector<Case> cases(const Options& o) {
 int main(int argc, char** argv) {
   return flowgrad::bench::run_cases(
       argc, argv,
-      {"Convolutions and recurrent networks",
+      {"Convolutions, pooling and recurrent networks",
        "IMAGESxHEIGHT[xCHANNELSxOUTPUTSxKERNELxSTRIDE], a list; two numbers stand for ROWSxHIDDEN "
        "of an LSTM too",
        flowgrad::bench::cases});

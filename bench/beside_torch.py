@@ -1,0 +1,148 @@
+#!/usr/bin/env python3
+"""Time kernels of the benchmark programs beside PyTorch's on the CPU, in turn.
+
+    python3 bench/beside_torch.py --programs build/release/bin --rounds 5 --json docs/performance/kernels-1-thread.json
+
+In each round every kernel is timed by its program, which checks it first, and then in PyTorch, as often and as long, into memory
+that is there already. A kernel's figure is the median over the rounds of PyTorch's median time over ours in the same round.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import tempfile
+import time
+
+import torch
+import torch.nn.functional as F
+
+
+def memory_kernels(rows, columns):
+    x, y, out = (torch.randn(rows, columns) for _ in range(3))
+    row, side = torch.randn(1, columns), torch.randn(columns, rows)
+    weight, bias = torch.randn(columns), torch.randn(columns)
+    chosen = torch.randint(rows, (rows,))
+    places = torch.randint(columns, (rows, columns))
+    soft = torch.softmax(x, 1)
+    norm, mean, scale = torch.native_layer_norm(x, (columns,), weight, bias, 1e-5)
+    of_rows, of_columns, of_all = torch.empty(rows, 1), torch.empty(1, columns), torch.empty(1, 1)
+    parameters = [torch.randn(rows * columns // 4, requires_grad=True) for _ in range(4)]
+    for p in parameters:
+        p.grad = torch.randn_like(p)
+    adam = torch.optim.Adam(parameters, fused=True)
+    aten = torch.ops.aten
+    return {
+        "copy": lambda: out.copy_(x),
+        "copy transposed": lambda: out.copy_(side.t()),
+        "exp": lambda: torch.exp(x, out=out),
+        "tanh": lambda: torch.tanh(x, out=out),
+        "silu": lambda: aten.silu.out(x, out=out),
+        "gelu": lambda: aten.gelu.out(x, out=out),
+        "silu gradient": lambda: aten.silu_backward.grad_input(y, x, grad_input=out),
+        "add": lambda: torch.add(x, y, out=out),
+        "add a row": lambda: torch.add(x, row, out=out),
+        "sum of rows": lambda: torch.sum(x, 1, keepdim=True, out=of_rows),
+        "sum of columns": lambda: torch.sum(x, 0, keepdim=True, out=of_columns),
+        "sum of all": lambda: torch.sum(x, (0, 1), keepdim=True, out=of_all),
+        "argmax of rows": lambda: torch.argmax(x, 1, keepdim=True),
+        "argmax of columns": lambda: torch.argmax(x, 0, keepdim=True),
+        "softmax": lambda: aten._softmax.out(x, 1, False, out=out),
+        "softmax of columns": lambda: aten._softmax.out(x, 0, False, out=out),
+        "softmax gradient": lambda: aten._softmax_backward_data.out(y, soft, 1, torch.float32, grad_input=out),
+        "layer norm": lambda: torch.native_layer_norm(x, (columns,), weight, bias, 1e-5),
+        "layer norm gradient": lambda: aten.native_layer_norm_backward(y, x, (columns,), mean, scale, weight, bias, [True] * 3),
+        "cumsum of rows": lambda: torch.cumsum(x, 1, out=out),
+        "cumsum of columns": lambda: torch.cumsum(x, 0, out=out),
+        "index_select": lambda: torch.index_select(x, 0, chosen, out=out),
+        "index_add": lambda: out.index_add_(0, chosen, x),
+        "gather": lambda: torch.gather(x, 1, places, out=out),
+        "uniform": lambda: out.uniform_(),
+        "normal": lambda: out.normal_(),
+        "Adam step": adam.step,
+    }
+
+
+def convolutions(images, height, channels, outputs, kernel, stride):
+    x, w, b = torch.randn(images, channels, height, height), torch.randn(outputs, channels, kernel, kernel), torch.randn(outputs)
+    g = torch.randn_like(F.conv2d(x, w, b, stride, kernel // 2))
+
+    def gradient(*wanted):
+        return torch.ops.aten.convolution_backward(g, x, w, [outputs], [stride] * 2, [kernel // 2] * 2, [1, 1], False, [0, 0], 1,
+                                                   list(wanted))
+    return {
+        "conv2d": lambda: F.conv2d(x, w, b, stride, kernel // 2),
+        "conv2d grad of x": lambda: gradient(True, False, False),
+        "conv2d grad of w": lambda: gradient(False, True, True),
+    }
+
+
+def pooling(images, height, channels, kernel, stride):
+    x = torch.randn(images, channels, height, height)
+    shape = [kernel] * 2, [stride] * 2, [kernel // 2] * 2
+    g = torch.randn_like(F.avg_pool2d(x, *shape))
+    return {
+        "avg_pool2d": lambda: F.avg_pool2d(x, *shape),
+        "avg_pool2d grad": lambda: torch.ops.aten.avg_pool2d_backward(g, x, *shape, False, True, None),
+    }
+
+
+# Program, the sizes it is given (none: its own), and the peers by the number of sizes.
+PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
+            "bench_network": ([], {6: convolutions, 5: pooling})}
+
+
+def median_time(run, budget):
+    """As the programs measure: samples of about 20 ms, at least 5, until the budget is spent."""
+    for _ in range(2):
+        run()
+    start = time.perf_counter()
+    run()
+    repeats = max(1, round(0.02 / max(1e-7, time.perf_counter() - start)))
+    samples, end = [], time.perf_counter() + budget
+    while len(samples) < 5 or time.perf_counter() < end:
+        start = time.perf_counter()
+        for _ in range(repeats):
+            run()
+        samples.append((time.perf_counter() - start) / repeats)
+    return statistics.median(samples)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--programs", type=pathlib.Path, required=True, help="the folder of the benchmark programs")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--budget", type=float, default=0.1, help="seconds for a kernel, a side and a round")
+    parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--json", type=pathlib.Path, required=True)
+    a = parser.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.set_grad_enabled(False)
+    cases = {}
+    for number in range(a.rounds):
+        for program, (sizes, peers) in PROGRAMS.items():
+            with tempfile.NamedTemporaryFile(suffix=".json") as file:
+                subprocess.run([a.programs / program, *sizes, "--threads", str(a.threads), "--rounds", "1", "--budget", str(a.budget),
+                                "--only", a.only, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
+                rows = json.loads(pathlib.Path(file.name).read_text())["rows"]
+            runs, made_for = {}, None
+            for row in rows:
+                size = [int(n) for n in row["size"].split("x")]
+                if len(size) not in peers:
+                    continue
+                if made_for != size:
+                    runs, made_for = peers[len(size)](*size), size
+                case = cases.setdefault(f"{row['kernel']}, {row['size']}", {"ours_s": [], "torch_s": []})
+                case["ours_s"].append(row["median_s"])
+                case["torch_s"].append(median_time(runs[row["kernel"]], a.budget))
+        print(f"round {number + 1} of {a.rounds}", flush=True)
+    for name, case in cases.items():
+        case["ratio"] = statistics.median(t / o for t, o in zip(case["torch_s"], case["ours_s"]))
+        print(f"{name:45} {min(case['ours_s']) * 1e3:9.4f} ms  PyTorch / ours {case['ratio']:.2f}")
+    a.json.write_text(json.dumps({"peer": f"torch {torch.__version__}", "threads": a.threads, "rounds": a.rounds, "cases": cases}, indent=1)
+                      + "\n")
+
+
+if __name__ == "__main__":
+    main()
