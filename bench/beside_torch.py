@@ -119,9 +119,13 @@ def main():
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
+    listed = {program: subprocess.run([a.programs / program, *sizes, "--list"], check=True, capture_output=True, text=True).stdout
+              for program, (sizes, _) in PROGRAMS.items()}
     cases = {}
     for number in range(a.rounds):
         for program, (sizes, peers) in PROGRAMS.items():
+            if a.only not in listed[program]:
+                continue
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 subprocess.run([a.programs / program, *sizes, "--threads", str(a.threads), "--rounds", "1", "--budget", str(a.budget),
                                 "--only", a.only, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
