@@ -16,11 +16,11 @@ MUTANTS = [
     ("team.cuh", "      if (rest < 0) {\n        --quotient;\n        rest += size[d];\n      }\n", "", "reduce_test"),
     ("reduce.cuh", "reduce_axes(op.of_partials(), static_cast<const A*>(partial)", "reduce_axes(op, static_cast<const A*>(partial)", "reduce_test"),
     # Pooling.
-    ("pool.cu", "before < 0 ? 0 : before / stride + 1", "before / stride + 1", "pool_test"),
+    ("pool.cu", "before < 0 ? 0 : before / a.stride + 1", "before / a.stride + 1", "pool_test"),
     ("pool.cu", "end(first + count < size ? first + count : size)", "end(first + count)", "pool_test"),
-    ("pool.cu", "s.stride_x, s.padding_x, s.small_width)", "s.stride_x, s.padding_x, s.small_width + 1)", "pool_test"),
-    ("pool.cu", "column * s.stride_x - s.padding_x", "column * s.stride_x", "pool_test"),
-    ("pool.cu", "static_cast<int>(line - plane * s.height)", "static_cast<int>(line - plane * s.small_height)", "pool_test"),
+    ("pool.cu", "last - first + 1, a.from)", "last - first + 1, a.from + 1)", "pool_test"),
+    ("pool.cu", "at * a.stride - a.padding", "at * a.stride", "pool_test"),
+    ("pool.cu", "line - plane * rows.to", "line - plane * rows.from", "pool_test"),
     # Layer normalisation.
     ("layer_norm.cu", "for (double& sum : sums) sum = 0;\n", "", "layer_norm_test"),
     ("layer_norm.cu", "if (team.leads()) {\n    statistics", "if (team.first == 0) {\n    statistics", "layer_norm_test"),
