@@ -84,6 +84,16 @@ std::vector<Tensor> composed(std::span<const Tensor> in, const Tensor& mask,
   return {value, log_det};
 }
 
+/// Of tensors in the order of the inputs, those of the nets as a kernel takes them.
+void point_at(std::span<const Tensor> tensors, kernels::CouplingNet (&nets)[kNets]) {
+  for (size_t net = 0; net < kNets; ++net) {
+    for (size_t i = 0; i < kLayers; ++i) {
+      nets[net].weight[i] = tensors[weight_at(net, i)];
+      nets[net].bias[i] = tensors[weight_at(net, i) + 1];
+    }
+  }
+}
+
 /// The inputs as a kernel reads them; keeps the tensors it makes.
 struct Operands {
   std::array<Tensor, kInputs> dense;
@@ -95,12 +105,7 @@ struct Operands {
     for (size_t i = 0; i < kInputs; ++i) {
       if (in[i].defined()) dense[i] = contiguous(in[i].detach());
     }
-    for (size_t net = 0; net < kNets; ++net) {
-      for (size_t i = 0; i < kLayers; ++i) {
-        coupling.nets[net].weight[i] = dense[weight_at(net, i)];
-        coupling.nets[net].bias[i] = dense[weight_at(net, i) + 1];
-      }
-    }
+    point_at(dense, coupling.nets);
     coupling.condition = dense[kCondition];
     coupling.mask = mask;
     coupling.bound = o.bound;
@@ -118,17 +123,14 @@ void set_by_kernel(Backward& r, std::span<const Tensor> in, const Tensor& mask, 
   std::array<Tensor, kInputs> to;
   to[0] = fresh(in[0].shape());
   if (in[kCondition].defined()) to[kCondition] = fresh(in[kCondition].shape());
-  int64_t n_weights = 0;
-  for (size_t i = 2; i < kInputs; ++i) n_weights += in[i].numel();
-  const Tensor weights = fresh({n_weights}), work = fresh({s.n * (2 * s.h + 2 * s.d + s.in)});
+  for (size_t i = 2; i < kInputs; ++i) {
+    if (r.needs(static_cast<int>(i))) to[i] = fresh(in[i].shape());
+  }
+  kernels::CouplingNet g_nets[kNets];
+  point_at(to, g_nets);
   backend(in[0].device())
       .mlp_coupling_grad(operands.coupling, operands.dense[0], kept, g, g_log_det, to[0],
-                         to[kCondition], weights, work);
-  int64_t at = 0;
-  for (size_t i = 2; i < kInputs; ++i) {
-    to[i] = reshape(slice(weights, 0, at, at + in[i].numel()), in[i].shape());
-    at += in[i].numel();
-  }
+                         to[kCondition], g_nets, fresh({s.n * (2 * s.h + 2 * s.d + s.in)}));
   for (size_t i = 0; i < kInputs; ++i) {
     if (r.needs(static_cast<int>(i))) r.set(static_cast<int>(i), to[i]);
   }

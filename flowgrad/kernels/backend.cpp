@@ -80,8 +80,8 @@ void Backend::mlp_coupling(const MlpCoupling&, View, View, View, View) {
   throw DeviceError(std::string("mlp_coupling: backend ") + name() + " has no such kernel");
 }
 
-void Backend::mlp_coupling_grad(const MlpCoupling&, View, View, View, View, View, View, View,
-                                View) {
+void Backend::mlp_coupling_grad(const MlpCoupling&, View, View, View, View, View, View,
+                                const CouplingNet (&)[2], View) {
   throw DeviceError(std::string("mlp_coupling_grad: backend ") + name() + " has no such kernel");
 }
 

@@ -370,11 +370,11 @@ class Backend {
   /// (2, N, H) and outputs (N, D). DeviceError without has_mlp_coupling.
   virtual void mlp_coupling(const MlpCoupling& coupling, View z, View out, View log_det, View kept);
   /// From g (N, D) and g_log_det (N) to the cotangents of z, condition (undefined where there is
-  /// none) and, one after the other in one array, of the nets' weights and biases: weight[0],
-  /// bias[0], weight[1], ... `work`, numbers to compute with: N (2 H + 3 D + C).
+  /// none) and the nets' weights and biases; an undefined weight or bias of g_nets is left out.
+  /// `work`, numbers to compute with: N (2 H + 3 D + C).
   virtual void mlp_coupling_grad(const MlpCoupling& coupling, View z, View kept, View g,
-                                 View g_log_det, View g_z, View g_condition, View g_weights,
-                                 View work);
+                                 View g_log_det, View g_z, View g_condition,
+                                 const CouplingNet (&g_nets)[2], View work);
   /// Whether `planar` and `planar_grad` take this stack. It never depends on the number of rows.
   virtual bool has_planar(const PlanarStack& stack) const = 0;
   /// heights (K, N), which may be undefined, gets the layers' h, which planar_grad reads.

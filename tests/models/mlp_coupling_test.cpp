@@ -129,6 +129,23 @@ TEST_CASE("a coupling with its nets takes views, and one output may go unused",
   }
 }
 
+TEST_CASE("of a coupling's nets only what is asked for gets a gradient",
+          "[mlp_coupling_test][device]") {
+  const auto in = inputs_of({30, 4, 6, 2}, DType::float64);
+  const auto f = coupling_of(mask_of(4, DType::float64), {2, false}, true);
+  const auto wanted = [&](size_t i, bool fused) {
+    const FusedKernels on(fused);
+    std::vector<Tensor> leaves = in;
+    leaves[i] = in[i].detach().requires_grad_();
+    const auto out = f(leaves);
+    return grad(sum(square(out[0])) + sum(out[1]), {leaves[i]});
+  };
+  for (size_t i = 0; i < in.size(); ++i) {
+    CAPTURE(i);
+    agree(wanted(i, true), wanted(i, false));
+  }
+}
+
 TEST_CASE("a coupling's bits depend neither on threads nor on other rows", "[mlp_coupling_test]") {
   const Sizes s{150, 3, 40, 1};
   const auto in = inputs_of(s, DType::float32);

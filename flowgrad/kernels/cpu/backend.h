@@ -67,7 +67,8 @@ class CpuBackendFast final : public ReferenceBackend {
   void mlp_coupling(const MlpCoupling& coupling, View z, View out, View log_det,
                     View kept) override;
   void mlp_coupling_grad(const MlpCoupling& coupling, View z, View kept, View g, View g_log_det,
-                         View g_z, View g_condition, View g_weights, View work) override;
+                         View g_z, View g_condition, const CouplingNet (&g_nets)[2],
+                         View work) override;
   void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) override;
   void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det, View g_z,
                    View g_weights) override;

@@ -182,14 +182,15 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
 
 /// out (m, n) = the sum over all rows of a (rows, m) times b (rows, n).
 template <class T>
-T* sum_of_products(int64_t rows, int64_t m, int64_t n, const T* a, const T* b, T* out) {
-  multiply(m, n, rows, transposed(a, m), rows_of(b, n), out);
-  return out + m * n;
+void sum_of_products(int64_t rows, const T* a, const T* b, const View& out) {
+  if (!out.defined()) return;
+  const int64_t m = (*out.shape)[0], n = (*out.shape)[1];
+  multiply(m, n, rows, transposed(a, m), rows_of(b, n), out.as<T>());
 }
 
 template <class T>
 void backward(const MlpCoupling& c, const View& z, T* kept, const T* g, const T* g_log_det, T* g_z,
-              T* g_condition, T* g_weights, T* memory) {
+              T* g_condition, const CouplingNet (&g_nets)[kNets], T* memory) {
   Layer<T> l(c, z);
   const Work<T> work(l, memory);
   l.each_tile([&](int64_t row, int64_t rows) {
@@ -207,17 +208,16 @@ void backward(const MlpCoupling& c, const View& z, T* kept, const T* g, const T*
     net_cotangents(l, net, kept, work, g_z, g_condition, sums.data());
     for (size_t i = static_cast<size_t>(columns); i < sums.size(); ++i)
       sums[i % static_cast<size_t>(columns)] += sums[i];
-    const auto put_sums = [&](int64_t first, int64_t count) {
-      for (int64_t j = first; j < first + count; ++j)
-        *g_weights++ = static_cast<T>(sums[static_cast<size_t>(j)]);
+    const auto put_sums = [&](int64_t first, const View& to) {
+      for (int64_t j = 0; to.defined() && j < to.numel(); ++j)
+        to.as<T>()[j] = static_cast<T>(sums[static_cast<size_t>(first + j)]);
     };
     const Values<T> v = values_at(l, kept, net, 0);
-    g_weights = sum_of_products<T>(l.n, l.h, l.in, work.one, work.x, g_weights);
-    put_sums(0, l.h);
-    g_weights = sum_of_products<T>(l.n, l.h, l.h, work.two, v.one, g_weights);
-    put_sums(l.h, l.h);
-    g_weights = sum_of_products<T>(l.n, l.d, l.h, work.out[net], v.two, g_weights);
-    put_sums(2 * l.h, l.d);
+    const CouplingNet& to = g_nets[net];
+    sum_of_products<T>(l.n, work.one, work.x, to.weight[0]);
+    sum_of_products<T>(l.n, work.two, v.one, to.weight[1]);
+    sum_of_products<T>(l.n, work.out[net], v.two, to.weight[2]);
+    for (int i = 0; i < kLayers; ++i) put_sums(i * l.h, to.bias[i]);
   }
 }
 
@@ -237,13 +237,21 @@ void CpuBackendFast::mlp_coupling(const MlpCoupling& coupling, View z, View out,
 }
 
 void CpuBackendFast::mlp_coupling_grad(const MlpCoupling& coupling, View z, View kept, View g,
-                                       View g_log_det, View g_z, View g_condition, View g_weights,
-                                       View work) {
-  if (z.numel() == 0) return fill(g_weights, 0);
+                                       View g_log_det, View g_z, View g_condition,
+                                       const CouplingNet (&g_nets)[2], View work) {
+  if (z.numel() == 0) {
+    for (const CouplingNet& net : g_nets) {
+      for (int i = 0; i < kLayers; ++i) {
+        if (net.weight[i].defined()) fill(net.weight[i], 0);
+        if (net.bias[i].defined()) fill(net.bias[i], 0);
+      }
+    }
+    return;
+  }
   visit_floating("mlp_coupling_grad", z.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     backward(coupling, z, kept.as<T>(), g.as<const T>(), g_log_det.as<const T>(), g_z.as<T>(),
-             g_condition.as<T>(), g_weights.as<T>(), work.as<T>());
+             g_condition.as<T>(), g_nets, work.as<T>());
   });
 }
 
