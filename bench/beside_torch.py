@@ -57,6 +57,7 @@ def memory_kernels(rows, columns):
         "index_select": lambda: torch.index_select(x, 0, chosen, out=out),
         "index_add": lambda: out.index_add_(0, chosen, x),
         "gather": lambda: torch.gather(x, 1, places, out=out),
+        "scatter_add": lambda: out.scatter_add_(1, places, x),
         "uniform": lambda: out.uniform_(),
         "normal": lambda: out.normal_(),
         "Adam step": adam.step,

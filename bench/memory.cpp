@@ -137,6 +137,10 @@ void add_indexing(Builder& b) {
       [](Backend& k, const Tensors& t) { k.index_add(t[0], 0, t[1], t[2]); }, 1e-5);
   b.add("gather", {x, b.indices(b.shape(), columns), out},
         [](Backend& k, const Tensors& t) { k.gather(t[0], 1, t[1], t[2]); });
+  b.add(
+      "scatter_add",
+      {b.indices(b.shape(), columns), x, zeros(b.shape(), DType::float32, x.device())}, {2}, {},
+      [](Backend& k, const Tensors& t) { k.scatter_add(t[0], 1, t[1], t[2]); }, 1e-5);
 }
 
 void add_random(Builder& b) {

@@ -50,11 +50,11 @@ Shape reduced(Shape shape, int axes) {
 }
 
 /// Small whole numbers as int64.
-Tensor indices(int64_t n, int64_t below, uint64_t seed) {
+Tensor indices(const Shape& shape, int64_t below, uint64_t seed) {
   Dice dice(seed);
-  std::vector<int64_t> v(static_cast<size_t>(n));
+  std::vector<int64_t> v(static_cast<size_t>(numel(shape)));
   for (int64_t& x : v) x = dice.roll(0, below - 1);
-  return Tensor::from(v, {n});
+  return Tensor::from(v, shape);
 }
 
 }  // namespace
@@ -222,7 +222,7 @@ TEST_CASE("row selection and addition agree with the reference", "[cpu_families_
       for (const Shape& shape : {Shape{9}, Shape{50, 3}, Shape{4, 20, 5}, Shape{3, 300, 130}}) {
         for (int axis = 0; axis < shape.rank(); ++axis) {
           CAPTURE(name_of(dtype), shape.to_string(), axis);
-          const Tensor index = indices(40, shape[axis], 10);
+          const Tensor index = indices({40}, shape[axis], 10);
           Shape to = shape;
           to[axis] = 40;
           const Tensor x = values(shape, dtype, 11, -9, 9);
@@ -238,6 +238,41 @@ TEST_CASE("row selection and addition agree with the reference", "[cpu_families_
       }
     }
   });
+}
+
+TEST_CASE("gather and scatter_add agree with the reference", "[cpu_families_test]") {
+  CpuSettings restore;
+  for (const int threads : {1, 3}) {
+    set_num_threads(threads);
+    for (DType dtype :
+         {DType::float32, DType::float64, DType::int64, DType::boolean, DType::bfloat16}) {
+      for (const Shape& shape : {Shape{9}, Shape{50, 3}, Shape{4, 20, 5}, Shape{3, 300, 130},
+                                 Shape{700, 90, 1}, Shape{2, 0, 3}}) {
+        for (int axis = 0; axis < shape.rank(); ++axis) {
+          if (shape[axis] == 0) continue;
+          CAPTURE(threads, name_of(dtype), shape.to_string(), axis);
+          Shape to = shape;
+          to[axis] = 7;
+          const Tensor index = indices(to, shape[axis], 10);
+          const Tensor x = values(shape, dtype, 11, -9, 9);
+          const Tensor a = Tensor::empty(to, dtype), b = Tensor::empty(to, dtype);
+          fast_cpu_backend().gather(x, axis, index, a);
+          oracle.gather(x, axis, index, b);
+          CHECK((bytes_of(a) == bytes_of(b)));
+          if (dtype == DType::boolean || dtype == DType::bfloat16) continue;
+          const Tensor c = values(shape, dtype, 12, -9, 9), d = values(shape, dtype, 12, -9, 9);
+          fast_cpu_backend().scatter_add(index, axis, a, c);
+          oracle.scatter_add(index, axis, a, d);
+          CHECK((bytes_of(c) == bytes_of(d)));
+          fast_cpu_backend().gather(strided(x, 1), axis, strided(index, 2), a);
+          CHECK((bytes_of(a) == bytes_of(b)));
+          fast_cpu_backend().scatter_add(strided(index, 3), axis, strided(a, 4), c);
+          oracle.scatter_add(index, axis, a, d);
+          CHECK((bytes_of(c) == bytes_of(d)));
+        }
+      }
+    }
+  }
 }
 
 namespace {
@@ -297,7 +332,7 @@ TEST_CASE("every family gives the same bits at any number of threads", "[cpu_fam
   const DType f32 = DType::float32;
   const Tensor x = values({700, 130}, f32, 30), y = values({700, 130}, f32, 31),
                turned = strided(x, 32), row = values({1, 130}, f32, 33),
-               index = indices(900, 700, 34), long_row = values({3, 60000}, DType::float64, 35),
+               index = indices({900}, 700, 34), long_row = values({3, 60000}, DType::float64, 35),
                tall = values({9000, 30}, DType::float64, 36);
   const std::vector<std::function<std::string()>> runs{
       [&] {

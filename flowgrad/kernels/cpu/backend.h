@@ -44,6 +44,8 @@ class CpuBackendFast final : public ReferenceBackend {
   void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out, View g_h,
                  View g_c, View g_from_x, View g_h0, View g_c0) override;
 
+  void gather(View x, int axis, View index, View out) override;
+  void scatter_add(View index, int axis, View source, View out) override;
   void index_select(View x, int axis, View index, View out) override;
   void index_add(View index, int axis, View source, View out) override;
 

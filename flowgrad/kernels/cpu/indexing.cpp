@@ -24,6 +24,63 @@ int64_t index_at(const View& index, int64_t i) {
   return index.as<int64_t>()[index.rank() == 0 ? 0 : i * (*index.strides)[0]];
 }
 
+/// Columns of the inner axis that a thread takes: threads share neither an outer entry nor such a
+/// strip, so every sum keeps its order.
+constexpr int64_t kStrip = 256;
+
+/// out[o, i, j] = x[o, index[o, i, j], j] for rows [begin, end) of o and i. Picked has x's size.
+template <class Picked>
+void gather_rows(const View& x, const View& index, const View& out, const Around& from, int64_t n,
+                 int64_t begin, int64_t end) {
+  const int64_t* __restrict at = index.as<const int64_t>();
+  Picked* __restrict to = out.as<Picked>();
+  for (int64_t r = begin; r < end;) {
+    const Picked* const entry = x.as<const Picked>() + r / n * from.size * from.inner;
+    const int64_t stop = std::min(end, (r / n + 1) * n);
+    if (from.inner == 1) {
+      for (; r < stop; ++r) to[r] = entry[at[r]];
+      continue;
+    }
+    for (; r < stop; ++r) {
+      for (int64_t j = 0, i = r * from.inner; j < from.inner; ++j, ++i)
+        to[i] = entry[at[i] * from.inner + j];
+    }
+  }
+}
+
+/// out[o, index[o, i, j], j] += source[o, i, j].
+template <class T>
+void scatter_rows(const View& index, const Around& target, int64_t n, const View& source,
+                  const View& out) {
+  const int64_t* const at = index.as<const int64_t>();
+  const T* const from = source.as<const T>();
+  const int64_t strips = divide_up(target.inner, kStrip);
+  const auto strip = [&](int64_t o, int64_t begin, int64_t end) {
+    T* const to = out.as<T>() + o * target.size * target.inner;
+    if (target.inner == 1) {
+      for (int64_t i = o * n; i < (o + 1) * n; ++i) to[at[i]] += from[i];
+      return;
+    }
+    for (int64_t i = o * n; i < (o + 1) * n; ++i) {
+      for (int64_t j = begin; j < end; ++j)
+        to[at[i * target.inner + j] * target.inner + j] += from[i * target.inner + j];
+    }
+  };
+  const int64_t group = std::max<int64_t>(1, kChunk / (n * target.inner));
+  for_tasks(divide_up(target.outer, group) * strips, source.numel(), [&](int64_t task) {
+    const int64_t begin = task % strips * kStrip, first = task / strips * group;
+    for (int64_t o = first; o < std::min(target.outer, first + group); ++o)
+      strip(o, begin, std::min(target.inner, begin + kStrip));
+  });
+}
+
+/// Whether x or a target beside an index is what Around sees, and the index and the values lie like
+/// each other.
+bool is_plain(const View& beside, const View& index, const View& values) {
+  return index.dtype == DType::int64 && beside.dtype == values.dtype && beside.is_contiguous() &&
+         index.is_contiguous() && values.is_contiguous() && values.numel() > 0;
+}
+
 template <class T>
 void add_rows(const View& index, const Around& target, const View& source, const View& out) {
   const int64_t n = index.numel();
@@ -38,13 +95,10 @@ void add_rows(const View& index, const Around& target, const View& source, const
         add(to, from, to, end - begin);
     }
   };
-  // Threads share neither an outer entry nor a strip of the inner axis, so every sum keeps its
-  // order.
-  constexpr int64_t width = 256;
-  const int64_t strips = (target.inner + width - 1) / width;
+  const int64_t strips = divide_up(target.inner, kStrip);
   const auto task = [&](int64_t t) {
-    const int64_t begin = t % strips * width;
-    strip(t / strips, begin, std::min(target.inner, begin + width));
+    const int64_t begin = t % strips * kStrip;
+    strip(t / strips, begin, std::min(target.inner, begin + kStrip));
   };
   if (target.outer * n * target.inner < 2 * kChunk) {
     for (int64_t o = 0; o < target.outer; ++o) strip(o, 0, target.inner);
@@ -54,6 +108,32 @@ void add_rows(const View& index, const Around& target, const View& source, const
 }
 
 }  // namespace
+
+void CpuBackendFast::gather(View x, int axis, View index, View out) {
+  if (!is_plain(x, index, out)) return ReferenceBackend::gather(x, axis, index, out);
+  const Around from(x, axis);
+  const int64_t n = (*index.shape)[axis], rows = from.outer * n;
+  const int64_t group = std::max<int64_t>(1, kChunk / from.inner);
+  for_tasks(divide_up(rows, group), out.numel(), [&](int64_t i) {
+    const int64_t begin = i * group, end = std::min(rows, begin + group);
+    switch (size_of(x.dtype)) {
+      case 1: return gather_rows<uint8_t>(x, index, out, from, n, begin, end);
+      case 2: return gather_rows<uint16_t>(x, index, out, from, n, begin, end);
+      case 4: return gather_rows<uint32_t>(x, index, out, from, n, begin, end);
+      default: return gather_rows<uint64_t>(x, index, out, from, n, begin, end);
+    }
+  });
+}
+
+void CpuBackendFast::scatter_add(View index, int axis, View source, View out) {
+  const bool plain = is_plain(out, index, source);
+  if (plain && out.dtype == DType::float32)
+    scatter_rows<float>(index, Around(out, axis), (*index.shape)[axis], source, out);
+  else if (plain && out.dtype == DType::float64)
+    scatter_rows<double>(index, Around(out, axis), (*index.shape)[axis], source, out);
+  else
+    ReferenceBackend::scatter_add(index, axis, source, out);
+}
 
 void CpuBackendFast::index_select(View x, int axis, View index, View out) {
   if (x.rank() == 0 || index.dtype != DType::int64 || x.dtype != out.dtype || !x.is_contiguous() ||
