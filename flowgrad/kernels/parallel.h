@@ -52,4 +52,15 @@ void parallel_for(std::int64_t n_chunks, F&& fn) {
       const_cast<void*>(static_cast<const void*>(&fn)));
 }
 
+/// parallel_for where the work is `worth` it, and otherwise a plain loop: below a few microseconds
+/// a second thread costs more than it brings. The bits are the same.
+template <class F>
+void parallel_for_if(bool worth, std::int64_t n_chunks, F&& fn) {
+  if (worth) return parallel_for(n_chunks, fn);
+  for (std::int64_t i = 0; i < n_chunks; ++i) fn(i);
+}
+
+/// Multiplications from which products, convolutions and recurrences are worth several threads.
+constexpr std::int64_t kParallelWork = 1 << 18;
+
 }  // namespace flowgrad::kernels

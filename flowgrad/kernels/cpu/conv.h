@@ -21,8 +21,7 @@ namespace flowgrad::kernels::cpu {
 /// f for every task; `work` is their number of multiplications.
 template <class F>
 void for_tasks(int64_t tasks, int64_t work, F&& f) {
-  if (work >= (1 << 18)) return parallel_for(tasks, f);
-  for (int64_t i = 0; i < tasks; ++i) f(i);
+  parallel_for_if(work >= kParallelWork, tasks, f);
 }
 
 /// `size` in blocks of nearly equal length, at most `most`.

@@ -11,11 +11,9 @@ using namespace cpu;
 
 namespace {
 
-/// Chunks of work for the threads where there are more than two.
 template <class F>
 void for_chunks(int64_t chunks, F&& f) {
-  if (chunks > 2) return parallel_for(chunks, f);
-  for (int64_t i = 0; i < chunks; ++i) f(i);
+  parallel_for_if(chunks > 2, chunks, f);
 }
 
 /// A coupling's rows in blocks of about kBlock elements, and the mask repeated over a block.

@@ -9,8 +9,6 @@
 namespace flowgrad::kernels::cpu {
 namespace {
 
-/// Multiplications below which a second thread costs more than it brings.
-constexpr std::int64_t kSerialWork = 1 << 18;
 /// Depth up to which a B with unit column stride is read where it lies, for C is the bottleneck.
 constexpr std::int64_t kShallow = 8;
 /// Elements of B that are packed at a time.
@@ -20,7 +18,7 @@ std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) *
 
 template <class T>
 bool worth_threads(const Gemm<T>& g) {
-  return g.m * g.n * g.k >= kSerialWork && !in_parallel_region() && num_threads() > 1;
+  return g.m * g.n * g.k >= kParallelWork && !in_parallel_region() && num_threads() > 1;
 }
 
 template <class T>
@@ -87,11 +85,7 @@ void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
     t.pack(g.b + k0 * g.b_row + j * g.b_col, g.b_row, g.b_col, kc, n, round_up(n, t.lanes),
            out + k0 * width + j * kc);
   };
-  if (threads_help && g.k * g.n >= (1 << 14)) {
-    parallel_for(panels * depths, pack_one);
-  } else {
-    for (std::int64_t i = 0; i < panels * depths; ++i) pack_one(i);
-  }
+  parallel_for_if(threads_help && g.k * g.n >= (1 << 14), panels * depths, pack_one);
 }
 
 template <class T>

@@ -96,15 +96,10 @@ void add_rows(const View& index, const Around& target, const View& source, const
     }
   };
   const int64_t strips = divide_up(target.inner, kStrip);
-  const auto task = [&](int64_t t) {
-    const int64_t begin = t % strips * kStrip;
-    strip(t / strips, begin, std::min(target.inner, begin + kStrip));
-  };
-  if (target.outer * n * target.inner < 2 * kChunk) {
-    for (int64_t o = 0; o < target.outer; ++o) strip(o, 0, target.inner);
-  } else {
-    parallel_for(target.outer * strips, task);
-  }
+  for_tasks(target.outer * strips, source.numel(), [&](int64_t task) {
+    const int64_t begin = task % strips * kStrip;
+    strip(task / strips, begin, std::min(target.inner, begin + kStrip));
+  });
 }
 
 }  // namespace
@@ -150,10 +145,9 @@ void CpuBackendFast::index_select(View x, int axis, View index, View out) {
                from.inner, bytes);
     }
   };
-  if (rows * from.inner < 2 * kChunk) return run(0, rows);
   const int64_t group = std::max<int64_t>(1, kChunk / from.inner);
-  parallel_for((rows + group - 1) / group,
-               [&](int64_t i) { run(i * group, std::min(rows, (i + 1) * group)); });
+  for_tasks(divide_up(rows, group), rows * from.inner,
+            [&](int64_t i) { run(i * group, std::min(rows, (i + 1) * group)); });
 }
 
 void CpuBackendFast::index_add(View index, int axis, View source, View out) {

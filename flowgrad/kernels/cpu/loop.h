@@ -17,15 +17,10 @@ namespace flowgrad::kernels::cpu {
 /// of threads, and no elementwise value depends on them.
 constexpr int64_t kBlock = 2048, kChunk = 16384;
 
-/// f(i) for i < tasks over `elements` in all; serial below a few chunks: waking a thread costs
-/// more.
+/// f(i) for i < tasks over `elements` in all.
 template <class F>
 void for_tasks(int64_t tasks, int64_t elements, F&& f) {
-  if (elements < 2 * kChunk) {
-    for (int64_t i = 0; i < tasks; ++i) f(i);
-  } else {
-    parallel_for(tasks, f);
-  }
+  parallel_for_if(elements >= 2 * kChunk, tasks, f);
 }
 
 /// One operand: its first element and the bytes of an element. Operand 0 is the output.
@@ -153,11 +148,7 @@ void for_blocks(const Axes& axes, const Operand* operands, Kernel&& kernel) {
     const int64_t first = chunk * blocking.blocks_per_chunk;
     runner.run(first, std::min(blocking.blocks, first + blocking.blocks_per_chunk), kernel);
   };
-  if (blocking.chunks() <= 2) {
-    for (int64_t chunk = 0; chunk < blocking.chunks(); ++chunk) run(chunk);
-  } else {
-    parallel_for(blocking.chunks(), run);
-  }
+  parallel_for_if(blocking.chunks() > 2, blocking.chunks(), run);
 }
 
 /// The same for views of equal shape; the first is the output.

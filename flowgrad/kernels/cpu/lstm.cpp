@@ -15,7 +15,7 @@ using namespace cpu;
 namespace {
 
 /// Rows that are worth a thread, and multiplications that are worth a second one.
-constexpr int64_t kLeastRows = 4, kSerialWork = 1 << 18;
+constexpr int64_t kLeastRows = 4;
 
 /// Sizes, and the place of a step's rows in arrays (L, N, ...).
 struct Steps {
@@ -36,7 +36,7 @@ struct Steps {
   /// f(first row, rows) for the parts of the batch. A row's bits do not depend on its part.
   template <class F>
   void each_part(F&& f) const {
-    const bool serial = steps * rows * hidden * hidden < kSerialWork || num_threads() == 1;
+    const bool serial = steps * rows * hidden * hidden < kParallelWork || num_threads() == 1;
     const int64_t parts = serial ? 1 : std::clamp<int64_t>(rows / kLeastRows, 1, num_threads());
     parallel_for(parts, [&](int64_t i) {
       const int64_t begin = rows * i / parts;

@@ -61,7 +61,7 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
   // Many small products: whole ones go to the threads. Few large ones: each is split.
   const int64_t work = std::max<int64_t>(1, g.m * g.n * g.k);
   const bool small = work < (int64_t{1} << 22) && batch.total >= 2 * num_threads();
-  if (!small || work * batch.total < (int64_t{1} << 18)) return range(0, batch.total);
+  if (!small || work * batch.total < kParallelWork) return range(0, batch.total);
   const int64_t chunk = std::max<int64_t>(1, (int64_t{1} << 17) / work);
   parallel_for((batch.total + chunk - 1) / chunk,
                [&](int64_t i) { range(i * chunk, std::min(batch.total, (i + 1) * chunk)); });

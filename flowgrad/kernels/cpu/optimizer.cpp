@@ -38,11 +38,7 @@ class Sequence {
   }
   template <class F>
   void for_chunks(F&& f) const {
-    if (chunks() <= 2) {
-      for (int64_t i = 0; i < chunks(); ++i) f(i);
-    } else {
-      parallel_for(chunks(), f);
-    }
+    parallel_for_if(chunks() > 2, chunks(), f);
   }
 
  private:
