@@ -230,6 +230,43 @@ TEST_CASE("a value does not depend on its place", "[math_test]") {
   }
 }
 
+TEST_CASE("remainder is exact at every instruction set, and atan2 of doubles close",
+          "[math_test]") {
+  CpuSettings restore;
+  // Near each other, far apart, whole multiples, subnormal, and what has no remainder.
+  std::vector<double> a = doubles(6000), b = doubles(9000);
+  b.erase(b.begin(), b.begin() + 3000);
+  for (int i = -40; i <= 40; ++i) a.push_back(i * 0.75), b.push_back(i % 7 * 0.25);
+  for (double x : special_values<double>())
+    for (double y : special_values<double>()) a.push_back(x), b.push_back(y);
+  for (int i = 1; i < 40; ++i) a.push_back(i * 0x1p-1074), b.push_back((40 - i) * -0x1p-1074);
+  const int64_t n = static_cast<int64_t>(a.size());
+  const auto check_type = [&]<class T>(T) {
+    const DType dtype = sizeof(T) == 4 ? DType::float32 : DType::float64;
+    const Tensor ta = Tensor::from(a, {n}, dtype), tb = Tensor::from(b, {n}, dtype);
+    const Tensor out = Tensor::empty({n}, dtype);
+    const T *pa = ta.data<T>(), *pb = tb.data<T>(), *got = out.data<T>();
+    backend(Device::cpu()).binary(BinaryOp::remainder, ta, tb, out);
+    for (int64_t i = 0; i < n; ++i) {
+      T want = std::fmod(pa[i], pb[i]);
+      if (want != 0 && (want < 0) != (pb[i] < 0)) want += pb[i];
+      CAPTURE(pa[i], pb[i]);
+      CHECK(ulps(got[i], static_cast<Real>(want)) == 0);
+    }
+    backend(Device::cpu()).binary(BinaryOp::atan2, ta, tb, out);
+    for (int64_t i = 0; i < n; ++i) {
+      CAPTURE(pa[i], pb[i]);
+      CHECK(ulps(got[i], std::atan2(static_cast<Real>(pa[i]), static_cast<Real>(pb[i]))) <= 2.5);
+    }
+  };
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    cpu::set_isa(name.c_str());
+    check_type(0.0f);
+    check_type(0.0);
+  }
+}
+
 TEST_CASE("atan2 and pow of two arguments", "[math_test]") {
   CpuSettings restore;
   const std::vector<float> some{0.0f,

@@ -97,34 +97,6 @@ FG_INLINE vec<T, N> mul_zero(vec<T, N> a, vec<T, N> b) {
 template <class T>
 constexpr T kErfcScale = sizeof(T) == 4 ? T(3) : T(4);
 
-/// The upper half of a number's digits: products of two such halves are exact.
-template <class T, int N>
-FG_INLINE vec<T, N> upper_half(vec<T, N> x) {
-  constexpr BitsOf<T> keep = ~((BitsOf<T>(1) << (sizeof(T) == 4 ? 12 : 27)) - 1);
-  return from_bits<T, N>(to_bits(x) & keep);
-}
-/// c - a b for a b that is nearly c, without the product's rounding.
-template <class T, int N>
-FG_INLINE vec<T, N> residual(vec<T, N> c, vec<T, N> a, vec<T, N> b) {
-#if defined(__FMA__)
-  return fma(-a, b, c);
-#else
-  const vec<T, N> ah = upper_half(a), al = a - ah, bh = upper_half(b), bl = b - bh;
-  return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
-#endif
-}
-
-/// A number and what its rounding lost.
-template <class V>
-struct Pair {
-  V high, low;
-};
-template <class T, int N>
-FG_INLINE Pair<vec<T, N>> fast_two_sum(vec<T, N> a, vec<T, N> b) {
-  const vec<T, N> sum = a + b;
-  return {sum, b - (sum - a)};
-}
-
 template <int N>
 FG_INLINE Pair<vec<float, N>> erfc_ratio(vec<float, N> q) {
   using V = vec<float, N>;
@@ -273,26 +245,36 @@ FG_INLINE vec<float, N> pow(vec<float, N> x, vec<float, N> y) {
   result = select(x < V(0), negative, result);
   const V infinity = V(Format<float>::infinity);
   const mask<float, N> edge = !((x != V(0)) & (abs(x) < infinity) & (abs(y) < infinity));
-  if (__builtin_expect(any(edge), 0))
-    result =
-        select(edge, per_lane(x, y, [](float a, float b) { return __builtin_powf(a, b); }), result);
-  return result;
+  return rare_lanes(
+      edge, result, [](float a, float b) { return __builtin_powf(a, b); }, x, y);
 }
 template <int N>
 FG_INLINE vec<double, N> pow(vec<double, N> x, vec<double, N> y) {
   return per_lane(x, y, [](double a, double b) { return __builtin_pow(a, b); });
 }
 
-/// The divisor's sign, as Python's %.
+/// The divisor's sign, as Python's %. The remainder of magnitudes is exact where the quotient is
+/// short enough for its product with b to be (or to be formed without rounding); others go to libm.
 template <class T, int N>
 FG_INLINE vec<T, N> remainder(vec<T, N> a, vec<T, N> b) {
   using V = vec<T, N>;
-  const V r = per_lane(a, b, [](T x, T y) {
+#if defined(__FMA__)
+  constexpr T most = sizeof(T) == 4 ? T(0x1p22) : T(0x1p51);
+#else
+  constexpr T most = sizeof(T) == 4 ? T(0x1p10) : T(0x1p24);
+#endif
+  const V m = abs(a), d = abs(b), ratio = m / d;
+  V r = residual(m, floor(ratio), d);
+  // The quotient may have been rounded up to the next whole number.
+  r = select(r < V(0), r + d, r);
+  r = with_sign_of(a, select(m < d, m, r));
+  const auto exact = [](T x, T y) {
     if constexpr (sizeof(T) == 4)
       return __builtin_fmodf(x, y);
     else
       return __builtin_fmod(x, y);
-  });
+  };
+  r = rare_lanes(!(ratio < V(most)), r, exact, a, b);
   const mask<T, N> r_negative = r < V(0), b_negative = b < V(0);
   const mask<T, N> differ = {r_negative.m ^ b_negative.m};
   return select(differ & (r != V(0)), r + b, r);

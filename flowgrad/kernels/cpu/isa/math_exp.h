@@ -18,6 +18,30 @@ FG_INLINE V horner(V x, C c, Rest... rest) {
   return fma(horner(x, rest...), x, V(c));
 }
 
+/// c0 + z (cS + z (c2S + ...)) of the coefficients behind the first Skip, S the stride.
+template <int Stride, int Skip, class V, class C, class... Rest>
+FG_INLINE V every(V z, C c, Rest... rest) {
+  if constexpr (Skip > 0)
+    return every<Stride, Skip - 1>(z, rest...);
+  else if constexpr (sizeof...(Rest) < Stride)
+    return V(c);
+  else
+    return fma(every<Stride, Stride - 1>(z, rest...), z, V(c));
+}
+/// horner(x, c...) as two or four sums that do not wait for each other (Knuth, second-order rule):
+/// a chain of 11 takes longer than the processor looks ahead.
+template <class V, class... C>
+FG_INLINE V two_chains(V x, C... c) {
+  const V z = x * x;
+  return fma(every<2, 1>(z, c...), x, every<2, 0>(z, c...));
+}
+template <class V, class... C>
+FG_INLINE V four_chains(V x, C... c) {
+  const V z = x * x, w = z * z;
+  return fma(fma(every<4, 3>(w, c...), x, every<4, 2>(w, c...)), z,
+             fma(every<4, 1>(w, c...), x, every<4, 0>(w, c...)));
+}
+
 template <class T>
 struct Format;
 template <>
@@ -38,6 +62,48 @@ struct Format<double> {
   static constexpr double exp_min = -746., exp_max = 710.;
   static constexpr std::int64_t sqrt_half = 0x3fe6a09e667f3bcd;
 };
+
+/// The upper half of a number's digits: products of two such halves are exact.
+template <class T, int N>
+FG_INLINE vec<T, N> upper_half(vec<T, N> x) {
+  constexpr BitsOf<T> keep = ~((BitsOf<T>(1) << (sizeof(T) == 4 ? 12 : 27)) - 1);
+  return from_bits<T, N>(to_bits(x) & keep);
+}
+/// c - a b for a b that is nearly c, without the product's rounding.
+template <class T, int N>
+FG_INLINE vec<T, N> residual(vec<T, N> c, vec<T, N> a, vec<T, N> b) {
+#if defined(__FMA__)
+  return fma(-a, b, c);
+#else
+  const vec<T, N> ah = upper_half(a), al = a - ah, bh = upper_half(b), bl = b - bh;
+  return (((c - ah * bh) - ah * bl) - al * bh) - al * bl;
+#endif
+}
+
+/// A number and what its rounding lost.
+template <class V>
+struct Pair {
+  V high, low;
+};
+template <class V>
+FG_INLINE Pair<V> operator*(V a, Pair<V> b) {
+  return {a * b.high, a * b.low};
+}
+template <class V>
+FG_INLINE Pair<V> operator+(V a, Pair<V> b) {
+  return {a + b.high, b.low};
+}
+template <class T, int N>
+FG_INLINE Pair<vec<T, N>> two_sum(vec<T, N> a, vec<T, N> b) {
+  const vec<T, N> sum = a + b, part = sum - a;
+  return {sum, (a - (sum - part)) + (b - part)};
+}
+/// For |a| >= |b|.
+template <class T, int N>
+FG_INLINE Pair<vec<T, N>> fast_two_sum(vec<T, N> a, vec<T, N> b) {
+  const vec<T, N> sum = a + b;
+  return {sum, b - (sum - a)};
+}
 
 /// x = n ln 2 + r with |r| <= ln 2 / 2; `n` also as bits, to build 2^n from.
 template <class T, int N>
@@ -60,7 +126,7 @@ template <class T, int N>
 FG_INLINE ExpReduction<T, N> reduce_exp(vec<T, N> x, vec<T, N> rest) {
   using V = vec<T, N>;
   using F = Format<T>;
-  auto e = reduce_exp(x + rest);
+  auto e = reduce_exp(x);
   e.r = fma(e.n, V(-F::ln2_hi), x) + fma(e.n, V(-F::ln2_lo), rest);
   return e;
 }
@@ -85,6 +151,16 @@ FG_INLINE vec<T, N> scale(vec<T, N> p, const ExpReduction<T, N>& e) {
   return p * power_of_two<T, N>(half) * power_of_two<T, N>(wrap_sub<T, N>(e.bits, half));
 }
 
+/// The same for n <= 0, not below the smallest number by more than a few digits.
+template <class T, int N>
+FG_INLINE vec<T, N> scale_down(vec<T, N> p, const ExpReduction<T, N>& e) {
+  if constexpr (sizeof p.v == 64) return scale(p, e);
+  // Two factors again, but only one of them depends on n.
+  constexpr int lift = sizeof(T) == 4 ? 64 : 512;
+  constexpr T back = sizeof(T) == 4 ? T(0x1p-64) : T(0x1p-512);
+  return p * power_of_two<T, N>(wrap_add<T, N>(e.bits, all_bits<T, N>(lift))) * vec<T, N>(back);
+}
+
 /// (e^r - 1 - r) / r^2.
 template <int N>
 FG_INLINE vec<float, N> exp_tail(vec<float, N> r) {
@@ -93,10 +169,10 @@ FG_INLINE vec<float, N> exp_tail(vec<float, N> r) {
 }
 template <int N>
 FG_INLINE vec<double, N> exp_tail(vec<double, N> r) {
-  return horner(r, 0.5, 1.66666666666666713e-01, 4.16666666666666713e-02, 8.33333333332554431e-03,
-                1.38888888888833275e-03, 1.98412698768643558e-04, 2.48015873270071872e-05,
-                2.75572528335169111e-06, 2.75572718102198004e-07, 2.51062747335732955e-08,
-                2.09154422977801163e-09);
+  return two_chains(r, 0.5, 1.66666666666666713e-01, 4.16666666666666713e-02,
+                    8.33333333332554431e-03, 1.38888888888833275e-03, 1.98412698768643558e-04,
+                    2.48015873270071872e-05, 2.75572528335169111e-06, 2.75572718102198004e-07,
+                    2.51062747335732955e-08, 2.09154422977801163e-09);
 }
 
 template <class T, int N>
@@ -162,9 +238,9 @@ template <int N>
 FG_INLINE vec<float, N> log_of(vec<float, N> f, vec<float, N> e, vec<float, N> correction) {
   using V = vec<float, N>;
   using F = Format<float>;
-  const V p = horner(f, 3.333333135e-01f, -2.499999702e-01f, 2.000071555e-01f, -1.666780263e-01f,
-                     1.424905807e-01f, -1.242568716e-01f, 1.168541983e-01f, -1.147973388e-01f,
-                     6.971611828e-02f);
+  const V p = two_chains(f, 3.333333135e-01f, -2.499999702e-01f, 2.000071555e-01f,
+                         -1.666780263e-01f, 1.424905807e-01f, -1.242568716e-01f, 1.168541983e-01f,
+                         -1.147973388e-01f, 6.971611828e-02f);
   const V z = f * f;
   V low = fma(z * f, p, correction);
   low = fma(e, V(F::ln2_lo), low);
@@ -176,9 +252,10 @@ FG_INLINE vec<double, N> log_of(vec<double, N> f, vec<double, N> e, vec<double, 
   using V = vec<double, N>;
   using F = Format<double>;
   const V s = f / (V(2) + f), z = s * s, half = V(0.5) * f * f;
-  const V r = z * horner(z, 6.66666666666666963e-01, 3.99999999998932210e-01,
-                         2.85714286288109964e-01, 2.22222106742385156e-01, 1.81829225135159422e-01,
-                         1.53306173067433049e-01, 1.46300313641228613e-01);
+  const V r =
+      z * two_chains(z, 6.66666666666666963e-01, 3.99999999998932210e-01, 2.85714286288109964e-01,
+                     2.22222106742385156e-01, 1.81829225135159422e-01, 1.53306173067433049e-01,
+                     1.46300313641228613e-01);
   const V low = fma(e, V(F::ln2_lo), fma(s, half + r, correction));
   return fma(e, V(F::ln2_hi), f - (half - low));
 }

@@ -395,6 +395,21 @@ struct Halves {
 };
 template <int N>
 FG_INLINE Halves<N> widen(vec<float, N> x) {
+  // Copied in halves, a register would go by way of memory, with two stores before one load.
+#if defined(__AVX512F__)
+  if constexpr (N == 16) {
+    const auto half = [&]<int I>() __attribute__((always_inline)) {
+      return to_double(vec<float, 8>(reinterpret_cast<__m256>(_mm512_maskz_extractf64x4_pd(
+          static_cast<__mmask8>(-1), reinterpret_cast<__m512d>(x.v), I))));
+    };
+    return {half.template operator()<0>(), half.template operator()<1>()};
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (N == 8)
+    return {to_double(vec<float, 4>(_mm256_castps256_ps128(x.v))),
+            to_double(vec<float, 4>(_mm256_extractf128_ps(x.v, 1)))};
+#endif
   struct {
     Raw<float, N / 2> low, high;
   } parts;
@@ -422,6 +437,27 @@ template <class T, int N, class F>
 FG_INLINE vec<T, N> per_lane(vec<T, N> a, vec<T, N> b, F f) {
   for (int i = 0; i < N; ++i) a.v[i] = f(a.v[i], b.v[i]);
   return a;
+}
+
+/// y with f(x) in some lanes, seldom any: out of line, as a loop over the lanes of a register would
+/// have GCC keep that register in memory on the common path too.
+template <class T, class F, class... X>
+[[gnu::noinline, gnu::cold]] void replace_lanes(const BitsOf<T>* which, T* y, int n, F f,
+                                                const X*... x) {
+  for (int i = 0; i < n; ++i)
+    if (which[i] != 0) y[i] = f(x[i]...);
+}
+template <class T, int N, class F, class... X>
+FG_INLINE vec<T, N> rare_lanes(mask<T, N> which, vec<T, N> y, F f, X... x) {
+  if (__builtin_expect(!any(which), 1)) return y;
+  Raw<T, N> out = y.v;
+  const Raw<BitsOf<T>, N> where = which.m;
+  const auto call = [&](auto... in) __attribute__((always_inline)) {
+    replace_lanes(reinterpret_cast<const BitsOf<T>*>(&where), reinterpret_cast<T*>(&out), N, f,
+                  reinterpret_cast<const T*>(&in)...);
+  };
+  call(x.v...);
+  return {out};
 }
 
 /// f(i, count) for every register of n elements; count is a constant but for the last.
