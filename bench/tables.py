@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Write the table of docs/performance.md from the runs in docs/performance/.
+"""Write the tables of docs/performance.md from the runs in docs/performance/.
 
     python3 bench/tables.py            # rewrites the page between its marks
     python3 bench/tables.py --check    # fails where the page is not what the runs say
     python3 bench/tables.py --join ours-1.json ours-2.json ... > docs/performance/ours-1-thread.json
 
-A file there is several runs of one program joined by --join: of every case the smallest minimum and the median of the medians.
+Of `flowgrad bench` and its peers a file there is several runs of one program joined by --join: of every case the smallest minimum
+and the median of the medians. Files of kernels come from bench/beside_torch.py, of products from bench_matmul --json.
 """
 import argparse
 import json
@@ -17,8 +18,11 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
 RUNS = ROOT / "docs/performance"
-BEGIN, END = "<!-- made by bench/tables.py -->\n", "<!-- end -->\n"
-KERNELS = ("matmul", "elementwise", "reduce")
+BEGIN, END = "<!-- made by bench/tables.py: {} -->\n", "<!-- end -->\n"
+# What a case should reach at least, by the first part of its name: PyTorch's smallest time over ours.
+FLOORS = {"matmul": 0.95, "elementwise": 0.9, "reduce": 0.9}
+GOALS = {"autograd/chain/1000x8": 8, "planar/train/d2_b128": 10, "cnf/train_rk4x10_hutchinson/d2_b128": 10,
+         "realnvp/train/d2_b1024": 1.5, "flow_matching/generate100/b1": 2.5, "vla/train/b8_224": 1.2, "vla/train/b32_64": 1.2}
 
 
 def join(paths):
@@ -37,34 +41,79 @@ def digits(x, n=3):
     return f"{x:.{max(0, n - 1 - math.floor(math.log10(x)))}f}" if x < 1000 else f"{x:.0f}"
 
 
-def table():
-    files = {(who, n): json.loads((RUNS / f"{who}-{n}-thread.json").read_text())
-             for who in ("flowgrad", "torch", "jax") for n in (1, 2) if (RUNS / f"{who}-{n}-thread.json").exists()}
-    peers = [("torch", 1), ("jax", 1), ("torch", 2)]
-    peers = [p for p in peers if p in files]
+def read(name):
+    path = RUNS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def row(cells):
+    return "| " + " | ".join(cells) + " |"
+
+
+def rows_of(heads, body):
+    return [row(heads), "|" + "---|" * len(heads), *map(row, body)]
+
+
+def ratio_of(peer, ours, name):
+    return peer["cases"][name]["min_s"] / ours["cases"][name]["min_s"] if name in peer["cases"] else None
+
+
+def cases_table():
+    ours = {n: read(f"flowgrad-{n}-thread") for n in (1, 2)}
+    peers = [(who, n, read(f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "jax")]
+    peers = [p for p in peers if p[2]]
     title = {"torch": "PyTorch", "jax": "JAX jit"}
-
-    def ratio(peer, name):
-        theirs = files[peer]["cases"].get(name)
-        return theirs["min_s"] / files["flowgrad", peer[1]]["cases"][name]["min_s"] if theirs else None
-
-    lines = ["| case | ours, ms, 1 thread | 2 threads | " + " | ".join(
-        f"{title[who]} / ours, {n} thread{'s' * (n > 1)}" for who, n in peers) + " |",
-        "|---|---|---|" + "---|" * len(peers)]
-    for name in files["flowgrad", 1]["cases"]:
-        ours = [digits(files["flowgrad", n]["cases"][name]["min_s"] * 1e3) for n in (1, 2)]
-        ratios = [ratio(p, name) for p in peers]
-        lines.append(f"| {name} | " + " | ".join(ours + [f"{r:.2f}" if r else "" for r in ratios]) + " |")
+    body = []
+    for name in ours[1]["cases"]:
+        ratios = [ratio_of(peer, ours[n], name) for _, n, peer in peers]
+        body.append([name] + [digits(ours[n]["cases"][name]["min_s"] * 1e3) for n in (1, 2)]
+                    + [f"{r:.2f}" if r else "" for r in ratios])
     means = []
-    for p in peers:
-        logs = [math.log(ratio(p, c)) for c in files[p]["cases"]
-                if c in files["flowgrad", p[1]]["cases"] and c.split("/")[0] not in KERNELS]
+    for _, n, peer in peers:
+        logs = [math.log(ratio_of(peer, ours[n], c)) for c in peer["cases"] if c.split("/")[0] not in FLOORS]
         means.append(f"{math.exp(statistics.mean(logs)):.2f}")
-    lines.append("| geometric mean of models and chain | | | " + " | ".join(means) + " |")
-    runs = sorted({f["runs"] for f in files.values()})
-    lines.append("")
-    lines.append(f"Runs a side: {' to '.join(str(r) for r in runs)}.")
-    return "\n".join(lines) + "\n"
+    body.append(["geometric mean of models and chain", "", ""] + means)
+    heads = ["case", "ours, ms, 1 thread", "2 threads"] + [f"{title[who]} / ours, {n} thread{'s' * (n > 1)}" for who, n, _ in peers]
+    lines = rows_of(heads, body)
+    missed = [f"{c} {ratio_of(peer, ours[n], c):.2f} of {title[who]} at {n} thread{'s' * (n > 1)}"
+              for who, n, peer in peers for c in peer["cases"]
+              if ratio_of(peer, ours[n], c) < FLOORS.get(c.split("/")[0], 1)]
+    runs = sorted({f["runs"] for f in [*ours.values(), *(p[2] for p in peers)]})
+    return lines + ["", f"Runs a side: {' to '.join(str(r) for r in runs)}. Below its floor (1; 0.95 for products, 0.90 for elementwise functions and "
+                    f"reductions): {'; '.join(missed) or 'none'}."]
+
+
+def goals_table():
+    ours, torch = ({n: read(f"{who}-{n}-thread") for n in (1, 2)} for who in ("flowgrad", "torch"))
+    return rows_of(["case", "goal", "1 thread", "2 threads"],
+                   [[name, f"{goal:g}"] + [f"{ratio_of(torch[n], ours[n], name):.2f}" for n in (1, 2)] for name, goal in GOALS.items()])
+
+
+def kernels_table():
+    files = [(n, read(f"kernels-{n}-thread")) for n in (1, 2)]
+    files = [(n, f) for n, f in files if f]
+    body = [[name, digits(min(case["ours_s"]) * 1e3)] + [f"{f['cases'][name]['ratio']:.2f}" for _, f in files]
+            for name, case in files[0][1]["cases"].items()]
+    return rows_of(["kernel", "ours, ms, 1 thread"] + [f"PyTorch / ours, {n} thread{'s' * (n > 1)}" for n, _ in files], body)
+
+
+def products_table():
+    lines = []
+    for n in (1, 2):
+        runs = read(f"products-{n}-thread")
+        if runs is None:
+            continue
+        rows = runs["rows"]
+        sizes = list(dict.fromkeys(r["size"] for r in rows))
+        impls = list(dict.fromkeys(r["impl"] for r in rows))
+        rate = {(r["impl"], r["size"]): r["gflops"] for r in rows}
+        lines += rows_of([f"GFLOP/s, {n} thread{'s' * (n > 1)}"] + sizes,
+                         [[impl] + [digits(rate[impl, size]) if rate.get((impl, size)) else "" for size in sizes] for impl in impls])
+        lines.append("")
+    return lines[:-1]
+
+
+TABLES = {"cases": cases_table, "goals": goals_table, "kernels": kernels_table, "products": products_table}
 
 
 def main():
@@ -75,13 +124,13 @@ def main():
     if arguments.join:
         print(json.dumps(join(arguments.join), indent=1))
         return
-    page = PAGE.read_text()
-    head, rest = page.split(BEGIN)
-    old, tail = rest.split(END)
-    new = "\n" + table() + "\n"
+    old = page = PAGE.read_text()
+    for name, table in TABLES.items():
+        head, rest = page.split(BEGIN.format(name))
+        page = head + BEGIN.format(name) + "\n" + "\n".join(table()) + "\n\n" + END + rest.split(END, 1)[1]
     if arguments.check:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py" if old != new else 0)
-    PAGE.write_text(head + BEGIN + new + END + tail)
+        sys.exit(f"{PAGE.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py" if old != page else 0)
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

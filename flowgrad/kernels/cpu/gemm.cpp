@@ -16,9 +16,11 @@ constexpr std::int64_t kPackedElements = 1 << 21;
 
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
+/// A shallow product is as much work as its C is to write.
 template <class T>
 bool worth_threads(const Gemm<T>& g) {
-  return g.m * g.n * g.k >= kParallelWork && !in_parallel_region() && num_threads() > 1;
+  return g.m * g.n * std::max(g.k, kShallow) >= kParallelWork && !in_parallel_region() &&
+         num_threads() > 1;
 }
 
 template <class T>
