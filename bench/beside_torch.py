@@ -25,7 +25,7 @@ def memory_kernels(rows, columns):
     chosen = torch.randint(rows, (rows,))
     places = torch.randint(columns, (rows, columns))
     soft = torch.softmax(x, 1)
-    norm, mean, scale = torch.native_layer_norm(x, (columns,), weight, bias, 1e-5)
+    _, mean, scale = torch.native_layer_norm(x, (columns,), weight, bias, 1e-5)
     of_rows, of_columns, of_all = torch.empty(rows, 1), torch.empty(1, columns), torch.empty(1, 1)
     parameters = [torch.randn(rows * columns // 4, requires_grad=True) for _ in range(4)]
     for p in parameters:

@@ -72,16 +72,6 @@ void compare_backends(const Shape& shape, DType dtype, double bound, bool awkwar
   CHECK(difference(a, b) <= bound);
 }
 
-template <class F>
-void each_instruction_set(F&& f) {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
-    f();
-  }
-}
-
 int count_of(UnaryOp last) { return static_cast<int>(last) + 1; }
 
 }  // namespace

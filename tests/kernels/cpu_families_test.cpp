@@ -29,16 +29,6 @@ double difference(const Tensor& a, const Tensor& b) {
 
 double tolerance(DType dtype) { return dtype == DType::float32 ? 2e-6 : 1e-13; }
 
-template <class F>
-void each_instruction_set(F&& f) {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
-    f();
-  }
-}
-
 Tensor zeros(const Shape& shape, DType dtype) {
   return Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), 0), shape, dtype);
 }

@@ -43,10 +43,7 @@ void check_bits(const Draw& d, const Shape& shape, DType dtype, uint64_t seed, u
 
 TEST_CASE("random numbers have the reference's bits at every instruction set",
           "[cpu_random_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     for (const Draw& d : kDraws) {
       for (const DType dtype : {DType::float32, DType::float64}) {
         for (int64_t n = 0; n <= 70; ++n) check_bits(d, {n}, dtype, 2026, 3);
@@ -54,7 +51,7 @@ TEST_CASE("random numbers have the reference's bits at every instruction set",
         check_bits(d, {100003}, dtype, 7, uint64_t{1} << 32);
       }
     }
-  }
+  });
 }
 
 TEST_CASE("random numbers fall back for other types and layouts", "[cpu_random_test]") {

@@ -38,6 +38,17 @@ class CpuSettings {
   int threads_;
 };
 
+/// f() at every instruction set of this machine.
+template <class F>
+void each_instruction_set(F&& f) {
+  CpuSettings restore;
+  for (const std::string& name : instruction_sets()) {
+    INFO(name);
+    kernels::cpu::set_isa(name.c_str());
+    f();
+  }
+}
+
 /// A tensor of NaN, for a result: what is not written shows.
 inline Tensor nothing(const Shape& shape, DType dtype) {
   const auto n = static_cast<size_t>(numel(shape));

@@ -74,12 +74,7 @@ void agree(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
 
 template <class F>
 void on_every_instruction_set(F&& f) {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
-    f();
-  }
+  each_instruction_set([&] { f(); });
 }
 
 }  // namespace

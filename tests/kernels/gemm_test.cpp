@@ -174,66 +174,48 @@ void check_packed() {
 }  // namespace
 
 TEST_CASE("products of odd shapes in every layout", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     check_shapes<float>();
     check_shapes<double>();
-  }
+  });
 }
 
 TEST_CASE("large products, where A is packed and B comes in slabs", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     for (int layout : {0, 1, 3}) {
       CHECK(error_of<float>(75, 140, 512, layout, 0, false, false) <= 3);
       CHECK(error_of<double>(75, 140, 512, layout, 1, true, false) <= 3);
       CHECK(error_of<float>(1030, 140, 70, layout, 0, false, true) <= 3);
       CHECK(error_of<double>(521, 70, 66, layout, 0, false, false) <= 3);
     }
-  }
+  });
   CHECK(error_of<float>(40, 33000, 260, 0, 0, false, false) <= 3);
 }
 
 TEST_CASE("depth 1024 stays within two epsilon", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     CHECK(error_of<float>(64, 64, 1024, 0, 0, false, false) <= 2);
     CHECK(error_of<float>(64, 2, 1024, 0, 0, false, false) <= 2);
     CHECK(error_of<double>(64, 64, 1024, 0, 1, false, false) <= 2);
-  }
+  });
 }
 
 TEST_CASE("a row does not depend on the rows beside it", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     check_rows<float>();
     check_rows<double>();
-  }
+  });
 }
 
 TEST_CASE("a few rows times a packed matrix have the bits of many", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     check_packed<float>();
     check_packed<double>();
-  }
+  });
 }
 
 TEST_CASE("the layout of A does not change the order of a sum", "[gemm_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    set_isa(name.c_str());
+  each_instruction_set([&] {
     for (int64_t n : {1, 2, 4, 8, 40}) {
       const Matrix<float> a(37, 4300, 0, 11), b(4300, n, 0, 12);
       Matrix<float> turned(37, 4300, 1, 11);
@@ -243,7 +225,7 @@ TEST_CASE("the layout of A does not change the order of a sum", "[gemm_test]") {
       CAPTURE(n);
       CHECK(result(a, b) == result(turned, b));
     }
-  }
+  });
 }
 
 TEST_CASE("same bits at any number of threads", "[gemm_test]") {

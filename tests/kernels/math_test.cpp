@@ -133,22 +133,18 @@ std::vector<T> special_values() {
 TEST_CASE("float32 functions over a sparse sweep of all floats", "[math_test]") {
   CpuSettings restore;
   const std::vector<float> arguments = floats(3, 65537 * 2 + 1, 1u << 20);
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     for (const Function& f : kFunctions) {
       check(f, arguments);
       check(f, special_values<float>());
     }
-  }
+  });
 }
 
 TEST_CASE("float64 functions over a sparse sweep", "[math_test]") {
   CpuSettings restore;
   const std::vector<double> arguments = doubles(20000);
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     for (const Function& f : kFunctions) {
       Function wide = f;
       // The smallest normal double is 2^-1022.
@@ -156,7 +152,7 @@ TEST_CASE("float64 functions over a sparse sweep", "[math_test]") {
       check(wide, arguments);
       check(wide, special_values<double>());
     }
-  }
+  });
 }
 
 TEST_CASE("float32 functions over one float in sixteen", "[math_test][nightly]") {
@@ -193,9 +189,7 @@ TEST_CASE("the slope of GELU at every instruction set", "[math_test]") {
   std::vector<double> v{0, -0.0, 38, -38, 1e30, -1e30, -0.7517915246935645};
   for (int i = -2000; i <= 2000; ++i) v.push_back(i / 130.0);
   const int64_t n = static_cast<int64_t>(v.size());
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     for (const DType dtype : {DType::float32, DType::float64}) {
       const Tensor x = Tensor::from(v, {n}, dtype), one = Tensor::empty({n}, dtype);
       backend(Device::cpu()).fill(one, 1);
@@ -211,14 +205,11 @@ TEST_CASE("the slope of GELU at every instruction set", "[math_test]") {
         CHECK(std::fabs(static_cast<double>(got.at({i}) - want)) <= 4 * epsilon);
       }
     }
-  }
+  });
 }
 
 TEST_CASE("a value does not depend on its place", "[math_test]") {
-  CpuSettings restore;
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     for (const Function& f : kFunctions) {
       for (int64_t n = 1; n <= 70; n += 3) {
         const Tensor x = Tensor::from(std::vector<float>(static_cast<size_t>(n), 0.7f), {n});
@@ -227,7 +218,7 @@ TEST_CASE("a value does not depend on its place", "[math_test]") {
         for (int64_t i = 1; i < n; ++i) REQUIRE(y.data<float>()[i] == y.data<float>()[0]);
       }
     }
-  }
+  });
 }
 
 TEST_CASE("remainder is exact at every instruction set, and atan2 of doubles close",
@@ -259,12 +250,10 @@ TEST_CASE("remainder is exact at every instruction set, and atan2 of doubles clo
       CHECK(ulps(got[i], std::atan2(static_cast<Real>(pa[i]), static_cast<Real>(pb[i]))) <= 2.5);
     }
   };
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     check_type(0.0f);
     check_type(0.0);
-  }
+  });
 }
 
 TEST_CASE("atan2 and pow of two arguments", "[math_test]") {
@@ -294,9 +283,7 @@ TEST_CASE("atan2 and pow of two arguments", "[math_test]") {
     for (float y : some) a.push_back(x), b.push_back(y);
   const int64_t n = static_cast<int64_t>(a.size());
   const Tensor ta = Tensor::from(a, {n}), tb = Tensor::from(b, {n}), out = Tensor::empty({n});
-  for (const std::string& name : instruction_sets()) {
-    INFO(name);
-    cpu::set_isa(name.c_str());
+  each_instruction_set([&] {
     backend(Device::cpu()).binary(BinaryOp::atan2, ta, tb, out);
     for (size_t i = 0; i < a.size(); ++i) {
       CAPTURE(a[i], b[i]);
@@ -307,5 +294,5 @@ TEST_CASE("atan2 and pow of two arguments", "[math_test]") {
       CAPTURE(a[i], b[i]);
       CHECK(ulps(out.data<float>()[i], std::pow(Real(a[i]), Real(b[i]))) <= 2.5);
     }
-  }
+  });
 }

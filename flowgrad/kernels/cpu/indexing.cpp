@@ -24,9 +24,20 @@ int64_t index_at(const View& index, int64_t i) {
   return index.as<int64_t>()[index.rank() == 0 ? 0 : i * (*index.strides)[0]];
 }
 
-/// Columns of the inner axis that a thread takes: threads share neither an outer entry nor such a
-/// strip, so every sum keeps its order.
-constexpr int64_t kStrip = 256;
+/// f(o, begin, end) for every outer entry and strip [begin, end) of the inner axis, `n` numbers of
+/// the source at every inner place. Threads share neither, so every sum keeps its order.
+template <class F>
+void each_strip(const Around& target, int64_t n, F&& f) {
+  constexpr int64_t kStrip = 256;
+  const int64_t strips = divide_up(target.inner, kStrip);
+  const int64_t group = std::max<int64_t>(1, kChunk / (n * target.inner));
+  for_tasks(divide_up(target.outer, group) * strips, target.outer * n * target.inner,
+            [&](int64_t task) {
+              const int64_t begin = task % strips * kStrip, first = task / strips * group;
+              for (int64_t o = first; o < std::min(target.outer, first + group); ++o)
+                f(o, begin, std::min(target.inner, begin + kStrip));
+            });
+}
 
 /// out[o, i, j] = x[o, index[o, i, j], j] for rows [begin, end) of o and i. Picked has x's size.
 template <class Picked>
@@ -54,8 +65,7 @@ void scatter_rows(const View& index, const Around& target, int64_t n, const View
                   const View& out) {
   const int64_t* const at = index.as<const int64_t>();
   const T* const from = source.as<const T>();
-  const int64_t strips = divide_up(target.inner, kStrip);
-  const auto strip = [&](int64_t o, int64_t begin, int64_t end) {
+  each_strip(target, n, [&](int64_t o, int64_t begin, int64_t end) {
     T* const to = out.as<T>() + o * target.size * target.inner;
     if (target.inner == 1) {
       for (int64_t i = o * n; i < (o + 1) * n; ++i) to[at[i]] += from[i];
@@ -65,18 +75,12 @@ void scatter_rows(const View& index, const Around& target, int64_t n, const View
       for (int64_t j = begin; j < end; ++j)
         to[at[i * target.inner + j] * target.inner + j] += from[i * target.inner + j];
     }
-  };
-  const int64_t group = std::max<int64_t>(1, kChunk / (n * target.inner));
-  for_tasks(divide_up(target.outer, group) * strips, source.numel(), [&](int64_t task) {
-    const int64_t begin = task % strips * kStrip, first = task / strips * group;
-    for (int64_t o = first; o < std::min(target.outer, first + group); ++o)
-      strip(o, begin, std::min(target.inner, begin + kStrip));
   });
 }
 
 /// Whether x or a target beside an index is what Around sees, and the index and the values lie like
 /// each other.
-bool is_plain(const View& beside, const View& index, const View& values) {
+bool picks_plainly(const View& beside, const View& index, const View& values) {
   return index.dtype == DType::int64 && beside.dtype == values.dtype && beside.is_contiguous() &&
          index.is_contiguous() && values.is_contiguous() && values.numel() > 0;
 }
@@ -85,7 +89,7 @@ template <class T>
 void add_rows(const View& index, const Around& target, const View& source, const View& out) {
   const int64_t n = index.numel();
   const auto add = elementwise_table<T>().binary[number::binary_add];
-  const auto strip = [&](int64_t o, int64_t begin, int64_t end) {
+  each_strip(target, n, [&](int64_t o, int64_t begin, int64_t end) {
     for (int64_t i = 0; i < n; ++i) {
       T* const to = out.as<T>() + (o * target.size + index_at(index, i)) * target.inner + begin;
       const T* const from = source.as<T>() + (o * n + i) * target.inner + begin;
@@ -94,18 +98,13 @@ void add_rows(const View& index, const Around& target, const View& source, const
       else
         add(to, from, to, end - begin);
     }
-  };
-  const int64_t strips = divide_up(target.inner, kStrip);
-  for_tasks(target.outer * strips, source.numel(), [&](int64_t task) {
-    const int64_t begin = task % strips * kStrip;
-    strip(task / strips, begin, std::min(target.inner, begin + kStrip));
   });
 }
 
 }  // namespace
 
 void CpuBackendFast::gather(View x, int axis, View index, View out) {
-  if (!is_plain(x, index, out)) return ReferenceBackend::gather(x, axis, index, out);
+  if (!picks_plainly(x, index, out)) return ReferenceBackend::gather(x, axis, index, out);
   const Around from(x, axis);
   const int64_t n = (*index.shape)[axis], rows = from.outer * n;
   const int64_t group = std::max<int64_t>(1, kChunk / from.inner);
@@ -121,7 +120,7 @@ void CpuBackendFast::gather(View x, int axis, View index, View out) {
 }
 
 void CpuBackendFast::scatter_add(View index, int axis, View source, View out) {
-  const bool plain = is_plain(out, index, source);
+  const bool plain = picks_plainly(out, index, source);
   if (plain && out.dtype == DType::float32)
     scatter_rows<float>(index, Around(out, axis), (*index.shape)[axis], source, out);
   else if (plain && out.dtype == DType::float64)

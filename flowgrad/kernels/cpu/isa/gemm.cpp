@@ -146,6 +146,7 @@ void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::in
   t.b_row = width;
   if (g.packed != nullptr) {
     t.b = g.packed + k0 * g.packed_width + (g.packed_column + j) * kc;
+    t.b_panel = panel * kc;
     return;
   }
   const T* b = g.b + k0 * g.b_row + j * g.b_col;
@@ -171,9 +172,9 @@ void block(const GemmBlock<T>& g) {
   T* const packed_a = g.scratch;
   T* const panel_buffer = g.scratch + kPackedA<T>;
   const RowTiles tiles(g.m);
-  const bool read_once = tiles.count == 1 && g.packed == nullptr && g.b_col == 1;
+  const bool whole_panels = wide_registers(g.m) % kPanel == 0;
+  const bool read_once = tiles.count == 1 && (g.packed != nullptr ? whole_panels : g.b_col == 1);
   const std::int64_t wide = read_once ? wide_registers(g.m) * W : 0;
-  const std::int64_t done = few_rows_of_panels(g);
   std::int64_t row = 0;
   for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
     const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
@@ -186,7 +187,7 @@ void block(const GemmBlock<T>& g) {
       t.add = g.accumulate || k0 > 0;
       if (pack_a) pack_tiles(g, tiles, first, last, row, k0, kc, packed_a);
       std::int64_t columns = 0;
-      for (std::int64_t j = done; j < g.n; j += columns) {
+      for (std::int64_t j = 0; j < g.n; j += columns) {
         const std::int64_t left = g.n - j;
         const bool is_wide = wide > panel && left >= wide;
         columns = is_wide ? wide : left < panel ? left : panel;

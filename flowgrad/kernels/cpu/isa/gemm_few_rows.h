@@ -1,9 +1,8 @@
 #pragma once
-// Products of few rows, which read B once. Times a transposed matrix, x W^T for a layer's W (out,
-// in): W is read where it lies, its squares transposed in registers on the way to the sums, for
-// panels that are transposed in memory cost more than such a product itself. Times packed panels:
-// several panels side by side. k is summed as in gemm_tile.h, each depth block added to what C has
-// by then: same bits.
+// Few rows times a transposed matrix, x W^T for a layer's W (out, in): W is read once, where it
+// lies, its squares transposed in registers on the way to the sums. Panels that are transposed in
+// memory cost more than such a product itself. k is summed as in gemm_tile.h, each depth block
+// added to what C has by then: same bits.
 
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
@@ -111,60 +110,6 @@ void few_rows(const cpu::GemmBlock<T>& g) {
   if (g.m == 2) return few_rows<T, 2>(g);
   if (g.m <= 4) return few_rows<T, 4>(g);
   if constexpr (kFewRows == 8) return few_rows<T, 8>(g);
-}
-
-/// Rows of which each reads several packed panels at a time.
-constexpr int kPanelRows = 2;
-
-/// MR rows times adjacent packed panels, two registers each: the sums of one panel alone would wait
-/// for each other, and panels that are read side by side keep more of the cache's lines on their
-/// way. C counts the registers of all panels.
-template <class T, int MR, class Registers>
-struct FewRowsOfPanels;
-template <class T, int MR, int... C>
-struct FewRowsOfPanels<T, MR, std::integer_sequence<int, C...>> {
-  using V = vec<T>;
-  static constexpr int W = kLanes<T>, NV = sizeof...(C);
-
-  FG_INLINE static void multiply_row(const T* a, const V (&b)[NV], V (&sum)[NV]) {
-    const V av(*a);
-    ((sum[C] = fma(av, b[C], sum[C])), ...);
-  }
-
-  /// As many whole groups of panels as there are; returns their columns.
-  static std::int64_t run(const cpu::GemmBlock<T>& g) {
-    std::int64_t j = 0;
-    for (; j + NV * W <= g.n; j += NV * W) {
-      for (std::int64_t k0 = 0; k0 < g.k; k0 += cpu::kGemmDepth) {
-        const std::int64_t kc = g.k - k0 < cpu::kGemmDepth ? g.k - k0 : cpu::kGemmDepth;
-        const T* const panels = g.packed + k0 * g.packed_width + (g.packed_column + j) * kc;
-        const T* const b[NV] = {panels + C / kPanel * kPanelColumns<T> * kc + C % kPanel * W...};
-        const T* const a = g.a + k0 * g.a_col;
-        V sum[MR][NV];
-        for (auto& row : sum)
-          ((row[C] = g.bias != nullptr && k0 == 0 ? V::load(g.bias + j + C * W) : V(0)), ...);
-        for (std::int64_t k = 0; k < kc; ++k) {
-          const V bv[NV] = {V::load(b[C] + k * kPanelColumns<T>)...};
-          for (int r = 0; r < MR; ++r) multiply_row(a + r * g.a_row + k * g.a_col, bv, sum[r]);
-        }
-        for (int r = 0; r < MR; ++r) {
-          T* const c = g.c + r * g.ldc + j;
-          if (g.accumulate || k0 > 0) ((sum[r][C] = sum[r][C] + V::load(c + C * W)), ...);
-          (sum[r][C].store(c + C * W), ...);
-        }
-      }
-    }
-    return j;
-  }
-};
-
-/// The columns of C that were computed, the first ones: 0 where this way is not for g.
-template <class T>
-std::int64_t few_rows_of_panels(const cpu::GemmBlock<T>& g) {
-  if (g.packed == nullptr || g.m > kPanelRows) return 0;
-  using Wide = std::make_integer_sequence<int, 4 * kPanel>;
-  using Narrow = std::make_integer_sequence<int, 2 * kPanel>;
-  return g.m == 1 ? FewRowsOfPanels<T, 1, Wide>::run(g) : FewRowsOfPanels<T, 2, Narrow>::run(g);
 }
 
 }  // namespace

@@ -31,7 +31,8 @@ struct Tile {
   const T* a;
   std::int64_t a_row, a_col;
   const T* b;
-  std::int64_t b_row;
+  /// From a row to the next, and from one panel of a wide tile to the next.
+  std::int64_t b_row, b_panel = kPanelColumns<T>;
   T* c;
   std::int64_t ldc;
   /// Valid columns, more than those of the tile's registers but the last.
@@ -94,6 +95,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     [[maybe_unused]] const T* next = t.next;
     [[maybe_unused]] const std::int64_t next_step = t.next_step;
     const std::int64_t a_row = t.a_row, a_col = t.a_col, b_row = t.b_row;
+    [[maybe_unused]] const std::int64_t b_panel = t.b_panel;
     for (std::int64_t r = 0; r < t.runs; ++r) {
       // A pointer for every third row: with the offsets 0, 1 and 2 rows that an address can hold,
       // no row costs an instruction, where one pointer to all would have its offsets reloaded for
@@ -104,7 +106,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
       (keep_address(a[R / 3]), ...);
       const T* b = t.b + t.b_run[r];
       for (std::int64_t k = t.k; k > 0; --k) {
-        V bv[NV] = {V::load(b + C * W)...};
+        V bv[NV] = {V::load(b + C / kPanel * b_panel + C % kPanel * W)...};
         if constexpr (MR > 1) (keep_in_register(bv[C]), ...);
         (multiply_row(a[R / 3] + R % 3 * a_row, bv, sum[R]), ...);
         if constexpr (kFetches) {
@@ -153,9 +155,9 @@ struct RowTiles {
 };
 
 /// Registers of the tile for so few rows that all of them are one tile: enough sums side by side,
-/// and long runs of a B that is read once, where it lies.
+/// and long runs of a B that is read once, where it lies or as several packed panels.
 constexpr int wide_registers(std::int64_t rows) {
-  if (kTileRows < 14) return rows <= 2 ? 4 : kPanel;
+  if (kTileRows < 14) return rows == 1 ? 8 : rows == 2 ? 4 : kPanel;
   return rows <= 2 ? 8 : rows <= 6 ? 4 : rows <= 9 ? 3 : kPanel;
 }
 template <class T, class Rows>
