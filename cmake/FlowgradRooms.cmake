@@ -76,6 +76,11 @@ function(flowgrad_isa_kernels room)
   # Its loops are unrolled by templates: -O3 adds nothing but a third of its time.
   set_source_files_properties("${PROJECT_SOURCE_DIR}/flowgrad/kernels/cpu/isa/gemm.cpp"
                               PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O2>)
+  # What has no vector kernels, such as integers, is left to the compiler's.
+  foreach(file elementwise reduce scan)
+    set_source_files_properties("${PROJECT_SOURCE_DIR}/flowgrad/kernels/cpu/${file}.cpp"
+                                PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O3>)
+  endforeach()
   set(variants baseline)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
     set(march_baseline -march=x86-64-v2)

@@ -31,6 +31,10 @@ Axes matmul_batch(const Shape& shape, const Strides& out, const Strides& a, cons
   return merge_axes(Shape(std::span(shape.begin(), rank)), strides, 3);
 }
 
+int64_t batch_of_matrices(const Shape& shape) {
+  return numel(Shape(std::span(shape.begin(), static_cast<size_t>(shape.rank() - 2))));
+}
+
 bool is_one_to_one(const Shape& shape, const Strides& strides) {
   int64_t size[kMaxRank], stride[kMaxRank];
   int rank = 0;

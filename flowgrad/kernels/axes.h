@@ -27,6 +27,9 @@ Axes merge_axes(const Shape& shape, const Strides* const* strides, int operands)
 /// The batch axes of a matrix product, all but the last two, merged; operands are out, a and b.
 Axes matmul_batch(const Shape& shape, const Strides& out, const Strides& a, const Strides& b);
 
+/// Matrices on the last two axes of a shape, all others a batch.
+int64_t batch_of_matrices(const Shape& shape);
+
 /// Distinct positions have distinct addresses (true for slices and permutations, not for expanded
 /// axes).
 bool is_one_to_one(const Shape& shape, const Strides& strides);

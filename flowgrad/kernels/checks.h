@@ -29,6 +29,13 @@ inline int64_t integer_parameter(const char* op, double value) {
   return convert<int64_t>(value);
 }
 
+/// `minor` is the order of the first leading minor that is not positive.
+[[noreturn]] inline void not_positive_definite(int64_t entry, int64_t minor) {
+  throw ValueError("cholesky: batch entry " + std::to_string(entry) +
+                   " is not positive definite: its leading minor of order " +
+                   std::to_string(minor) + " is not positive");
+}
+
 [[noreturn]] inline void zero_divisor() {
   throw ValueError("remainder: b contains 0; an int64 divisor must not be 0");
 }

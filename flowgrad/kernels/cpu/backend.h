@@ -21,12 +21,14 @@ class CpuBackendFast final : public ReferenceBackend {
   void binary(BinaryOp op, View a, View b, View out) override;
   void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) override;
   void compare(CompareOp op, View a, View b, View out) override;
+  void logical(LogicalOp op, View a, View b, View out) override;
   void predicate(PredicateOp op, View x, View out) override;
   void where(View condition, View a, View b, View out) override;
 
   void reduce(ReduceOp op, View x, View out) override;
   void arg_reduce(bool maximum, View x, int axis, View out) override;
   void scan(ScanOp op, View x, int axis, bool reverse, View out) override;
+  void scan_extreme(bool maximum, View x, int axis, View values, View indices) override;
   void softmax(bool logarithm, View x, int axis, View out) override;
   void softmax_grad(bool logarithm, View g, View y, int axis, View out) override;
   void layer_norm(const LayerNorm& norm, View x, View out, View statistics) override;
@@ -48,6 +50,12 @@ class CpuBackendFast final : public ReferenceBackend {
   void scatter_add(View index, int axis, View source, View out) override;
   void index_select(View x, int axis, View index, View out) override;
   void index_add(View index, int axis, View source, View out) override;
+
+  void sort(View x, int axis, bool descending, View values, View indices) override;
+
+  void lu(View a, View lu, View pivots, View sign) override;
+  void cholesky(View a, View out) override;
+  void triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) override;
 
   void random(RandomKind kind, uint64_t seed, uint64_t stream, Params params, View out) override;
 

@@ -3,6 +3,7 @@
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/loop.h"
 #include "flowgrad/kernels/cpu/table_of.h"
+#include "flowgrad/kernels/host_functions.h"
 
 namespace flowgrad::kernels {
 
@@ -36,6 +37,19 @@ T* as(void* p) {
 
 /// An operand that a kernel does not read: any view of the right shape will do.
 const View& or_else(const View& v, const View& substitute) { return v.defined() ? v : substitute; }
+
+/// out = f(a, b) by a plain loop.
+template <class From, class To, class F>
+void loop(F f, const View& a, const View& b, const View& out) {
+  for_views(
+      [&](void* const* p, int64_t n) {
+        const auto* const x = as<const From>(p[1]);
+        const auto* const y = as<const From>(p[2]);
+        auto* const z = as<To>(p[0]);
+        for (int64_t i = 0; i < n; ++i) z[i] = f(x[i], y[i]);
+      },
+      out, a, b);
+}
 
 /// A matrix whose columns are contiguous, onto one whose rows are: by squares in registers.
 template <class T>
@@ -213,7 +227,20 @@ void CpuBackendFast::unary(UnaryOp op, Params params, View x, View out) {
             [&](void* const* at, int64_t n) { kernel(as<const T>(at[1]), as<T>(at[0]), n, p, q); },
             out, x);
       });
-  if (!done) ReferenceBackend::unary(op, params, x, out);
+  if (done) return;
+  if (x.dtype == DType::int64 && out.dtype == DType::int64) {
+    const auto p = integer_parameter(name_of(op), params.p),
+               q = integer_parameter(name_of(op), params.q);
+    return scalar::visit_integer(op, [&](auto f) {
+      for_views(
+          [&](void* const* at, int64_t n) {
+            const auto* const from = as<const int64_t>(at[1]);
+            for (int64_t i = 0; i < n; ++i) as<int64_t>(at[0])[i] = f(from[i], p, q);
+          },
+          out, x);
+    });
+  }
+  ReferenceBackend::unary(op, params, x, out);
 }
 
 void CpuBackendFast::unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) {
@@ -244,7 +271,10 @@ void CpuBackendFast::binary(BinaryOp op, View a, View b, View out) {
                       int64_t n) { kernel(as<const T>(p[1]), as<const T>(p[2]), as<T>(p[0]), n); },
                   out, a, b);
       });
-  if (!done) ReferenceBackend::binary(op, a, b, out);
+  if (done) return;
+  if (a.dtype == DType::int64 && b.dtype == DType::int64 && out.dtype == DType::int64)
+    return scalar::visit_integer(op, [&](auto f) { loop<int64_t, int64_t>(f, a, b, out); });
+  ReferenceBackend::binary(op, a, b, out);
 }
 
 void CpuBackendFast::binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) {
@@ -278,7 +308,19 @@ void CpuBackendFast::compare(CompareOp op, View a, View b, View out) {
             },
             out, a, b);
       });
-  if (!done) ReferenceBackend::compare(op, a, b, out);
+  if (done) return;
+  const bool same = a.dtype == b.dtype && out.dtype == DType::boolean;
+  if (same && a.dtype == DType::int64)
+    return scalar::visit_comparison(op, [&](auto f) { loop<int64_t, bool>(f, a, b, out); });
+  if (same && a.dtype == DType::boolean)
+    return scalar::visit_comparison(op, [&](auto f) { loop<bool, bool>(f, a, b, out); });
+  ReferenceBackend::compare(op, a, b, out);
+}
+
+void CpuBackendFast::logical(LogicalOp op, View a, View b, View out) {
+  for (const View& v : {a, b, out})
+    if (v.dtype != DType::boolean) return ReferenceBackend::logical(op, a, b, out);
+  scalar::visit_logical(op, [&](auto f) { loop<bool, bool>(f, a, b, out); });
 }
 
 void CpuBackendFast::predicate(PredicateOp op, View x, View out) {
@@ -293,6 +335,9 @@ void CpuBackendFast::predicate(PredicateOp op, View x, View out) {
 }
 
 void CpuBackendFast::where(View condition, View a, View b, View out) {
+  // Nothing is computed: 64 bits are moved as 64 bits.
+  if (a.dtype == DType::int64 && b.dtype == DType::int64 && out.dtype == DType::int64)
+    a.dtype = b.dtype = out.dtype = DType::float64;
   const bool same = condition.dtype == DType::boolean && a.dtype == b.dtype && a.dtype == out.dtype;
   const bool done =
       same && with_floating(out.dtype, [&](auto zero) {

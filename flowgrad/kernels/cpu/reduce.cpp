@@ -1,10 +1,13 @@
 #include <algorithm>
 #include <cstdlib>
+#include <limits>
 
 #include "flowgrad/kernels/cpu/axis_last.h"
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/loop.h"
 #include "flowgrad/kernels/cpu/table_of.h"
+#include "flowgrad/kernels/functions.h"
+#include "flowgrad/kernels/integer.h"
 
 namespace flowgrad::kernels {
 
@@ -158,6 +161,26 @@ Tensor kept_then_reduced(const View& x, const View& out) {
   return copy;
 }
 
+/// `fold` is associative: rows by plain loops, other layouts copied into rows.
+template <class Fold>
+void reduce_integers(Fold fold, int64_t identity, const View& x, const View& out) {
+  if (out.numel() == 0) return;
+  const int64_t rows = out.numel(), n = x.numel() / rows;
+  const Pattern p(x, out);
+  const bool are_rows = p.is_dense() && (p.is({false, true}) || p.is({true}));
+  const Tensor copied = are_rows ? Tensor() : kept_then_reduced(x, out);
+  const int64_t* const from = are_rows ? x.as<const int64_t>() : copied.data<int64_t>();
+  for_tasks(rows, x.numel(), [&](int64_t r) {
+    const int64_t* const row = from + r * n;
+    // Four at a time, which do not wait for each other.
+    int64_t some[4] = {identity, identity, identity, identity}, i = 0;
+    for (; i + 4 <= n; i += 4)
+      for (int k = 0; k < 4; ++k) some[k] = fold(some[k], row[i + k]);
+    for (; i < n; ++i) some[0] = fold(some[0], row[i]);
+    out.as<int64_t>()[r] = fold(fold(some[0], some[1]), fold(some[2], some[3]));
+  });
+}
+
 template <class T>
 void reduce_floating(int op, const View& x, const View& out) {
   const int64_t kept = out.numel(), total = x.numel();
@@ -200,6 +223,17 @@ void CpuBackendFast::reduce(ReduceOp op, View x, View out) {
     reduce_floating<float>(static_cast<int>(op), x, out);
   } else if (plain && op <= ReduceOp::sum_squares && x.dtype == DType::float64) {
     reduce_floating<double>(static_cast<int>(op), x, out);
+  } else if (plain && x.dtype == DType::int64 && op == ReduceOp::sum) {
+    const auto add = [](int64_t a, int64_t b) {
+      return scalar::wrap(scalar::bits(a) + scalar::bits(b));
+    };
+    reduce_integers(add, 0, x, out);
+  } else if (plain && x.dtype == DType::int64 && op == ReduceOp::min) {
+    const auto least = [](int64_t a, int64_t b) { return scalar::min(a, b); };
+    reduce_integers(least, std::numeric_limits<int64_t>::max(), x, out);
+  } else if (plain && x.dtype == DType::int64 && op == ReduceOp::max) {
+    const auto most = [](int64_t a, int64_t b) { return scalar::max(a, b); };
+    reduce_integers(most, std::numeric_limits<int64_t>::min(), x, out);
   } else {
     ReferenceBackend::reduce(op, x, out);
   }

@@ -1,5 +1,8 @@
 #include <algorithm>
+#include <functional>
+#include <type_traits>
 
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/axis_last.h"
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/loop.h"
@@ -55,6 +58,23 @@ void arg_reduce_floating(bool maximum, const View& x, int axis, const View& out)
   });
 }
 
+void arg_of_integers(bool maximum, const View& x, const View& out) {
+  const Lanes l(x, x.rank() - 1);
+  const int64_t group = std::max<int64_t>(1, kChunk / l.n);
+  for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t task) {
+    for (int64_t r = task * group; r < std::min(l.batches, (task + 1) * group); ++r) {
+      const int64_t* const row = x.as<const int64_t>() + r * l.n;
+      int64_t best = row[0], where = 0;
+      for (int64_t i = 1; i < l.n; ++i) {
+        if (!scalar::beats(maximum, row[i], best)) continue;
+        best = row[i];
+        where = i;
+      }
+      out.as<int64_t>()[r] = where;
+    }
+  });
+}
+
 template <class T>
 void cumsum(const View& x, int axis, bool reverse, const View& out) {
   const Lanes l(x, axis);
@@ -79,6 +99,83 @@ void cumsum(const View& x, int axis, bool reverse, const View& out) {
   });
 }
 
+/// Rows with running values of type A by join(running, element), four at a time, which do not wait
+/// for each other.
+template <class T, class A, class Join>
+void scan_rows(const View& x, bool reverse, const View& out, A first, Join join) {
+  constexpr int64_t side = 4;
+  const Lanes l(x, x.rank() - 1);
+  const auto run = [&](int64_t row, auto count) {
+    const T* const from = x.as<const T>() + row * l.n;
+    T* const to = out.as<T>() + row * l.n;
+    A running[count];
+    std::fill_n(running, count, first);
+    for (int64_t k = 0; k < l.n; ++k) {
+      const int64_t i = reverse ? l.n - 1 - k : k;
+      for (int r = 0; r < count; ++r) {
+        running[r] = join(running[r], static_cast<A>(from[r * l.n + i]));
+        to[r * l.n + i] = static_cast<T>(running[r]);
+      }
+    }
+  };
+  for_tasks(divide_up(l.batches, side), l.numel(), [&](int64_t i) {
+    const int64_t begin = i * side, end = std::min(l.batches, begin + side);
+    if (end - begin == side) return run(begin, std::integral_constant<int, side>{});
+    for (int64_t row = begin; row < end; ++row) run(row, std::integral_constant<int, 1>{});
+  });
+}
+
+/// Whether a running extreme gives way to the next value: to the latest of equals, and to the
+/// latest NaN, which no number follows.
+template <class T>
+bool gives_way(bool maximum, T best, T value) {
+  return (maximum ? value >= best : value <= best) | (value != value);
+}
+
+template <class T>
+void extremes_of_rows(bool maximum, const View& x, const View& values, const View& indices) {
+  const Lanes l(x, x.rank() - 1);
+  const int64_t group = std::max<int64_t>(1, kChunk / l.n);
+  for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t task) {
+    for (int64_t r = task * group; r < std::min(l.batches, (task + 1) * group); ++r) {
+      const T* const row = x.as<const T>() + r * l.n;
+      T* const to = values.as<T>() + r * l.n;
+      int64_t* const at = indices.as<int64_t>() + r * l.n;
+      T best = row[0];
+      int64_t where = 0;
+      for (int64_t i = 0; i < l.n; ++i) {
+        const bool next = gives_way(maximum, best, row[i]);
+        to[i] = best = next ? row[i] : best;
+        at[i] = where = next ? i : where;
+      }
+    }
+  });
+}
+
+template <class T>
+void extremes_of_columns(bool maximum, const View& x, int axis, const View& values,
+                         const View& indices) {
+  const Lanes l(x, axis);
+  for_strips(l, [&](int64_t batch, int64_t column, int64_t columns) {
+    const int64_t begin = batch * l.n * l.columns + column;
+    const T* from = x.as<const T>() + begin;
+    T* to = values.as<T>() + begin;
+    int64_t* at = indices.as<int64_t>() + begin;
+    std::copy_n(from, columns, to);
+    std::fill_n(at, columns, int64_t{0});
+    for (int64_t i = 1; i < l.n; ++i) {
+      const T* const best = to;
+      const int64_t* const where = at;
+      from += l.columns, to += l.columns, at += l.columns;
+      for (int64_t j = 0; j < columns; ++j) {
+        const bool next = gives_way(maximum, best[j], from[j]);
+        to[j] = next ? from[j] : best[j];
+        at[j] = next ? i : where[j];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void CpuBackendFast::arg_reduce(bool maximum, View x, int axis, View out) {
@@ -87,18 +184,52 @@ void CpuBackendFast::arg_reduce(bool maximum, View x, int axis, View out) {
     arg_reduce_floating<float>(maximum, x, axis, out);
   else if (plain && x.rank() > 0 && x.dtype == DType::float64)
     arg_reduce_floating<double>(maximum, x, axis, out);
+  else if (plain && x.rank() > 0 && x.dtype == DType::int64)
+    arg_of_integers(maximum, are_rows(axis, x) ? x : View(AxisLast(x, axis).copy()), out);
   else
     ReferenceBackend::arg_reduce(maximum, x, axis, out);
 }
 
 void CpuBackendFast::scan(ScanOp op, View x, int axis, bool reverse, View out) {
-  const bool plain = op == ScanOp::sum && x.rank() > 0 && x.dtype == out.dtype && x.numel() > 0;
-  if (plain && x.dtype == DType::float32)
-    cumsum<float>(x, axis, reverse, out);
-  else if (plain && x.dtype == DType::float64)
-    cumsum<double>(x, axis, reverse, out);
-  else
-    ReferenceBackend::scan(op, x, axis, reverse, out);
+  if (op == ScanOp::logsumexp || x.rank() == 0 || x.dtype != out.dtype || x.numel() == 0)
+    return ReferenceBackend::scan(op, x, axis, reverse, out);
+  const bool sum = op == ScanOp::sum;
+  if (sum && x.dtype == DType::float32) return cumsum<float>(x, axis, reverse, out);
+  if (sum && x.dtype == DType::float64) return cumsum<double>(x, axis, reverse, out);
+  if (!are_rows(axis, x, out)) {
+    const Tensor rows = AxisLast(x, axis).copy();
+    scan(op, rows, rows.rank() - 1, reverse, rows);
+    return copy(rows, AxisLast(out, axis).view);
+  }
+  const auto times = [](double a, double b) { return a * b; };
+  if (x.dtype == DType::float32) return scan_rows<float>(x, reverse, out, 1., times);
+  if (x.dtype == DType::float64) return scan_rows<double>(x, reverse, out, 1., times);
+  if (x.dtype != DType::int64) return ReferenceBackend::scan(op, x, axis, reverse, out);
+  if (sum) return scan_rows<int64_t>(x, reverse, out, uint64_t{0}, std::plus<uint64_t>());
+  scan_rows<int64_t>(x, reverse, out, uint64_t{1}, std::multiplies<uint64_t>());
+}
+
+void CpuBackendFast::scan_extreme(bool maximum, View x, int axis, View values, View indices) {
+  const char* op = maximum ? "cummax" : "cummin";
+  require_dtype(op, "values", values, x.dtype);
+  require_dtype(op, "indices", indices, DType::int64);
+  if (x.rank() == 0 || x.numel() == 0)
+    return ReferenceBackend::scan_extreme(maximum, x, axis, values, indices);
+  if (are_columns(axis, x, values, indices)) {
+    return visit_numeric(op, x.dtype, [&](auto tag) {
+      extremes_of_columns<typename decltype(tag)::type>(maximum, x, axis, values, indices);
+    });
+  }
+  if (!are_rows(axis, x, values, indices)) {
+    const AxisLast from(x, axis);
+    const Tensor rows = from.copy(), places = Tensor::empty(from.shape, DType::int64);
+    scan_extreme(maximum, rows, rows.rank() - 1, rows, places);
+    copy(rows, AxisLast(values, axis).view);
+    return copy(places, AxisLast(indices, axis).view);
+  }
+  visit_numeric(op, x.dtype, [&](auto tag) {
+    extremes_of_rows<typename decltype(tag)::type>(maximum, x, values, indices);
+  });
 }
 
 }  // namespace flowgrad::kernels

@@ -1,5 +1,6 @@
 #include <algorithm>
 
+#include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/cuda/offsets.cuh"
@@ -178,12 +179,6 @@ __global__ void __launch_bounds__(256)
   }
 }
 
-int64_t batch_of(const View& a) {
-  int64_t batch = 1;
-  for (int d = 0; d < a.rank() - 2; ++d) batch *= (*a.shape)[d];
-  return batch;
-}
-
 /// A block's working memory: shared, or a share of scratch memory for as many blocks as one launch
 /// may have then.
 struct Work {
@@ -220,7 +215,7 @@ void CudaBackend::lu(View a, View lu, View pivots, View sign) {
   require_dtype("lu", "pivots", pivots, DType::int64);
   require_dtype("lu", "sign", sign, a.dtype);
   const int64_t n = a.shape->back();
-  const int64_t batch = batch_of(a);
+  const int64_t batch = batch_of_matrices(*a.shape);
   visit_floating("lu", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (batch == 0) return;
@@ -237,7 +232,7 @@ void CudaBackend::lu(View a, View lu, View pivots, View sign) {
 void CudaBackend::cholesky(View a, View out) {
   require_dtype("cholesky", "out", out, a.dtype);
   const int64_t n = a.shape->back();
-  const int64_t batch = batch_of(a);
+  const int64_t batch = batch_of_matrices(*a.shape);
   visit_floating("cholesky", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (batch == 0 || n == 0) return;
@@ -253,9 +248,8 @@ void CudaBackend::cholesky(View a, View out) {
     unsigned long long failure = kNone;
     Staging::instance().to_host(&failure, flag.as<void>(), sizeof failure);
     if (failure != kNone) {
-      throw ValueError("cholesky: batch entry " + std::to_string(failure >> 32) +
-                       " is not positive definite: its leading minor of order " +
-                       std::to_string(failure & 0xffffffffu) + " is not positive");
+      not_positive_definite(static_cast<int64_t>(failure >> 32),
+                            static_cast<int64_t>(failure & 0xffffffffu));
     }
   });
 }
@@ -265,7 +259,7 @@ void CudaBackend::triangular_solve(View a, View b, bool upper, bool unit_diagona
   require_dtype("triangular_solve", "out", out, a.dtype);
   const int64_t n = a.shape->back();
   const int64_t columns = b.shape->back();
-  const int64_t batch = batch_of(a);
+  const int64_t batch = batch_of_matrices(*a.shape);
   visit_floating("triangular_solve", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     if (batch * n * columns == 0) return;

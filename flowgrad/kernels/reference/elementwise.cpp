@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "flowgrad/kernels/functions.h"
-#include "flowgrad/kernels/integer.h"
+#include "flowgrad/kernels/host_functions.h"
 #include "flowgrad/kernels/names.h"
 #include "flowgrad/kernels/reference/loops.h"
 #include "flowgrad/kernels/reference/reference.h"
@@ -78,18 +78,6 @@ BinaryDerivative<T> binary_derivative(BinaryOp op, int wrt) {
 }
 
 template <class T>
-bool (*compare_function(CompareOp op))(T, T) {
-  switch (op) {
-#define COMPARE(name, value) \
-  case CompareOp::name:      \
-    return [](T a, T b) { return value; };
-#include "flowgrad/kernels/elementwise.def"
-#undef COMPARE
-  }
-  return nullptr;
-}
-
-template <class T>
 bool (*predicate_function(PredicateOp op))(T) {
   switch (op) {
 #define PREDICATE(name, value) \
@@ -112,45 +100,6 @@ bool zero_cotangent_wins(UnaryOp op) {
 #undef UNARY
   }
   return WEAK && STRONG;
-}
-
-/// The operations that int64 has; nullptr for the others.
-UnaryFunction<int64_t> integer_unary_function(UnaryOp op) {
-  using I = int64_t;
-  switch (op) {
-    case UnaryOp::neg: return [](I x, I, I) { return wrap(-bits(x)); };
-    case UnaryOp::abs: return [](I x, I, I) { return x < 0 ? wrap(-bits(x)) : x; };
-    case UnaryOp::sign: return [](I x, I, I) { return I{x > 0} - I{x < 0}; };
-    case UnaryOp::floor:
-    case UnaryOp::ceil:
-    case UnaryOp::round: return [](I x, I, I) { return x; };
-    case UnaryOp::relu: return [](I x, I, I) { return x < 0 ? I{0} : x; };
-    case UnaryOp::pow_scalar: return [](I x, I p, I) { return power(x, p); };
-    case UnaryOp::square: return [](I x, I, I) { return wrap(bits(x) * bits(x)); };
-    case UnaryOp::clamp: return [](I x, I p, I q) { return max(min(x, q), p); };
-    case UnaryOp::add_scalar: return [](I x, I p, I) { return wrap(bits(x) + bits(p)); };
-    case UnaryOp::mul_scalar: return [](I x, I p, I) { return wrap(bits(x) * bits(p)); };
-    case UnaryOp::rsub_scalar: return [](I x, I p, I) { return wrap(bits(p) - bits(x)); };
-    default: return nullptr;
-  }
-}
-
-BinaryFunction<int64_t> integer_binary_function(BinaryOp op) {
-  using I = int64_t;
-  switch (op) {
-    case BinaryOp::add: return [](I a, I b) { return wrap(bits(a) + bits(b)); };
-    case BinaryOp::sub: return [](I a, I b) { return wrap(bits(a) - bits(b)); };
-    case BinaryOp::mul:
-    case BinaryOp::mul_zero: return [](I a, I b) { return wrap(bits(a) * bits(b)); };
-    case BinaryOp::maximum: return [](I a, I b) { return max(a, b); };
-    case BinaryOp::minimum: return [](I a, I b) { return min(a, b); };
-    case BinaryOp::remainder:
-      return [](I a, I b) {
-        if (b == 0) zero_divisor();
-        return b == -1 ? I{0} : remainder(a, b);  // the smallest integer % -1 traps
-      };
-    default: return nullptr;
-  }
 }
 
 }  // namespace
@@ -224,22 +173,20 @@ void ReferenceBackend::add_into(View in, View out) {
 
 void ReferenceBackend::unary(UnaryOp op, Params params, View x, View out) {
   require_dtype(name_of(op), "out", out, x.dtype);
-  const auto loop = [&]<class T>(scalar::UnaryFunction<T> f, T p, T q) {
+  const auto loop = [&]<class T>(auto f, T p, T q) {
     const T* in = x.as<T>();
     T* y = out.as<T>();
     for_each(
         *out.shape, [&](int64_t i, int64_t o) { y[o] = f(in[i], p, q); }, *x.strides, *out.strides);
   };
   if (x.dtype == DType::int64) {
-    const auto f = scalar::integer_unary_function(op);
-    if (!f) no_integer_form(name_of(op));
-    loop.operator()<int64_t>(f, integer_parameter(name_of(op), params.p),
-                             integer_parameter(name_of(op), params.q));
-    return;
+    const auto p = integer_parameter(name_of(op), params.p),
+               q = integer_parameter(name_of(op), params.q);
+    return scalar::visit_integer(op, [&](auto f) { loop(f, p, q); });
   }
   visit_floating(name_of(op), x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    loop.template operator()<T>(scalar::unary_function<T>(op), T(params.p), T(params.q));
+    loop(scalar::unary_function<T>(op), T(params.p), T(params.q));
   });
 }
 
@@ -266,7 +213,7 @@ void ReferenceBackend::unary_grad(UnaryOp op, Params params, View g, View x, Vie
 void ReferenceBackend::binary(BinaryOp op, View a, View b, View out) {
   require_dtype(name_of(op), "b", b, a.dtype);
   require_dtype(name_of(op), "out", out, a.dtype);
-  const auto loop = [&]<class T>(scalar::BinaryFunction<T> f) {
+  const auto loop = [&]<class T>(std::type_identity<T>, auto f) {
     const T* x = a.as<T>();
     const T* y = b.as<T>();
     T* z = out.as<T>();
@@ -275,14 +222,10 @@ void ReferenceBackend::binary(BinaryOp op, View a, View b, View out) {
         *b.strides, *out.strides);
   };
   if (a.dtype == DType::int64) {
-    const auto f = scalar::integer_binary_function(op);
-    if (!f) no_integer_form(name_of(op));
-    loop.operator()<int64_t>(f);
-    return;
+    return scalar::visit_integer(op, [&](auto f) { loop(std::type_identity<int64_t>{}, f); });
   }
   visit_floating(name_of(op), a.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    loop.template operator()<T>(scalar::binary_function<T>(op));
+    loop(tag, scalar::binary_function<typename decltype(tag)::type>(op));
   });
 }
 
@@ -306,12 +249,14 @@ void ReferenceBackend::compare(CompareOp op, View a, View b, View out) {
   require_dtype(name_of(op), "out", out, DType::boolean);
   const auto loop = [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const auto f = scalar::compare_function<T>(op);
     const T* x = a.as<T>();
     const T* y = b.as<T>();
-    for_each(
-        *out.shape, [&](int64_t i, int64_t j, int64_t o) { out.as<bool>()[o] = f(x[i], y[j]); },
-        *a.strides, *b.strides, *out.strides);
+    bool* z = out.as<bool>();
+    scalar::visit_comparison(op, [&](auto f) {
+      for_each(
+          *out.shape, [&](int64_t i, int64_t j, int64_t o) { z[o] = f(x[i], y[j]); }, *a.strides,
+          *b.strides, *out.strides);
+    });
   };
   if (a.dtype == DType::boolean) return loop(std::type_identity<bool>{});
   visit_numeric(name_of(op), a.dtype, loop);
@@ -332,16 +277,14 @@ void ReferenceBackend::logical(LogicalOp op, View a, View b, View out) {
   require_dtype(name_of(op), "a", a, DType::boolean);
   require_dtype(name_of(op), "b", b, DType::boolean);
   require_dtype(name_of(op), "out", out, DType::boolean);
-  for_each(
-      *out.shape,
-      [&](int64_t i, int64_t j, int64_t o) {
-        const bool x = a.as<bool>()[i];
-        const bool y = b.as<bool>()[j];
-        out.as<bool>()[o] = op == LogicalOp::logical_and  ? x && y
-                            : op == LogicalOp::logical_or ? x || y
-                                                          : x != y;
-      },
-      *a.strides, *b.strides, *out.strides);
+  const bool* x = a.as<bool>();
+  const bool* y = b.as<bool>();
+  bool* z = out.as<bool>();
+  scalar::visit_logical(op, [&](auto f) {
+    for_each(
+        *out.shape, [&](int64_t i, int64_t j, int64_t o) { z[o] = f(x[i], y[j]); }, *a.strides,
+        *b.strides, *out.strides);
+  });
 }
 
 void ReferenceBackend::where(View condition, View a, View b, View out) {

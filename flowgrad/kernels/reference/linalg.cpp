@@ -3,6 +3,8 @@
 #include <numeric>
 #include <vector>
 
+#include "flowgrad/kernels/axes.h"
+#include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/reference/loops.h"
 #include "flowgrad/kernels/reference/reference.h"
 
@@ -11,13 +13,6 @@ namespace flowgrad::kernels {
 using namespace reference;
 
 namespace {
-
-int64_t batch_of(const View& a) {
-  Shape batch = *a.shape;
-  batch.erase(batch.rank() - 1);
-  batch.erase(batch.rank() - 1);
-  return numel(batch);
-}
 
 /// A square matrix in double, so that float32 inputs lose nothing on the way.
 struct Square {
@@ -67,7 +62,7 @@ void ReferenceBackend::lu(View a, View lu, View pivots, View sign) {
   const int64_t n = a.shape->back();
   visit_floating("lu", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int64_t i = 0; i < batch_of(a); ++i) {
+    for (int64_t i = 0; i < batch_of_matrices(*a.shape); ++i) {
       Square m(a.as<T>() + i * n * n, n);
       sign.as<T>()[i] = static_cast<T>(factor_lu(m, pivots.as<int64_t>() + i * n));
       m.store(lu.as<T>() + i * n * n);
@@ -80,16 +75,12 @@ void ReferenceBackend::cholesky(View a, View out) {
   const int64_t n = a.shape->back();
   visit_floating("cholesky", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    for (int64_t entry = 0; entry < batch_of(a); ++entry) {
+    for (int64_t entry = 0; entry < batch_of_matrices(*a.shape); ++entry) {
       Square m(a.as<T>() + entry * n * n, n);
       for (int64_t j = 0; j < n; ++j) {
         double d = m(j, j);
         for (int64_t k = 0; k < j; ++k) d -= m(j, k) * m(j, k);
-        if (!(d > 0.0)) {  // NaN is refused too
-          throw ValueError("cholesky: batch entry " + std::to_string(entry) +
-                           " is not positive definite: its leading minor of order " +
-                           std::to_string(j + 1) + " is not positive");
-        }
+        if (!(d > 0.0)) not_positive_definite(entry, j + 1);  // NaN is refused too
         m(j, j) = std::sqrt(d);
         for (int64_t i = j + 1; i < n; ++i) {
           double s = m(i, j);
@@ -111,7 +102,7 @@ void ReferenceBackend::triangular_solve(View a, View b, bool upper, bool unit_di
   visit_floating("triangular_solve", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     std::vector<double> x(static_cast<size_t>(n));
-    for (int64_t entry = 0; entry < batch_of(a); ++entry) {
+    for (int64_t entry = 0; entry < batch_of_matrices(*a.shape); ++entry) {
       const T* m = a.as<T>() + entry * n * n;
       const T* right = b.as<T>() + entry * n * columns;
       T* left = out.as<T>() + entry * n * columns;

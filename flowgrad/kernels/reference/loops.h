@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <string>
 #include <utility>
@@ -23,11 +24,16 @@ void for_each(const Shape& shape, F&& f, const S&... strides) {
   const int64_t inner = rank == 0 ? 1 : shape.back();
   for (size_t k = 0; k < n; ++k) step[k] = rank == 0 ? 0 : all[k]->back();
   Dims index = Dims::filled(rank, 0);
+  const bool unit_steps = std::all_of(step.begin(), step.end(), [](int64_t s) { return s == 1; });
   while (true) {
     std::array<int64_t, n> at = start;
-    for (int64_t i = 0; i < inner; ++i) {
-      std::apply(f, at);
-      for (size_t k = 0; k < n; ++k) at[k] += step[k];
+    if (unit_steps) {  // known steps: a loop that the compiler can make fast
+      for (int64_t i = 0; i < inner; ++i) std::apply([&](auto... from) { f(from + i...); }, start);
+    } else {
+      for (int64_t i = 0; i < inner; ++i) {
+        std::apply(f, at);
+        for (size_t k = 0; k < n; ++k) at[k] += step[k];
+      }
     }
     int d = rank - 2;
     for (; d >= 0; --d) {
