@@ -24,6 +24,7 @@ def memory_kernels(rows, columns):
     weight, bias = torch.randn(columns), torch.randn(columns)
     chosen = torch.randint(rows, (rows,))
     places = torch.randint(columns, (rows, columns))
+    positions, factors = torch.empty(rows, columns, dtype=torch.int64), 1 + 0.01 * x
     soft = torch.softmax(x, 1)
     _, mean, scale = torch.native_layer_norm(x, (columns,), weight, bias, 1e-5)
     of_rows, of_columns, of_all = torch.empty(rows, 1), torch.empty(1, columns), torch.empty(1, 1)
@@ -54,6 +55,10 @@ def memory_kernels(rows, columns):
         "layer norm gradient": lambda: aten.native_layer_norm_backward(y, x, (columns,), mean, scale, weight, bias, [True] * 3),
         "cumsum of rows": lambda: torch.cumsum(x, 1, out=out),
         "cumsum of columns": lambda: torch.cumsum(x, 0, out=out),
+        "cumprod of rows": lambda: torch.cumprod(factors, 1, out=out),
+        "cummax of rows": lambda: torch.cummax(x, 1, out=(out, positions)),
+        "cummax of columns": lambda: torch.cummax(x, 0, out=(out, positions)),
+        "sort of rows": lambda: torch.sort(x, dim=1, stable=True, out=(out, positions)),
         "index_select": lambda: torch.index_select(x, 0, chosen, out=out),
         "index_add": lambda: out.index_add_(0, chosen, x),
         "gather": lambda: torch.gather(x, 1, places, out=out),
@@ -88,9 +93,20 @@ def pooling(images, height, channels, kernel, stride):
     }
 
 
+def factorisations(n):
+    a, right = torch.randn(n, n), torch.randn(n, n)
+    square, triangle = a @ a.T / n + torch.eye(n), a + n * torch.eye(n)
+    return {
+        "lu": lambda: torch.linalg.lu_factor(a),
+        "cholesky": lambda: torch.linalg.cholesky(square),
+        "triangular solve": lambda: torch.linalg.solve_triangular(triangle, right, upper=True),
+    }
+
+
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling})}
+            "bench_network": ([], {6: convolutions, 5: pooling}),
+            "bench_linalg": ([], {1: factorisations})}
 
 
 def median_time(run, budget):

@@ -117,14 +117,27 @@ void add_reductions(Builder& b) {
         k.layer_norm_grad({t[1], {}, 1e-5}, t[0], t[2], t[3], t[6], t[4], t[5]);
       },
       1e-4);
-  for (const auto& [name, axis] : {std::pair{"cumsum of rows", 1}, {"cumsum of columns", 0}}) {
+}
+
+void add_scans(Builder& b) {
+  const Tensor x = b.normal(), out = b.space();
+  const Tensor places = zeros(b.shape(), DType::int64, x.device());
+  const auto scan = [&](const char* name, kernels::ScanOp op, int axis, const Tensor& from) {
     b.add(
-        name, {x, out},
-        [axis = axis](Backend& k, const Tensors& t) {
-          k.scan(kernels::ScanOp::sum, t[0], axis, false, t[1]);
-        },
-        1e-5);
-  }
+        name, {from, out},
+        [op, axis](Backend& k, const Tensors& t) { k.scan(op, t[0], axis, false, t[1]); }, 1e-5);
+  };
+  scan("cumsum of rows", kernels::ScanOp::sum, 1, x);
+  scan("cumsum of columns", kernels::ScanOp::sum, 0, x);
+  scan("cumprod of rows", kernels::ScanOp::prod, 1, 1.0 + 0.01 * x);
+  const auto two = [&](const char* name, const Work& work) {
+    b.add(name, {x, out, places}, {1, 2}, {1}, work);
+  };
+  two("cummax of rows",
+      [](Backend& k, const Tensors& t) { k.scan_extreme(true, t[0], 1, t[1], t[2]); });
+  two("cummax of columns",
+      [](Backend& k, const Tensors& t) { k.scan_extreme(true, t[0], 0, t[1], t[2]); });
+  two("sort of rows", [](Backend& k, const Tensors& t) { k.sort(t[0], 1, false, t[1], t[2]); });
 }
 
 void add_indexing(Builder& b) {
@@ -192,6 +205,7 @@ std::vector<Case> cases(const Options& o) {
     Builder b(o.device, size[0], size[1]);
     add_elementwise(b);
     add_reductions(b);
+    add_scans(b);
     add_indexing(b);
     add_random(b);
     add_optimizer(b);

@@ -56,7 +56,8 @@ template <class Visit>
 void visit_comparison(CompareOp op, Visit&& visit) {
   switch (op) {
 #define COMPARE(name, value) \
-  case CompareOp::name: return visit([](auto a, auto b) -> bool { return value; });
+  case CompareOp::name:      \
+    return visit([](auto a, auto b) -> bool { return value; });
 #include "flowgrad/kernels/elementwise.def"
 #undef COMPARE
   }

@@ -23,8 +23,8 @@ constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 /// Sizes around those of registers, lanes that are sorted by insertion, chunks and shared work.
 std::vector<Shape> shapes() {
-  return {{0},      {1},     {7},         {4, 0},  {0, 4},     {3, 5},   {17, 33}, {48, 49},
-          {5, 600}, {2, 3, 40}, {3, 50, 20}, {40000}, {300, 150}, {2, 20000}};
+  return {{0},      {1},      {7},        {4, 0},      {0, 4},  {3, 5},     {17, 33},
+          {48, 49}, {5, 600}, {2, 3, 40}, {3, 50, 20}, {40000}, {300, 150}, {2, 20000}};
 }
 
 /// Few different numbers, so that there are ties, and the ends of the range.
@@ -59,7 +59,8 @@ Tensor numbers_of(const Shape& shape, uint64_t seed, DType dtype) {
 
 /// A result of `shape`, of the layout that a case asks for.
 Tensor result(const Shape& shape, DType dtype, bool awkward) {
-  const Tensor t = Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), 1), shape, dtype);
+  const Tensor t =
+      Tensor::from(std::vector<double>(static_cast<size_t>(numel(shape)), 1), shape, dtype);
   return awkward ? strided(t, 11) : t;
 }
 
@@ -123,8 +124,9 @@ TEST_CASE("comparisons, logic and choices have the reference's bits", "[cpu_inte
   for (const Shape& shape : shapes()) {
     const Tensor a = integers_of(shape, 1), b = integers_of(shape, 2);
     const Tensor p = booleans_of(shape, 3), q = booleans_of(shape, 4);
-    for (const CompareOp op : {CompareOp::equal, CompareOp::not_equal, CompareOp::less,
-                               CompareOp::less_equal, CompareOp::greater, CompareOp::greater_equal}) {
+    for (const CompareOp op :
+         {CompareOp::equal, CompareOp::not_equal, CompareOp::less, CompareOp::less_equal,
+          CompareOp::greater, CompareOp::greater_equal}) {
       same_bits(name_of(op) + (" " + shape.to_string()), [&](Backend& on, bool awkward) {
         std::vector<Tensor> out{result(shape, DType::boolean, awkward),
                                 result(shape, DType::boolean, awkward)};
@@ -158,8 +160,8 @@ TEST_CASE("integer reductions and scans have the reference's bits", "[cpu_intege
       const std::string what = shape.to_string() + " along " + std::to_string(axis);
       same_bits(what, [&](Backend& on, bool awkward) {
         std::vector<Tensor> out;
-        for (const ReduceOp op : {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max,
-                                  ReduceOp::sum_squares}) {
+        for (const ReduceOp op :
+             {ReduceOp::sum, ReduceOp::prod, ReduceOp::min, ReduceOp::max, ReduceOp::sum_squares}) {
           out.push_back(result(reduced, DType::int64, awkward));
           on.reduce(op, laid_out(x, awkward, 3), out.back());
         }
@@ -192,7 +194,8 @@ TEST_CASE("running products and extremes have the reference's bits", "[cpu_integ
           for (const bool maximum : {false, true}) {
             out.push_back(result(shape, dtype, awkward));
             out.push_back(result(shape, DType::int64, awkward));
-            on.scan_extreme(maximum, laid_out(x, awkward, 3), axis, out[out.size() - 2], out.back());
+            on.scan_extreme(maximum, laid_out(x, awkward, 3), axis, out[out.size() - 2],
+                            out.back());
           }
           for (const bool reverse : {false, true}) {
             if (dtype == DType::int64) break;
@@ -207,7 +210,8 @@ TEST_CASE("running products and extremes have the reference's bits", "[cpu_integ
   }
 }
 
-TEST_CASE("sorting is the reference's: stable, NaN last, signed zeros equal", "[cpu_integers_test]") {
+TEST_CASE("sorting is the reference's: stable, NaN last, signed zeros equal",
+          "[cpu_integers_test]") {
   for (const DType dtype : {DType::float32, DType::float64, DType::int64}) {
     for (const Shape& shape : shapes()) {
       const Tensor x = numbers_of(shape, 7, dtype);

@@ -42,8 +42,9 @@ void subtract_product(int64_t m, int64_t n, int64_t k, Part a, Part b, bool tran
   double* const minus = scratch_of<double>(ScratchSlot::operand, m * k);
   for (int64_t i = 0; i < m; ++i)
     std::transform(a[i], a[i] + k, minus + i * k, std::negate<double>());
-  Gemm<double> g = product<double>(m, n, k, rows_of<double>(minus, k),
-                                   {b.at, transposed ? 1 : b.ld, transposed ? b.ld : 1}, c.at, true);
+  Gemm<double> g =
+      product<double>(m, n, k, rows_of<double>(minus, k),
+                      {b.at, transposed ? 1 : b.ld, transposed ? b.ld : 1}, c.at, true);
   g.ldc = c.ld;
   gemm(g);
 }

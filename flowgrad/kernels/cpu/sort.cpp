@@ -55,7 +55,9 @@ template <class T>
 Entry<T>* radix_sort(Entry<T>* entries, Entry<T>* other, int64_t n) {
   constexpr int passes = 8 * static_cast<int>(sizeof(T)) / kDigitBits;
   uint32_t counts[passes][kDigits] = {};
-  const auto digit = [](Key<T> key, int pass) { return key >> (kDigitBits * pass) & (kDigits - 1); };
+  const auto digit = [](Key<T> key, int pass) {
+    return key >> (kDigitBits * pass) & (kDigits - 1);
+  };
   for (int64_t i = 0; i < n; ++i)
     for (int pass = 0; pass < passes; ++pass) ++counts[pass][digit(entries[i].key, pass)];
   for (int pass = 0; pass < passes; ++pass) {
