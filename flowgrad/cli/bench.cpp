@@ -112,8 +112,9 @@ void run_bench(const BenchArguments& a) {
     root["measured_gflops"] = limit.gflops;
     root["measured_gbytes"] = limit.gbytes;
     fmt::print(
-        "{}, {} threads, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n",
-        cpu_name(), kernels::num_threads(), kernels::cpu::isa().name, limit.gflops, limit.gbytes);
+        "{}, {} thread{}, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n",
+        cpu_name(), kernels::num_threads(), kernels::num_threads() == 1 ? "" : "s",
+        kernels::cpu::isa().name, limit.gflops, limit.gbytes);
   }
   int failed = 0;
   for (const BenchCase& c : cases) {

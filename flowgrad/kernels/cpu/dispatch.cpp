@@ -61,6 +61,9 @@ bool has_avx2() {
          __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
 }
 bool has_avx512() {
+#if defined(FLOWGRAD_EMULATED_AVX512)
+  return has_avx2();
+#endif
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl");
@@ -102,8 +105,12 @@ const Isa& named(const std::string& name) {
 }
 
 const Isa& widest() {
-  for (const Isa& i : kIsas)
+  for (const Isa& i : kIsas) {
+#if defined(FLOWGRAD_EMULATED_AVX512)
+    if (i.name == std::string("avx512")) continue;  // only where it is asked for
+#endif
     if (i.supported()) return i;
+  }
   return kIsas[std::size(kIsas) - 1];
 }
 

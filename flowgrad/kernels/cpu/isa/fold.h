@@ -50,7 +50,7 @@ struct Max {
 template <class T>
 FG_INLINE vec<T> load_or(const T* p, int count, double fill) {
   vec<T> v(fill);
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof(T) == 4)
     return {_mm512_mask_loadu_ps(v.v, static_cast<__mmask16>((1u << count) - 1u), p)};
   else

@@ -8,7 +8,7 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
 constexpr bool kMaskedStores = true;
 constexpr int kTileRows = 14;
 #elif defined(__AVX2__)
@@ -51,7 +51,7 @@ struct Tile {
 /// Keeps the compiler from reading x from memory again for every use.
 template <class V>
 FG_INLINE void keep_in_register([[maybe_unused]] V& x) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(FLOWGRAD_EMULATED_AVX512)
   asm("" : "+v"(x.v));
 #endif
 }

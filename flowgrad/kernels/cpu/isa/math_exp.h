@@ -140,7 +140,7 @@ FG_INLINE vec<T, N> power_of_two(Raw<BitsOf<T>, N> n) {
 /// p 2^n for p near 1, rounded once below the normal range, infinite above it.
 template <class T, int N>
 FG_INLINE vec<T, N> scale(vec<T, N> p, const ExpReduction<T, N>& e) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof p.v == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_scalef_ps(static_cast<__mmask16>(-1), p.v, e.n.v)};
   if constexpr (sizeof p.v == 64 && std::is_same_v<T, double>)

@@ -23,7 +23,7 @@ using Words64 = Raw<uint64_t, kBlocks>;
 
 /// The product of the lower halves of every lane.
 FG_INLINE Words64 multiply(Words64 a, uint64_t b) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   // With a mask of all lanes: the plain one reads a register that it leaves undefined, and g++ 12
   // warns of that.
   return reinterpret_cast<Words64>(_mm512_maskz_mul_epu32(

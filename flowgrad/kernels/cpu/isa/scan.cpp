@@ -13,7 +13,7 @@ using std::int64_t;
 /// A bit for every lane.
 template <class T, int N>
 FG_INLINE std::uint64_t bits_of(mask<T, N> c) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof c.m == 64 && sizeof(T) == 4)
     return _mm512_movepi32_mask(reinterpret_cast<__m512i>(c.m));
   if constexpr (sizeof c.m == 64 && sizeof(T) == 8)

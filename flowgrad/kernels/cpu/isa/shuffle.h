@@ -57,7 +57,7 @@ FG_INLINE void transpose(vec<T, N> (&x)[N]) {
 /// 128 bits each from p, p + stride, p + 2 stride ..., one behind the other.
 template <class T, int N>
 FG_INLINE vec<T, N> load_quarters(const T* p, [[maybe_unused]] std::int64_t stride) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof(Raw<T, N>) == 64) {
     const auto at = [=](int i) {
       return _mm_loadu_ps(reinterpret_cast<const float*>(p + i * stride));

@@ -15,10 +15,17 @@
 
 #define FG_INLINE inline __attribute__((always_inline))
 
+#if defined(FLOWGRAD_EMULATED_AVX512)
+#include "flowgrad/kernels/cpu/isa/avx512_emulated.h"
+#define FG_AVX512
+#elif defined(__AVX512F__)
+#define FG_AVX512
+#endif
+
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
@@ -128,7 +135,7 @@ FG_INLINE vec<T, N> select(mask<T, N> c, vec<T, N> a, vec<T, N> b) {
 
 template <class T, int N>
 FG_INLINE bool any(mask<T, N> c) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof c.m == 64 && sizeof(T) == 4)
     return _mm512_test_epi32_mask(reinterpret_cast<__m512i>(c.m), reinterpret_cast<__m512i>(c.m)) !=
            0;
@@ -159,7 +166,7 @@ FG_INLINE __m256i first_words(int n) {
 
 template <class T, int N>
 FG_INLINE vec<T, N> vec<T, N>::load(const T* p, int n) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof(Raw<T, N>) == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p)};
   if constexpr (sizeof(Raw<T, N>) == 64 && std::is_same_v<T, double>)
@@ -178,7 +185,7 @@ FG_INLINE vec<T, N> vec<T, N>::load(const T* p, int n) {
 
 template <class T, int N>
 FG_INLINE void vec<T, N>::store(T* p, int n) const {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof v == 64 && std::is_same_v<T, float>) {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v);
     return;
@@ -224,7 +231,7 @@ FG_INLINE void vec<T, N>::store(T* p, int n) const {
 /// a * b + c, rounded once where the instruction set can.
 template <class T, int N>
 FG_INLINE vec<T, N> fma(vec<T, N> a, vec<T, N> b, vec<T, N> c) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
     return {_mm512_fmadd_ps(a.v, b.v, c.v)};
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
@@ -256,7 +263,7 @@ FG_INLINE vec<T, N> copysign(vec<T, N> x, vec<T, N> s) {
 
 template <class T, int N>
 FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_sqrt_ps(static_cast<__mmask16>(-1), x.v)};
   if constexpr (sizeof x.v == 64 && std::is_same_v<T, double>)
@@ -277,7 +284,7 @@ FG_INLINE vec<T, N> sqrt(vec<T, N> x) {
 /// Mode 0: nearest even, 1: down, 2: up.
 template <int Mode, class T, int N>
 FG_INLINE vec<T, N> round_mode(vec<T, N> x) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   // The unmasked forms start from an undefined register, which GCC 12 warns of.
   if constexpr (sizeof x.v == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_roundscale_ps(static_cast<__mmask16>(-1), x.v, Mode | 8)};
@@ -318,7 +325,7 @@ FG_INLINE vec<T, N> ceil(vec<T, N> x) {
 /// a > b ? a : b, which is b where one of them is NaN: what the processor's instruction gives.
 template <class T, int N>
 FG_INLINE vec<T, N> larger(vec<T, N> a, vec<T, N> b) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_max_ps(static_cast<__mmask16>(-1), a.v, b.v)};
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
@@ -333,7 +340,7 @@ FG_INLINE vec<T, N> larger(vec<T, N> a, vec<T, N> b) {
 /// a < b ? a : b, which is b where one of them is NaN.
 template <class T, int N>
 FG_INLINE vec<T, N> smaller(vec<T, N> a, vec<T, N> b) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, float>)
     return {_mm512_maskz_min_ps(static_cast<__mmask16>(-1), a.v, b.v)};
   if constexpr (sizeof a.v == 64 && std::is_same_v<T, double>)
@@ -367,7 +374,7 @@ FG_INLINE vec<T, N> sign(vec<T, N> x) {
 // GCC 12 converts whole registers in halves, and joins halves by way of memory.
 template <class T, int N>
 FG_INLINE vec<double, N> to_double(vec<T, N> x) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (std::is_same_v<T, float> && N == 8)
     return {_mm512_maskz_cvtps_pd(static_cast<__mmask8>(-1), x.v)};
 #endif
@@ -378,7 +385,7 @@ FG_INLINE vec<double, N> to_double(vec<T, N> x) {
 }
 template <class T, int N>
 FG_INLINE vec<float, N> to_float(vec<T, N> x) {
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (std::is_same_v<T, double> && N == 8)
     return {_mm512_maskz_cvtpd_ps(static_cast<__mmask8>(-1), x.v)};
 #endif
@@ -396,7 +403,7 @@ struct Halves {
 template <int N>
 FG_INLINE Halves<N> widen(vec<float, N> x) {
   // Copied in halves, a register would go by way of memory, with two stores before one load.
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
   if constexpr (N == 16) {
     const auto half = [&]<int I>() __attribute__((always_inline)) {
       return to_double(vec<float, 8>(reinterpret_cast<__m256>(_mm512_maskz_extractf64x4_pd(

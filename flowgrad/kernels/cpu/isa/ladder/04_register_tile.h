@@ -10,7 +10,7 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(FG_AVX512)
 constexpr int kLadderRows = 12;  // of 32 registers: 24 sums, 2 of B, 1 of A
 #else
 constexpr int kLadderRows = 6;  // of 16 registers: 12 sums, 2 of B, 1 of A
