@@ -24,8 +24,8 @@ void add_training(Command& c, TrainArguments& a) {
          {.open_above = true});
   c.choice(
       "--graph", a.graph,
-      "On cuda, loss and gradients of a step as one CUDA graph, with the same bits: off, on, or "
-      "auto where the model allows it",
+      "On cuda, a whole step as one CUDA graph, with the same bits: off, on, or auto where the "
+      "model allows it",
       {"off", "on", "auto"});
   c.group("Run");
   c.text("--run", a.run, "Folder of the run; empty = one under runs/", "FOLDER");

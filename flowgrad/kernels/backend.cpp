@@ -1,6 +1,7 @@
 #include "flowgrad/kernels/backend.h"
 
 #include <atomic>
+#include <cmath>
 #include <cstdlib>
 #include <string>
 
@@ -43,6 +44,16 @@ const bool cuda_is_registered = (register_cuda(), true);
 
 }  // namespace
 
+StepNumbers numbers_of(const AdamParams& o) {
+  return {.rate = o.lr / o.correction1,
+          .shrink = o.decoupled ? 1 - o.lr * o.weight_decay : 1,
+          .root = 1 / std::sqrt(o.correction2)};
+}
+
+StepNumbers numbers_of(const SgdParams& o) {
+  return {.rate = o.lr, .first_step = o.first_step ? 1.0 : 0.0};
+}
+
 bool is_solvable(const CnfField& field, const SolveSteps& steps, bool gradient) {
   const View* const given[] = {&field.x,           &field.t,    &field.bias,     &field.middle,
                                &field.middle_bias, &field.out,  &field.out_bias, &field.left,
@@ -70,6 +81,14 @@ void Backend::cnf_solve(const CnfField&, const SolveSteps&, View, View, View, Vi
 void Backend::cnf_solve_grad(const CnfField&, const SolveSteps&, View, View, View, View, View, View,
                              View) {
   throw DeviceError(std::string("cnf_solve_grad: backend ") + name() + " has no such kernel");
+}
+
+void Backend::average_step(std::span<const AverageSlot> slots, const AverageParams& params) {
+  for (const AverageSlot& slot : slots) lerp(slot.average, slot.value, params.decay);
+}
+
+void Backend::judge_step(View, std::span<const View>, double, StepVerdict*) {
+  throw DeviceError(std::string("judge_step: backend ") + name() + " records no steps");
 }
 
 void Backend::sample(const Sampler&, View, View) {

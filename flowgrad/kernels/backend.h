@@ -72,17 +72,56 @@ struct OptimizerSlot {
   View parameter, gradient, moment1, moment2;
 };
 
+/// What of an update changes from step to step, as kernels use it. Each reads what it needs.
+struct StepNumbers {
+  double rate = 0;        // lr, for Adam over correction1
+  double shrink = 1;      // factor of the parameter, AdamW's decay
+  double root = 1;        // 1 / sqrt(correction2)
+  double first_step = 0;  // 1: the momentum's buffer starts here
+  double decay = 0;       // of an average
+};
+
+/// What a step came to before its update.
+struct StepVerdict {
+  double loss, norm;
+  /// Of the gradients, so that their norm is at most the largest one; 1: they are left alone.
+  double factor;
+  /// 0 where loss or norm is not finite: then the update changes nothing.
+  double counts;
+};
+
+/// For an update that is captured (DeviceGraph), on the device: the numbers of each run, which
+/// replace those of the arguments, and the verdict of judge_step. For backends that record only.
+struct CapturedStep {
+  const StepNumbers* numbers = nullptr;
+  const StepVerdict* verdict = nullptr;
+};
+
 struct AdamParams {
   double lr, beta1, beta2, epsilon, weight_decay;
   /// 1 - beta^step.
   double correction1, correction2;
   /// True: AdamW's decay, applied to the parameter. False: L2 added to the gradient.
   bool decoupled;
+  CapturedStep captured = {};
 };
+StepNumbers numbers_of(const AdamParams& params);
 
 struct SgdParams {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, first_step;
+  CapturedStep captured = {};
+};
+StepNumbers numbers_of(const SgdParams& params);
+
+/// An average and what it is of: of one dtype and shape.
+struct AverageSlot {
+  View average, value;
+};
+
+struct AverageParams {
+  double decay;
+  CapturedStep captured = {};
 };
 
 /// n_steps steps of size h from t0 by an explicit Runge-Kutta method whose stages read the slope of
@@ -393,6 +432,12 @@ class Backend {
   virtual void scale(View out, double factor) = 0;
   /// In place: average = decay * average + (1 - decay) * value.
   virtual void lerp(View average, View value, double decay) = 0;
+  /// lerp of many averages in one call.
+  virtual void average_step(std::span<const AverageSlot> slots, const AverageParams& params);
+  /// Of a captured step: the verdict from the loss, one number, and all gradients, whose norm
+  /// clip_norm bounds (0: nothing does). A backend that does not record lacks it.
+  virtual void judge_step(View loss, std::span<const View> gradients, double clip_norm,
+                          StepVerdict* verdict);
 };
 
 /// The backend for a device. The CPU has two: the fast one (default) and the plain reference loops,

@@ -18,7 +18,14 @@ Ema::Ema(NamedTensors parameters, double decay, bool warm_up)
         fmt::format("Ema: decay = {} given; 0 up to, not including, 1 is accepted", decay));
   }
   NoGrad off;
-  for (const auto& [name, p] : parameters_) averages_.push_back(clone(p.detach()));
+  for (const auto& [name, p] : parameters_) {
+    if (p.device() != parameters_.front().second.device()) {
+      throw DeviceError(fmt::format(
+          "Ema: \"{}\" is on {} and a parameter before it on {}; all must be on one device", name,
+          p.device().to_string(), parameters_.front().second.device().to_string()));
+    }
+    averages_.push_back(clone(p.detach()));
+  }
 }
 
 void Ema::check_not_swapped(const char* who) const {
@@ -28,10 +35,13 @@ void Ema::check_not_swapped(const char* who) const {
   }
 }
 
-void Ema::update() {
-  check_not_swapped("update");
+double Ema::next_decay() const {
   const auto n = static_cast<double>(updates_);
-  const double d = warm_up_ ? std::min(decay_, (1 + n) / (10 + n)) : decay_;
+  return warm_up_ ? std::min(decay_, (1 + n) / (10 + n)) : decay_;
+}
+
+void Ema::queue(const kernels::CapturedStep& captured) const {
+  std::vector<kernels::AverageSlot> slots;
   for (size_t i = 0; i < averages_.size(); ++i) {
     const auto& [name, p] = parameters_[i];
     if (p.device() != averages_[i].device()) {
@@ -39,10 +49,21 @@ void Ema::update() {
           fmt::format("Ema: \"{}\" is on {} and its average on {}; build the Ema after Module::to",
                       name, p.device().to_string(), averages_[i].device().to_string()));
     }
-    kernels::backend(averages_[i].device()).lerp(averages_[i], p, d);
-    averages_[i].storage().mark_written("ema update");
+    slots.push_back({averages_[i], p});
   }
+  if (slots.empty()) return;
+  kernels::backend(averages_.front().device()).average_step(slots, {next_decay(), captured});
+}
+
+void Ema::count() {
+  for (const Tensor& average : averages_) average.storage().mark_written("ema update");
   ++updates_;
+}
+
+void Ema::update() {
+  check_not_swapped("update");
+  queue({});
+  count();
 }
 
 void Ema::swap() {

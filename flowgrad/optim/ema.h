@@ -5,12 +5,16 @@
 #include "flowgrad/core/tensor.h"
 
 namespace flowgrad {
+namespace kernels {
+struct CapturedStep;
+}
 
 /// Exponential moving average of parameters: average = d average + (1 - d) value. With `warm_up`,
 /// d = min(decay, (1 + updates) / (10 + updates)), so that the first steps count.
 class Ema {
  public:
-  /// Copies the parameters; ValueError for a decay outside [0, 1).
+  /// Copies the parameters; ValueError for a decay outside [0, 1), DeviceError for parameters on
+  /// two devices.
   Ema(NamedTensors parameters, double decay, bool warm_up = true);
 
   /// Raises ValueError while swapped.
@@ -27,7 +31,13 @@ class Ema {
   void load_state_dict(const NamedTensors& state);
 
  private:
+  friend class StepGraph;
   void check_not_swapped(const char* who) const;
+  /// Of the next update.
+  double next_decay() const;
+  void queue(const kernels::CapturedStep& captured) const;
+  /// Notes that the averages were updated.
+  void count();
 
   NamedTensors parameters_;
   std::vector<Tensor> averages_;

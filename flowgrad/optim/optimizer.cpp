@@ -56,6 +56,7 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, double lr,
       if (!names.insert(name).second) {
         throw ValueError(fmt::format("optimizer: \"{}\" is given twice", name));
       }
+      all_.emplace_back(name, tensor);
       State& state = states_.emplace_back();
       for (size_t m = 0; m < moment_names_.size(); ++m) state.moments.push_back(zeros_like(tensor));
     }
@@ -64,54 +65,89 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, double lr,
 
 void Optimizer::set_learning_rate(double lr) { lr_ = checked_rate(lr); }
 
-NamedTensors Optimizer::parameters() const {
-  NamedTensors all;
-  for (const ParameterGroup& group : groups_) {
-    all.insert(all.end(), group.parameters.begin(), group.parameters.end());
-  }
-  return all;
-}
-
 void Optimizer::zero_grad() const {
-  for (const ParameterGroup& group : groups_) {
-    for (const auto& [name, tensor] : group.parameters) tensor.zero_grad();
-  }
+  for (const auto& [name, tensor] : all_) tensor.zero_grad();
 }
 
-void Optimizer::step() {
-  NoGrad off;
+std::vector<Optimizer::Batch> Optimizer::batches() const {
+  std::vector<Batch> out;
   size_t next = 0;
-  for (const ParameterGroup& group : groups_) {
-    // One kernel call for all parameters of the same age, which nearly always are all of them.
-    std::map<int64_t, std::vector<kernels::OptimizerSlot>> by_age;
-    std::vector<Tensor> gradients;  // slots borrow from them
-    gradients.reserve(group.parameters.size());
-    for (const auto& [name, p] : group.parameters) {
-      State& state = states_[next++];
+  for (size_t g = 0; g < groups_.size(); ++g) {
+    // Nearly always all parameters of a group are of one age.
+    std::map<int64_t, std::vector<size_t>> by_age;
+    for (const auto& [name, p] : groups_[g].parameters) {
+      const size_t i = next++;
       if (p.device() != device_) {
         throw DeviceError(
             fmt::format("optimizer: \"{}\" is on {} and its state on {}; build the optimizer after "
                         "Module::to",
                         name, p.device().to_string(), device_.to_string()));
       }
-      if (!p.grad().defined()) continue;
-      gradients.push_back(contiguous(p.grad()));
-      kernels::OptimizerSlot slot{p, gradients.back(), {}, {}};
-      if (!state.moments.empty()) slot.moment1 = state.moments[0];
-      if (state.moments.size() > 1) slot.moment2 = state.moments[1];
-      by_age[++state.updates].push_back(slot);
-      p.storage().mark_written("optimiser step");
-      for (const Tensor& moment : state.moments) moment.storage().mark_written("optimiser step");
+      if (p.grad().defined()) by_age[states_[i].updates].push_back(i);
     }
-    for (const auto& [count, slots] : by_age) update(slots, group, count, lr_ * group.lr_factor);
+    for (auto& [age, members] : by_age) out.push_back({g, std::move(members)});
+  }
+  return out;
+}
+
+int64_t Optimizer::next_update(const Batch& batch) const {
+  const int64_t age = states_[batch.members.front()].updates;
+  for (const size_t i : batch.members) {
+    if (states_[i].updates == age) continue;
+    throw DeviceError(fmt::format(
+        "optimizer: \"{}\" has {} updates and \"{}\" {}; they had as many when the step was "
+        "captured, capture it again",
+        all_[i].first, states_[i].updates, all_[batch.members.front()].first, age));
+  }
+  return age + 1;
+}
+
+void Optimizer::queue(const Batch& batch, const kernels::CapturedStep& captured) {
+  std::vector<kernels::OptimizerSlot> slots;
+  std::vector<Tensor> gradients;  // slots borrow from them
+  gradients.reserve(batch.members.size());
+  for (const size_t i : batch.members) {
+    const auto& [name, p] = all_[i];
+    const State& state = states_[i];
+    gradients.push_back(contiguous(p.grad()));
+    kernels::OptimizerSlot& slot = slots.emplace_back();
+    slot.parameter = p;
+    slot.gradient = gradients.back();
+    if (!state.moments.empty()) slot.moment1 = state.moments[0];
+    if (state.moments.size() > 1) slot.moment2 = state.moments[1];
+  }
+  const ParameterGroup& group = groups_[batch.group];
+  update(slots, group, next_update(batch), lr_ * group.lr_factor, captured);
+}
+
+void Optimizer::count(const std::vector<Batch>& batches) {
+  for (const Batch& batch : batches) {
+    for (const size_t i : batch.members) {
+      ++states_[i].updates;
+      all_[i].second.storage().mark_written("optimiser step");
+      for (const Tensor& moment : states_[i].moments)
+        moment.storage().mark_written("optimiser step");
+    }
   }
   ++steps_;
+}
+
+kernels::StepNumbers Optimizer::next_numbers(const Batch& batch) const {
+  const ParameterGroup& group = groups_[batch.group];
+  return numbers(group, next_update(batch), lr_ * group.lr_factor);
+}
+
+void Optimizer::step() {
+  NoGrad off;
+  const std::vector<Batch> all = batches();
+  for (const Batch& batch : all) queue(batch, {});
+  count(all);
 }
 
 NamedTensors Optimizer::state_dict() const {
   NamedTensors out{{"step", integers({steps_})}};
   size_t next = 0;
-  for (const auto& [name, tensor] : parameters()) {
+  for (const auto& [name, tensor] : all_) {
     const State& state = states_[next++];
     out.emplace_back(name + ".step", integers({state.updates}));
     for (size_t m = 0; m < moment_names_.size(); ++m) {
@@ -132,15 +168,14 @@ void Optimizer::load_state_dict(const NamedTensors& state) {
     }
     return value;
   };
-  const NamedTensors all = parameters();
   std::vector<int64_t> updates;
-  for (const auto& [name, tensor] : all) updates.push_back(count(name + ".step"));
+  for (const auto& [name, tensor] : all_) updates.push_back(count(name + ".step"));
   steps_ = count("step");
   NoGrad off;
-  for (size_t i = 0; i < all.size(); ++i) {
+  for (size_t i = 0; i < all_.size(); ++i) {
     states_[i].updates = updates[i];
     for (size_t m = 0; m < moment_names_.size(); ++m) {
-      copy_(states_[i].moments[m], given.at(all[i].first + "." + moment_names_[m]));
+      copy_(states_[i].moments[m], given.at(all_[i].first + "." + moment_names_[m]));
     }
   }
 }
@@ -168,11 +203,20 @@ Sgd::Sgd(std::vector<ParameterGroup> groups, const SgdOptions& options)
   }
 }
 
+kernels::SgdParams Sgd::params(const ParameterGroup& group, int64_t count, double lr) const {
+  return {lr,        options_.momentum, options_.dampening, group.weight_decay, options_.nesterov,
+          count == 1};
+}
+
 void Sgd::update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                 int64_t count, double lr) {
-  const kernels::SgdParams params{
-      lr, options_.momentum, options_.dampening, group.weight_decay, options_.nesterov, count == 1};
-  kernels::backend(group.parameters.front().second.device()).sgd_step(slots, params);
+                 int64_t count, double lr, const kernels::CapturedStep& captured) {
+  kernels::SgdParams p = params(group, count, lr);
+  p.captured = captured;
+  kernels::backend(group.parameters.front().second.device()).sgd_step(slots, p);
+}
+
+kernels::StepNumbers Sgd::numbers(const ParameterGroup& group, int64_t count, double lr) const {
+  return numbers_of(params(group, count, lr));
 }
 
 Adam::Adam(std::vector<ParameterGroup> groups, const AdamOptions& options)
@@ -186,18 +230,27 @@ Adam::Adam(std::vector<ParameterGroup> groups, const AdamOptions& options)
                 "a finite number of 0 or more");
 }
 
-void Adam::update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                  int64_t count, double lr) {
+kernels::AdamParams Adam::params(const ParameterGroup& group, int64_t count, double lr) const {
   const auto t = static_cast<double>(count);
-  const kernels::AdamParams params{lr,
-                                   options_.beta1,
-                                   options_.beta2,
-                                   options_.epsilon,
-                                   group.weight_decay,
-                                   1 - std::pow(options_.beta1, t),
-                                   1 - std::pow(options_.beta2, t),
-                                   options_.decoupled};
-  kernels::backend(group.parameters.front().second.device()).adam_step(slots, params);
+  return {lr,
+          options_.beta1,
+          options_.beta2,
+          options_.epsilon,
+          group.weight_decay,
+          1 - std::pow(options_.beta1, t),
+          1 - std::pow(options_.beta2, t),
+          options_.decoupled};
+}
+
+void Adam::update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
+                  int64_t count, double lr, const kernels::CapturedStep& captured) {
+  kernels::AdamParams p = params(group, count, lr);
+  p.captured = captured;
+  kernels::backend(group.parameters.front().second.device()).adam_step(slots, p);
+}
+
+kernels::StepNumbers Adam::numbers(const ParameterGroup& group, int64_t count, double lr) const {
+  return numbers_of(params(group, count, lr));
 }
 
 double gradient_norm(const NamedTensors& parameters) {

@@ -7,8 +7,12 @@
 
 namespace flowgrad {
 namespace kernels {
+struct AdamParams;
+struct CapturedStep;
 struct OptimizerSlot;
-}
+struct SgdParams;
+struct StepNumbers;
+}  // namespace kernels
 
 /// Parameters that share settings. The learning rate of a step is the schedule's times `lr_factor`.
 struct ParameterGroup {
@@ -32,7 +36,7 @@ class Optimizer {
   int64_t steps_done() const { return steps_; }
   const std::vector<ParameterGroup>& groups() const { return groups_; }
   /// All parameters, group after group.
-  NamedTensors parameters() const;
+  const NamedTensors& parameters() const { return all_; }
   /// Drops the stored gradients.
   void zero_grad() const;
   void step();
@@ -51,16 +55,35 @@ class Optimizer {
   Optimizer(std::vector<ParameterGroup> groups, double lr, std::vector<const char*> moments);
   /// Updates parameters of one group whose gradients are here; it is the `count`-th update of each.
   virtual void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                      int64_t count, double lr) = 0;
+                      int64_t count, double lr, const kernels::CapturedStep& captured) = 0;
+  /// What of that update a captured one reads from the device.
+  virtual kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
+                                       double lr) const = 0;
 
  private:
+  friend class StepGraph;
   struct State {
     std::vector<Tensor> moments;
     int64_t updates = 0;
   };
+  /// Parameters of one group and one age, by their places in parameters(): one call of the kernels.
+  struct Batch {
+    size_t group;
+    std::vector<size_t> members;
+  };
+  /// Of all parameters that have a gradient.
+  std::vector<Batch> batches() const;
+  /// The number of the batch's next update. DeviceError where its members differ in age by now.
+  int64_t next_update(const Batch& batch) const;
+  void queue(const Batch& batch, const kernels::CapturedStep& captured);
+  /// Notes that all batches were updated.
+  void count(const std::vector<Batch>& batches);
+  kernels::StepNumbers next_numbers(const Batch& batch) const;
+
   std::vector<ParameterGroup> groups_;
   std::vector<const char*> moment_names_;
-  /// In the order of parameters().
+  /// In the order of parameters(), as are states.
+  NamedTensors all_;
   std::vector<State> states_;
   /// Where parameters and state are.
   Device device_;
@@ -83,9 +106,12 @@ class Sgd final : public Optimizer {
 
  protected:
   void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-              int64_t count, double lr) override;
+              int64_t count, double lr, const kernels::CapturedStep& captured) override;
+  kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
+                               double lr) const override;
 
  private:
+  kernels::SgdParams params(const ParameterGroup& group, int64_t count, double lr) const;
   SgdOptions options_;
 };
 
@@ -105,9 +131,12 @@ class Adam final : public Optimizer {
 
  protected:
   void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-              int64_t count, double lr) override;
+              int64_t count, double lr, const kernels::CapturedStep& captured) override;
+  kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
+                               double lr) const override;
 
  private:
+  kernels::AdamParams params(const ParameterGroup& group, int64_t count, double lr) const;
   AdamOptions options_;
 };
 

@@ -50,6 +50,8 @@ struct Trainer::Outcome {
   double loss = kNan;
   double norm = kNan;
   std::string problem;
+  /// A graph has done the whole step already, or refused it.
+  bool updated = false;
 };
 
 /// Speed over the last few seconds, and a loss smoothed for the eye.
@@ -149,8 +151,12 @@ StepGraph* Trainer::step_graph() {
   if (graph_) return graph_.get();
   try {
     graph_ = std::make_unique<StepGraph>(
-        parts_.optimizer->parameters(), [this] { return parts_.loss(counters_.step, 0); },
-        parts_.generator);
+        StepParts{.optimizer = parts_.optimizer,
+                  .loss = [this] { return parts_.loss(counters_.step, 0); },
+                  .draws = parts_.generator,
+                  .clip_norm = options_.clip_norm,
+                  .ema = ema_.get(),
+                  .after_update = parts_.after_update});
   } catch (const DeviceError& e) {
     const std::string text = fmt::format("Trainer: this step cannot be a graph: {}", e.what());
     if (options_.graph == GraphUse::always) throw DeviceError(text);
@@ -160,34 +166,48 @@ StepGraph* Trainer::step_graph() {
   return graph_.get();
 }
 
+/// Loss and gradients, clipped, with their norm; the first micro-batch is prepared. A loss that is
+/// not finite ends it, without a norm.
 Trainer::Outcome Trainer::accumulate_gradients() {
   Outcome out;
-  parts_.optimizer->zero_grad();
   const double share = 1 / static_cast<double>(options_.accumulate);
   out.loss = 0;
   for (int64_t micro = 0; micro < options_.accumulate; ++micro) {
-    if (parts_.prepare) parts_.prepare(counters_.step, micro);
-    StepGraph* const graph = step_graph();
-    if (graph) graph->run();
-    Tensor loss = graph ? graph->loss() : parts_.loss(counters_.step, micro);
+    if (micro > 0 && parts_.prepare) parts_.prepare(counters_.step, micro);
+    Tensor loss = parts_.loss(counters_.step, micro);
     if (loss.numel() != 1) {
       throw ShapeError(fmt::format("Trainer: the loss has shape {}; a single number is accepted",
                                    loss.shape().to_string()));
     }
     const double value = loss.item();
     out.loss += value * share;
-    if (!std::isfinite(value)) {
-      out.problem = fmt::format("the loss is {}", value);
-      return out;
-    }
-    if (graph) continue;
+    if (!std::isfinite(value)) return out;
     if (options_.accumulate > 1) loss = loss * share;
     backward(loss, Tensor());
   }
-  const NamedTensors trained = parts_.optimizer->parameters();
+  const NamedTensors& trained = parts_.optimizer->parameters();
   out.norm =
       options_.clip_norm > 0 ? clip_grad_norm(trained, options_.clip_norm) : gradient_norm(trained);
-  if (!std::isfinite(out.norm)) {
+  return out;
+}
+
+/// A step as a graph, or without one what comes before its update.
+Trainer::Outcome Trainer::compute_step() {
+  parts_.optimizer->zero_grad();
+  if (parts_.prepare) parts_.prepare(counters_.step, 0);
+  StepGraph* const graph = step_graph();
+  Outcome out;
+  if (graph) {
+    const StepGraph::Result result = graph->run();
+    out.loss = result.loss;
+    out.norm = result.norm;
+    out.updated = true;
+  } else {
+    out = accumulate_gradients();
+  }
+  if (!std::isfinite(out.loss)) {
+    out.problem = fmt::format("the loss is {}", out.loss);
+  } else if (!std::isfinite(out.norm)) {
     out.problem = fmt::format("the norm of the gradient is {}{}", out.norm, non_finite_parameter());
   }
   return out;
@@ -206,19 +226,21 @@ Trainer::Outcome Trainer::train_step() {
   Outcome out;
   if (parts_.schedule) parts_.optimizer->set_learning_rate(parts_.schedule(counters_.step));
   if (options_.anomaly == AnomalyCheck::off) {
-    out = accumulate_gradients();
+    out = compute_step();
   } else {
     const Anomaly look(options_.anomaly);
     try {
-      out = accumulate_gradients();
+      out = compute_step();
     } catch (const GradError& e) {
       out.problem = e.what();
     }
   }
   if (out.problem.empty()) {
-    parts_.optimizer->step();
-    if (parts_.after_update) parts_.after_update();
-    if (ema_) ema_->update();
+    if (!out.updated) {
+      parts_.optimizer->step();
+      if (parts_.after_update) parts_.after_update();
+      if (ema_) ema_->update();
+    }
     counters_.skipped_in_a_row = 0;
     ++counters_.window_steps;
     counters_.window_loss += out.loss;

@@ -71,15 +71,15 @@ enum class NanPolicy {
   stop,  ///< the first one ends the training
 };
 
-/// Whether loss and gradients of a step run on a device as one graph (StepGraph), captured at the
-/// second step of a call. The results have the same bits.
+/// Whether a step (loss, gradients, norm, clipping, update, averages) runs on a device as one graph
+/// (StepGraph), captured at the second step of a call. The results have the same bits.
 ///
 /// The loss is then called only once more, so `prepare` must put whatever changes from step to step
 /// where the loss reads it (keep_in_place), and all draws must come from `generator`. A loss that
 /// copies from the host, reads a value of the device or branches on one cannot be captured; numbers
-/// of the host, such as the step's, stay what they were. The norm, clipping, the optimiser and the
-/// averages are few launches and stay outside: they need the step's number and rate, and a step
-/// whose gradient is not finite must not reach the weights.
+/// of the host that it reads, such as the step's, stay what they were. Those of the update, such as
+/// the rate, do not: the device gets them before each run. Stored gradients are not clipped.
+/// `after_update` and the averages after it stay outside of the graph.
 enum class GraphUse {
   never,
   always,          ///< DeviceError for a loss that cannot be captured
@@ -190,6 +190,7 @@ class Trainer {
   struct Outcome;
   class Pace;
   Outcome train_step();
+  Outcome compute_step();
   Outcome accumulate_gradients();
   StepGraph* step_graph();
   void refuse_step(const std::string& problem, TrainResult* result);

@@ -41,6 +41,11 @@ struct Slots {
   }
 };
 
+bool same_bits(const OnDevice& a, const OnDevice& b) {
+  const Tensor x = a.back(), y = b.back();
+  return std::memcmp(x.storage().data(), y.storage().data(), x.storage().bytes()) == 0;
+}
+
 const std::vector<int64_t> kSizes{1, 3, 4, 5, 0, 255, 1024, 1025, 7, 3000};
 
 }  // namespace
@@ -145,6 +150,144 @@ TEST_CASE("scale and lerp: the CPU's bits", "[optimizer_test]") {
   }
 }
 
+TEST_CASE("averages of many arrays: the bits of one at a time", "[optimizer_test]") {
+  for (size_t n : {1, 64, 65, 150}) {
+    const Slots s(n, kFloating, kSizes);
+    std::vector<Tensor> tensors(s.tensors.begin(),
+                                s.tensors.begin() + static_cast<std::ptrdiff_t>(2 * n));
+    tensors[n - 1] = strided(tensors[n - 1], 2);
+    same_as_reference("averages: " + std::to_string(n), tensors, n,
+                      [&](Backend& b, const std::vector<View>& v) {
+                        std::vector<AverageSlot> slots;
+                        for (size_t i = 0; i < n; ++i) slots.push_back({v[i], v[n + i]});
+                        b.average_step(slots, {0.995});
+                      });
+    std::vector<std::unique_ptr<OnDevice>> many, single;
+    std::vector<AverageSlot> slots;
+    for (const Tensor& t : tensors) {
+      many.push_back(std::make_unique<OnDevice>(t));
+      single.push_back(std::make_unique<OnDevice>(t));
+    }
+    // Views point into tensors, which must stay where they are.
+    for (size_t i = 0; i < n; ++i) slots.push_back({many[i]->view(), many[n + i]->view()});
+    cuda_backend().average_step(slots, {0.9});
+    for (size_t i = 0; i < n; ++i)
+      cuda_backend().lerp(single[i]->view(), single[n + i]->view(), 0.9);
+    for (size_t i = 0; i < n; ++i) CHECK(same_bits(*many[i], *single[i]));
+  }
+  cuda_backend().average_step({}, {0.5});
+}
+
+TEST_CASE("a captured update reads its numbers and its verdict", "[optimizer_test]") {
+  const Slots s(70, kFloating, kSizes);
+  const double clip = 0.37;
+  const AdamParams adam{0.1, 0.9, 0.999, 1e-8, 0.01, 1 - 0.9, 1 - 0.999, true};
+  for (const double factor : {1.0, clip}) {
+    for (const bool counts : {true, false}) {
+      const StepVerdict verdict{1, 2, factor, counts ? 1.0 : 0.0};
+      const DeviceArray<StepVerdict> verdict_there(std::vector<StepVerdict>{verdict});
+      // f(backend, views, CapturedStep): with the numbers as arguments after clipping by `scale`,
+      // and with other arguments and the numbers on the device.
+      const auto check = [&](const std::string& what, const StepNumbers& numbers, auto&& f) {
+        INFO(what << ", factor " << factor << ", counts " << counts);
+        const DeviceArray<StepNumbers> numbers_there(std::vector<StepNumbers>{numbers});
+        std::vector<std::unique_ptr<OnDevice>> plain, captured;
+        std::vector<View> plain_views, captured_views;
+        for (const Tensor& t : s.tensors) {
+          plain.push_back(std::make_unique<OnDevice>(t));
+          captured.push_back(std::make_unique<OnDevice>(t));
+          plain_views.push_back(plain.back()->view());
+          captured_views.push_back(captured.back()->view());
+        }
+        if (counts) {
+          if (factor < 1) {
+            for (size_t i = 3 * s.n(); i < 4 * s.n(); ++i)
+              cuda_backend().scale(plain_views[i], factor);
+          }
+          f(plain_views, CapturedStep{});
+        }
+        f(captured_views, CapturedStep{numbers_there.get(), verdict_there.get()});
+        for (size_t i = 0; i < 3 * s.n(); ++i) CHECK(same_bits(*plain[i], *captured[i]));
+        for (size_t i = 3 * s.n(); i < 4 * s.n(); ++i) CHECK(captured[i]->is_untouched());
+      };
+      check("adam", numbers_of(adam), [&](const std::vector<View>& v, const CapturedStep& c) {
+        AdamParams p = adam;
+        if (c.numbers != nullptr) {  // what was so at the capture
+          p.lr = 5;
+          p.correction1 = p.correction2 = 0.5;
+          p.captured = c;
+        }
+        cuda_backend().adam_step(s.of(v, true), p);
+      });
+      for (const double momentum : {0.0, 0.9}) {
+        for (const bool first : {true, false}) {
+          const SgdParams sgd{0.1, momentum, 0.3, 0.01, false, first};
+          check("sgd", numbers_of(sgd), [&](const std::vector<View>& v, const CapturedStep& c) {
+            SgdParams p = sgd;
+            if (c.numbers != nullptr) {
+              p.lr = 5;
+              p.first_step = !first;
+              p.captured = c;
+            }
+            cuda_backend().sgd_step(s.of(v, momentum != 0), p);
+          });
+        }
+      }
+      check("average", {.decay = 0.9}, [&](const std::vector<View>& v, const CapturedStep& c) {
+        std::vector<AverageSlot> slots;
+        for (size_t i = 0; i < s.n(); ++i) slots.push_back({v[s.n() + i], v[i]});
+        cuda_backend().average_step(slots, {c.numbers != nullptr ? 0.1 : 0.9, c});
+      });
+    }
+  }
+}
+
+TEST_CASE("the verdict on a step: the host's numbers, bit for bit", "[optimizer_test]") {
+  const double inf = HUGE_VAL;
+  for (const DType dtype : kFloating) {
+    const auto check = [&](double loss, const std::vector<Tensor>& gradients, double clip) {
+      INFO("loss " << loss << ", clip " << clip << ", gradients " << gradients.size());
+      std::vector<std::unique_ptr<OnDevice>> device;
+      std::vector<View> views;
+      for (const Tensor& t : gradients) {
+        device.push_back(std::make_unique<OnDevice>(t));
+        views.push_back(device.back()->view());
+      }
+      const OnDevice value(Tensor::from(std::vector<double>{loss}, {}, dtype));
+      const DeviceArray<StepVerdict> there(1);
+      cuda_backend().judge_step(value.view(), views, clip, there.get());
+      const StepVerdict v = there.values()[0];
+      const double norm = std::sqrt(cuda_backend().sum_of_squares(views));
+      const double factor = clip / (norm + 1e-6);
+      const bool counts = std::isfinite(loss) && std::isfinite(norm);
+      const auto same = [](double a, double b) {
+        return a == b || (std::isnan(a) && std::isnan(b));
+      };
+      CHECK(same(v.loss, loss));
+      CHECK(same(v.norm, norm));
+      CHECK(v.counts == (counts ? 1 : 0));
+      CHECK(v.factor == (counts && clip > 0 && factor < 1 ? factor : 1));
+    };
+    std::vector<Tensor> many;
+    for (uint64_t i = 0; i < 200; ++i) {
+      const Tensor t = values({kSizes[i % kSizes.size()] % 40, 3}, kFloating[i % 2], i);
+      many.push_back(i % 5 == 0 ? strided(t, i) : t);
+    }
+    many.push_back(values({65537}, dtype, 7));
+    const auto one = [&](double x) { return Tensor::from(std::vector<double>{x}, {1}, dtype); };
+    for (const double loss : {0.5, -2.0, inf, -inf, std::nan("")}) {
+      for (const double clip : {0.0, 0.1, 3.0, 1e9}) {
+        check(loss, many, clip);
+        check(loss, {one(inf)}, clip);
+        check(loss, {one(std::nan(""))}, clip);
+        check(loss, {one(3)}, clip);
+        check(loss, {one(0)}, clip);
+        check(loss, {}, clip);
+      }
+    }
+  }
+}
+
 TEST_CASE("optimiser: what is refused", "[optimizer_test]") {
   Backend& b = cuda_backend();
   const Tensor ints = values({2}, DType::int64, 1);
@@ -156,4 +299,14 @@ TEST_CASE("optimiser: what is refused", "[optimizer_test]") {
   CHECK_THROWS_AS(b.sum_of_squares(views), DTypeError);
   CHECK_THROWS_AS(b.scale(ints, 2), DTypeError);
   CHECK_THROWS_AS(b.lerp(x, ints, 0.5), DTypeError);
+  CHECK_THROWS_AS(b.average_step(std::vector<AverageSlot>{{x, ints}}, {0.5}), DTypeError);
+  CHECK_THROWS_AS(b.average_step(std::vector<AverageSlot>{{ints, ints}}, {0.5}), DTypeError);
+  CHECK_THROWS_AS(b.judge_step(x, views, 0, nullptr), DTypeError);
+  CHECK_THROWS_AS(b.judge_step(ints, {}, 0, nullptr), DTypeError);
+  const Tensor apart = strided(x, 1);
+  const StepNumbers numbers;
+  CHECK_THROWS_AS(
+      b.average_step(std::vector<AverageSlot>{{apart, apart}}, {0.5, {&numbers, nullptr}}),
+      DeviceError);
+  CHECK_THROWS_AS(reference_backend().judge_step(x, {}, 0, nullptr), DeviceError);
 }

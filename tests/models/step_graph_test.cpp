@@ -1,4 +1,4 @@
-// Training with each step's loss and gradients as one graph: the bits of a training without it.
+// Trainings of models with each step as one graph: the bits of a training without it.
 #include "flowgrad/optim/step_graph.h"
 
 #include <cmath>
@@ -224,10 +224,7 @@ TEST_CASE("graphs and what they cannot be combined with", "[step_graph_test]") {
   o.accumulate = 1;
   o.anomaly = AnomalyCheck::nan;
   CHECK(contains(raised<ValueError>([&] { Trainer(parts, o); }), {"anomaly"}));
-  CHECK(contains(raised<ValueError>([&] {
-                   StepGraph(
-                       {}, [] { return Tensor(); }, nullptr);
-                 }),
+  CHECK(contains(raised<ValueError>([&] { StepGraph({.loss = [] { return Tensor(); }}); }),
                  {"no parameters"}));
 }
 

@@ -55,6 +55,11 @@ MUTANTS = [
     ("optimizer.cu", " &&\n                       (!Rule::kMoment2 || can_load_group(moment2));", ";", "optimizer_test"),
     ("optimizer.cu", "for (unsigned w = 0; w < kBlock / 32; ++w) sum", "for (unsigned w = 1; w < kBlock / 32; ++w) sum", "optimizer_test"),
     ("optimizer.cu", "warp_sum[threadIdx.x / 32] = x;\n  __syncthreads();\n", "warp_sum[threadIdx.x / 32] = x;\n", "optimizer_test"),
+    ("optimizer.cu", "    if (verdict->counts == 0) return;\n", "", "optimizer_test"),
+    ("optimizer.cu", "factor = verdict->factor;", "factor = 1;", "optimizer_test"),
+    ("optimizer.cu", "    root = static_cast<T>(now.root);\n", "", "optimizer_test"),
+    ("optimizer.cu", "if (clip_norm > 0 && factor < 1) v.factor", "if (factor < 1) v.factor", "optimizer_test"),
+    ("optimizer.cu", "if (i < table.size[at.item]) average[i]", "if (i <= table.size[at.item]) average[i]", "optimizer_test"),
     # Random numbers.
     ("random.cu", "if (aligned && first + k <= n) {", "if (first + k <= n) {", "random_test"),
     ("random.cu", "      if (first + i < n) out[first + i] = v[i];", "      if (first + i <= n) out[first + i] = v[i];", "random_test"),

@@ -109,6 +109,9 @@ class CudaBackend final : public Backend {
   double sum_of_squares(std::span<const View> views) override;
   void scale(View out, double factor) override;
   void lerp(View average, View value, double decay) override;
+  void average_step(std::span<const AverageSlot> slots, const AverageParams& params) override;
+  void judge_step(View loss, std::span<const View> gradients, double clip_norm,
+                  StepVerdict* verdict) override;
 };
 
 /// The one CUDA backend.

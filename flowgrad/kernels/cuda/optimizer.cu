@@ -1,5 +1,3 @@
-#include <algorithm>
-#include <cmath>
 #include <vector>
 
 #include "flowgrad/kernels/checks.h"
@@ -7,6 +5,7 @@
 #include "flowgrad/kernels/cuda/offsets.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
 #include "flowgrad/kernels/cuda/staging.h"
+#include "flowgrad/kernels/cuda/tables.cuh"
 #include "flowgrad/kernels/reference/loops.h"
 
 namespace flowgrad::kernels {
@@ -15,38 +14,8 @@ using namespace cuda;
 
 namespace {
 
-/// Several arrays in one launch: a table, passed by value, of their addresses and of the block at
-/// which each begins. Kernel arguments may take 4 KiB.
-template <class T, int n_arrays>
-struct Table {
-  static constexpr int kMax = n_arrays == 1 ? 128 : 64;
-  T* data[n_arrays][kMax];
-  int64_t size[kMax];
-  unsigned end[kMax];  // one past the item's last block
-  int items = 0;
-};
-
 constexpr int kGroup = 4;         // elements of one access
 constexpr int64_t kSpan = 16384;  // elements of a block that sums
-
-/// The block's place in the table: which item, and which block of that item.
-struct Place {
-  int item;
-  unsigned block;
-};
-template <class T, int n>
-GPU_INLINE Place place_of(const Table<T, n>& table, unsigned block) {
-  int low = 0;
-  int high = table.items - 1;
-  while (low < high) {
-    const int middle = (low + high) / 2;
-    if (block < table.end[middle])
-      high = middle;
-    else
-      low = middle + 1;
-  }
-  return {low, block - (low == 0 ? 0 : table.end[low - 1])};
-}
 
 template <class T>
 GPU_INLINE bool can_load_group(const T* p) {
@@ -58,6 +27,12 @@ template <class T>
 struct Adam {
   static constexpr bool kMoment1 = true, kMoment2 = true;
   T rate, beta1, rest1, beta2, rest2, epsilon, shrink, decay, root;
+  GPU_INLINE void renew(const StepNumbers& now) {
+    rate = static_cast<T>(now.rate);
+    shrink = static_cast<T>(now.shrink);
+    root = static_cast<T>(now.root);
+  }
+  GPU_INLINE bool is_fresh() const { return false; }
   GPU_INLINE void step(T& w, T g, T& m, T& v) const {
     w *= shrink;
     g += decay * w;
@@ -70,6 +45,8 @@ template <class T>
 struct Sgd {
   static constexpr bool kMoment1 = false, kMoment2 = false;
   T rate, decay;
+  GPU_INLINE void renew(const StepNumbers& now) { rate = static_cast<T>(now.rate); }
+  GPU_INLINE bool is_fresh() const { return false; }
   GPU_INLINE void step(T& w, T g, T&, T&) const { w -= rate * (g + decay * w); }
 };
 template <class T>
@@ -77,6 +54,12 @@ struct Momentum {
   static constexpr bool kMoment1 = true, kMoment2 = false;
   T rate, decay, momentum, rest;
   bool nesterov, first_step;
+  GPU_INLINE void renew(const StepNumbers& now) {
+    rate = static_cast<T>(now.rate);
+    first_step = now.first_step != 0;
+  }
+  /// The buffer starts as the first gradient, undamped, and may hold anything before.
+  GPU_INLINE bool is_fresh() const { return first_step; }
   GPU_INLINE void step(T& w, T g, T& buffer, T&) const {
     g += decay * w;
     buffer = first_step ? g : momentum * buffer + rest * g;
@@ -84,10 +67,25 @@ struct Momentum {
   }
 };
 
-/// Arrays of the table: parameter, gradient, moment1, moment2.
+/// x * factor, the product rounded in double.
+template <class T>
+GPU_INLINE T scaled(T x, double factor) {
+  return static_cast<T>(__dmul_rn(static_cast<double>(x), factor));
+}
+
+/// Arrays of the table: parameter, gradient, moment1, moment2. One kernel for steps that are
+/// captured and those that are not, so that the compiler cannot contract their sums differently.
 template <class T, class Rule>
 __global__ void __launch_bounds__(kBlock)
-    step_slots(const __grid_constant__ Table<T, 4> table, Rule rule, bool fresh_moment) {
+    step_slots(const __grid_constant__ Table<T, 4> table, Rule rule, const StepNumbers* numbers,
+               const StepVerdict* verdict) {
+  double factor = 1;
+  if (verdict != nullptr) {
+    if (verdict->counts == 0) return;
+    factor = verdict->factor;
+  }
+  if (numbers != nullptr) rule.renew(*numbers);
+  const bool fresh_moment = rule.is_fresh();
   const Place at = place_of(table, blockIdx.x);
   T* parameter = table.data[0][at.item];
   const T* gradient = table.data[1][at.item];
@@ -101,7 +99,11 @@ __global__ void __launch_bounds__(kBlock)
                        (!Rule::kMoment2 || can_load_group(moment2));
   if (grouped && first + kGroup <= n) {
     Group w = gpu::load_vec<kGroup>(parameter + first);
-    const Group g = gpu::load_vec<kGroup>(gradient + first);
+    Group g = gpu::load_vec<kGroup>(gradient + first);
+    if (factor != 1) {
+#pragma unroll
+      for (int i = 0; i < kGroup; ++i) g[i] = scaled(g[i], factor);
+    }
     Group m{};
     Group v{};
     if constexpr (Rule::kMoment1) {
@@ -123,7 +125,7 @@ __global__ void __launch_bounds__(kBlock)
     }
     if constexpr (Rule::kMoment2) v = moment2[i];
     T w = parameter[i];
-    rule.step(w, gradient[i], m, v);
+    rule.step(w, factor != 1 ? scaled(gradient[i], factor) : gradient[i], m, v);
     parameter[i] = w;
     if constexpr (Rule::kMoment1) moment1[i] = m;
     if constexpr (Rule::kMoment2) moment2[i] = v;
@@ -135,36 +137,9 @@ T* data_of(const View& v) {
   return v.defined() ? v.as<T>() : nullptr;
 }
 
-/// Fills tables with the items of element type T that arrays(item) names, in order; run(table,
-/// blocks) takes each. elements_per_block is how blocks are counted.
-template <class T, int n, class Items, class ViewOf, class Arrays, class Run>
-void for_tables(const Items& items, int64_t elements_per_block, ViewOf&& view_of, Arrays&& arrays,
-                Run&& run) {
-  Table<T, n> table;
-  unsigned blocks = 0;
-  const auto flush = [&] {
-    if (table.items > 0) run(table, blocks);
-    table.items = 0;
-    blocks = 0;
-  };
-  for (const auto& item : items) {
-    const View& view = view_of(item);
-    if (view.dtype != dtype_of<T>()) continue;
-    const int64_t size = view.numel();
-    if (size == 0) continue;
-    const int64_t own = (size + elements_per_block - 1) / elements_per_block;
-    if (table.items == Table<T, n>::kMax || blocks + own > 0x7fffffff) flush();
-    blocks += static_cast<unsigned>(own);
-    arrays(item, [&](int array, T* data) { table.data[array][table.items] = data; });
-    table.size[table.items] = size;
-    table.end[table.items] = blocks;
-    ++table.items;
-  }
-  flush();
-}
-
 template <class T, class Rule>
-void step_all(std::span<const OptimizerSlot> slots, const Rule& rule, bool fresh_moment) {
+void step_all(std::span<const OptimizerSlot> slots, const Rule& rule,
+              const CapturedStep& captured) {
   for_tables<T, 4>(
       slots, int64_t{kBlock} * kGroup, [](const OptimizerSlot& s) { return s.parameter; },
       [](const OptimizerSlot& s, auto&& put) {
@@ -175,35 +150,30 @@ void step_all(std::span<const OptimizerSlot> slots, const Rule& rule, bool fresh
       },
       [&](const Table<T, 4>& table, unsigned blocks) {
         gpu::launch(step_slots<T, Rule>, blocks, kBlock, 0, gpu::default_stream(), table, rule,
-                    fresh_moment);
+                    captured.numbers, captured.verdict);
       });
 }
 
 template <class T>
 void adam_all(std::span<const OptimizerSlot> slots, const AdamParams& o) {
   const auto as = [](double x) { return static_cast<T>(x); };
-  const Adam<T> rule{as(o.lr / o.correction1),
-                     as(o.beta1),
-                     as(1 - o.beta1),
-                     as(o.beta2),
-                     as(1 - o.beta2),
-                     as(o.epsilon),
-                     as(o.decoupled ? 1 - o.lr * o.weight_decay : 1),
-                     as(o.decoupled ? 0 : o.weight_decay),
-                     as(1 / std::sqrt(o.correction2))};
-  step_all<T>(slots, rule, false);
+  const StepNumbers now = numbers_of(o);
+  const Adam<T> rule{
+      as(now.rate),    as(o.beta1),   as(1 - o.beta1), as(o.beta2),
+      as(1 - o.beta2), as(o.epsilon), as(now.shrink),  as(o.decoupled ? 0 : o.weight_decay),
+      as(now.root)};
+  step_all<T>(slots, rule, o.captured);
 }
 
 template <class T>
 void sgd_all(std::span<const OptimizerSlot> slots, const SgdParams& o) {
   const auto rate = static_cast<T>(o.lr);
   const auto decay = static_cast<T>(o.weight_decay);
-  if (o.momentum == 0.0) return step_all<T>(slots, Sgd<T>{rate, decay}, false);
-  // The buffer starts as the first gradient, undamped, and may hold anything before.
+  if (o.momentum == 0.0) return step_all<T>(slots, Sgd<T>{rate, decay}, o.captured);
   const Momentum<T> rule{
       rate,       decay,       static_cast<T>(o.momentum), static_cast<T>(1 - o.dampening),
       o.nesterov, o.first_step};
-  step_all<T>(slots, rule, o.first_step);
+  step_all<T>(slots, rule, o.captured);
 }
 
 void require_floating(const char* op, std::span<const OptimizerSlot> slots) {
@@ -258,15 +228,44 @@ __global__ void __launch_bounds__(kBlock)
   if (threadIdx.x == 0) partial[blockIdx.x] = sum;
 }
 
-__global__ void __launch_bounds__(kBlock) add_up(const double* partial, int64_t n, double* out) {
+/// The sum of what a block per span left, in thread 0.
+GPU_INLINE double sum_of_partials(const double* partial, int64_t n) {
   double sum = 0;
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < n; i += kBlock) sum += partial[i];
-  sum = block_sum(sum);
+  return block_sum(sum);
+}
+
+__global__ void __launch_bounds__(kBlock) add_up(const double* partial, int64_t n, double* out) {
+  const double sum = sum_of_partials(partial, n);
   if (threadIdx.x == 0) *out = sum;
 }
 
+/// gradient_norm and clip_grad_norm on the device, rounded as on the host.
+template <class T>
+__global__ void __launch_bounds__(kBlock)
+    judge(const T* loss, const double* partial, int64_t n, double clip_norm, StepVerdict* verdict) {
+  const double sum = sum_of_partials(partial, n);
+  if (threadIdx.x != 0) return;
+  StepVerdict v{static_cast<double>(*loss), __dsqrt_rn(sum), 1, 0};
+  if (isfinite(v.loss) && isfinite(v.norm)) {
+    v.counts = 1;
+    const double factor = __ddiv_rn(clip_norm, __dadd_rn(v.norm, 1e-6));
+    if (clip_norm > 0 && factor < 1) v.factor = factor;
+  }
+  *verdict = v;
+}
+
 int64_t spans_of(int64_t elements) { return (elements + kSpan - 1) / kSpan; }
+
+int64_t spans_of(const char* op, std::span<const View> views) {
+  int64_t spans = 0;
+  for (const View& v : views) {
+    visit_floating(op, v.dtype, [](auto) {});
+    spans += spans_of(v.numel());
+  }
+  return spans;
+}
 
 /// Launches for all contiguous views of element type T, then for the others; returns where the next
 /// partial sum goes.
@@ -304,20 +303,56 @@ __global__ void __launch_bounds__(kBlock)
   if (i >= axes.total) return;
   int64_t o[1];
   offsets_at(axes, i, o);
-  data[o[0]] = static_cast<T>(static_cast<double>(data[o[0]]) * factor);
+  data[o[0]] = scaled(data[o[0]], factor);
+}
+
+template <class T>
+GPU_INLINE T lerped(T average, T value, double decay) {
+  const double kept = __dmul_rn(decay, static_cast<double>(average));
+  const double added = __dmul_rn(__dsub_rn(1.0, decay), static_cast<double>(value));
+  return static_cast<T>(__dadd_rn(kept, added));
 }
 
 template <class T>
 __global__ void __launch_bounds__(kBlock)
-    lerp_elements(T* average, const T* value, const __grid_constant__ Axes axes, double decay,
-                  double rest) {
+    lerp_elements(T* average, const T* value, const __grid_constant__ Axes axes, double decay) {
   const int64_t i = thread_number();
   if (i >= axes.total) return;
   int64_t o[2];
   offsets_at(axes, i, o);
-  const double kept = __dmul_rn(decay, static_cast<double>(average[o[0]]));
-  const double added = __dmul_rn(rest, static_cast<double>(value[o[1]]));
-  average[o[0]] = static_cast<T>(__dadd_rn(kept, added));
+  average[o[0]] = lerped(average[o[0]], value[o[1]], decay);
+}
+
+/// Arrays of the table: average, value.
+template <class T>
+__global__ void __launch_bounds__(kBlock)
+    average_slots(const __grid_constant__ Table<T, 2> table, double decay,
+                  const StepNumbers* numbers, const StepVerdict* verdict) {
+  if (verdict != nullptr && verdict->counts == 0) return;
+  if (numbers != nullptr) decay = numbers->decay;
+  const Place at = place_of(table, blockIdx.x);
+  T* average = table.data[0][at.item];
+  const T* value = table.data[1][at.item];
+  const int64_t first = static_cast<int64_t>(at.block) * kBlock * kGroup + threadIdx.x;
+#pragma unroll
+  for (int k = 0; k < kGroup; ++k) {
+    const int64_t i = first + k * kBlock;
+    if (i < table.size[at.item]) average[i] = lerped(average[i], value[i], decay);
+  }
+}
+
+template <class T>
+void average_all(std::span<const AverageSlot> slots, const AverageParams& o) {
+  for_tables<T, 2>(
+      slots, int64_t{kBlock} * kGroup, [](const AverageSlot& s) { return s.average; },
+      [](const AverageSlot& s, auto&& put) {
+        put(0, s.average.as<T>());
+        put(1, s.value.as<T>());
+      },
+      [&](const Table<T, 2>& table, unsigned blocks) {
+        gpu::launch(average_slots<T>, blocks, kBlock, 0, gpu::default_stream(), table, o.decay,
+                    o.captured.numbers, o.captured.verdict);
+      });
 }
 
 }  // namespace
@@ -335,11 +370,7 @@ void CudaBackend::sgd_step(std::span<const OptimizerSlot> slots, const SgdParams
 }
 
 double CudaBackend::sum_of_squares(std::span<const View> views) {
-  int64_t partials = 0;
-  for (const View& v : views) {
-    visit_floating("sum_of_squares", v.dtype, [](auto) {});
-    partials += spans_of(v.numel());
-  }
+  const int64_t partials = spans_of("sum_of_squares", views);
   if (partials == 0) return 0;
   const gpu::Stream stream = gpu::default_stream();
   const Scratch scratch(static_cast<std::size_t>(partials + 1) * sizeof(double));
@@ -369,7 +400,37 @@ void CudaBackend::lerp(View average, View value, double decay) {
     const Axes axes = axes_over(*average.shape, *average.strides, *value.strides);
     if (axes.total == 0) return;
     gpu::launch(lerp_elements<T>, blocks_of(axes.total), kBlock, 0, gpu::default_stream(),
-                average.as<T>(), value.as<T>(), axes, decay, 1.0 - decay);
+                average.as<T>(), value.as<T>(), axes, decay);
+  });
+}
+
+void CudaBackend::average_step(std::span<const AverageSlot> slots, const AverageParams& params) {
+  std::vector<AverageSlot> plain;
+  for (const AverageSlot& s : slots) {
+    require_dtype("average_step", "value", s.value, s.average.dtype);
+    visit_floating("average_step", s.average.dtype, [](auto) {});
+    if (s.average.is_contiguous() && s.value.is_contiguous()) {
+      plain.push_back(s);
+    } else if (params.captured.numbers != nullptr) {
+      throw DeviceError("average_step: an array that is not contiguous is captured by no graph");
+    } else {
+      lerp(s.average, s.value, params.decay);
+    }
+  }
+  average_all<float>(plain, params);
+  average_all<double>(plain, params);
+}
+
+void CudaBackend::judge_step(View loss, std::span<const View> gradients, double clip_norm,
+                             StepVerdict* verdict) {
+  const int64_t partials = spans_of("judge_step", gradients);
+  const Scratch scratch(static_cast<std::size_t>(partials) * sizeof(double));
+  double* next = square_all<float>(gradients, scratch.as<double>());
+  square_all<double>(gradients, next);
+  visit_floating("judge_step", loss.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    gpu::launch(judge<T>, 1, kBlock, 0, gpu::default_stream(), loss.as<const T>(),
+                scratch.as<double>(), partials, clip_norm, verdict);
   });
 }
 
