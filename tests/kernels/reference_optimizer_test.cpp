@@ -95,6 +95,11 @@ TEST_CASE("sums of squares, scaling, averaging", "[reference_optimizer_test]") {
   CHECK(a.to_vector<double>() == V{-2, -4, -6});
   be.lerp(a, vec({2, 0, 2}), 0.75);
   CHECK(a.to_vector<double>() == V{-1, -3, -4});
+  const Tensor c = vec({8, 0, 4}), of_a = vec({3, 1, 0}), of_c = vec({0, 4, 4});
+  const std::vector<AverageSlot> averages{{a, of_a}, {c, of_c}};
+  be.average_step(averages, {0.5});
+  CHECK(a.to_vector<double>() == V{1, -1, -2});
+  CHECK(c.to_vector<double>() == V{4, 2, 4});
   // Squares that overflow float32 are carried in double.
   const Tensor large = vec({1e30, 1e30}, DType::float32);
   const std::vector<View> one{large};
@@ -102,4 +107,5 @@ TEST_CASE("sums of squares, scaling, averaging", "[reference_optimizer_test]") {
   const Tensor ints = Tensor::from(std::vector<int64_t>{1}, {1});
   CHECK_THROWS_AS(be.scale(ints, 2), DTypeError);
   CHECK_THROWS_AS(be.lerp(a, ints, 0.5), DTypeError);
+  CHECK_THROWS_AS(be.judge_step(a, one, 0, nullptr), DeviceError);
 }
