@@ -347,6 +347,11 @@ class Backend {
                          View g_h, View g_c, View g_from_x, View g_h0, View g_c0) = 0;
 
   // Indexing. Indices are int64, checked and non-negative.
+  /// The check, without a host that waits: out (contiguous) = index, or 0 where that is outside of
+  /// [0, size). found (parts, 2), contiguous: the indices in row-major order are cut into as many
+  /// equal parts (the last may be short), and the element and the index of the first outside in
+  /// each are kept there, unless its element is not negative already; any () is then 1.
+  virtual void check_index(View index, int64_t size, View out, View found, View any) = 0;
   virtual void gather(View x, int axis, View index, View out) = 0;
   /// out[..index..] += source, in row-major order of source.
   virtual void scatter_add(View index, int axis, View source, View out) = 0;

@@ -16,6 +16,18 @@ inline void require_dtype(const char* op, const char* argument, const View& v, D
   }
 }
 
+/// The arguments of Backend::check_index.
+inline void require_index_check(const View& index, const View& out, const View& found,
+                                const View& any) {
+  require_dtype("check_index", "index", index, DType::int64);
+  require_dtype("check_index", "out", out, DType::int64);
+  require_dtype("check_index", "found", found, DType::int64);
+  require_dtype("check_index", "any", any, DType::int64);
+  if (found.rank() == 2 && (*found.shape)[0] >= 1 && (*found.shape)[1] == 2) return;
+  throw ShapeError("check_index: found has shape " + found.shape->to_string() +
+                   "; (parts, 2) with at least 1 part is accepted");
+}
+
 [[noreturn]] inline void no_integer_form(const char* op) {
   throw DTypeError(std::string(op) + ": dtype int64 given; float32 and float64 are accepted");
 }

@@ -120,6 +120,9 @@ class ArenaBackend final : public Backend {
                  in(g_h0), in(g_c0));
   }
 
+  void check_index(View index, int64_t size, View out, View found, View any) override {
+    r_.check_index(in(index), size, in(out), in(found), in(any));
+  }
   void gather(View x, int axis, View index, View out) override {
     r_.gather(in(x), axis, in(index), in(out));
   }

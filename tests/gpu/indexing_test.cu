@@ -185,6 +185,34 @@ TEST_CASE("scatters: NaN, wrap-around, nothing at all, scalars", "[indexing_test
         values({}, DType::float32, 2), 0);
 }
 
+TEST_CASE("check_index: copies, parts, and what is found first", "[indexing_test]") {
+  const auto check = [](const Tensor& index, int64_t size, int64_t parts, int64_t found_before) {
+    const Tensor out = indices(index.shape(), 9, 5);
+    const Tensor found =
+        Tensor::from(std::vector<int64_t>(static_cast<size_t>(2 * parts), -1), {parts, 2});
+    if (found_before >= 0) found.data<int64_t>()[0] = found_before;
+    const Tensor any = Tensor::from(std::vector<int64_t>{0}, {});
+    same_as_reference("check_index", {out, found, any, index}, 3,
+                      [&](Backend& b, const std::vector<View>& v) {
+                        b.check_index(v[3], size, v[0], v[1], v[2]);
+                      });
+  };
+  for (const Shape& shape : {Shape{}, Shape{1}, Shape{5}, Shape{256}, Shape{257}, Shape{30, 70}}) {
+    for (const int64_t parts : {1, 2, 3, 7}) {
+      if (parts > numel(shape)) continue;
+      check(indices(shape, 9, 1), 9, parts, -1);
+      check(indices(shape, 9, 2), 8, parts, -1);  // some outside
+      check(indices(shape, 9, 3), 8, parts, 2);   // found before, and kept
+      check(strided(indices(shape, 9, 4), 2), 3, parts, -1);
+      check(indices(shape, 9, 4), 0, parts, -1);
+    }
+  }
+  check(expanded_to(indices({40, 1}, 9, 6), {40, 30}), 5, 4, -1);
+  const Tensor far = Tensor::from(std::vector<int64_t>{3, INT64_MAX, INT64_MIN, -1, 4}, {5});
+  check(far, 4, 1, -1);
+  check(far, 4, 5, -1);
+}
+
 TEST_CASE("indexing: what is refused", "[indexing_test]") {
   Backend& b = cuda_backend();
   const Tensor x = values({2}, DType::float32, 1);
@@ -195,4 +223,6 @@ TEST_CASE("indexing: what is refused", "[indexing_test]") {
   CHECK_THROWS_AS(b.scatter_add(at, 0, flags, flags), DTypeError);
   CHECK_THROWS_AS(b.scatter_max(at, 0, at, x), DTypeError);
   CHECK_THROWS_AS(b.index_add(x, 0, x, x), DTypeError);
+  CHECK_THROWS_AS(b.check_index(x, 2, at, at, at), DTypeError);
+  CHECK_THROWS_AS(b.check_index(at, 2, at, at, at), ShapeError);
 }

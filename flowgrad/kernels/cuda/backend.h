@@ -64,6 +64,7 @@ class CudaBackend final : public Backend {
                  View g_c, View g_from_x, View g_h0, View g_c0) override;
 
   // cuda/indexing.cu
+  void check_index(View index, int64_t size, View out, View found, View any) override;
   void gather(View x, int axis, View index, View out) override;
   void scatter_add(View index, int axis, View source, View out) override;
   void scatter_max(View index, int axis, View source, View out) override;

@@ -17,6 +17,42 @@ using reference::without_axis;
 
 namespace {
 
+// --- the check of indices ---
+
+constexpr long long kNone = 0x7fffffffffffffffll;
+
+/// A block copies a part of the indices, with 0 for those outside, of which it keeps the first.
+__global__ void __launch_bounds__(kBlock)
+    keep_inside(const int64_t* index, int64_t size, int64_t part, int64_t* out, int64_t* found,
+                int64_t* any, const __grid_constant__ Axes axes) {
+  GPU_SHARED(long long, first, [1]);
+  if (threadIdx.x == 0) first[0] = kNone;
+  __syncthreads();
+  const int64_t begin = blockIdx.x * part;
+  const int64_t end = begin + part < axes.total ? begin + part : axes.total;
+  long long mine = kNone;
+  int64_t outside = 0;
+  for (int64_t i = begin + threadIdx.x; i < end; i += kBlock) {
+    int64_t o[1];
+    offsets_at(axes, i, o);
+    const int64_t given = index[o[0]];
+    const bool inside = given >= 0 && given < size;
+    out[i] = inside ? given : 0;
+    if (!inside && mine == kNone) {
+      mine = i;
+      outside = given;
+    }
+  }
+  if (mine != kNone) atomicMin(first, mine);
+  __syncthreads();
+  if (mine == kNone || mine != first[0]) return;
+  int64_t* const kept = found + 2 * static_cast<int64_t>(blockIdx.x);
+  if (kept[0] >= 0) return;
+  kept[0] = mine;
+  kept[1] = outside;
+  atomicExch(reinterpret_cast<unsigned long long*>(any), 1ull);
+}
+
 // --- gather and index_select: copies of elements of any type, 1 to 16 bytes at a time ---
 
 /// out[i] = x[i but for the axis, where it is index[i]]. Operands of axes: x, index, out.
@@ -256,6 +292,16 @@ void require_numeric(const char* op, const View& index, const View& source, cons
 }
 
 }  // namespace
+
+void CudaBackend::check_index(View index, int64_t size, View out, View found, View any) {
+  require_index_check(index, out, found, any);
+  const Axes axes = axes_over(*index.shape, *index.strides);
+  if (axes.total == 0) return;
+  const int64_t parts = (*found.shape)[0];
+  gpu::launch(keep_inside, static_cast<unsigned>(parts), kBlock, 0, gpu::default_stream(),
+              index.as<int64_t>(), size, (axes.total + parts - 1) / parts, out.as<int64_t>(),
+              found.as<int64_t>(), any.as<int64_t>(), axes);
+}
 
 void CudaBackend::gather(View x, int axis, View index, View out) {
   require_dtype("gather", "index", index, DType::int64);

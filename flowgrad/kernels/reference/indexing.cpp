@@ -67,6 +67,28 @@ constexpr auto kMax = [](auto& target, auto value) { target = scalar::max(target
 
 }  // namespace
 
+void ReferenceBackend::check_index(View index, int64_t size, View out, View found, View any) {
+  require_index_check(index, out, found, any);
+  const int64_t parts = (*found.shape)[0];
+  const int64_t part = (numel(*index.shape) + parts - 1) / parts;
+  int64_t element = 0;
+  for_each(
+      *index.shape,
+      [&](int64_t at, int64_t o) {
+        const int64_t given = index.as<int64_t>()[at];
+        const bool inside = given >= 0 && given < size;
+        out.as<int64_t>()[o] = inside ? given : 0;
+        int64_t* const first = found.as<int64_t>() + 2 * (element / part);
+        if (!inside && first[0] < 0) {
+          first[0] = element;
+          first[1] = given;
+          any.as<int64_t>()[0] = 1;
+        }
+        ++element;
+      },
+      *index.strides, *out.strides);
+}
+
 void ReferenceBackend::gather(View x, int axis, View index, View out) {
   pick("gather", x, axis, index, *index.strides, out);
 }

@@ -48,6 +48,7 @@ class ReferenceBackend : public Backend {
   void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out, View g_h,
                  View g_c, View g_from_x, View g_h0, View g_c0) override;
 
+  void check_index(View index, int64_t size, View out, View found, View any) override;
   void gather(View x, int axis, View index, View out) override;
   void scatter_add(View index, int axis, View source, View out) override;
   void scatter_max(View index, int axis, View source, View out) override;
