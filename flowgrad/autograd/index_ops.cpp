@@ -24,8 +24,14 @@ Layout beside(const Layout& in, int axis, const Shape& index) {
   return out;
 }
 
+/// An axis and indices along it, all in range.
+struct Along {
+  int axis;
+  Tensor index;
+};
+
 /// Checks index for gather and scatter: of x's rank, and no larger than x beside axis.
-int check_beside(const char* op, const Tensor& x, int64_t axis, const Tensor& index) {
+Along check_beside(const char* op, const Tensor& x, int64_t axis, const Tensor& index) {
   const int at = normalize_axis(op, axis, x.rank());
   check_same_device(op, x, index, "x", "index");
   if (index.rank() != x.rank()) {
@@ -39,8 +45,7 @@ int check_beside(const char* op, const Tensor& x, int64_t axis, const Tensor& in
         "that of x ({})",
         op, index.shape().to_string(), x.shape().to_string(), i, index.shape()[i], x.shape()[i]));
   }
-  check_index(op, index, x.rank() == 0 ? 1 : x.shape()[at]);
-  return at;
+  return {at, checked_index(op, index, x.rank() == 0 ? 1 : x.shape()[at])};
 }
 
 /// gather with an index that has been checked.
@@ -78,7 +83,7 @@ void scatter_add_into(const Tensor& out, int axis, const Tensor& index, const Te
                    ViewAs(out, beside(out.layout(), axis, index.shape())));
 }
 
-int check_rows(const char* op, const Tensor& x, int64_t axis, const Tensor& index) {
+Along check_rows(const char* op, const Tensor& x, int64_t axis, const Tensor& index) {
   if (x.rank() == 0) throw ShapeError(fmt::format("{}: x has rank 0; at least 1 is accepted", op));
   if (index.rank() != 1) {
     throw ShapeError(
@@ -86,8 +91,7 @@ int check_rows(const char* op, const Tensor& x, int64_t axis, const Tensor& inde
   }
   const int at = normalize_axis(op, axis, x.rank());
   check_same_device(op, x, index, "x", "index");
-  check_index(op, index, x.shape()[at]);
-  return at;
+  return {at, checked_index(op, index, x.shape()[at])};
 }
 
 Tensor add_rows(const Tensor& source, int axis, const Tensor& index, const Shape& shape);
@@ -130,18 +134,19 @@ Tensor scatter_zeros(const Tensor& source, int axis, const Tensor& index, const 
 }
 
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index) {
-  return gathered(x, check_beside("gather", x, axis, index), index);
+  const Along along = check_beside("gather", x, axis, index);
+  return gathered(x, along.axis, along.index);
 }
 
-Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& source) {
+Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& given, const Tensor& source) {
   check_numeric("scatter_add", x);
-  const int at = check_beside("scatter_add", x, axis, index);
+  const auto [at, index] = check_beside("scatter_add", x, axis, given);
   check_source("scatter_add", x, index, source);
   Tensor out = copy_of(x);
   scatter_add_into(out, at, index, source);
   if (recording(x, source)) {
     record("scatter_add", out, {x, source}, {save(index, source.requires_grad())},
-           [at](Backward& r) {
+           [at = at](Backward& r) {
              if (r.needs(0)) r.set(0, r.grad());
              if (r.needs(1)) r.set(1, gathered(r.grad(), at, r.saved(0)));
            });
@@ -149,9 +154,9 @@ Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Ten
   return out;
 }
 
-Tensor scatter_max(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& source) {
+Tensor scatter_max(const Tensor& x, int64_t axis, const Tensor& given, const Tensor& source) {
   check_numeric("scatter_max", x);
-  const int at = check_beside("scatter_max", x, axis, index);
+  const auto [at, index] = check_beside("scatter_max", x, axis, given);
   check_source("scatter_max", x, index, source);
   Tensor out = copy_of(x);
   backend(x.device())
@@ -160,7 +165,7 @@ Tensor scatter_max(const Tensor& x, int64_t axis, const Tensor& index, const Ten
                    ViewAs(out, beside(out.layout(), at, index.shape())));
   if (recording(x, source)) {
     record("scatter_max", out, {x, source}, {save(x), save(index), save(source), save_output(out)},
-           [at](Backward& r) {
+           [at = at](Backward& r) {
              const Tensor x = r.saved(0).detach();
              const Tensor index = r.saved(1);
              const Tensor source = r.saved(2).detach();
@@ -178,12 +183,13 @@ Tensor scatter_max(const Tensor& x, int64_t axis, const Tensor& index, const Ten
 }
 
 Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index) {
-  return rows(x, check_rows("index_select", x, axis, index), index);
+  const Along along = check_rows("index_select", x, axis, index);
+  return rows(x, along.axis, along.index);
 }
 
-Tensor index_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& source) {
+Tensor index_add(const Tensor& x, int64_t axis, const Tensor& given, const Tensor& source) {
   check_numeric("index_add", x);
-  const int at = check_rows("index_add", x, axis, index);
+  const auto [at, index] = check_rows("index_add", x, axis, given);
   check_like("index_add", "source", source, x);
   Shape wanted = x.shape();
   wanted[at] = index.numel();
@@ -195,23 +201,24 @@ Tensor index_add(const Tensor& x, int64_t axis, const Tensor& index, const Tenso
   Tensor out = copy_of(x);
   backend(x.device()).index_add(index, at, source, out);
   if (recording(x, source)) {
-    record("index_add", out, {x, source}, {save(index, source.requires_grad())}, [at](Backward& r) {
-      if (r.needs(0)) r.set(0, r.grad());
-      if (r.needs(1)) r.set(1, rows(r.grad(), at, r.saved(0)));
-    });
+    record("index_add", out, {x, source}, {save(index, source.requires_grad())},
+           [at = at](Backward& r) {
+             if (r.needs(0)) r.set(0, r.grad());
+             if (r.needs(1)) r.set(1, rows(r.grad(), at, r.saved(0)));
+           });
   }
   return out;
 }
 
-Tensor embedding(const Tensor& weight, const Tensor& index, std::optional<int64_t> padding_index) {
+Tensor embedding(const Tensor& weight, const Tensor& given, std::optional<int64_t> padding_index) {
   if (weight.rank() != 2) {
     throw ShapeError(
         fmt::format("embedding: weight has shape {}; rank 2 (entries, features) is accepted",
                     weight.shape().to_string()));
   }
   const int64_t entries = weight.shape()[0];
-  check_same_device("embedding", weight, index, "weight", "index");
-  check_index("embedding", index, entries);
+  check_same_device("embedding", weight, given, "weight", "index");
+  const Tensor index = checked_index("embedding", given, entries);
   if (padding_index && (*padding_index < 0 || *padding_index >= entries)) {
     throw ValueError(fmt::format("embedding: padding_index {} given; 0 to {} are accepted",
                                  *padding_index, entries - 1));
@@ -243,10 +250,10 @@ Tensor embedding(const Tensor& weight, const Tensor& index, std::optional<int64_
   return out;
 }
 
-Tensor one_hot(const Tensor& index, int64_t classes, DType dtype) {
+Tensor one_hot(const Tensor& given, int64_t classes, DType dtype) {
   if (classes < 1)
     throw ValueError(fmt::format("one_hot: classes = {} given; at least 1 is accepted", classes));
-  check_index("one_hot", index, classes);
+  const Tensor index = checked_index("one_hot", given, classes);
   Shape shape = index.shape();
   const int axis = shape.rank();
   shape.push_back(1);

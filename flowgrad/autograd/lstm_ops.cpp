@@ -7,6 +7,7 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/support.h"
 #include "flowgrad/autograd/twin.h"
+#include "flowgrad/core/device_graph.h"
 
 namespace flowgrad {
 namespace {
@@ -73,10 +74,20 @@ std::vector<Tensor> first_states(const char* what, const Tensor& given, const Te
   return unbind(given, 0);
 }
 
-/// Which rows are still inside their length at a step, as (N, 1); undefined where all are.
-std::vector<Tensor> step_masks(const Tensor& lengths, const Tensor& x, const LstmSizes& s) {
-  std::vector<Tensor> masks(static_cast<size_t>(s.steps));
-  if (!lengths.defined()) return masks;
+/// How many steps are inside of each row.
+struct Lengths {
+  Tensor of_rows;    // (N), undefined where all rows are full
+  int64_t shortest;  // a lower bound of them
+  /// Which rows are still inside at a step, as (N, 1); undefined where all are.
+  Tensor mask(size_t t) const {
+    const auto step = static_cast<int64_t>(t);
+    if (!of_rows.defined() || step < shortest) return {};
+    return unsqueeze(greater(of_rows, static_cast<double>(step)), 1);
+  }
+};
+
+Lengths check_lengths(const Tensor& lengths, const Tensor& x, const LstmSizes& s) {
+  if (!lengths.defined()) return {{}, s.steps};
   if (lengths.dtype() != DType::int64) {
     throw DTypeError(
         fmt::format("lstm: lengths are {}; int64 is accepted", name_of(lengths.dtype())));
@@ -86,26 +97,22 @@ std::vector<Tensor> step_masks(const Tensor& lengths, const Tensor& x, const Lst
                                  lengths.shape().to_string(), s.rows));
   }
   check_same_device("lstm", x, lengths, "x", "lengths");
-  const std::vector<int64_t> values = lengths.to_vector<int64_t>();
-  int64_t shortest = s.steps;
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (values[i] < 0 || values[i] > s.steps) {
-      throw ValueError(fmt::format("lstm: length {} given for row {}; 0 to {} is accepted",
-                                   values[i], i, s.steps));
-    }
-    shortest = std::min(shortest, values[i]);
-  }
-  for (int64_t t = shortest; t < s.steps; ++t) {
-    masks[static_cast<size_t>(t)] = unsqueeze(greater(lengths, static_cast<double>(t)), 1);
-  }
-  return masks;
+  const Tensor known =
+      check_indices(lengths, s.steps + 1, [steps = s.steps](int64_t length, int64_t row) {
+        return fmt::format("lstm: length {} given for row {}; 0 to {} is accepted", length, row,
+                           steps);
+      });
+  if (s.rows == 0) return {{}, s.steps};
+  // A graph is for other lengths too, and its capture reads nothing.
+  if (is_capturing()) return {contiguous(known), 0};
+  const auto shortest = static_cast<int64_t>(min(known).item());
+  return {shortest < s.steps ? contiguous(known) : Tensor(), shortest};
 }
 
 /// One direction of one layer: what the recurrence needs beside tensors that have gradients.
 struct Direction {
   bool reverse;
-  std::vector<Tensor> masks;  // of every step, see step_masks
-  Tensor lengths;             // undefined where all rows are full
+  Lengths lengths;
 };
 
 /// In the order of a recorded direction: x (L, N, in), weight_ih, weight_hh, bias_ih, bias_hh, and
@@ -132,7 +139,7 @@ std::vector<Tensor> composed(std::span<const Tensor> in, const Direction& d) {
     const std::vector<Tensor> gates = chunk(addmm(from_x[t], h, recurrent), 4, 1);
     const Tensor next_c = sigmoid(gates[1]) * c + sigmoid(gates[0]) * tanh(gates[2]);
     const Tensor next_h = sigmoid(gates[3]) * tanh(next_c);
-    const Tensor& mask = d.masks[t];
+    const Tensor mask = d.lengths.mask(t);
     outputs[t] = mask.defined() ? where(mask, next_h, zero) : next_h;
     c = mask.defined() ? where(mask, next_c, c) : next_c;
     h = mask.defined() ? where(mask, next_h, h) : next_h;
@@ -148,7 +155,7 @@ Tensor dense(const Tensor& t) { return contiguous(t.detach()); }
 void set_by_kernel(Backward& r, std::span<const Tensor> in, const Direction& d, const Tensor& gates,
                    const Tensor& h_before, const Tensor& c_before, const Tensor& c) {
   const auto like = [](const Tensor& t) { return Tensor::empty(t.shape(), t.dtype(), t.device()); };
-  const Tensor weight = dense(in[kWeightH]), lengths = d.lengths;
+  const Tensor weight = dense(in[kWeightH]), lengths = d.lengths.of_rows;
   const Tensor g_gates = like(gates), g_h = like(in[kH]), g_c = like(in[kC]);
   kernels::backend(gates.device())
       .lstm_grad({weight, lengths, d.reverse}, gates, c_before, c, contiguous(r.grad_or_zeros(0)),
@@ -189,8 +196,8 @@ std::vector<Tensor> run_direction(const Inputs& in, const Direction& d) {
     const Tensor from_x = contiguous(linear(in[kX], in[kWeightX], bias_of(in)));
     const Tensor weight = dense(in[kWeightH]), h = dense(in[kH]), c = dense(in[kC]);
     kernels::backend(from_x.device())
-        .lstm({weight, d.lengths, d.reverse}, from_x, h, c, out[0], out[1], out[2], gates, h_before,
-              c_before);
+        .lstm({weight, d.lengths.of_rows, d.reverse}, from_x, h, c, out[0], out[1], out[2], gates,
+              h_before, c_before);
   }
   if (records) {
     std::vector<Saved> saved = {save(gates), save(h_before), save(c_before),
@@ -220,28 +227,26 @@ std::vector<Tensor> run_direction(const Inputs& in, const Direction& d) {
 }  // namespace
 
 LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidirectional,
-                const Tensor& lengths, const Tensor& h0, const Tensor& c0) {
+                const Tensor& given_lengths, const Tensor& h0, const Tensor& c0) {
   const LstmSizes s = check_arguments(x, weights, bidirectional);
   std::vector<Tensor> h = first_states("h0", h0, x, s);
   std::vector<Tensor> c = first_states("c0", c0, x, s);
-  const std::vector<Tensor> masks = step_masks(lengths, x, s);
+  const Lengths lengths = check_lengths(given_lengths, x, s);
   // Time first, so that the slice of a step is dense.
   Tensor current = contiguous(transpose(x, 0, 1));
-  if (s.steps > 0 && masks.back().defined()) {
+  if (lengths.of_rows.defined()) {
     // What lies beyond a row's length must not reach a gradient either, be it NaN.
     const Tensor time = arange(0, static_cast<double>(s.steps), 1, DType::int64, x.device());
-    const Tensor inside = less(unsqueeze(time, 1), unsqueeze(lengths, 0));
+    const Tensor inside = less(unsqueeze(time, 1), unsqueeze(lengths.of_rows, 0));
     current = where(unsqueeze(inside, 2), current, filled({}, 0, x.dtype(), x.device()));
   }
-  const Tensor shorter = s.steps > 0 && masks.back().defined() ? contiguous(lengths) : Tensor();
   for (size_t layer = 0; layer < s.layers; ++layer) {
     std::vector<Tensor> joined;
     for (size_t d = 0; d < s.directions; ++d) {
       const size_t k = layer * s.directions + d;
       const LstmWeights& w = weights[k];
-      const std::vector<Tensor> one =
-          run_direction({current, w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, h[k], c[k]},
-                        {d == 1, masks, shorter});
+      const std::vector<Tensor> one = run_direction(
+          {current, w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh, h[k], c[k]}, {d == 1, lengths});
       joined.push_back(one[0]);
       h[k] = one[1];
       c[k] = one[2];

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/device_graph.h"
 
 namespace flowgrad {
 
@@ -74,26 +77,49 @@ void check_like(const char* op, const char* argument, const Tensor& given, const
   check_same_device(op, given, x, argument, "x");
 }
 
-void check_index(const char* op, const Tensor& index, int64_t size) {
-  if (index.dtype() != DType::int64) {
-    throw DTypeError(fmt::format("{}: index is {}; int64 is accepted", op, name_of(index.dtype())));
-  }
+namespace {
+
+void require_int64(const char* op, const Tensor& index) {
+  if (index.dtype() == DType::int64) return;
+  throw DTypeError(fmt::format("{}: index is {}; int64 is accepted", op, name_of(index.dtype())));
+}
+
+}  // namespace
+
+Tensor check_indices(const Tensor& index, int64_t size, const IndexMessage& message) {
+  require_int64("check_indices", index);
   const auto check = [&](const int64_t* values, int64_t n) {
     for (int64_t i = 0; i < n; ++i) {
       if (static_cast<uint64_t>(values[i]) < static_cast<uint64_t>(size)) continue;
-      throw ValueError(fmt::format("{}: index {} given at element {} of index {}; {}", op,
-                                   values[i], i, index.shape().to_string(),
-                                   size == 0
-                                       ? std::string("the axis has size 0, so none is accepted")
-                                       : fmt::format("0 to {} are accepted", size - 1)));
+      throw ValueError(message(values[i], i));
     }
   };
   if (index.device().is_cpu() && index.is_contiguous()) {
     check(index.data<int64_t>(), index.numel());
+  } else if (is_capturing() && !index.device().is_cpu() && size > 0 && index.numel() > 0) {
+    // What a block checks costs it about as much as being started.
+    constexpr int64_t kPart = 4096, kParts = 256;
+    const CapturedIndices kept =
+        capture_index_check(std::clamp<int64_t>(index.numel() / kPart, 1, kParts), message);
+    Tensor inside = Tensor::empty(index.shape(), DType::int64, index.device());
+    kernels::backend(index.device()).check_index(index, size, inside, kept.found, kept.any);
+    return inside;
   } else {
     const std::vector<int64_t> values = index.to_vector<int64_t>();
     check(values.data(), index.numel());
   }
+  return index;
+}
+
+Tensor checked_index(const char* op, const Tensor& index, int64_t size) {
+  require_int64(op, index);
+  return check_indices(
+      index, size, [op, shape = index.shape(), size](int64_t value, int64_t element) {
+        return fmt::format("{}: index {} given at element {} of index {}; {}", op, value, element,
+                           shape.to_string(),
+                           size == 0 ? std::string("the axis has size 0, so none is accepted")
+                                     : fmt::format("0 to {} are accepted", size - 1));
+      });
 }
 
 Tensor counted(const Tensor& x) { return x.dtype() == DType::boolean ? cast(x, DType::int64) : x; }

@@ -66,9 +66,8 @@ void check_promotion(const char* op, const Tensor& a, const char* name_a, const 
 void check_numeric(const char* op, const Tensor& x);
 /// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device.
 void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x);
-/// DTypeError unless index is int64; ValueError naming the first index outside [0, size). Reads
-/// every index: one on a device is copied to the host, which waits for the device.
-void check_index(const char* op, const Tensor& index, int64_t size);
+/// check_indices with the text of indexing operations; DTypeError unless index is int64.
+Tensor checked_index(const char* op, const Tensor& index, int64_t size);
 /// bool as int64, anything else as it is: bools are counted, not added.
 Tensor counted(const Tensor& x);
 /// A tensor of one value on a device.

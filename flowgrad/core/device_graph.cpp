@@ -2,7 +2,8 @@
 
 #include <fmt/format.h>
 
-#include "flowgrad/core/allocator.h"
+#include <utility>
+
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/private_pool.h"
@@ -10,13 +11,28 @@
 namespace flowgrad {
 namespace {
 
-constexpr size_t kShiftBytes = sizeof(uint64_t);
+/// A generator of the captured work.
+struct Draws {
+  explicit Draws(Generator* g) : generator(g), seed(g->seed()), first_stream(g->stream()) {}
+  Generator* const generator;
+  const uint64_t seed, first_stream;
+  /// Streams that a run takes.
+  uint64_t n_streams = 0;
+};
+
+/// A check of indices in the captured work.
+struct IndexCheck {
+  Tensor found;
+  IndexMessage message;
+};
 
 /// What a thread captures.
 struct Capture {
-  Generator* draws;
-  uint64_t first_stream;
-  const uint64_t* shift;
+  const std::vector<Draws>& draws;
+  /// On the device, for each generator: the streams that it gave since the capture.
+  const uint64_t* shifts;
+  const Tensor& any_index;
+  std::vector<IndexCheck>& checks;
 };
 thread_local const Capture* current = nullptr;
 
@@ -61,41 +77,49 @@ const DeviceMemory& recorder(Device device) {
 }  // namespace
 
 struct DeviceGraph::State {
-  State(Device on, Generator* generator)
+  State(Device on, const std::vector<Generator*>& generators)
       : memory(recorder(on)),
         device(on),
         pool(on),
-        draws(generator),
-        seed(draws ? draws->seed() : 0),
-        first_stream(draws ? draws->stream() : 0),
-        shift(static_cast<uint64_t*>(pool_allocate(kShiftBytes, on))) {}
+        draws(generators.begin(), generators.end()),
+        shifts(Tensor::empty({static_cast<int64_t>(draws.size())}, DType::int64, on)),
+        any_index(Tensor::empty({}, DType::int64, on)) {}
   ~State() {
     if (graph != nullptr) memory.release_graph(graph);
-    pool_free(shift, kShiftBytes, device);
   }
   State(const State&) = delete;
   State& operator=(const State&) = delete;
+
+  /// Says on the device that no index was out of range.
+  void clear_checks() const {
+    const int64_t none = 0;
+    memory.copy_in(any_index.raw(), &none, sizeof none);
+    for (const IndexCheck& c : checks) {
+      const std::vector<int64_t> nothing(static_cast<size_t>(c.found.numel()), -1);
+      memory.copy_in(c.found.raw(), nothing.data(), nothing.size() * sizeof(int64_t));
+    }
+  }
 
   const DeviceMemory& memory;
   const Device device;
   PrivatePool pool;
   void* graph = nullptr;
-  Generator* const draws;
-  const uint64_t seed, first_stream;
-  uint64_t n_streams = 0;
-  /// On the device: streams that the generator gave since the capture.
-  uint64_t* const shift;
+  std::vector<Draws> draws;
+  const Tensor shifts, any_index;
+  std::vector<IndexCheck> checks;
 };
 
-DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work, Generator* draws)
+DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
+                         const std::vector<Generator*>& draws)
     : state_(std::make_unique<State>(device, draws)) {
   State& s = *state_;
-  const Capture capture{draws, s.first_stream, s.shift};
+  const Capture capture{s.draws, static_cast<const uint64_t*>(s.shifts.raw()), s.any_index,
+                        s.checks};
   // Nothing has run, so nothing was drawn.
   struct Rewind {
     const State& s;
     ~Rewind() {
-      if (s.draws) s.draws->set_state(s.seed, s.first_stream);
+      for (const Draws& d : s.draws) d.generator->set_state(d.seed, d.first_stream);
     }
   } const rewind{s};
   Recording recording(s.memory, capture);
@@ -103,25 +127,56 @@ DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work, Gener
     const PrivatePool::Scope own(s.pool);
     work();
   }
-  if (draws) s.n_streams = draws->stream() - s.first_stream;
+  for (Draws& d : s.draws) {
+    // A state that the work sets would be set at every run.
+    if (d.generator->seed() != d.seed || d.generator->stream() < d.first_stream) {
+      throw DeviceError(
+          "DeviceGraph: the work set the state of a generator; set it before each launch");
+    }
+    d.n_streams = d.generator->stream() - d.first_stream;
+  }
   s.graph = recording.end();
+  if (!s.checks.empty()) s.clear_checks();
 }
 
 DeviceGraph::~DeviceGraph() = default;
 
 void DeviceGraph::launch() {
   State& s = *state_;
-  if (s.n_streams > 0) {
-    if (s.draws->seed() != s.seed) {
+  std::vector<uint64_t> shifts;
+  for (const Draws& d : s.draws) {
+    if (d.n_streams > 0 && d.generator->seed() != d.seed) {
       throw ValueError(
           fmt::format("DeviceGraph: the generator has seed {}; the graph was captured with {}",
-                      s.draws->seed(), s.seed));
+                      d.generator->seed(), d.seed));
     }
-    const uint64_t shift = s.draws->stream() - s.first_stream;
-    s.memory.copy_in(s.shift, &shift, kShiftBytes);
-    s.draws->set_state(s.seed, s.draws->stream() + s.n_streams);
+    shifts.push_back(d.generator->stream() - d.first_stream);
+  }
+  if (!shifts.empty())
+    s.memory.copy_in(s.shifts.raw(), shifts.data(), shifts.size() * sizeof(uint64_t));
+  for (const Draws& d : s.draws) {
+    if (d.n_streams > 0) d.generator->set_state(d.seed, d.generator->stream() + d.n_streams);
   }
   s.memory.launch_graph(s.graph);
+}
+
+void DeviceGraph::check() {
+  const State& s = *state_;
+  if (s.checks.empty()) return;
+  int64_t any = 0;
+  s.memory.copy_out(&any, s.any_index.raw(), sizeof any);
+  if (any == 0) return;
+  std::string text;
+  for (const IndexCheck& c : s.checks) {
+    std::vector<int64_t> found(static_cast<size_t>(c.found.numel()));
+    s.memory.copy_out(found.data(), c.found.raw(), found.size() * sizeof(int64_t));
+    for (size_t i = 0; i < found.size() && text.empty(); i += 2) {
+      if (found[i] >= 0) text = c.message(found[i + 1], found[i]);
+    }
+    if (!text.empty()) break;
+  }
+  s.clear_checks();
+  throw ValueError(text);
 }
 
 int64_t DeviceGraph::memory_bytes() const { return state_->pool.bytes(); }
@@ -129,7 +184,10 @@ int64_t DeviceGraph::memory_bytes() const { return state_->pool.bytes(); }
 bool is_capturing() { return current != nullptr; }
 
 void check_captured_draw(const char* op, const Generator& generator) {
-  if (current == nullptr || current->draws == &generator) return;
+  if (current == nullptr) return;
+  for (const Draws& d : current->draws) {
+    if (d.generator == &generator) return;
+  }
   throw DeviceError(
       fmt::format("{}: a draw from a generator that the graph being captured does not know; pass "
                   "it to DeviceGraph",
@@ -138,15 +196,27 @@ void check_captured_draw(const char* op, const Generator& generator) {
 
 const uint64_t* captured_stream_shift(uint64_t seed, uint64_t stream) {
   if (current == nullptr) return nullptr;
-  const Generator* draws = current->draws;
-  if (draws == nullptr || draws->seed() != seed || stream < current->first_stream ||
-      stream >= draws->stream()) {
-    throw DeviceError(
-        fmt::format("random: seed {}, stream {} drawn while a graph is captured whose generator "
-                    "did not give it",
-                    seed, stream));
+  const uint64_t* shift = nullptr;
+  int owners = 0;
+  for (size_t i = 0; i < current->draws.size(); ++i) {
+    const Draws& d = current->draws[i];
+    if (d.seed != seed || stream < d.first_stream || stream >= d.generator->stream()) continue;
+    shift = current->shifts + i;
+    ++owners;
   }
-  return current->shift;
+  if (owners == 1) return shift;
+  throw DeviceError(fmt::format(
+      "random: seed {}, stream {} drawn while a graph is captured; {} of its generators "
+      "gave it, and one must",
+      seed, stream, owners == 0 ? "none" : "several"));
+}
+
+const Tensor& captured_any_index() { return current->any_index; }
+
+CapturedIndices capture_index_check(int64_t parts, IndexMessage message) {
+  Tensor found = Tensor::empty({parts, 2}, DType::int64, current->any_index.device());
+  current->checks.push_back({found, std::move(message)});
+  return {std::move(found), current->any_index};
 }
 
 }  // namespace flowgrad

@@ -87,7 +87,7 @@ void Backend::average_step(std::span<const AverageSlot> slots, const AveragePara
   for (const AverageSlot& slot : slots) lerp(slot.average, slot.value, params.decay);
 }
 
-void Backend::judge_step(View, std::span<const View>, double, StepVerdict*) {
+void Backend::judge_step(View, std::span<const View>, double, View, StepVerdict*) {
   throw DeviceError(std::string("judge_step: backend ") + name() + " records no steps");
 }
 

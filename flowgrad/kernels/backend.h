@@ -86,7 +86,7 @@ struct StepVerdict {
   double loss, norm;
   /// Of the gradients, so that their norm is at most the largest one; 1: they are left alone.
   double factor;
-  /// 0 where loss or norm is not finite: then the update changes nothing.
+  /// 0 where loss or norm is not finite or the step refused: then the update changes nothing.
   double counts;
 };
 
@@ -439,10 +439,11 @@ class Backend {
   virtual void lerp(View average, View value, double decay) = 0;
   /// lerp of many averages in one call.
   virtual void average_step(std::span<const AverageSlot> slots, const AverageParams& params);
-  /// Of a captured step: the verdict from the loss, one number, and all gradients, whose norm
-  /// clip_norm bounds (0: nothing does). A backend that does not record lacks it.
+  /// Of a captured step: the verdict from the loss, one number, all gradients, whose norm clip_norm
+  /// bounds (0: nothing does), and `refused`, int64 (), which is 0 for a step that may count. A
+  /// backend that does not record lacks it.
   virtual void judge_step(View loss, std::span<const View> gradients, double clip_norm,
-                          StepVerdict* verdict);
+                          View refused, StepVerdict* verdict);
 };
 
 /// The backend for a device. The CPU has two: the fast one (default) and the plain reference loops,

@@ -64,7 +64,8 @@ void StepGraph::capture() {
   verdict_ = room_for(sizeof(StepVerdict), device);
   auto* const verdict = static_cast<StepVerdict*>(verdict_.raw());
   const auto* numbers = static_cast<const StepNumbers*>(numbers_.raw());
-  kernels::backend(device).judge_step(loss_, norm_of, parts_.clip_norm, verdict);
+  kernels::backend(device).judge_step(loss_, norm_of, parts_.clip_norm, captured_any_index(),
+                                      verdict);
   for (const auto& batch : batches_) optimizer.queue(batch, {numbers++, verdict});
   if (parts_.ema && !parts_.after_update) parts_.ema->queue({numbers, verdict});
 }
@@ -95,7 +96,9 @@ StepGraph::Result StepGraph::run() {
   graph_.launch();
   StepVerdict verdict{};
   device_memory(verdict_.device().kind).copy_out(&verdict, verdict_.raw(), sizeof verdict);
-  if (verdict.counts != 0) {
+  if (verdict.counts == 0) {
+    graph_.check();
+  } else {
     parts_.optimizer->count(batches_);
     if (parts_.after_update) {
       parts_.after_update();

@@ -15,8 +15,8 @@ struct StepParts {
   Optimizer* optimizer = nullptr;
   /// A single number that depends on the parameters.
   std::function<Tensor()> loss;
-  /// Where the loss draws its random numbers from; may be absent.
-  Generator* draws = nullptr;
+  /// Where the loss draws its random numbers from.
+  std::vector<Generator*> draws = {};
   /// Largest norm of all gradients together; 0: no clipping.
   double clip_norm = 0;
   /// Averages of the weights; may be absent.
@@ -32,7 +32,7 @@ struct StepParts {
 /// step's loss and norm.
 class StepGraph {
  public:
-  /// Captures the step. Nothing runs, and `draws` stays where it is; the stored gradients are
+  /// Captures the step. Nothing runs, and `draws` stay where they are; the stored gradients are
   /// dropped. `after_update` and what comes after it stay outside of the graph. DeviceError for a
   /// loss that cannot be captured (see DeviceGraph) or parameters on the CPU; ShapeError for a loss
   /// that is not a single number; ValueError for no parameters.
@@ -46,7 +46,8 @@ class StepGraph {
   /// averages. The parameters' stored gradients are those before clipping. What the loss reads
   /// beside parameters and draws must be where it was, see keep_in_place. DeviceError when a
   /// parameter has moved since the capture, or a state was loaded whose counts of updates differ
-  /// where they did not.
+  /// where they did not; ValueError for an index out of range, see DeviceGraph::check, after which
+  /// nothing has changed either.
   Result run();
 
  private:

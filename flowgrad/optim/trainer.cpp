@@ -149,11 +149,13 @@ void Trainer::warn(const std::string& text) { progress_->message("warning: " + t
 StepGraph* Trainer::step_graph() {
   if (options_.graph == GraphUse::never || !warmed_up_) return nullptr;
   if (graph_) return graph_.get();
+  std::vector<Generator*> draws = parts_.more_generators;
+  if (parts_.generator) draws.push_back(parts_.generator);
   try {
     graph_ = std::make_unique<StepGraph>(
         StepParts{.optimizer = parts_.optimizer,
                   .loss = [this] { return parts_.loss(counters_.step, 0); },
-                  .draws = parts_.generator,
+                  .draws = std::move(draws),
                   .clip_norm = options_.clip_norm,
                   .ema = ema_.get(),
                   .after_update = parts_.after_update});

@@ -53,6 +53,9 @@ struct TrainerParts {
   Schedule schedule;
   /// Where the loss draws its random numbers from; may be absent.
   Generator* generator = nullptr;
+  /// Further generators that the loss draws from, for TrainerOptions::graph. No checkpoint holds
+  /// them: `prepare` sets them for each step where the results must survive a resume.
+  std::vector<Generator*> more_generators = {};
   /// Computed with the averaged weights when there are any; may be empty. It must leave the model
   /// and the generator as they were. NaN after a signal was cut short: it counts for nothing, and a
   /// resumed training begins with it.
@@ -75,10 +78,11 @@ enum class NanPolicy {
 /// (StepGraph), captured at the second step of a call. The results have the same bits.
 ///
 /// The loss is then called only once more, so `prepare` must put whatever changes from step to step
-/// where the loss reads it (keep_in_place), and all draws must come from `generator`. A loss that
-/// copies from the host, reads a value of the device or branches on one cannot be captured; numbers
-/// of the host that it reads, such as the step's, stay what they were. Those of the update, such as
-/// the rate, do not: the device gets them before each run. Stored gradients are not clipped.
+/// where the loss reads it (keep_in_place), and all draws must come from the generators of the
+/// parts. A loss that copies from the host, reads a value of the device or branches on one cannot
+/// be captured; numbers of the host that it reads, such as the step's, stay what they were. Those
+/// of the update, such as the rate, do not: the device gets them before each run. An index out of
+/// range raises ValueError, and the step changes nothing. Stored gradients are not clipped.
 /// `after_update` and the averages after it stay outside of the graph.
 enum class GraphUse {
   never,

@@ -48,8 +48,7 @@ TEST_CASE("a captured chain has the bits of the plain one, draws included",
   Chain a, b;
   a(plain);
   b(captured);
-  DeviceGraph graph(
-      test_device(), [&] { b(captured); }, &captured);
+  DeviceGraph graph(test_device(), [&] { b(captured); }, {&captured});
   CHECK(captured.stream() == plain.stream());  // capturing draws nothing
   CHECK(graph.memory_bytes() > 0);
   for (int run = 0; run < 4; ++run) {
@@ -96,7 +95,7 @@ TEST_CASE("a graph's memory outlives the trimming of the pool and is nobody else
           sum_of = chain.value + sum(outside);
           outside = {};  // its storage is the caller's no more, and the graph reads it all the same
         },
-        &draws);
+        std::vector<Generator*>{&draws});
     CHECK(memory_stats(device).live_bytes - live >= graph->memory_bytes());
     draws.set_state(3, 0);
     graph->launch();
@@ -135,14 +134,13 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
   Generator draws(1), other(2);
   const auto refusal = [&](const std::function<void()>& work) {
     const std::string text = error_of<DeviceError>([&] {
-      DeviceGraph(
-          device,
-          [&] {
-            copy_(y, x);
-            randn({4}, draws, DType::float32, device);
-            work();
-          },
-          &draws);
+      DeviceGraph(device,
+                  [&] {
+                    copy_(y, x);
+                    randn({4}, draws, DType::float32, device);
+                    work();
+                  },
+                  {&draws});
     });
     CHECK(draws.stream() == 0);
     CHECK_FALSE(is_capturing());
@@ -158,9 +156,7 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
              Contains("randn: a draw"));
   CHECK_THAT(refusal([&] { dropout(x, 0.5, other); }), Contains("dropout"));
   CHECK_THAT(refusal([&] { DeviceGraph(device, [] {}); }), Contains("captures a graph already"));
-  // Indices are checked on the host, so those on the device cannot be part of a graph.
-  const Tensor index = to(Tensor::from(std::vector<int64_t>{0}, {1}, DType::int64), device);
-  CHECK_THAT(refusal([&] { index_select(x, 0, index); }), Contains("copy_to_host"));
+  CHECK_THAT(refusal([&] { draws.set_state(2, 0); }), Contains("set the state of a generator"));
   // Errors of the work itself come through.
   CHECK_THAT(
       error_of<ShapeError>([&] { DeviceGraph(device, [&] { matmul(x, slice(x, 0, 0, 3)); }); }),
@@ -168,10 +164,162 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
   CHECK_FALSE(is_capturing());
   // An empty one, and one whose generator was seeded anew.
   DeviceGraph(device, [] {}).launch();
-  DeviceGraph drawing(
-      device, [&] { randn({4}, draws, DType::float32, device); }, &draws);
+  DeviceGraph drawing(device, [&] { randn({4}, draws, DType::float32, device); }, {&draws});
   draws.set_state(9, 0);
   CHECK_THAT(error_of<ValueError>([&] { drawing.launch(); }), Contains("has seed 9"));
+}
+
+TEST_CASE("two generators of a graph go on by themselves", "[device_graph_test][device_only]") {
+  if (!device_records()) return;
+  const Device device = test_device();
+  // One seed, and streams that the other does not come to.
+  Generator plain_a(7), plain_b(7, 1000), a(7), b(7, 1000), close(7, 1);
+  Tensor from_a, from_b;
+  const auto draw = [&](Generator& first, Generator& second) {
+    from_b = randn({9}, second, DType::float32, device);
+    from_a = randn({9}, first, DType::float32, device);
+    from_b = from_b + randn({9}, second, DType::float32, device);
+  };
+  DeviceGraph graph(device, [&] { draw(a, b); }, {&a, &b});
+  const Tensor of_graph[] = {from_a, from_b};
+  for (int run = 0; run < 4; ++run) {
+    if (run == 2) {  // each is somewhere else now
+      for (Generator* g : {&plain_a, &a}) g->set_state(7, 40);
+      for (Generator* g : {&plain_b, &b}) g->set_state(7, 500);
+    }
+    graph.launch();
+    draw(plain_a, plain_b);
+    CHECK(of(of_graph[0]) == of(from_a));
+    CHECK(of(of_graph[1]) == of(from_b));
+    CHECK(a.stream() == plain_a.stream());
+    CHECK(b.stream() == plain_b.stream());
+  }
+  // Where two gave a stream, nobody can say how far it is.
+  a.set_state(7, 0);
+  CHECK_THAT(error_of<DeviceError>([&] {
+               DeviceGraph(device,
+                           [&] {
+                             randn({2}, a, DType::float32, device);
+                             randn({2}, a, DType::float32, device);
+                             randn({2}, close, DType::float32, device);
+                           },
+                           {&a, &close});
+             }),
+             Contains("several"));
+}
+
+namespace {
+
+Tensor places(const std::vector<int64_t>& v) {
+  return to(Tensor::from(v, {static_cast<int64_t>(v.size())}, DType::int64), test_device());
+}
+
+/// Every operation that takes indices, and the gradient by what they read and write.
+struct Lookups {
+  Tensor x = values({5, 3}, 1).requires_grad_(), source = values({4, 3}, 2).requires_grad_();
+  Tensor index = places({4, 0, 3, 0});
+  std::vector<Tensor> results;
+  void operator()() {
+    const Tensor columns = expand(unsqueeze(index, 1), {4, 3});
+    const std::vector<Tensor> out = {index_select(x, 0, index),
+                                     embedding(x, index, 3),
+                                     gather(x, 0, columns),
+                                     scatter_add(x, 0, columns, source),
+                                     scatter_max(x, 0, columns, source),
+                                     index_add(x, 0, index, source),
+                                     cast(one_hot(index, 5), DType::float32)};
+    Tensor total;
+    for (const Tensor& t : out) total = total.defined() ? total + sum(square(t)) : sum(square(t));
+    results = grad(total, {x, source});
+    for (const Tensor& t : out) results.push_back(t.detach());
+  }
+};
+
+}  // namespace
+
+TEST_CASE("lookups of a graph have the bits of the plain ones",
+          "[device_graph_test][device_only]") {
+  if (!device_records()) return;
+  Lookups plain, captured;
+  DeviceGraph graph(test_device(), [&] { captured(); });
+  for (const auto& v :
+       std::vector<std::vector<int64_t>>{{4, 0, 3, 0}, {1, 1, 1, 1}, {0, 4, 2, 3}}) {
+    copy_(plain.index, places(v));
+    copy_(captured.index, places(v));
+    plain();
+    graph.launch();
+    graph.check();
+    for (size_t i = 0; i < plain.results.size(); ++i) {
+      INFO(i);
+      CHECK(of(captured.results[i]) == of(plain.results[i]));
+    }
+  }
+}
+
+TEST_CASE("an index out of range is told of after the launch, by the words of the plain check",
+          "[device_graph_test][device_only]") {
+  if (!device_records()) return;
+  const auto at = [](const std::vector<int64_t>& v) {
+    Lookups plain;
+    plain.index = places(v);
+    return error_of<ValueError>([&] { plain(); });
+  };
+  Lookups captured;
+  DeviceGraph graph(test_device(), [&] { captured(); });
+  graph.check();  // nothing has run
+  for (const auto& v : std::vector<std::vector<int64_t>>{
+           {4, 5, -1, 0}, {4, 0, -1, 5}, {4, 0, 1, int64_t{1} << 62}, {INT64_MIN, 0, 1, 2}}) {
+    copy_(captured.index, places(v));
+    graph.launch();
+    CHECK(error_of<ValueError>([&] { graph.check(); }) == at(v));
+    // Said once, and the next launch is judged by itself.
+    graph.check();
+    copy_(captured.index, places({4, 0, 3, 0}));
+    graph.launch();
+    graph.check();
+  }
+  // The first of several launches is not forgotten.
+  copy_(captured.index, places({0, 7, 0, 8}));
+  graph.launch();
+  copy_(captured.index, places({9, 0, 3, 0}));
+  graph.launch();
+  copy_(captured.index, places({4, 0, 3, 0}));
+  graph.launch();
+  CHECK_THAT(error_of<ValueError>([&] { graph.check(); }), Contains("index 7 given at element 1"));
+  // The first check of the work speaks, whatever finds its index first on the device.
+  const Tensor first = places({0, 1}), second = places({0, 1});
+  Tensor picked;
+  DeviceGraph two(test_device(), [&] {
+    picked = index_select(captured.x, 0, first);
+    picked = picked + index_select(captured.x, 0, second);
+  });
+  copy_(second, places({6, 0}));
+  two.launch();
+  CHECK_THAT(error_of<ValueError>([&] { two.check(); }), Contains("index 6 given at element 0"));
+  copy_(first, places({0, 8}));
+  two.launch();
+  CHECK_THAT(error_of<ValueError>([&] { two.check(); }), Contains("index 8 given at element 1"));
+}
+
+TEST_CASE("the first of very many indices is found, and all others are used",
+          "[device_graph_test][device_only]") {
+  if (!device_records()) return;
+  std::vector<int64_t> v(10000);
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i % 7);
+  const Tensor x = values({7}, 1), index = places(v);
+  Tensor picked;
+  DeviceGraph graph(test_device(), [&] { picked = index_select(x, 0, index); });
+  for (const size_t bad : {9999, 9500, 5000, 4999, 0}) {
+    v[bad] = 7 + static_cast<int64_t>(bad);
+    copy_(index, places(v));
+    graph.launch();
+    CHECK_THAT(error_of<ValueError>([&] { graph.check(); }),
+               Contains("index " + std::to_string(v[bad]) + " given at element " +
+                        std::to_string(bad) + " of index (10000,); 0 to 6 are accepted"));
+    const auto got = of(picked), table = of(x);
+    for (size_t i = 0; i < v.size(); ++i)
+      REQUIRE(got[i] == table[v[i] < 7 ? static_cast<size_t>(v[i]) : 0]);
+  }
 }
 
 TEST_CASE("the CPU has no graphs", "[device_graph_test]") {

@@ -250,8 +250,10 @@ TEST_CASE("a captured update reads its numbers and its verdict", "[optimizer_tes
 TEST_CASE("the verdict on a step: the host's numbers, bit for bit", "[optimizer_test]") {
   const double inf = HUGE_VAL;
   for (const DType dtype : kFloating) {
-    const auto check = [&](double loss, const std::vector<Tensor>& gradients, double clip) {
-      INFO("loss " << loss << ", clip " << clip << ", gradients " << gradients.size());
+    const auto check = [&](double loss, const std::vector<Tensor>& gradients, double clip,
+                           int64_t refused = 0) {
+      INFO("loss " << loss << ", clip " << clip << ", gradients " << gradients.size()
+                   << ", refused " << refused);
       std::vector<std::unique_ptr<OnDevice>> device;
       std::vector<View> views;
       for (const Tensor& t : gradients) {
@@ -259,12 +261,13 @@ TEST_CASE("the verdict on a step: the host's numbers, bit for bit", "[optimizer_
         views.push_back(device.back()->view());
       }
       const OnDevice value(Tensor::from(std::vector<double>{loss}, {}, dtype));
+      const OnDevice no(Tensor::from(std::vector<int64_t>{refused}, {}));
       const DeviceArray<StepVerdict> there(1);
-      cuda_backend().judge_step(value.view(), views, clip, there.get());
+      cuda_backend().judge_step(value.view(), views, clip, no.view(), there.get());
       const StepVerdict v = there.values()[0];
       const double norm = std::sqrt(cuda_backend().sum_of_squares(views));
       const double factor = clip / (norm + 1e-6);
-      const bool counts = std::isfinite(loss) && std::isfinite(norm);
+      const bool counts = std::isfinite(loss) && std::isfinite(norm) && refused == 0;
       const auto same = [](double a, double b) {
         return a == b || (std::isnan(a) && std::isnan(b));
       };
@@ -286,6 +289,8 @@ TEST_CASE("the verdict on a step: the host's numbers, bit for bit", "[optimizer_
         check(loss, {one(inf)}, clip);
         check(loss, {one(std::nan(""))}, clip);
         check(loss, {one(3)}, clip);
+        check(loss, {one(3)}, clip, 1);
+        check(loss, {one(3)}, clip, int64_t{1} << 40);
         check(loss, {one(0)}, clip);
         check(loss, {}, clip);
       }
@@ -306,12 +311,12 @@ TEST_CASE("optimiser: what is refused", "[optimizer_test]") {
   CHECK_THROWS_AS(b.lerp(x, ints, 0.5), DTypeError);
   CHECK_THROWS_AS(b.average_step(std::vector<AverageSlot>{{x, ints}}, {0.5}), DTypeError);
   CHECK_THROWS_AS(b.average_step(std::vector<AverageSlot>{{ints, ints}}, {0.5}), DTypeError);
-  CHECK_THROWS_AS(b.judge_step(x, views, 0, nullptr), DTypeError);
-  CHECK_THROWS_AS(b.judge_step(ints, {}, 0, nullptr), DTypeError);
+  CHECK_THROWS_AS(b.judge_step(x, views, 0, x, nullptr), DTypeError);
+  CHECK_THROWS_AS(b.judge_step(ints, {}, 0, x, nullptr), DTypeError);
   const Tensor apart = strided(x, 1);
   const StepNumbers numbers;
   CHECK_THROWS_AS(
       b.average_step(std::vector<AverageSlot>{{apart, apart}}, {0.5, {&numbers, nullptr}}),
       DeviceError);
-  CHECK_THROWS_AS(reference_backend().judge_step(x, {}, 0, nullptr), DeviceError);
+  CHECK_THROWS_AS(reference_backend().judge_step(x, {}, 0, x, nullptr), DeviceError);
 }

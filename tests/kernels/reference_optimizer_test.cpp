@@ -107,5 +107,5 @@ TEST_CASE("sums of squares, scaling, averaging", "[reference_optimizer_test]") {
   const Tensor ints = Tensor::from(std::vector<int64_t>{1}, {1});
   CHECK_THROWS_AS(be.scale(ints, 2), DTypeError);
   CHECK_THROWS_AS(be.lerp(a, ints, 0.5), DTypeError);
-  CHECK_THROWS_AS(be.judge_step(a, one, 0, nullptr), DeviceError);
+  CHECK_THROWS_AS(be.judge_step(a, one, 0, a, nullptr), DeviceError);
 }

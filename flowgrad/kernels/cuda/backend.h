@@ -111,7 +111,7 @@ class CudaBackend final : public Backend {
   void scale(View out, double factor) override;
   void lerp(View average, View value, double decay) override;
   void average_step(std::span<const AverageSlot> slots, const AverageParams& params) override;
-  void judge_step(View loss, std::span<const View> gradients, double clip_norm,
+  void judge_step(View loss, std::span<const View> gradients, double clip_norm, View refused,
                   StepVerdict* verdict) override;
 };
 

@@ -244,11 +244,12 @@ __global__ void __launch_bounds__(kBlock) add_up(const double* partial, int64_t 
 /// gradient_norm and clip_grad_norm on the device, rounded as on the host.
 template <class T>
 __global__ void __launch_bounds__(kBlock)
-    judge(const T* loss, const double* partial, int64_t n, double clip_norm, StepVerdict* verdict) {
+    judge(const T* loss, const double* partial, int64_t n, double clip_norm, const int64_t* refused,
+          StepVerdict* verdict) {
   const double sum = sum_of_partials(partial, n);
   if (threadIdx.x != 0) return;
   StepVerdict v{static_cast<double>(*loss), __dsqrt_rn(sum), 1, 0};
-  if (isfinite(v.loss) && isfinite(v.norm)) {
+  if (isfinite(v.loss) && isfinite(v.norm) && *refused == 0) {
     v.counts = 1;
     const double factor = __ddiv_rn(clip_norm, __dadd_rn(v.norm, 1e-6));
     if (clip_norm > 0 && factor < 1) v.factor = factor;
@@ -422,7 +423,7 @@ void CudaBackend::average_step(std::span<const AverageSlot> slots, const Average
 }
 
 void CudaBackend::judge_step(View loss, std::span<const View> gradients, double clip_norm,
-                             StepVerdict* verdict) {
+                             View refused, StepVerdict* verdict) {
   const int64_t partials = spans_of("judge_step", gradients);
   const Scratch scratch(static_cast<std::size_t>(partials) * sizeof(double));
   double* next = square_all<float>(gradients, scratch.as<double>());
@@ -430,7 +431,7 @@ void CudaBackend::judge_step(View loss, std::span<const View> gradients, double 
   visit_floating("judge_step", loss.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     gpu::launch(judge<T>, 1, kBlock, 0, gpu::default_stream(), loss.as<const T>(),
-                scratch.as<double>(), partials, clip_norm, verdict);
+                scratch.as<double>(), partials, clip_norm, refused.as<const int64_t>(), verdict);
   });
 }
 

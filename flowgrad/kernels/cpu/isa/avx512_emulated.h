@@ -67,11 +67,11 @@ FG_INLINE V emulated_by_halves(F f, V a, Vs... more) {
 }
 
 // Both operands' order decides what a NaN gives, so these are the processor's own instructions.
-#define FG_EMULATE(name, V, H, half)                                                             \
-  template <class... Vs>                                                                         \
-  FG_INLINE V emulated_##name(V a, Vs... more) {                                                 \
-    return emulated_by_halves<H>(                                                                \
-        [](auto... x) __attribute__((always_inline)) { return half(x...); }, a, V(more)...);     \
+#define FG_EMULATE(name, V, H, half)                                                         \
+  template <class... Vs>                                                                     \
+  FG_INLINE V emulated_##name(V a, Vs... more) {                                             \
+    return emulated_by_halves<H>(                                                            \
+        [](auto... x) __attribute__((always_inline)) { return half(x...); }, a, V(more)...); \
   }
 FG_EMULATE(fmadd_ps, __m512, __m256, _mm256_fmadd_ps)
 FG_EMULATE(fmadd_pd, __m512d, __m256d, _mm256_fmadd_pd)
@@ -114,7 +114,8 @@ FG_INLINE __m512 emulated_insert(__m512 into, __m128 part, int at) {
 }
 FG_INLINE __m512i emulated_mul_epu32(__m512i a, __m512i b) {
   const auto low = [](long long v) { return static_cast<unsigned long long>(v) & 0xffffffffu; };
-  return emulated_lanes<__m512i>([&](int i) { return static_cast<long long>(low(a[i]) * low(b[i])); });
+  return emulated_lanes<__m512i>(
+      [&](int i) { return static_cast<long long>(low(a[i]) * low(b[i])); });
 }
 
 }  // namespace
