@@ -67,16 +67,15 @@ void DiffusionPolicy::check_input(const char* op, const Tensor& x) const {
                                options_.action_dim));
 }
 
-void DiffusionPolicy::check_steps(const char* op, const Tensor& t, int64_t rows) const {
+Tensor DiffusionPolicy::check_steps(const char* op, const Tensor& t, int64_t rows) const {
   if (t.dtype() != DType::int64 || t.rank() != 1 || t.size(0) != rows) {
     throw ShapeError(fmt::format("{}: t is {} {}; int64 ({},) is accepted", op, name_of(t.dtype()),
                                  t.shape().to_string(), rows));
   }
-  for (const int64_t step : t.to_vector<int64_t>()) {
-    if (step >= 0 && step < options_.n_timesteps) continue;
-    throw ValueError(fmt::format("{}: step {} given in time; 0 to {} are accepted", op, step,
-                                 options_.n_timesteps - 1));
-  }
+  return check_indices(
+      t, options_.n_timesteps, [op, last = options_.n_timesteps - 1](int64_t step, int64_t) {
+        return fmt::format("{}: step {} given in time; 0 to {} are accepted", op, step, last);
+      });
 }
 
 void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t rows) const {
@@ -93,18 +92,19 @@ void DiffusionPolicy::check_state(const char* op, const Tensor& state, int64_t r
   throw ShapeError(fmt::format("{}: state {} given; {}", op, given, wanted));
 }
 
-Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& t, const Tensor& state) {
+Tensor DiffusionPolicy::noise_prediction(const Tensor& x, const Tensor& steps,
+                                         const Tensor& state) {
   check_input("noise_prediction", x);
   check_state("noise_prediction", state, x.size(0));
-  check_steps("noise_prediction", t, x.size(0));
+  const Tensor t = check_steps("noise_prediction", steps, x.size(0));
   const Tensor time = unsqueeze(cast(t, x.dtype()) / static_cast<double>(options_.n_timesteps), 1);
   if (!state.defined()) return denoiser_(concat({x, time}, 1));
   return denoiser_(concat({x, expand(state, {x.size(0), options_.state_dim}), time}, 1));
 }
 
-Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& t, const Tensor& noise) const {
+Tensor DiffusionPolicy::q_sample(const Tensor& x0, const Tensor& steps, const Tensor& noise) const {
   check_input("q_sample", x0);
-  check_steps("q_sample", t, x0.size(0));
+  const Tensor t = check_steps("q_sample", steps, x0.size(0));
   if (noise.shape() != x0.shape()) {
     throw ShapeError(fmt::format("q_sample: noise of shape {} given; {} is accepted",
                                  noise.shape().to_string(), x0.shape().to_string()));

@@ -68,7 +68,7 @@ class DiffusionPolicy final : public Module {
                                           const DiffusionSampling& sampling) const;
   std::vector<int64_t> sampling_steps(const DiffusionSampling& sampling) const;
   void check_input(const char* op, const Tensor& x) const;
-  void check_steps(const char* op, const Tensor& t, int64_t rows) const;
+  Tensor check_steps(const char* op, const Tensor& t, int64_t rows) const;
   void check_state(const char* op, const Tensor& state, int64_t rows) const;
 
   DiffusionOptions options_;

@@ -104,30 +104,27 @@ LanguageEncoder::LanguageEncoder(const VisionLanguageOptions& o, Generator& gene
       lstm_(add_module("1", std::make_unique<Lstm>(o.embedding, o.lstm_hidden, generator, dtype,
                                                    LstmOptions{.bidirectional = true}))) {}
 
-Tensor LanguageEncoder::forward(const Tensor& tokens) {
-  if (!tokens.defined() || tokens.rank() != 2 || tokens.size(1) < 1) {
+Tensor LanguageEncoder::forward(const Tensor& words) {
+  if (!words.defined() || words.rank() != 2 || words.size(1) < 1) {
     throw ShapeError(
-        fmt::format("encode: tokens {}; (N, L) with L at least 1 is accepted", given(tokens)));
+        fmt::format("encode: tokens {}; (N, L) with L at least 1 is accepted", given(words)));
   }
-  if (tokens.dtype() != DType::int64)
-    throw DTypeError(fmt::format("encode: tokens {}; int64 is accepted", given(tokens)));
-  const int64_t rows = tokens.size(0), length = tokens.size(1);
-  const std::vector<int64_t> all = tokens.to_vector<int64_t>();
-  std::vector<int64_t> lengths(static_cast<size_t>(rows), 0);
-  for (int64_t i = 0; i < rows * length; ++i) {
-    const int64_t token = all[static_cast<size_t>(i)];
-    if (token < 0 || token >= vocabulary_) {
-      throw ValueError(
-          fmt::format("encode: token {} given in row {} at position {}; 0 to {} are accepted",
-                      token, i / length, i % length, vocabulary_ - 1));
-    }
-    if (token != pad_id_) lengths[static_cast<size_t>(i / length)] = i % length + 1;
+  if (words.dtype() != DType::int64)
+    throw DTypeError(fmt::format("encode: tokens {}; int64 is accepted", given(words)));
+  const int64_t length = words.size(1);
+  const Tensor tokens = check_indices(
+      words, vocabulary_, [length, last = vocabulary_ - 1](int64_t token, int64_t element) {
+        return fmt::format("encode: token {} given in row {} at position {}; 0 to {} are accepted",
+                           token, element / length, element % length, last);
+      });
+  Tensor known;
+  if (pad_id_) {
+    // A row ends with its last word.
+    const Tensor position =
+        arange(1, static_cast<double>(length + 1), 1, DType::int64, tokens.device());
+    const Tensor is_word = not_equal(tokens, static_cast<double>(*pad_id_));
+    known = max(cast(is_word, DType::int64) * position, {1});
   }
-  // Without padding every row is as long as the array, which needs no masks.
-  const bool ragged =
-      std::any_of(lengths.begin(), lengths.end(), [&](int64_t n) { return n != length; });
-  const Tensor known =
-      ragged ? flowgrad::to(Tensor::from(lengths, {rows}), tokens.device()) : Tensor();
   const Tensor last = lstm_.forward(embedding_(tokens), known).h;  // (2, N, H)
   return concat({select(last, 0, 0), select(last, 0, 1)}, 1);
 }

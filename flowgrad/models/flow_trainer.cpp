@@ -32,13 +32,18 @@ std::vector<ParameterGroup> groups_of(const NamedTensors& parameters, double wei
   return out;
 }
 
+FlowTrainerData with_generators_of(Model& model, FlowTrainerData data) {
+  data.more_generators = model.own_generators();
+  return data;
+}
+
 }  // namespace
 
 FlowTrainer::FlowTrainer(Model& model, FlowTrainerData data, Generator& draws,
                          FlowTrainerOptions options)
     : FlowTrainer(
-          model.module(), [this, &model] { return model.loss(batch_, draws_); }, std::move(data),
-          draws, std::move(options)) {
+          model.module(), [this, &model] { return model.loss_after_seeding(batch_, draws_); },
+          with_generators_of(model, std::move(data)), draws, std::move(options)) {
   model_ = &model;
   if (!data_.next) throw ValueError("FlowTrainer: no source of rows given");
   if (options_.condition_dropout > 0 && model.condition_width() == 0) {
@@ -66,6 +71,7 @@ FlowTrainer::FlowTrainer(Module& module, std::function<Tensor()> loss, FlowTrain
   parts.model = module.state_dict();
   parts.optimizer = optimizer_.get();
   parts.generator = &draws_;
+  parts.more_generators = data_.more_generators;
   parts.schedule = schedule_of(options_);
   parts.validate = data_.validate;
   parts.states = data_.states;
@@ -92,6 +98,7 @@ void FlowTrainer::fetch() {
     model_->initialize_from(batch);
     initialized_ = true;
   }
+  model_->seed_own_generators(draws_);
   if (options_.trainer.graph == GraphUse::never) {
     batch_ = std::move(batch);
     return;

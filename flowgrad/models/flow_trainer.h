@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <vector>
 
 #include "flowgrad/models/registry.h"
 #include "flowgrad/models/spectral.h"
@@ -40,6 +41,8 @@ struct FlowTrainerData {
   std::vector<StateProvider> states = {};
   /// For a loss of one's own: called before it, to fetch what it reads; see TrainerParts::prepare.
   std::function<void()> prepare = {};
+  /// For a loss of one's own: see TrainerParts::more_generators.
+  std::vector<Generator*> more_generators = {};
 };
 
 /// Trains any model of the registry by its own loss: minus the mean log-likelihood of a density,

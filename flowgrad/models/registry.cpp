@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/models/registry_entry.h"
 
 namespace flowgrad {
@@ -141,12 +142,24 @@ Tensor Model::evaluate(const std::string& quantity, const QuantityInputs& given,
         "solvers of equal steps",
         name_, options.n_steps, options.solver));
   }
-  QuantityInputs inputs = given;
+  if (is_capturing() && !own_generators().empty()) {
+    throw DeviceError(
+        fmt::format("model {}: evaluated while a graph is captured, which would set its own "
+                    "generators once for all runs; seed_own_generators before each run and "
+                    "loss_after_seeding in the graph are accepted",
+                    name_));
+  }
+  const QuantityInputs inputs = converted(given);
+  seed_own_generators(generator);
+  return compute(quantity, inputs, options, generator);
+}
+
+QuantityInputs Model::converted(QuantityInputs inputs) {
   const DType dtype = registry::dtype_of(*this);
   for (Tensor* t : inputs.all()) {
     if (t->defined() && is_floating(t->dtype()) && t->dtype() != dtype) *t = cast(*t, dtype);
   }
-  return compute(quantity, inputs, options, generator);
+  return inputs;
 }
 
 std::vector<ConfigKey> config_keys(const std::string& model) { return entry(model).keys; }

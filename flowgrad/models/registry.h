@@ -85,6 +85,14 @@ class Model {
   Tensor loss(const QuantityInputs& inputs, Generator& generator) {
     return evaluate(training_quantity(), inputs, {}, generator);
   }
+  /// `loss` in two parts, of which a graph holds the second: generators of the model's own are set
+  /// by a stream of the caller's, so that a seed fixes the whole result; and the loss draws.
+  virtual void seed_own_generators(Generator& /*generator*/) {}
+  Tensor loss_after_seeding(const QuantityInputs& inputs, Generator& generator) {
+    return compute(training_quantity(), converted(inputs), {}, generator);
+  }
+  /// Those generators.
+  virtual std::vector<Generator*> own_generators() { return {}; }
   /// The quantity that `loss` evaluates.
   virtual std::string training_quantity() const { return "loss"; }
 
@@ -95,6 +103,8 @@ class Model {
                          const QuantityOptions& options, Generator& generator) = 0;
 
  private:
+  QuantityInputs converted(QuantityInputs inputs);
+
   std::string name_;
   Config config_;
 };

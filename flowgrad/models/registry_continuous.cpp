@@ -14,20 +14,21 @@ class CnfModel final : public DensityModel {
   CnfModel(const ConfigReader& config, std::unique_ptr<ContinuousNormalizingFlow> flow)
       : DensityModel(config, std::move(flow)), own_(cnf().options().solver) {}
 
+  void seed_own_generators(Generator& generator) override {
+    cnf().probe_generator().set_state(generator.seed(),
+                                      (generator.next_stream() << 20) | (uint64_t{1} << 62));
+  }
+  std::vector<Generator*> own_generators() override { return {&cnf().probe_generator()}; }
+
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override {
     if (q != "loss") return DensityModel::compute(q, in, o, generator);
     refuse_guidance(*this, o);
-    prepare(o, generator);
+    prepare(o);
     return cnf().loss(need(*this, q, "input", in.input), in.condition, in.probe_noise);
   }
-  void prepare(const QuantityOptions& o, Generator& generator) override {
-    cnf().set_solver(solver_for(own_, o));
-    // One stream of the caller's generator seeds the probes, so that a seed fixes the whole result.
-    cnf().probe_generator().set_state(generator.seed(),
-                                      (generator.next_stream() << 20) | (uint64_t{1} << 62));
-  }
+  void prepare(const QuantityOptions& o) override { cnf().set_solver(solver_for(own_, o)); }
   Transformed forward(const Tensor& z, const QuantityInputs& in) override {
     return cnf().integrate(z, 0, 1, in.probe_noise, in.condition);
   }

@@ -14,7 +14,7 @@ namespace flowgrad::registry {
 Tensor DensityModel::compute(const std::string& q, const QuantityInputs& in,
                              const QuantityOptions& o, Generator& generator) {
   refuse_guidance(*this, o);
-  prepare(o, generator);
+  prepare(o);
   if (q == "sample") return draw(in, o, generator);
   const Tensor& x = need(*this, q, "input", in.input);
   if (q == "forward") return forward(x, in).value;
@@ -25,7 +25,7 @@ Tensor DensityModel::compute(const std::string& q, const QuantityInputs& in,
   return q == "log_prob" ? log_prob : -mean(log_prob);
 }
 
-void DensityModel::prepare(const QuantityOptions& o, Generator&) {
+void DensityModel::prepare(const QuantityOptions& o) {
   if (o.n_steps != 0)
     refuse_option(*this, "n_steps", fmt::format("{}", o.n_steps),
                   "0 is accepted, it has no solver");

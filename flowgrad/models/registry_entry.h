@@ -59,7 +59,7 @@ class DensityModel : public Model {
  protected:
   Tensor compute(const std::string& q, const QuantityInputs& in, const QuantityOptions& o,
                  Generator& generator) override;
-  virtual void prepare(const QuantityOptions& o, Generator& generator);
+  virtual void prepare(const QuantityOptions& o);
   virtual Transformed forward(const Tensor& z, const QuantityInputs& in) {
     return flow_->forward(z, in.condition);
   }

@@ -3,59 +3,13 @@
 
 #include <cmath>
 
-#include "device/device.h"
-#include "flowgrad/models/flow_trainer.h"
 #include "flowgrad/models/robot_policy.h"
-#include "support.h"
+#include "graph_training.h"
 
 using namespace flowgrad;
-using flowgrad::testing::contains;
-using flowgrad::testing::device_records;
-using flowgrad::testing::raised;
-using flowgrad::testing::test_device;
+using namespace flowgrad::testing;
 
 namespace {
-
-/// What a training came to, bit for bit.
-struct Outcome {
-  std::vector<double> losses, norms;
-  NamedTensors weights;
-  uint64_t stream = 0;
-  std::vector<std::string> warnings;
-};
-
-struct Messages final : ProgressSink {
-  explicit Messages(std::vector<std::string>& to) : texts(to) {}
-  void update(const ProgressState&) override {}
-  void message(const std::string& text) override { texts.push_back(text); }
-  void finish(const ProgressState&) override {}
-  std::vector<std::string>& texts;
-};
-
-FlowTrainerOptions options_of(GraphUse graph, int64_t steps) {
-  FlowTrainerOptions o;
-  o.learning_rate = 1e-2;
-  o.warm_up = 3;
-  o.weight_decay = 0.01;
-  o.trainer.clip_norm = 0.5;
-  o.trainer.ema_decay = 0.9;
-  o.trainer.steps = steps;
-  o.trainer.log_every = 1;
-  o.trainer.handle_signals = false;
-  o.trainer.graph = graph;
-  return o;
-}
-
-void finish(FlowTrainer& training, const Module& module, const Generator& draws, Outcome& out) {
-  training.run();
-  for (const MetricsRow& row : training.trainer().history()) {
-    out.losses.push_back(row.loss);
-    out.norms.push_back(row.gradient_norm);
-  }
-  for (const auto& [name, t] : module.state_dict())
-    out.weights.emplace_back(name, clone(to(t.detach(), Device::cpu())));
-  out.stream = draws.stream();
-}
 
 Outcome train(const std::string& name, const Config& config, GraphUse graph, int64_t steps,
               int64_t condition, double dropout) {
@@ -113,19 +67,6 @@ Outcome train_policy(GraphUse graph, int64_t steps) {
   return out;
 }
 
-void check_equal(const Outcome& plain, const Outcome& graph) {
-  CHECK(graph.warnings.empty());
-  CHECK(graph.losses == plain.losses);
-  CHECK(graph.norms == plain.norms);
-  CHECK(graph.stream == plain.stream);
-  REQUIRE(graph.weights.size() == plain.weights.size());
-  for (size_t i = 0; i < plain.weights.size(); ++i) {
-    INFO(plain.weights[i].first);
-    CHECK(graph.weights[i].second.to_vector<double>() ==
-          plain.weights[i].second.to_vector<double>());
-  }
-}
-
 }  // namespace
 
 TEST_CASE("20 steps of densities, by graph and without", "[step_graph_test][device_only]") {
@@ -162,14 +103,14 @@ TEST_CASE("20 steps of the flow-matching policy", "[step_graph_test][device_only
 TEST_CASE("a loss that no graph can hold is refused, or trained without one where that was asked",
           "[step_graph_test][device_only]") {
   if (!device_records()) return;
-  // Diffusion reads its steps back to check them.
-  const Config config{{"action_dim", "3"}, {"hidden", "8"}, {"n_timesteps", "10"}};
+  // The pairing within a batch is found on the host.
+  const Config config{{"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}, {"coupling", "ot"}};
   const std::string text =
-      raised<DeviceError>([&] { train("diffusion", config, GraphUse::always, 4, 0, 0); });
+      raised<DeviceError>([&] { train("flow_matching", config, GraphUse::always, 4, 0, 0); });
   CHECK(contains(text, {"Trainer: this step cannot be a graph"}));
   CHECK(contains(text, {"copy_to_host"}));
-  Outcome plain = train("diffusion", config, GraphUse::never, 4, 0, 0);
-  Outcome graph = train("diffusion", config, GraphUse::where_possible, 4, 0, 0);
+  Outcome plain = train("flow_matching", config, GraphUse::never, 4, 0, 0);
+  Outcome graph = train("flow_matching", config, GraphUse::where_possible, 4, 0, 0);
   REQUIRE(graph.warnings.size() == 1);
   CHECK(contains(graph.warnings[0], {"cannot be a graph"}));
   graph.warnings.clear();
