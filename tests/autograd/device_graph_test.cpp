@@ -156,6 +156,8 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
              Contains("randn: a draw"));
   CHECK_THAT(refusal([&] { dropout(x, 0.5, other); }), Contains("dropout"));
   CHECK_THAT(refusal([&] { DeviceGraph(device, [] {}); }), Contains("captures a graph already"));
+  const Tensor scores = values({4, 3}, 1), classes = cast(zeros_like(x), DType::int64);
+  CHECK_THAT(refusal([&] { cross_entropy(scores, classes); }), Contains("copy_to_host"));
   CHECK_THAT(refusal([&] { draws.set_state(2, 0); }), Contains("set the state of a generator"));
   // Errors of the work itself come through.
   CHECK_THAT(

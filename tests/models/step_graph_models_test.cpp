@@ -264,6 +264,28 @@ TEST_CASE("every head and both kinds of encoders train by graph to the same bits
   }
 }
 
+TEST_CASE("a distillation is refused: the teacher's times come from the host",
+          "[step_graph_models_test][device_only]") {
+  if (!device_records()) return;
+  const PolicyCase c{.head = HeadKind::flow};
+  PolicyTraining student(c, GraphUse::never, 1), teacher(c, GraphUse::never, 1);
+  student.run();
+  teacher.run();  // both have looked at their statistics
+  Generator draws(8);
+  PolicyObservation seen;
+  seen.state = zeros({kRows, 3}, DType::float32, test_device());
+  seen.robot = zeros({kRows, 2}, DType::float32, test_device());
+  CHECK(contains(raised<DeviceError>([&] {
+                   StepGraph(student.policy().parameters(),
+                             [&] {
+                               return student.policy().distillation_loss(teacher.policy(), seen,
+                                                                         draws, 2);
+                             },
+                             {&draws});
+                 }),
+                 {"copy_to_device"}));
+}
+
 TEST_CASE("a word out of range ends a training by graph as one without, before the weights change",
           "[step_graph_models_test][device_only]") {
   if (!device_records()) return;
