@@ -252,8 +252,9 @@ int64_t PrivatePool::bytes() const {
   return blocks_->bytes;
 }
 
-PrivatePool::Scope::Scope(const PrivatePool& own) { chosen = own.blocks_.get(); }
-PrivatePool::Scope::~Scope() { chosen = nullptr; }
+PrivatePool::Scope::Scope(const PrivatePool& own)
+    : previous_(std::exchange(chosen, own.blocks_.get())) {}
+PrivatePool::Scope::~Scope() { chosen = previous_; }
 
 PrivatePool::Blocks::~Blocks() {
   Pool& p = pool(device);

@@ -33,6 +33,7 @@ struct Capture {
   const uint64_t* shifts;
   const Tensor& any_index;
   std::vector<IndexCheck>& checks;
+  const PrivatePool& words;
 };
 thread_local const Capture* current = nullptr;
 
@@ -81,6 +82,7 @@ struct DeviceGraph::State {
       : memory(recorder(on)),
         device(on),
         pool(on),
+        words(on),
         draws(generators.begin(), generators.end()),
         shifts(Tensor::empty({static_cast<int64_t>(draws.size())}, DType::int64, on)),
         any_index(Tensor::empty({}, DType::int64, on)) {}
@@ -102,7 +104,9 @@ struct DeviceGraph::State {
 
   const DeviceMemory& memory;
   const Device device;
-  PrivatePool pool;
+  /// Of what the work allocates; and of what the host writes before a launch, which in the first
+  /// would share its memory with temporaries of the work.
+  PrivatePool pool, words;
   void* graph = nullptr;
   std::vector<Draws> draws;
   const Tensor shifts, any_index;
@@ -114,7 +118,7 @@ DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
     : state_(std::make_unique<State>(device, draws)) {
   State& s = *state_;
   const Capture capture{s.draws, static_cast<const uint64_t*>(s.shifts.raw()), s.any_index,
-                        s.checks};
+                        s.checks, s.words};
   // Nothing has run, so nothing was drawn.
   struct Rewind {
     const State& s;
@@ -136,7 +140,7 @@ DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
     d.n_streams = d.generator->stream() - d.first_stream;
   }
   s.graph = recording.end();
-  if (!s.checks.empty()) s.clear_checks();
+  s.clear_checks();
 }
 
 DeviceGraph::~DeviceGraph() = default;
@@ -179,7 +183,7 @@ void DeviceGraph::check() {
   throw ValueError(text);
 }
 
-int64_t DeviceGraph::memory_bytes() const { return state_->pool.bytes(); }
+int64_t DeviceGraph::memory_bytes() const { return state_->pool.bytes() + state_->words.bytes(); }
 
 bool is_capturing() { return current != nullptr; }
 
@@ -214,6 +218,7 @@ const uint64_t* captured_stream_shift(uint64_t seed, uint64_t stream) {
 const Tensor& captured_any_index() { return current->any_index; }
 
 CapturedIndices capture_index_check(int64_t parts, IndexMessage message) {
+  const PrivatePool::Scope apart(current->words);
   Tensor found = Tensor::empty({parts, 2}, DType::int64, current->any_index.device());
   current->checks.push_back({found, std::move(message)});
   return {std::move(found), current->any_index};

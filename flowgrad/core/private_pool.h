@@ -18,13 +18,16 @@ class PrivatePool {
   explicit PrivatePool(Device device);
   int64_t bytes() const;
 
-  /// While it lives, this thread allocates through the pool.
+  /// While it lives, this thread allocates through the pool; then as before it.
   class Scope {
    public:
     explicit Scope(const PrivatePool& pool);
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
+
+   private:
+    Blocks* previous_;
   };
 
  private:

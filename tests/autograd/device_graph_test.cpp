@@ -324,6 +324,23 @@ TEST_CASE("the first of very many indices is found, and all others are used",
   }
 }
 
+TEST_CASE("what a graph keeps of its checks is no temporary's memory",
+          "[device_graph_test][device_only]") {
+  if (!device_records()) return;
+  const Tensor x = values({7}, 1), small = values({2}, 2), index = places({3, 9});
+  Tensor picked;
+  DeviceGraph graph(test_device(), [&] {
+    // Written at each run, and free before the check.
+    for (int i = 0; i < 8; ++i) square(small) + 1.0;
+    picked = index_select(x, 0, index);
+  });
+  for (int run = 0; run < 2; ++run) {
+    graph.launch();
+    CHECK_THAT(error_of<ValueError>([&] { graph.check(); }),
+               Contains("index 9 given at element 1"));
+  }
+}
+
 TEST_CASE("the CPU has no graphs", "[device_graph_test]") {
   CHECK_THAT(error_of<DeviceError>([] { DeviceGraph(Device::cpu(), [] {}); }),
              Contains("cpu given"));
