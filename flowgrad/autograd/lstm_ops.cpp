@@ -4,6 +4,7 @@
 #include <array>
 #include <vector>
 
+#include "flowgrad/autograd/indices.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/support.h"
 #include "flowgrad/autograd/twin.h"

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <optional>
 #include <span>
 #include <string>
@@ -213,11 +212,6 @@ Tensor clone(const Tensor& x);
 // Indices are int64 tensors; out of range raises ValueError naming the index and the accepted
 // range. They are checked on the host: those on a device are copied there, which waits for the
 // device. While a graph is captured the device checks its own, and DeviceGraph::check raises.
-/// index, all of whose elements are in [0, size): ValueError with message(index, element) for the
-/// first that is not, elements counted in C-order. While a graph is captured, a copy in which 0
-/// stands for those that are not.
-Tensor check_indices(const Tensor& index, int64_t size,
-                     const std::function<std::string(int64_t index, int64_t element)>& message);
 /// out[i][j] = x[index[i][j]][j] for axis 0, and so on (PyTorch's gather).
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index);
 /// x with source added at index along axis; repeated indices add up, in order.

@@ -4,8 +4,8 @@
 
 #include <algorithm>
 
+#include "flowgrad/autograd/indices.h"
 #include "flowgrad/autograd/ops.h"
-#include "flowgrad/core/device_graph.h"
 
 namespace flowgrad {
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "flowgrad/autograd/indices.h"
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "flowgrad/autograd/indices.h"
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/config.h"

@@ -275,13 +275,12 @@ TEST_CASE("a distillation is refused: the teacher's times come from the host",
   PolicyObservation seen;
   seen.state = zeros({kRows, 3}, DType::float32, test_device());
   seen.robot = zeros({kRows, 2}, DType::float32, test_device());
+  Sgd optimizer({{student.policy().parameters()}});
+  const auto loss = [&] {
+    return student.policy().distillation_loss(teacher.policy(), seen, draws, 2);
+  };
   CHECK(contains(raised<DeviceError>([&] {
-                   StepGraph(student.policy().parameters(),
-                             [&] {
-                               return student.policy().distillation_loss(teacher.policy(), seen,
-                                                                         draws, 2);
-                             },
-                             {&draws});
+                   StepGraph({.optimizer = &optimizer, .loss = loss, .draws = {&draws}});
                  }),
                  {"copy_to_device"}));
 }

@@ -105,6 +105,8 @@ MUTANTS = [
     ("indexing.cu", "const bool inside = given >= 0 && given < size;", "const bool inside = given < size;", "indexing_test"),
     ("indexing.cu", "if (mine == kNone || mine != first[0]) return;", "if (mine == kNone) return;", "indexing_test"),
     ("indexing.cu", "  if (kept[0] >= 0) return;\n", "", "indexing_test"),
+    ("../../core/device_graph.cpp", "  const PrivatePool::Scope apart(current->words);\n", "", "autograd/device_graph_test"),
+    ("optimizer.cu", " && *refused == 0", "", "optimizer_test"),
     ("../../core/device_graph.cpp", "if (!ended_) memory_.drop_capture();", "", "autograd/device_graph_test"),
     ("../../core/allocator.cpp", "      own->kept.emplace_back(block, size);\n      own->bytes += static_cast<int64_t>(size);\n      return;\n", "", "autograd/device_graph_test"),
     # The ladder.
