@@ -44,9 +44,10 @@ std::vector<Case> cases(const Options& o) {
     out.push_back(make("cholesky", square_size, cubed / 3, d, {square, space(n)}, 1,
                        [](Backend& k, const Tensors& t) { k.cholesky(t[0], t[1]); }));
     const Tensor triangle = a + to(eye(n), d) * static_cast<double>(n);
-    const Tensor right = randn({n, n}, generator, DType::float32, d);
+    const Tensor right = randn({n, columns}, generator, DType::float32, d);
     out.push_back(make(
-        "triangular solve", n, cubed, d, {triangle, right, space(columns)}, 1,
+        "triangular solve", columns == n ? square_size : fmt::format("{}x{}", n, columns),
+        static_cast<double>(n * n * columns), d, {triangle, right, space(columns)}, 1,
         [](Backend& k, const Tensors& t) { k.triangular_solve(t[0], t[1], true, false, t[2]); }));
   }
   return out;
