@@ -38,17 +38,22 @@ T* as(void* p) {
 /// An operand that a kernel does not read: any view of the right shape will do.
 const View& or_else(const View& v, const View& substitute) { return v.defined() ? v : substitute; }
 
-/// out = f(a, b) by a plain loop.
-template <class From, class To, class F>
-void loop(F f, const View& a, const View& b, const View& out) {
-  for_views(
-      [&](void* const* p, int64_t n) {
-        const auto* const x = as<const From>(p[1]);
-        const auto* const y = as<const From>(p[2]);
-        auto* const z = as<To>(p[0]);
-        for (int64_t i = 0; i < n; ++i) z[i] = f(x[i], y[i]);
-      },
-      out, a, b);
+/// Plain loops over a block. Functions of their own, so that the walk over views is made once.
+template <class F, class From, class To>
+void loop(const From* x, const From* y, To* out, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) out[i] = F{}(x[i], y[i]);
+}
+template <class F>
+void loop(const int64_t* x, int64_t* out, int64_t n, int64_t p, int64_t q) {
+  for (int64_t i = 0; i < n; ++i) out[i] = F{}(x[i], p, q);
+}
+
+template <class From, class To>
+void run_loop(void (*kernel)(const From*, const From*, To*, int64_t), const View& a, const View& b,
+              const View& out) {
+  for_views([&](void* const* p,
+                int64_t n) { kernel(as<const From>(p[1]), as<const From>(p[2]), as<To>(p[0]), n); },
+            out, a, b);
 }
 
 /// A matrix whose columns are contiguous, onto one whose rows are: by squares in registers.
@@ -231,14 +236,13 @@ void CpuBackendFast::unary(UnaryOp op, Params params, View x, View out) {
   if (x.dtype == DType::int64 && out.dtype == DType::int64) {
     const auto p = integer_parameter(name_of(op), params.p),
                q = integer_parameter(name_of(op), params.q);
-    return scalar::visit_integer(op, [&](auto f) {
-      for_views(
-          [&](void* const* at, int64_t n) {
-            const auto* const from = as<const int64_t>(at[1]);
-            for (int64_t i = 0; i < n; ++i) as<int64_t>(at[0])[i] = f(from[i], p, q);
-          },
-          out, x);
-    });
+    void (*kernel)(const int64_t*, int64_t*, int64_t, int64_t, int64_t) = nullptr;
+    scalar::visit_integer(op, [&](auto f) { kernel = &loop<decltype(f)>; });
+    return for_views(
+        [&](void* const* at, int64_t n) {
+          kernel(as<const int64_t>(at[1]), as<int64_t>(at[0]), n, p, q);
+        },
+        out, x);
   }
   ReferenceBackend::unary(op, params, x, out);
 }
@@ -273,7 +277,8 @@ void CpuBackendFast::binary(BinaryOp op, View a, View b, View out) {
       });
   if (done) return;
   if (a.dtype == DType::int64 && b.dtype == DType::int64 && out.dtype == DType::int64)
-    return scalar::visit_integer(op, [&](auto f) { loop<int64_t, int64_t>(f, a, b, out); });
+    return scalar::visit_integer(
+        op, [&](auto f) { run_loop<int64_t, int64_t>(&loop<decltype(f)>, a, b, out); });
   ReferenceBackend::binary(op, a, b, out);
 }
 
@@ -311,16 +316,18 @@ void CpuBackendFast::compare(CompareOp op, View a, View b, View out) {
   if (done) return;
   const bool same = a.dtype == b.dtype && out.dtype == DType::boolean;
   if (same && a.dtype == DType::int64)
-    return scalar::visit_comparison(op, [&](auto f) { loop<int64_t, bool>(f, a, b, out); });
+    return scalar::visit_comparison(
+        op, [&](auto f) { run_loop<int64_t, bool>(&loop<decltype(f)>, a, b, out); });
   if (same && a.dtype == DType::boolean)
-    return scalar::visit_comparison(op, [&](auto f) { loop<bool, bool>(f, a, b, out); });
+    return scalar::visit_comparison(
+        op, [&](auto f) { run_loop<bool, bool>(&loop<decltype(f)>, a, b, out); });
   ReferenceBackend::compare(op, a, b, out);
 }
 
 void CpuBackendFast::logical(LogicalOp op, View a, View b, View out) {
   for (const View& v : {a, b, out})
     if (v.dtype != DType::boolean) return ReferenceBackend::logical(op, a, b, out);
-  scalar::visit_logical(op, [&](auto f) { loop<bool, bool>(f, a, b, out); });
+  scalar::visit_logical(op, [&](auto f) { run_loop<bool, bool>(&loop<decltype(f)>, a, b, out); });
 }
 
 void CpuBackendFast::predicate(PredicateOp op, View x, View out) {
