@@ -4,6 +4,7 @@
 
 #include "flowgrad/autograd/precision.h"
 #include "flowgrad/autograd/transforms.h"
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/models/ode_step.h"
 
 namespace flowgrad {
@@ -155,6 +156,11 @@ void ode::check_options(const OdeOptions& o, const OdeState& y0, double t0, doub
     throw ValueError(fmt::format("odeint: {} = {} given; {}", name, given, accepted));
   };
   if (is_adaptive(o)) {
+    if (is_capturing()) {
+      throw DeviceError(
+          "odeint: dopri5 given while a graph is captured: the host decides on each of its steps; "
+          "a solver with n_steps equal steps such as rk4 is accepted");
+    }
     for (const Tensor& y : y0) {
       if (y.dtype() != DType::float32 || !rounds_matmul(y.device())) continue;
       throw ValueError(
