@@ -16,6 +16,19 @@ inline void require_dtype(const char* op, const char* argument, const View& v, D
   }
 }
 
+/// The arguments of Backend::lu.
+inline void require_lu(const View& a, const View& lu, const View& pivots, const View& sign) {
+  require_dtype("lu", "lu", lu, a.dtype);
+  require_dtype("lu", "pivots", pivots, DType::int64);
+  require_dtype("lu", "sign", sign, a.dtype);
+}
+
+/// The arguments of Backend::triangular_solve.
+inline void require_triangular_solve(const View& a, const View& b, const View& out) {
+  require_dtype("triangular_solve", "b", b, a.dtype);
+  require_dtype("triangular_solve", "out", out, a.dtype);
+}
+
 /// The arguments of Backend::check_index.
 inline void require_index_check(const View& index, const View& out, const View& found,
                                 const View& any) {

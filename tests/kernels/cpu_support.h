@@ -49,6 +49,28 @@ void each_instruction_set(F&& f) {
   }
 }
 
+/// The bytes of a contiguous tensor.
+inline std::string bytes_of(const Tensor& t) {
+  return std::string(static_cast<const char*>(t.raw()),
+                     static_cast<size_t>(t.numel()) * size_of(t.dtype()));
+}
+
+/// run() has the same bits with one thread, two and three.
+template <class Run>
+void same_at_any_threads(const std::string& what, Run run) {
+  CpuSettings restore;
+  kernels::set_num_threads(1);
+  const std::vector<Tensor> want = run();
+  for (const int threads : {2, 3}) {
+    kernels::set_num_threads(threads);
+    const std::vector<Tensor> got = run();
+    for (size_t i = 0; i < want.size(); ++i) {
+      CAPTURE(what, threads, i);
+      CHECK((bytes_of(got[i]) == bytes_of(want[i])));
+    }
+  }
+}
+
 /// A tensor of NaN, for a result: what is not written shows.
 inline Tensor nothing(const Shape& shape, DType dtype) {
   const auto n = static_cast<size_t>(numel(shape));
@@ -92,12 +114,6 @@ inline double relative_error(const Tensor& got, const Tensor& want) {
     error = std::max(error, e);
   }
   return error;
-}
-
-/// The bytes of a contiguous tensor.
-inline std::string bytes_of(const Tensor& t) {
-  return std::string(static_cast<const char*>(t.raw()),
-                     static_cast<size_t>(t.numel()) * size_of(t.dtype()));
 }
 
 }  // namespace flowgrad::testing

@@ -60,6 +60,28 @@ bool are_columns(int axis, const View& first, const Views&... others) {
   return Lanes(first, axis).are_many() && first.is_contiguous() && (others.is_contiguous() && ...);
 }
 
+/// f(first row, rows) over groups of rows of n numbers each.
+template <class F>
+void for_row_groups(int64_t rows, int64_t n, F&& f, int64_t numbers_in_group = kChunk) {
+  const int64_t group = std::max<int64_t>(1, numbers_in_group / std::max<int64_t>(n, 1));
+  for_tasks(divide_up(rows, group), rows * n, [&](int64_t i) {
+    const int64_t begin = i * group;
+    f(begin, std::min(group, rows - begin));
+  });
+}
+
+/// run(x, values, positions) with the axis as rows, for what leaves a value and a position for
+/// every number: from copies, and back.
+template <class Run>
+void through_rows(const View& x, int axis, const View& values, const View& positions, Run&& run) {
+  const AxisLast from(x, axis);
+  const Tensor rows = from.copy(), found = Tensor::empty(from.shape, x.dtype),
+               places = Tensor::empty(from.shape, DType::int64);
+  run(rows, found, places);
+  fast_cpu_backend().copy(found, AxisLast(values, axis).view);
+  fast_cpu_backend().copy(places, AxisLast(positions, axis).view);
+}
+
 /// f(batch, first column, columns) over strips of columns. No column's result depends on its strip,
 /// so strips may fit the number of threads.
 template <class F>

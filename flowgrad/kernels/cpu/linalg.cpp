@@ -163,9 +163,7 @@ double* working_copy(const T* from, int64_t elements) {
 }  // namespace
 
 void CpuBackendFast::lu(View a, View lu, View pivots, View sign) {
-  require_dtype("lu", "lu", lu, a.dtype);
-  require_dtype("lu", "pivots", pivots, DType::int64);
-  require_dtype("lu", "sign", sign, a.dtype);
+  require_lu(a, lu, pivots, sign);
   const int64_t n = a.shape->back();
   visit_floating("lu", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -206,8 +204,7 @@ void CpuBackendFast::cholesky(View a, View out) {
 }
 
 void CpuBackendFast::triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) {
-  require_dtype("triangular_solve", "b", b, a.dtype);
-  require_dtype("triangular_solve", "out", out, a.dtype);
+  require_triangular_solve(a, b, out);
   const int64_t n = a.shape->back(), columns = b.shape->back();
   visit_floating("triangular_solve", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;

@@ -45,12 +45,9 @@ template <class T>
 void reduce_rows(int op, const T* x, int64_t rows, int64_t n, T* out) {
   const ReduceTable<T>& t = reduce_table<T>();
   if (n <= kChunk) {
-    const int64_t group = std::max<int64_t>(1, kChunk / std::max<int64_t>(n, 1));
-    for_tasks(divide_up(rows, group), rows * n, [&](int64_t i) {
-      const int64_t begin = i * group, count = std::min(group, rows - begin);
-      t.fold_rows[op](x + begin * n, count, n, n, out + begin);
+    return for_row_groups(rows, n, [&](int64_t row, int64_t count) {
+      t.fold_rows[op](x + row * n, count, n, n, out + row);
     });
-    return;
   }
   const int64_t pieces = divide_up(n, kChunk);
   double* const partial = scratch_of<double>(ScratchSlot::partial, rows * pieces);

@@ -19,12 +19,8 @@ template <class T>
 void arg_of_rows(bool maximum, const T* x, int64_t rows, int64_t n, int64_t* out) {
   const auto kernel = scan_table<T>().arg_rows[maximum ? 1 : 0];
   if (n <= kChunk) {
-    const int64_t group = std::max<int64_t>(1, kChunk / n);
-    for_tasks(divide_up(rows, group), rows * n, [&](int64_t i) {
-      const int64_t begin = i * group;
-      kernel(x + begin * n, std::min(group, rows - begin), n, out + begin);
-    });
-    return;
+    return for_row_groups(
+        rows, n, [&](int64_t row, int64_t count) { kernel(x + row * n, count, n, out + row); });
   }
   const int64_t pieces = divide_up(n, kChunk);
   int64_t* const partial = scratch_of<int64_t>(ScratchSlot::partial, rows * pieces);
@@ -60,9 +56,8 @@ void arg_reduce_floating(bool maximum, const View& x, int axis, const View& out)
 
 void arg_of_integers(bool maximum, const View& x, const View& out) {
   const Lanes l(x, x.rank() - 1);
-  const int64_t group = std::max<int64_t>(1, kChunk / l.n);
-  for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t task) {
-    for (int64_t r = task * group; r < std::min(l.batches, (task + 1) * group); ++r) {
+  for_row_groups(l.batches, l.n, [&](int64_t first, int64_t count) {
+    for (int64_t r = first; r < first + count; ++r) {
       const int64_t* const row = x.as<const int64_t>() + r * l.n;
       int64_t best = row[0], where = 0;
       for (int64_t i = 1; i < l.n; ++i) {
@@ -79,11 +74,8 @@ template <class T>
 void cumsum(const View& x, int axis, bool reverse, const View& out) {
   const Lanes l(x, axis);
   if (are_rows(axis, x, out)) {
-    const int64_t group = std::max<int64_t>(1, kChunk / l.n);
-    return for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t i) {
-      const int64_t row = i * group;
-      scan_table<T>().cumsum_rows[reverse ? 1 : 0](x.as<const T>() + row * l.n,
-                                                   std::min(group, l.batches - row), l.n,
+    return for_row_groups(l.batches, l.n, [&](int64_t row, int64_t count) {
+      scan_table<T>().cumsum_rows[reverse ? 1 : 0](x.as<const T>() + row * l.n, count, l.n,
                                                    out.as<T>() + row * l.n);
     });
   }
@@ -135,9 +127,8 @@ bool gives_way(bool maximum, T best, T value) {
 template <class T>
 void extremes_of_rows(bool maximum, const View& x, const View& values, const View& indices) {
   const Lanes l(x, x.rank() - 1);
-  const int64_t group = std::max<int64_t>(1, kChunk / l.n);
-  for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t task) {
-    for (int64_t r = task * group; r < std::min(l.batches, (task + 1) * group); ++r) {
+  for_row_groups(l.batches, l.n, [&](int64_t first, int64_t count) {
+    for (int64_t r = first; r < first + count; ++r) {
       const T* const row = x.as<const T>() + r * l.n;
       T* const to = values.as<T>() + r * l.n;
       int64_t* const at = indices.as<int64_t>() + r * l.n;
@@ -221,11 +212,9 @@ void CpuBackendFast::scan_extreme(bool maximum, View x, int axis, View values, V
     });
   }
   if (!are_rows(axis, x, values, indices)) {
-    const AxisLast from(x, axis);
-    const Tensor rows = from.copy(), places = Tensor::empty(from.shape, DType::int64);
-    scan_extreme(maximum, rows, rows.rank() - 1, rows, places);
-    copy(rows, AxisLast(values, axis).view);
-    return copy(places, AxisLast(indices, axis).view);
+    return through_rows(x, axis, values, indices, [&](View rows, View found, View places) {
+      scan_extreme(maximum, rows, rows.rank() - 1, found, places);
+    });
   }
   visit_numeric(op, x.dtype, [&](auto tag) {
     extremes_of_rows<typename decltype(tag)::type>(maximum, x, values, indices);

@@ -91,14 +91,13 @@ void sort_row(bool descending, const T* x, int64_t n, Entry<T>* entries, T* valu
 template <class T>
 void sort_rows(bool descending, const View& x, const View& values, const View& indices) {
   const Lanes l(x, x.rank() - 1);
-  const int64_t group = std::max<int64_t>(1, kChunk / 8 / l.n);
-  for_tasks(divide_up(l.batches, group), l.numel(), [&](int64_t task) {
-    auto* const entries = static_cast<Entry<T>*>(
-        scratch(ScratchSlot::operand, static_cast<size_t>(2 * l.n) * sizeof(Entry<T>)));
-    for (int64_t r = task * group; r < std::min(l.batches, (task + 1) * group); ++r)
+  const auto sort_some = [&](int64_t first, int64_t count) {
+    auto* const entries = scratch_of<Entry<T>>(ScratchSlot::operand, 2 * l.n);
+    for (int64_t r = first; r < first + count; ++r)
       sort_row(descending, x.as<const T>() + r * l.n, l.n, entries, values.as<T>() + r * l.n,
                indices.as<int64_t>() + r * l.n);
-  });
+  };
+  for_row_groups(l.batches, l.n, sort_some, kChunk / 8);
 }
 
 }  // namespace
@@ -106,16 +105,13 @@ void sort_rows(bool descending, const View& x, const View& values, const View& i
 void CpuBackendFast::sort(View x, int axis, bool descending, View values, View indices) {
   require_dtype("sort", "values", values, x.dtype);
   require_dtype("sort", "indices", indices, DType::int64);
-  // Positions have 32 bits here.
-  if (x.rank() == 0 || x.numel() == 0 || (*x.shape)[axis] > (int64_t{1} << 32))
+  // Positions and counts have 32 bits here.
+  if (x.rank() == 0 || x.numel() == 0 || (*x.shape)[axis] >= (int64_t{1} << 32))
     return ReferenceBackend::sort(x, axis, descending, values, indices);
   if (!are_rows(axis, x, values, indices)) {
-    const AxisLast from(x, axis);
-    const Tensor rows = from.copy(), sorted = Tensor::empty(from.shape, x.dtype),
-                 places = Tensor::empty(from.shape, DType::int64);
-    sort(rows, rows.rank() - 1, descending, sorted, places);
-    copy(sorted, AxisLast(values, axis).view);
-    return copy(places, AxisLast(indices, axis).view);
+    return through_rows(x, axis, values, indices, [&](View rows, View sorted, View places) {
+      sort(rows, rows.rank() - 1, descending, sorted, places);
+    });
   }
   visit_numeric("sort", x.dtype, [&](auto tag) {
     sort_rows<typename decltype(tag)::type>(descending, x, values, indices);

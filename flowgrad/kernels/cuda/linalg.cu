@@ -211,9 +211,7 @@ void for_blocks(const Work& work, int64_t blocks, F&& f) {
 }  // namespace
 
 void CudaBackend::lu(View a, View lu, View pivots, View sign) {
-  require_dtype("lu", "lu", lu, a.dtype);
-  require_dtype("lu", "pivots", pivots, DType::int64);
-  require_dtype("lu", "sign", sign, a.dtype);
+  require_lu(a, lu, pivots, sign);
   const int64_t n = a.shape->back();
   const int64_t batch = batch_of_matrices(*a.shape);
   visit_floating("lu", a.dtype, [&](auto tag) {
@@ -255,8 +253,7 @@ void CudaBackend::cholesky(View a, View out) {
 }
 
 void CudaBackend::triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) {
-  require_dtype("triangular_solve", "b", b, a.dtype);
-  require_dtype("triangular_solve", "out", out, a.dtype);
+  require_triangular_solve(a, b, out);
   const int64_t n = a.shape->back();
   const int64_t columns = b.shape->back();
   const int64_t batch = batch_of_matrices(*a.shape);

@@ -56,9 +56,7 @@ double factor_lu(Square& m, int64_t* rows) {
 }  // namespace
 
 void ReferenceBackend::lu(View a, View lu, View pivots, View sign) {
-  require_dtype("lu", "lu", lu, a.dtype);
-  require_dtype("lu", "pivots", pivots, DType::int64);
-  require_dtype("lu", "sign", sign, a.dtype);
+  require_lu(a, lu, pivots, sign);
   const int64_t n = a.shape->back();
   visit_floating("lu", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
@@ -95,8 +93,7 @@ void ReferenceBackend::cholesky(View a, View out) {
 }
 
 void ReferenceBackend::triangular_solve(View a, View b, bool upper, bool unit_diagonal, View out) {
-  require_dtype("triangular_solve", "b", b, a.dtype);
-  require_dtype("triangular_solve", "out", out, a.dtype);
+  require_triangular_solve(a, b, out);
   const int64_t n = a.shape->back();
   const int64_t columns = b.shape->back();
   visit_floating("triangular_solve", a.dtype, [&](auto tag) {

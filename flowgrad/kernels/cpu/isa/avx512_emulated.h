@@ -15,14 +15,7 @@ FG_INLINE V emulated_lanes(F f) {
   return out;
 }
 
-/// The upper bits of all lanes.
-template <class V>
-FG_INLINE unsigned emulated_signs(V v) {
-  unsigned bits = 0;
-  for (int i = 0; i < static_cast<int>(sizeof(V) / sizeof(v[0])); ++i)
-    bits |= static_cast<unsigned>(v[i] < 0) << i;
-  return bits;
-}
+/// A bit for every lane that is not 0.
 template <class V>
 FG_INLINE unsigned emulated_nonzero(V v) {
   unsigned bits = 0;
@@ -147,7 +140,7 @@ FG_INLINE __m512i emulated_mul_epu32(__m512i a, __m512i b) {
 #define _mm512_insertf32x4 emulated_insert
 #define _mm512_set1_epi64(x) (__m512i{} + (x))
 #define _mm512_maskz_mul_epu32(mask, a, b) emulated_mul_epu32(a, b)
-#define _mm512_movepi32_mask(v) emulated_signs(reinterpret_cast<Words512>(v))
-#define _mm512_movepi64_mask(v) emulated_signs(v)
+#define _mm512_movepi32_mask(v) emulated_nonzero(reinterpret_cast<Words512>(v) < 0)
+#define _mm512_movepi64_mask(v) emulated_nonzero((v) < 0)
 #define _mm512_test_epi32_mask(a, b) emulated_nonzero(reinterpret_cast<Words512>((a) & (b)))
 #define _mm512_test_epi64_mask(a, b) emulated_nonzero((a) & (b))
