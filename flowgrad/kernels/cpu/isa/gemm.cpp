@@ -45,8 +45,8 @@ FG_INLINE void transpose_columns(const T* b, std::int64_t b_col, std::int64_t k,
 /// Hardware does not foresee rows that are far apart, so they are fetched so many rows ahead.
 constexpr std::int64_t kRowsAhead = 16;
 
-/// Where width < lanes, out is written up to one register past its k * width elements: the next row
-/// mends what a full store spills into it.
+/// Where width < lanes and b_row is 1, out is written up to one register past its k * width
+/// elements: the next row mends what a full store spills into it.
 template <class T>
 void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
           std::int64_t width, T* out) {
@@ -74,10 +74,11 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
     return;
   }
   if (b_col == 1 && n == width && n < W) {
-    for (std::int64_t i = 0; i < k; ++i, b += b_row, out += width) {
+    for (std::int64_t i = 1; i < k; ++i, b += b_row, out += width) {
       __builtin_prefetch(b + kRowsAhead * b_row);
       V::load(b, static_cast<int>(n)).store(out);
     }
+    V::load(b, static_cast<int>(n)).store(out, static_cast<int>(n));
     return;
   }
   if (b_col == 1) {
@@ -122,15 +123,25 @@ bool should_pack_a(const GemmBlock<T>& g) {
   return is_read_often && g.k >= 64 && colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > 4;
 }
 
+/// Depth to which all tiles of a group are packed before any of them further, where A's rows are
+/// side by side: a tile reads less than a line for each k, and the next one reads on.
+constexpr std::int64_t kLinesDepth = 16;
+
 /// Packs tiles [first, last) of A, of which `row` is the first row, one after the other.
 template <class T>
 void pack_tiles(const GemmBlock<T>& g, const RowTiles& tiles, std::int64_t first, std::int64_t last,
                 std::int64_t row, std::int64_t k0, std::int64_t kc, T* out) {
-  for (std::int64_t tile = first; tile < last; ++tile) {
-    const std::int64_t rows = tiles.rows(tile);
-    pack(g.a + row * g.a_row + k0 * g.a_col, g.a_col, g.a_row, kc, rows, rows, out);
-    row += rows;
-    out += rows * kc;
+  const std::int64_t depth = g.a_row == 1 && g.a_col != 1 ? kLinesDepth : kc;
+  for (std::int64_t k = 0; k < kc; k += depth) {
+    const std::int64_t part = kc - k < depth ? kc - k : depth;
+    const T* a = g.a + row * g.a_row + (k0 + k) * g.a_col;
+    T* to = out;
+    for (std::int64_t tile = first; tile < last; ++tile) {
+      const std::int64_t rows = tiles.rows(tile);
+      pack(a, g.a_col, g.a_row, part, rows, rows, to + k * rows);
+      a += rows * g.a_row;
+      to += rows * kc;
+    }
   }
 }
 

@@ -18,6 +18,9 @@ constexpr int kTileRows = 6;
 constexpr bool kMaskedStores = false;
 constexpr int kTileRows = 4;
 #endif
+/// Steps of k a turn of the sums' loop. What a turn costs beside its multiply-adds counts where a
+/// core shares its front end with another thread, and less where a step has more of them.
+constexpr int kSteps = kTileRows < 14 ? 4 : 1;
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
 template <class T>
@@ -105,6 +108,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
       for (int p = 0; p < kPointers; ++p) a[p] = t.a + t.a_run[r] + 3 * p * a_row;
       (keep_address(a[R / 3]), ...);
       const T* b = t.b + t.b_run[r];
+#pragma GCC unroll kSteps
       for (std::int64_t k = t.k; k > 0; --k) {
         V bv[NV] = {V::load(b + C / kPanel * b_panel + C % kPanel * W)...};
         if constexpr (MR > 1) (keep_in_register(bv[C]), ...);
