@@ -10,7 +10,7 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-struct Planned : std::runtime_error {
+struct PlannedEnd : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
@@ -92,12 +92,12 @@ Numbers nested_checkpoints(World& w) {
 }
 
 Numbers exception_inside(World& w) {
-  const Tensor h = tap(network(w, w.x), [](const Tensor&) -> Tensor { throw Planned("planned"); });
+  const Tensor h = tap(network(w, w.x), [](const Tensor&) -> Tensor { throw PlannedEnd("planned"); });
   const Tensor kept = h * 2;
   retain_grad(kept);
   try {
     backward(sum(kept * kept));
-  } catch (const Planned&) {
+  } catch (const PlannedEnd&) {
     return gradients(w);
   }
   return {-1};

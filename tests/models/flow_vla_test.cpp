@@ -12,7 +12,7 @@ using flowgrad::testing::raised;
 
 namespace {
 
-FlowVLAOptions small() {
+FlowVLAOptions small_vla() {
   FlowVLAOptions o = flow_vla_preset("tiny");
   o.encoder.channels = {4, 6};
   o.encoder.height = o.encoder.width = 8;
@@ -45,7 +45,7 @@ double size_of(const Module& m, const std::string& prefix, const Tensor& objecti
 
 TEST_CASE("the refiner learns from its own loss, and nothing else does", "[flow_vla_test]") {
   Generator generator(1);
-  FlowVLA vla(small(), generator, DType::float64);
+  FlowVLA vla(small_vla(), generator, DType::float64);
   const Tensor chunk = randn({6, 4}, generator, DType::float64);
   const Tensor feature = randn({6, 6}, generator, DType::float64);
   const FlowVLA::Losses l = vla.losses(chunk, feature, generator);
@@ -69,7 +69,7 @@ TEST_CASE("the refiner learns from its own loss, and nothing else does", "[flow_
 }
 
 TEST_CASE("only refine=true applies the refiner", "[flow_vla_test]") {
-  FlowVLAOptions o = small();
+  FlowVLAOptions o = small_vla();
   Generator a(1), b(1);
   FlowVLA plain(o, a);
   o.refine = true;

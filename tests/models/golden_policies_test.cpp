@@ -67,7 +67,7 @@ void check_digest(const Golden& g, const std::string& name, const Tensor& object
   }
 }
 
-QuantityInputs inputs_of(const Golden& g) {
+QuantityInputs policy_inputs(const Golden& g) {
   QuantityInputs in{
       .input = g["input"], .time = g["time"], .condition = g["condition"], .noise = g["noise"]};
   in.images = g["images"];
@@ -91,7 +91,7 @@ TEST_CASE("the vision-language-action policy agrees with PyTorch",
       Module& module = model->module();
       module.load_state_dict(pattern_weights(module, g.dtype));
       module.to(testing::test_device());
-      QuantityInputs in = inputs_of(g);
+      QuantityInputs in = policy_inputs(g);
       in.condition = {};
       const Tensor action =
           model->evaluate("generate", in, {.n_steps = 8, .solver = "euler"}, generator);
@@ -121,7 +121,7 @@ TEST_CASE("the hierarchical flow agrees with PyTorch", "[golden_policies_test][d
     const auto model = make_model("hierarchical", g.settings(), generator, g.dtype);
     model->module().load_state_dict(g.weights());
     model->module().to(testing::test_device());
-    QuantityInputs in = inputs_of(g);
+    QuantityInputs in = policy_inputs(g);
     in.input.requires_grad_();
     g.check("latent", dynamic_cast<HierarchicalFlow&>(model->module()).latent(in.input));
     const Tensor loss = model->loss(in, generator);

@@ -11,7 +11,7 @@
 namespace flowgrad::testing {
 
 /// What a training came to, bit for bit.
-struct Outcome {
+struct Training {
   std::vector<double> losses, norms;
   NamedTensors weights;
   uint64_t stream = 0;
@@ -41,7 +41,7 @@ inline FlowTrainerOptions options_of(GraphUse graph, int64_t steps) {
 }
 
 inline void finish(FlowTrainer& training, const Module& module, const Generator& draws,
-                   Outcome& out) {
+                   Training& out) {
   training.run();
   for (const MetricsRow& row : training.trainer().history()) {
     out.losses.push_back(row.loss);
@@ -52,7 +52,7 @@ inline void finish(FlowTrainer& training, const Module& module, const Generator&
   out.stream = draws.stream();
 }
 
-inline void check_equal(const Outcome& plain, const Outcome& graph) {
+inline void check_equal(const Training& plain, const Training& graph) {
   CHECK(graph.warnings.empty());
   CHECK(graph.losses == plain.losses);
   CHECK(graph.norms == plain.norms);

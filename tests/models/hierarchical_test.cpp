@@ -11,7 +11,7 @@ using flowgrad::testing::raised;
 
 namespace {
 
-HierarchicalOptions small() {
+HierarchicalOptions small_hierarchy() {
   return {.condition_dim = 2,
           .action_dim = 2,
           .sequence_length = 6,
@@ -27,7 +27,7 @@ const GenerateOptions kFew{.solver = {.solver = "euler", .n_steps = 8}};
 
 TEST_CASE("a latent is standardised whatever the actions", "[hierarchical_test]") {
   Generator generator(1);
-  HierarchicalFlow model(small(), generator, DType::float64);
+  HierarchicalFlow model(small_hierarchy(), generator, DType::float64);
   for (const double size : {1e-3, 1.0, 1e6}) {
     const Tensor z = model.latent(randn({5, 6, 2}, generator, DType::float64) * size);
     CHECK(z.shape() == Shape{5, 4});
@@ -40,7 +40,7 @@ TEST_CASE("a latent is standardised whatever the actions", "[hierarchical_test]"
 
 TEST_CASE("one loss reaches every parameter", "[hierarchical_test]") {
   Generator generator(2);
-  HierarchicalFlow model(small(), generator, DType::float64);
+  HierarchicalFlow model(small_hierarchy(), generator, DType::float64);
   backward(model.loss(randn({5, 6, 2}, generator, DType::float64),
                       randn({5, 2}, generator, DType::float64), generator));
   for (const auto& [name, p] : model.parameters()) {
@@ -52,7 +52,7 @@ TEST_CASE("one loss reaches every parameter", "[hierarchical_test]") {
 
 TEST_CASE("the high level does not move its own target", "[hierarchical_test]") {
   Generator generator(6);
-  HierarchicalFlow model(small(), generator, DType::float64);
+  HierarchicalFlow model(small_hierarchy(), generator, DType::float64);
   const Tensor actions = randn({5, 6, 2}, generator, DType::float64);
   const Tensor condition = randn({5, 2}, generator, DType::float64);
   const Tensor noise = randn({5, model.noise_width()}, generator, DType::float64);
@@ -77,7 +77,7 @@ TEST_CASE("the noise of a sequence is as correlated as asked", "[hierarchical_te
   // With one Euler step of a low level whose last layer is zero, actions are the noise itself.
   for (const double rho : {0.0, 0.7, 1.0}) {
     INFO(rho);
-    HierarchicalOptions o = small();
+    HierarchicalOptions o = small_hierarchy();
     o.noise_correlation = rho;
     Generator generator(3);
     HierarchicalFlow model(o, generator, DType::float64);
@@ -114,7 +114,7 @@ TEST_CASE("jerk is the mean squared third difference", "[hierarchical_test]") {
 TEST_CASE("two levels learn sequences that go one of two ways", "[hierarchical_test]") {
   // A ramp up or down, by a coin that no condition shows: steps agree within a sequence.
   constexpr int64_t n = 64;
-  HierarchicalOptions o = small();
+  HierarchicalOptions o = small_hierarchy();
   o.condition_dim = 0;
   o.action_dim = 1;
   o.sequence_length = 4;
@@ -145,7 +145,7 @@ TEST_CASE("two levels learn sequences that go one of two ways", "[hierarchical_t
 
 TEST_CASE("sequences and draws that do not fit are refused", "[hierarchical_test]") {
   Generator generator(5);
-  HierarchicalFlow model(small(), generator);
+  HierarchicalFlow model(small_hierarchy(), generator);
   const Tensor c = zeros({3, 2});
   const auto shape = [](const std::function<void()>& f) { return raised<ShapeError>(f); };
   CHECK(contains(shape([&] {
@@ -170,7 +170,7 @@ TEST_CASE("sequences and draws that do not fit are refused", "[hierarchical_test
                  }),
                  {"guidance = 2"}));
   const auto options = [&](const std::function<void(HierarchicalOptions&)>& damage) {
-    HierarchicalOptions o = small();
+    HierarchicalOptions o = small_hierarchy();
     damage(o);
     return raised<ValueError>([&] { HierarchicalFlow(o, generator); });
   };

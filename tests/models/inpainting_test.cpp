@@ -46,7 +46,7 @@ Tensor velocity(double t, const Tensor& x) {
   return (matmul(x, matmul(s, inverse) * (c * t)) - x) / (1 - t);
 }
 
-RobotPolicyOptions small(HeadKind head = HeadKind::flow) {
+RobotPolicyOptions small_painter(HeadKind head = HeadKind::flow) {
   RobotPolicyOptions o;
   o.state_dim = 4;
   o.horizon = 6;
@@ -198,7 +198,7 @@ TEST_CASE("what is known is met, and the rest follows it", "[inpainting_test]") 
 TEST_CASE("a policy goes on from the chunk under way, in the world's units", "[inpainting_test]") {
   for (const bool relative : {true, false}) {
     INFO(relative);
-    RobotPolicyOptions o = small();
+    RobotPolicyOptions o = small_painter();
     o.relative = relative;
     const auto policy = fitted(o);
     const PolicyObservation seen = seen_by(3);
@@ -219,7 +219,7 @@ TEST_CASE("a policy goes on from the chunk under way, in the world's units", "[i
 
 TEST_CASE("a chunk far from what demonstrations span guides no further than their edge",
           "[inpainting_test]") {
-  const auto policy = fitted(small());
+  const auto policy = fitted(small_painter());
   const PolicyObservation seen = seen_by(3);
   const Tensor noise = normals({3, 1, 12}, 13);
   const auto towards = [&](double far) {
@@ -234,7 +234,7 @@ TEST_CASE("a chunk far from what demonstrations span guides no further than thei
 TEST_CASE("a row that goes on depends on its own row alone, with the same bits on a rerun",
           "[inpainting_test]") {
   for (const DType dtype : {DType::float32, kDouble}) {
-    const auto policy = fitted(small(), dtype);
+    const auto policy = fitted(small_painter(), dtype);
     const PolicyObservation seen = seen_by(5, dtype);
     const Tensor noise = normals({5, 1, 12}, 13, dtype);
     const Tensor before = unsqueeze(seen.robot, 1) + normals({5, 6, 2}, 15, dtype) * 0.1;
@@ -261,7 +261,7 @@ TEST_CASE("inpainting says what it does not accept", "[inpainting_test]") {
   const Tensor before = normals({2, 6, 2}, 16);
   for (const HeadKind kind :
        {HeadKind::diffusion, HeadKind::regression, HeadKind::cvae, HeadKind::mip}) {
-    const auto policy = fitted(small(kind));
+    const auto policy = fitted(small_painter(kind));
     const Shape row = policy->noise_shape();
     const Tensor noise = normals({2, row[0], row[1]}, 17);
     CHECK(contains(raised<ValueError>([&] {
@@ -269,7 +269,7 @@ TEST_CASE("inpainting says what it does not accept", "[inpainting_test]") {
                    }),
                    {"inpainting", "the flow head accepts it"}));
   }
-  const auto policy = fitted(small());
+  const auto policy = fitted(small_painter());
   const Tensor noise = normals({2, 1, 12}, 17);
   const auto refused = [&](const ChunkUnderWay& c) {
     return raised<Error>([&] { policy->generate(seen, noise, {}, c); });

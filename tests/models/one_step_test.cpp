@@ -13,7 +13,7 @@ using flowgrad::testing::shake;
 
 namespace {
 
-FlowMatchingOptions small(NetKind net = NetKind::residual) {
+FlowMatchingOptions small_flow(NetKind net = NetKind::residual) {
   FlowMatchingOptions o;
   o.time_dim = 8;
   o.time_scale = 10;
@@ -46,7 +46,7 @@ GenerateOptions euler(int64_t steps) { return {.solver = {.solver = "euler", .n_
 
 TEST_CASE("the plain network is an MLP with SELU on x, condition and time", "[one_step_test]") {
   Generator generator(1);
-  FlowMatchingOptions o = small(NetKind::mlp);
+  FlowMatchingOptions o = small_flow(NetKind::mlp);
   o.condition_dim = 3;
   o.depth = 2;
   FlowMatching net(o, generator, DType::float64);
@@ -80,7 +80,7 @@ TEST_CASE("the plain network is an MLP with SELU on x, condition and time", "[on
 TEST_CASE("the loss pairs drawn noise by its coupling, and given noise not at all",
           "[one_step_test]") {
   Generator weights(1);
-  FlowMatchingOptions o = small();
+  FlowMatchingOptions o = small_flow();
   FlowMatching independent(o, weights);
   o.coupling = Coupling::optimal;
   Generator again(1);
@@ -98,7 +98,7 @@ TEST_CASE("the loss pairs drawn noise by its coupling, and given noise not at al
 TEST_CASE("path noise has the deviation asked for", "[one_step_test]") {
   // A network of zeros but for its first layer's x column would hide nothing: make it the identity.
   Generator weights(1);
-  FlowMatchingOptions o = small(NetKind::mlp);
+  FlowMatchingOptions o = small_flow(NetKind::mlp);
   o.action_dim = 1;
   o.depth = 1;
   o.hidden = 1;
@@ -126,7 +126,7 @@ TEST_CASE("path noise has the deviation asked for", "[one_step_test]") {
 
 TEST_CASE("reflow pairs are the teacher's, whatever the parts", "[one_step_test]") {
   Generator generator(1);
-  FlowMatchingOptions o = small();
+  FlowMatchingOptions o = small_flow();
   o.condition_dim = 3;
   FlowMatching teacher(o, generator);
   shake(teacher, 2, 0.5);
@@ -169,7 +169,7 @@ TEST_CASE("distillation trains at the times of a k-step sampler", "[one_step_tes
 
 TEST_CASE("reflow straightens, and distillation makes one step do", "[one_step_test]") {
   Generator generator(1);
-  FlowMatching teacher(small(), generator), student(small(), generator);
+  FlowMatching teacher(small_flow(), generator), student(small_flow(), generator);
   train(teacher.parameters(), 1000,
         [&](Generator& g) { return teacher.loss(modes(256, g), {}, g); });
   const Tensor x0 = randn({500, 2}, generator);
@@ -186,7 +186,7 @@ TEST_CASE("reflow straightens, and distillation makes one step do", "[one_step_t
   INFO("straightness " << bent << " -> " << straight);
   CHECK(straight < 0.3 * bent);
   // Planted: the pairs separated again, noise from one and data from another.
-  FlowMatching separated(small(), generator);
+  FlowMatching separated(small_flow(), generator);
   separated.load_state_dict(teacher.state_dict());
   train(separated.parameters(), 100, [&](Generator& g) {
     const Pairs p = draw_pairs(pairs, 256, g);
@@ -207,7 +207,7 @@ TEST_CASE("reflow straightens, and distillation makes one step do", "[one_step_t
 TEST_CASE("a consistency model is the identity at the data's end", "[one_step_test]") {
   Generator generator(1);
   for (const DType dtype : {DType::float32, DType::float64}) {
-    ConsistencyOptions o{.network = small().network()};
+    ConsistencyOptions o{.network = small_flow().network()};
     o.network.condition_dim = 3;
     Consistency net(o, generator, dtype);
     shake(net, 3, 2);
@@ -226,7 +226,7 @@ TEST_CASE("a consistency model is the identity at the data's end", "[one_step_te
 
 TEST_CASE("the consistency loss follows its formula", "[one_step_test]") {
   Generator generator(1);
-  const FlowMatchingOptions o = small();
+  const FlowMatchingOptions o = small_flow();
   FlowMatching teacher(o, generator, DType::float64);
   Consistency net({.network = o.network(), .scales = 8}, generator, DType::float64);
   const Tensor x1 = randn({6, 2}, generator, DType::float64);
@@ -288,7 +288,7 @@ TEST_CASE("the consistency loss follows its formula", "[one_step_test]") {
 TEST_CASE("consistency sampling: one step needs no generator, more mix fresh noise in",
           "[one_step_test]") {
   Generator weights(1);
-  Consistency net({.network = small().network()}, weights, DType::float64);
+  Consistency net({.network = small_flow().network()}, weights, DType::float64);
   shake(net, 2, 0.3);
   const Tensor noise = randn({5, 2}, weights, DType::float64);
   Generator a(9), b(9);
@@ -304,7 +304,7 @@ TEST_CASE("consistency sampling: one step needs no generator, more mix fresh noi
 
 TEST_CASE("consistency training and distillation sample in one step", "[one_step_test]") {
   Generator generator(1);
-  const FlowMatchingOptions o = small();
+  const FlowMatchingOptions o = small_flow();
   FlowMatching teacher(o, generator);
   train(teacher.parameters(), 1000,
         [&](Generator& g) { return teacher.loss(modes(256, g), {}, g); });

@@ -15,7 +15,7 @@ using flowgrad::testing::test_device;
 
 namespace {
 
-RobotPolicyOptions small(HeadKind head = HeadKind::flow) {
+RobotPolicyOptions small_policy(HeadKind head = HeadKind::flow) {
   RobotPolicyOptions o;
   o.state_dim = 4;
   o.horizon = 3;
@@ -57,7 +57,7 @@ Tensor state_of(const Module& module, const std::string& name) {
 }  // namespace
 
 TEST_CASE("statistics of relative chunks are those of the differences", "[robot_policy_test]") {
-  RobotPolicyOptions o = small();
+  RobotPolicyOptions o = small_policy();
   const Data d = some(200);
   const auto policy = fitted(o);
   const Tensor moves = reshape(d.chunks - unsqueeze(d.seen.robot, 1), {200, 6});
@@ -72,9 +72,9 @@ TEST_CASE("statistics of relative chunks are those of the differences", "[robot_
 
 TEST_CASE("what goes in and out does not depend on units or place", "[robot_policy_test]") {
   // The same demonstrations in other units: the same policy in those.
-  const auto policy = fitted(small());
+  const auto policy = fitted(small_policy());
   Generator generator(3);
-  RobotPolicy scaled(small(), generator, DType::float64);
+  RobotPolicy scaled(small_policy(), generator, DType::float64);
   const Data d = some(200);
   Data far = d;
   far.seen.state = d.seen.state * 40.0 - 7.0;
@@ -92,7 +92,7 @@ TEST_CASE("what goes in and out does not depend on units or place", "[robot_poli
 
 TEST_CASE("all but constant dimensions are named and not blown up", "[robot_policy_test]") {
   Generator generator(3);
-  RobotPolicy policy(small(), generator, DType::float64);
+  RobotPolicy policy(small_policy(), generator, DType::float64);
   Data d = some(50);
   d.seen.state = concat({slice(d.seen.state, 1, 0, 3), full({50, 1}, 2.5, DType::float64)}, 1);
   const auto warnings = policy.fit_statistics(d.seen, d.chunks);
@@ -104,7 +104,7 @@ TEST_CASE("all but constant dimensions are named and not blown up", "[robot_poli
 
 TEST_CASE("a policy without statistics refuses to act and to learn", "[robot_policy_test]") {
   Generator generator(3);
-  RobotPolicy policy(small(), generator, DType::float64);
+  RobotPolicy policy(small_policy(), generator, DType::float64);
   const Data d = some(2);
   CHECK(contains(raised<ValueError>([&] { policy.loss(d.seen, d.chunks, generator); }),
                  {"no statistics"}));
@@ -113,7 +113,7 @@ TEST_CASE("a policy without statistics refuses to act and to learn", "[robot_pol
                  }),
                  {"no statistics"}));
   // Weights that lost theirs are refused as well.
-  const auto whole = fitted(small());
+  const auto whole = fitted(small_policy());
   NamedTensors state = whole->state_dict();
   std::erase_if(state, [](const auto& e) { return e.first == "statistics.action.std"; });
   CHECK(contains(raised<IoError>([&] { policy.load_state_dict(state); }),
@@ -122,7 +122,7 @@ TEST_CASE("a policy without statistics refuses to act and to learn", "[robot_pol
   const Tensor noise = randn({2, 1, 6}, generator, DType::float64);
   CHECK(distance(policy.generate(d.seen, noise), whole->generate(d.seen, noise)) == 0);
   // Another horizon is another policy.
-  RobotPolicyOptions longer = small();
+  RobotPolicyOptions longer = small_policy();
   longer.horizon = 4;
   RobotPolicy other(longer, generator, DType::float64);
   CHECK(contains(raised<IoError>([&] { other.load_state_dict(whole->state_dict()); }),
@@ -131,13 +131,13 @@ TEST_CASE("a policy without statistics refuses to act and to learn", "[robot_pol
 
 TEST_CASE("several draws share one feature, and the auxiliary loss counts it once",
           "[robot_policy_test]") {
-  const auto policy = fitted(small(HeadKind::regression));
+  const auto policy = fitted(small_policy(HeadKind::regression));
   const Data d = some(5);
   Generator generator(1);
   // A head that draws nothing: more draws are the same mean.
   CHECK(policy->loss(d.seen, d.chunks, generator, 3).item() ==
         Catch::Approx(policy->loss(d.seen, d.chunks, generator).item()).epsilon(1e-12));
-  RobotPolicyOptions o = small(HeadKind::regression);
+  RobotPolicyOptions o = small_policy(HeadKind::regression);
   o.auxiliary = 2;
   const auto both = fitted(o);
   CHECK(both->loss(d.seen, d.chunks, generator).item() >
@@ -148,7 +148,7 @@ TEST_CASE("several draws share one feature, and the auxiliary loss counts it onc
 }
 
 TEST_CASE("pictures and words: hidden words, and rows apart", "[robot_policy_test]") {
-  RobotPolicyOptions o = small();
+  RobotPolicyOptions o = small_policy();
   o.encoder = "tiny";
   o.state_dim = 0;
   o.vocabulary = 20;
@@ -174,11 +174,11 @@ TEST_CASE("pictures and words: hidden words, and rows apart", "[robot_policy_tes
 
 TEST_CASE("distillation regresses the teacher's chunks from its noise, at the student's times",
           "[robot_policy_test]") {
-  const auto teacher = fitted(small());
+  const auto teacher = fitted(small_policy());
   flowgrad::testing::shake(*teacher, 2, 0.5);
   const Data d = some(7);
   // A student that is the teacher: its loss for one step is the squared bend of the flow.
-  const auto student = fitted(small());
+  const auto student = fitted(small_policy());
   student->load_state_dict(teacher->state_dict());
   Generator a(5), b(5);
   const Tensor noise = randn({7, 1, 6}, b, DType::float64);
@@ -196,7 +196,7 @@ TEST_CASE("distillation regresses the teacher's chunks from its noise, at the st
     CHECK(p.grad().defined());
   }
   for (const auto& [name, p] : teacher->parameters()) CHECK_FALSE(p.grad().defined());
-  const auto regression = fitted(small(HeadKind::regression));
+  const auto regression = fitted(small_policy(HeadKind::regression));
   CHECK(contains(raised<ValueError>([&] { regression->distillation_loss(*teacher, d.seen, a); }),
                  {"student with the head regression"}));
   CHECK(contains(raised<ValueError>([&] { student->distillation_loss(*regression, d.seen, a); }),
@@ -207,9 +207,9 @@ TEST_CASE("distillation regresses the teacher's chunks from its noise, at the st
 
 TEST_CASE("a distilled policy does in one step what its teacher does in ten",
           "[robot_policy_test]") {
-  const auto teacher = fitted(small());
+  const auto teacher = fitted(small_policy());
   flowgrad::testing::shake(*teacher, 2, 0.5);
-  const auto student = fitted(small());
+  const auto student = fitted(small_policy());
   student->load_state_dict(teacher->state_dict());
   Generator generator(6);
   Adam optimizer({{.parameters = student->parameters()}}, {.lr = 3e-3});
@@ -229,7 +229,7 @@ TEST_CASE("a distilled policy does in one step what its teacher does in ten",
 
 TEST_CASE("options survive a configuration, which refuses other conventions",
           "[robot_policy_test]") {
-  RobotPolicyOptions o = small(HeadKind::mip);
+  RobotPolicyOptions o = small_policy(HeadKind::mip);
   o.world = "fork";
   o.relative = false;
   o.auxiliary = 0.5;
@@ -255,7 +255,7 @@ TEST_CASE("options survive a configuration, which refuses other conventions",
 }
 
 TEST_CASE("parts that do not fit are named", "[robot_policy_test]") {
-  const auto policy = fitted(small());
+  const auto policy = fitted(small_policy());
   Data d = some(2);
   const Tensor noise = zeros({2, 1, 6}, DType::float64);
   PolicyObservation seen = d.seen;
@@ -324,8 +324,8 @@ std::vector<Tensor> on(Device device, RobotPolicyOptions o) {
 TEST_CASE("policies learn and act on a device as on the CPU", "[robot_policy_test][device_only]") {
   std::vector<RobotPolicyOptions> all;
   for (size_t head = 0; head < head_names().size(); ++head)
-    all.push_back(small(static_cast<HeadKind>(head)));
-  all.push_back(small());
+    all.push_back(small_policy(static_cast<HeadKind>(head)));
+  all.push_back(small_policy());
   all.back().encoder = "tiny";
   all.back().state_dim = 0;
   all.back().vocabulary = 20;

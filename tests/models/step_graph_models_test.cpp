@@ -90,7 +90,7 @@ std::vector<Case> cases() {
   return all;
 }
 
-Outcome train(const Case& c, GraphUse graph) {
+Training train(const Case& c, GraphUse graph) {
   const Device device = test_device();
   Generator weights(7), draws(8), rows(9);
   const std::unique_ptr<Model> model = make_model(c.model, c.config, weights);
@@ -107,7 +107,7 @@ Outcome train(const Case& c, GraphUse graph) {
     Generator own(5);
     return model->loss(next(), own).item();
   };
-  Outcome out;
+  Training out;
   Messages messages(out.warnings);
   FlowTrainerOptions o = options_of(graph, kSteps);
   o.trainer.validate_every = 3;
@@ -133,7 +133,7 @@ TEST_CASE("every model trains by graph to the bits of a training without, or say
       continue;
     }
     captured.insert(c.model);
-    const Outcome plain = train(c, GraphUse::never);
+    const Training plain = train(c, GraphUse::never);
     REQUIRE(plain.losses.size() == kSteps);
     CHECK(plain.losses[2] != plain.losses[3]);
     check_equal(plain, train(c, GraphUse::always));
@@ -207,7 +207,7 @@ class PolicyTraining {
         *policy_, [this] { return policy_->loss(seen_, chunks_, draws_, case_.draws); },
         FlowTrainerData{.next = {}, .prepare = [this] { prepare(); }}, draws_, o);
   }
-  Outcome run() {
+  Training run() {
     finish(*training_, *policy_, draws_, out_);
     return out_;
   }
@@ -237,7 +237,7 @@ class PolicyTraining {
   const PolicyCase case_;
   const std::function<void(int64_t, std::vector<int64_t>&)> spoil_;
   Generator draws_{8}, rows_{9};
-  Outcome out_;
+  Training out_;
   Messages messages_{out_.warnings};
   std::unique_ptr<RobotPolicy> policy_;
   PolicyObservation seen_;
@@ -259,7 +259,7 @@ TEST_CASE("every head and both kinds of encoders train by graph to the same bits
   for (const PolicyCase& c : all) {
     INFO(head_names()[static_cast<size_t>(c.head)] << (c.sees ? " sees" : "")
                                                    << (c.pad_id ? " pads" : ""));
-    const Outcome plain = PolicyTraining(c, GraphUse::never).run();
+    const Training plain = PolicyTraining(c, GraphUse::never).run();
     REQUIRE(plain.losses.size() == kSteps);
     check_equal(plain, PolicyTraining(c, GraphUse::always).run());
   }
@@ -318,7 +318,7 @@ TEST_CASE("a flow with probes of its own trains by graph where its generator is 
     FlowTrainerData data;
     data.prepare = [&] { keep_in_place(x, to(randn({kRows, 2}, rows), test_device())); };
     if (named) data.more_generators = {&flow.probe_generator()};
-    Outcome out;
+    Training out;
     FlowTrainerOptions o = options_of(use, 5);
     o.trainer.quiet = true;
     FlowTrainer training(
@@ -367,11 +367,11 @@ TEST_CASE("a continuous flow resumes by graph to the bits of one that never stop
     o.trainer.pause_at = pause;
     FlowTrainer training(*model, data, draws, o);
     training.resume();
-    Outcome out;
+    Training out;
     finish(training, model->module(), draws, out);
     return out;
   };
-  const Outcome whole = run(GraphUse::never, "whole", 0);
+  const Training whole = run(GraphUse::never, "whole", 0);
   run(GraphUse::always, "parts", 4);
   check_equal(whole, run(GraphUse::always, "parts", 0));
   std::filesystem::remove_all(folder);

@@ -11,7 +11,7 @@ using namespace flowgrad::testing;
 
 namespace {
 
-Outcome train(const std::string& name, const Config& config, GraphUse graph, int64_t steps,
+Training train(const std::string& name, const Config& config, GraphUse graph, int64_t steps,
               int64_t condition, double dropout) {
   const Device device = test_device();
   Generator weights(7), draws(8), rows(9);
@@ -22,7 +22,7 @@ Outcome train(const std::string& name, const Config& config, GraphUse graph, int
     if (condition > 0) in.condition = to(randn({6, condition}, rows), device);
     return in;
   };
-  Outcome out;
+  Training out;
   Messages messages(out.warnings);
   FlowTrainerOptions o = options_of(graph, steps);
   o.condition_dropout = dropout;
@@ -32,7 +32,7 @@ Outcome train(const std::string& name, const Config& config, GraphUse graph, int
   return out;
 }
 
-Outcome train_policy(GraphUse graph, int64_t steps) {
+Training train_policy(GraphUse graph, int64_t steps) {
   const Device device = test_device();
   RobotPolicyOptions options;
   options.state_dim = 3;
@@ -56,7 +56,7 @@ Outcome train_policy(GraphUse graph, int64_t steps) {
     keep_in_place(seen.robot, to(randn({6, 2}, rows), device));
     keep_in_place(chunks, to(randn({6, 4, 2}, rows), device));
   };
-  Outcome out;
+  Training out;
   Messages messages(out.warnings);
   FlowTrainerOptions o = options_of(graph, steps);
   o.trainer.progress = &messages;
@@ -75,8 +75,8 @@ TEST_CASE("20 steps of densities, by graph and without", "[step_graph_test][devi
            {"planar", {{"dim", "3"}, {"n_flows", "3"}}},
            {"realnvp", {{"n_flows", "2"}, {"hidden", "8"}, {"actnorm", "true"}}}}) {
     INFO(name);
-    const Outcome plain = train(name, config, GraphUse::never, 20, 0, 0);
-    const Outcome graph = train(name, config, GraphUse::always, 20, 0, 0);
+    const Training plain = train(name, config, GraphUse::never, 20, 0, 0);
+    const Training graph = train(name, config, GraphUse::always, 20, 0, 0);
     REQUIRE(plain.losses.size() == 20);
     CHECK(plain.losses.back() != plain.losses.front());
     check_equal(plain, graph);
@@ -87,7 +87,7 @@ TEST_CASE("20 steps of flow matching, whose draws go on", "[step_graph_test][dev
   if (!device_records()) return;
   const Config config{
       {"action_dim", "3"}, {"hidden", "8"}, {"time_dim", "8"}, {"condition_dim", "2"}};
-  const Outcome plain = train("flow_matching", config, GraphUse::never, 20, 2, 0.3);
+  const Training plain = train("flow_matching", config, GraphUse::never, 20, 2, 0.3);
   check_equal(plain, train("flow_matching", config, GraphUse::always, 20, 2, 0.3));
   // The noise of a step is its own.
   CHECK(plain.losses[5] != plain.losses[6]);
@@ -95,7 +95,7 @@ TEST_CASE("20 steps of flow matching, whose draws go on", "[step_graph_test][dev
 
 TEST_CASE("20 steps of the flow-matching policy", "[step_graph_test][device_only]") {
   if (!device_records()) return;
-  const Outcome plain = train_policy(GraphUse::never, 20);
+  const Training plain = train_policy(GraphUse::never, 20);
   REQUIRE(plain.losses.size() == 20);
   check_equal(plain, train_policy(GraphUse::always, 20));
 }
@@ -109,8 +109,8 @@ TEST_CASE("a loss that no graph can hold is refused, or trained without one wher
       raised<DeviceError>([&] { train("flow_matching", config, GraphUse::always, 4, 0, 0); });
   CHECK(contains(text, {"Trainer: this step cannot be a graph"}));
   CHECK(contains(text, {"copy_to_host"}));
-  Outcome plain = train("flow_matching", config, GraphUse::never, 4, 0, 0);
-  Outcome graph = train("flow_matching", config, GraphUse::where_possible, 4, 0, 0);
+  Training plain = train("flow_matching", config, GraphUse::never, 4, 0, 0);
+  Training graph = train("flow_matching", config, GraphUse::where_possible, 4, 0, 0);
   REQUIRE(graph.warnings.size() == 1);
   CHECK(contains(graph.warnings[0], {"cannot be a graph"}));
   graph.warnings.clear();
