@@ -101,35 +101,40 @@ void check_shapes() {
 }
 
 template <class T>
-std::vector<T> result(const Matrix<T>& a, const Matrix<T>& b, bool accumulate = false) {
+std::vector<T> result(const Matrix<T>& a, const Matrix<T>& b, bool accumulate = false,
+                      const T* bias = nullptr) {
   std::vector<T> c(static_cast<size_t>(a.rows * b.columns), T(0.3));
   Gemm<T> g = product_of(a, b, c.data(), b.columns);
   g.accumulate = accumulate;
+  g.bias = bias;
   gemm(g);
   return c;
 }
 
 template <class T>
 void check_rows() {
-  // Narrow, one panel, several panels, several depth blocks.
-  const std::vector<std::pair<int64_t, int64_t>> shapes{{1, 300},  {2, 5},   {2, 128},  {3, 2500},
-                                                        {8, 70},   {16, 33}, {31, 9},   {32, 256},
-                                                        {64, 257}, {100, 1}, {130, 520}};
+  // Narrow, one panel, several panels, several depth blocks; few rows of the larger ones are
+  // computed as a transposed product.
+  const std::vector<std::pair<int64_t, int64_t>> shapes{
+      {1, 300}, {2, 5},    {2, 128},  {3, 2500}, {8, 70},    {16, 33},
+      {31, 9},  {32, 256}, {64, 257}, {100, 1},  {130, 520}, {301, 530}};
   int turn = 0;
   for (const auto& [n, k] : shapes) {
+    const Matrix<T> row(1, n, 0, 7);
     for (int layout_a : {0, 1, 3}) {
       for (int layout_b : {0, 1, 3}) {
         const int64_t m = 67;
-        const bool accumulate = turn++ % 2 == 1;
+        const bool accumulate = turn % 2 == 1;
+        const T* const bias = turn++ % 4 < 3 ? row.begin() : nullptr;
         const Matrix<T> a(m, k, layout_a, 5), b(k, n, layout_b, 6);
-        const std::vector<T> all = result(a, b, accumulate);
-        for (int64_t rows : {1, 2, 3, 5, 8, 13, 14, 15, 30}) {
+        const std::vector<T> all = result(a, b, accumulate, bias);
+        for (int64_t rows : {1, 2, 3, 5, 6, 8, 13, 14, 15, 17, 22, 30}) {
           for (int64_t first : {int64_t{0}, int64_t{21}, m - rows}) {
             Matrix<T> part = a;
             part.rows = rows;
             part.origin += first * a.row;
-            const std::vector<T> some = result(part, b, accumulate);
-            CAPTURE(n, k, layout_a, layout_b, rows, first, accumulate);
+            const std::vector<T> some = result(part, b, accumulate, bias);
+            CAPTURE(n, k, layout_a, layout_b, rows, first, accumulate, bias != nullptr);
             REQUIRE(std::memcmp(some.data(), all.data() + first * n, some.size() * sizeof(T)) == 0);
           }
         }
@@ -231,16 +236,17 @@ TEST_CASE("the layout of A does not change the order of a sum", "[gemm_test]") {
 TEST_CASE("same bits at any number of threads", "[gemm_test]") {
   CpuSettings restore;
   const std::vector<std::array<int64_t, 3>> shapes{{257, 200, 300}, {20, 700, 400}, {1, 900, 600},
-                                                   {3000, 3, 200},  {70, 33, 5000}, {512, 2, 1024}};
+                                                   {3000, 3, 200},  {70, 33, 5000}, {512, 2, 1024},
+                                                   {24, 900, 700}};
   for (const auto& [m, n, k] : shapes) {
     for (int layout_a : {0, 1}) {
-      const Matrix<float> a(m, k, layout_a, 7), b(k, n, 1 - layout_a, 8);
+      const Matrix<float> a(m, k, layout_a, 7), b(k, n, 1 - layout_a, 8), row(1, n, 0, 9);
       set_num_threads(1);
-      const std::vector<float> one = result(a, b);
+      const std::vector<float> one = result(a, b, false, row.begin());
       for (int threads : {2, 3, 4, 7}) {
         set_num_threads(threads);
         CAPTURE(m, n, k, threads);
-        REQUIRE(one == result(a, b));
+        REQUIRE(one == result(a, b, false, row.begin()));
       }
     }
   }

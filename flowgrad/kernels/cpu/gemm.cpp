@@ -35,6 +35,7 @@ GemmBlock<T> block_of(const Gemm<T>& g) {
   b.c = g.c;
   b.ldc = g.ldc;
   b.bias = g.bias;
+  b.row_bias = g.row_bias;
   b.accumulate = g.accumulate;
   return b;
 }
@@ -44,6 +45,7 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.m = end - begin;
   part.a += begin * part.a_row;
   part.c += begin * part.ldc;
+  if (part.row_bias != nullptr) part.row_bias += begin;
 }
 
 /// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
@@ -138,6 +140,32 @@ void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
   });
 }
 
+/// Whether A with so few rows is cheaper to pack than B, whose columns are contiguous: C^T is
+/// computed, from B where it lies. More rows than fill whole panels must nearly fill one more.
+template <class T>
+bool is_better_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
+  const std::int64_t last = (g.m - 1) % t.panel_columns + 1;
+  return g.b_row == 1 && g.b_col != 1 && !g.accumulate && g.ldc == g.n && 4 * g.m >= 3 * t.lanes &&
+         (g.m == last || 4 * last > t.panel_columns) && 2 * g.m * (g.n + g.k) <= g.n * g.k;
+}
+
+template <class T>
+void run_transposed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
+  Gemm<T> flipped;
+  flipped.m = g.n, flipped.n = g.m, flipped.k = g.k;
+  flipped.a = g.b, flipped.a_row = g.b_col, flipped.a_col = g.b_row;
+  flipped.b = g.a, flipped.b_row = g.a_col, flipped.b_col = g.a_row;
+  T* const c = scratch_of<T>(ScratchSlot::transposed, g.n * g.m);
+  flipped.c = c, flipped.ldc = g.m;
+  flipped.row_bias = g.bias;
+  run_packed(t, flipped, threads_help);
+  constexpr std::int64_t kRows = 16;
+  parallel_for_if(threads_help, divide_up(g.m, kRows), [&](std::int64_t i) {
+    const std::int64_t row = i * kRows, rows = std::min(kRows, g.m - row);
+    t.pack(c + row, 1, g.m, rows, g.n, g.n, g.c + row * g.n);
+  });
+}
+
 /// A sum over nothing: C = bias (+ C).
 template <class T>
 void run_empty(const Gemm<T>& g) {
@@ -163,6 +191,7 @@ void gemm(Gemm<T> g) {
   const bool threads_help = worth_threads(g);
   const std::int64_t threads = threads_help ? num_threads() : 1;
   if (is_narrow<T>(g.k, g.n)) return run_narrow(t, g, threads_help);
+  if (is_better_transposed(t, g)) return run_transposed(t, g, threads_help);
   // Packing all of B pays when a thread goes over it several times; else each packs its panels.
   if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
     return run_packed(t, g, threads_help);

@@ -8,7 +8,16 @@ namespace flowgrad::kernels::cpu {
 /// Working memory of the calling thread, 64-byte aligned, kept and grown between calls. Each slot
 /// is one buffer; asking for a slot again invalidates what it held. Raises Error when the system
 /// has none.
-enum class ScratchSlot : std::uint8_t { packed_b, tile, narrow, operand, partial, solve, count };
+enum class ScratchSlot : std::uint8_t {
+  packed_b,
+  tile,
+  narrow,
+  transposed,
+  operand,
+  partial,
+  solve,
+  count
+};
 void* scratch(ScratchSlot slot, std::size_t bytes);
 
 template <class T>

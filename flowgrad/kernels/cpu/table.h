@@ -26,7 +26,7 @@ struct GemmBlock {
   std::int64_t packed_width, packed_column;
   T* c;
   std::int64_t ldc;
-  const T* bias;
+  const T *bias, *row_bias;
   bool accumulate;
   /// Room for gemm.scratch_elements(k) elements.
   T* scratch;

@@ -232,6 +232,7 @@ void block(const GemmBlock<T>& g) {
             t.a_row = g.a_row;
             t.a_col = g.a_col;
           }
+          t.row_bias = g.row_bias != nullptr && k0 == 0 ? g.row_bias + i : nullptr;
           t.c = g.c + i * g.ldc + j;
           (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;

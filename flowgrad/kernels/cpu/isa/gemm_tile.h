@@ -40,7 +40,7 @@ struct Tile {
   std::int64_t ldc;
   /// Valid columns, more than those of the tile's registers but the last.
   std::int64_t n;
-  const T* bias;
+  const T *bias, *row_bias;
   /// Adds to C instead of overwriting it.
   bool add;
   /// What is needed next, fetched while the sums run: an address and its step for each k.
@@ -82,6 +82,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
   }
   FG_INLINE static void fetch_row(const T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
   FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) { ((sum[C] = from[C]), ...); }
+  FG_INLINE static void fill_row(V value, V (&sum)[NV]) { ((sum[C] = value), ...); }
   FG_INLINE static void finish_row(V (&sum)[NV], T* c, bool add, auto last) {
     if (add) ((sum[C] = sum[C] + take_register(c, C, last)), ...);
     ((C < NV - 1 ? sum[C].store(c + C * W) : put(sum[C], c + C * W, last)), ...);
@@ -92,6 +93,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     V sum[MR][NV], first[NV] = {(void(C), V(0))...};
     if (t.bias != nullptr) ((first[C] = take_register(t.bias, C, last)), ...);
     (set_row(first, sum[R]), ...);
+    if (t.row_bias != nullptr) (fill_row(V(t.row_bias[R]), sum[R]), ...);
     (fetch_row(t.c + R * t.ldc), ...);  // while the sums run
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
