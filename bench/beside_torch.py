@@ -93,6 +93,14 @@ def pooling(images, height, channels, kernel, stride):
     }
 
 
+def adaptive_pooling(images, height, channels, places):
+    x, g = torch.randn(images, channels, height, height), torch.randn(images, channels, places, places)
+    return {
+        "adaptive_avg_pool2d": lambda: F.adaptive_avg_pool2d(x, places),
+        "adaptive_avg_pool2d grad": lambda: torch.ops.aten._adaptive_avg_pool2d_backward(g, x),
+    }
+
+
 def factorisations(n):
     a, right = torch.randn(n, n), torch.randn(n, n)
     square, triangle = a @ a.T / n + torch.eye(n), a + n * torch.eye(n)
@@ -105,7 +113,7 @@ def factorisations(n):
 
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling}),
+            "bench_network": ([], {6: convolutions, 5: pooling, 4: adaptive_pooling}),
             "bench_linalg": ([], {1: factorisations})}
 
 

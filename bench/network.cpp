@@ -76,19 +76,36 @@ void add_convolution(Cases& to, const Layer& l) {
          });
 }
 
+/// Names of the values and of their gradient.
+using Names = const char* [2];
+constexpr Names kPool = {"avg_pool2d", "avg_pool2d grad"},
+                kAdaptivePool = {"adaptive_avg_pool2d", "adaptive_avg_pool2d grad"};
+
+void add_windows(Cases& to, const Names& names, const std::string& size, const kernels::Pooling& p,
+                 const Shape& images, const Shape& pooled) {
+  const Tensor x = to.normal(images), g = to.normal(pooled);
+  to.add(names[0], size, 0, {to.space(pooled), x}, {0},
+         [p](Backend& k, const Tensors& t) { k.avg_pool2d(p, t[1], t[0]); });
+  to.add(names[1], size, 0, {to.space(images), g}, {0},
+         [p](Backend& k, const Tensors& t) { k.avg_pool2d_grad(p, t[1], t[0]); });
+}
+
 /// Means over squares of `kernel` by `kernel`, half a kernel of padding, of (images, channels,
 /// height, height).
 void add_pooling(Cases& to, int64_t images, int64_t height, int64_t channels, int64_t kernel,
                  int64_t stride) {
   const int64_t padding = kernel / 2, places = (height + 2 * padding - kernel) / stride + 1;
-  const kernels::Pooling p{{kernel, kernel}, {stride, stride}, {padding, padding}};
-  const Shape from{images, channels, height, height}, pooled{images, channels, places, places};
-  const std::string size = fmt::format("{}x{}x{}x{}x{}", images, height, channels, kernel, stride);
-  const Tensor x = to.normal(from), g = to.normal(pooled);
-  to.add("avg_pool2d", size, 0, {to.space(pooled), x}, {0},
-         [p](Backend& k, const Tensors& t) { k.avg_pool2d(p, t[1], t[0]); });
-  to.add("avg_pool2d grad", size, 0, {to.space(from), g}, {0},
-         [p](Backend& k, const Tensors& t) { k.avg_pool2d_grad(p, t[1], t[0]); });
+  add_windows(to, kPool, fmt::format("{}x{}x{}x{}x{}", images, height, channels, kernel, stride),
+              {{kernel, kernel}, {stride, stride}, {padding, padding}},
+              {images, channels, height, height}, {images, channels, places, places});
+}
+
+/// Means over `places` by `places` windows that cover such images, of a size that they do not
+/// divide.
+void add_adaptive_pooling(Cases& to, int64_t images, int64_t height, int64_t channels,
+                          int64_t places) {
+  add_windows(to, kAdaptivePool, fmt::format("{}x{}x{}x{}", images, height, channels, places), {},
+              {images, channels, height, height}, {images, channels, places, places});
 }
 
 /// Steps, rows and hidden units of a direction; the product with x is an ordinary one.
@@ -128,6 +145,7 @@ std::vector<Case> cases(const Options& o) {
     for (const Layer& l : kLayers) add_convolution(all, l);
     add_pooling(all, 32, 56, 64, 2, 2);
     add_pooling(all, 32, 56, 64, 3, 2);
+    add_adaptive_pooling(all, 32, 50, 64, 7);
     add_lstm(all, 32, 20, 384);
     add_lstm(all, 64, 10, 256);
     add_lstm(all, 64, 12, 64);
@@ -137,6 +155,7 @@ std::vector<Case> cases(const Options& o) {
     const auto or_else = [&](size_t i, int64_t value) { return i < s.size() ? s[i] : value; };
     add_convolution(all, {s[0], s[1], or_else(2, 3), or_else(3, 16), or_else(4, 5), or_else(5, 2)});
     add_pooling(all, s[0], s[1], or_else(2, 3), 3, or_else(5, 2));
+    add_adaptive_pooling(all, s[0], s[1], or_else(2, 3), 4);
     if (s.size() == 2) add_lstm(all, s[0], 3, s[1]);
   }
   return std::move(all.all);

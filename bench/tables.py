@@ -60,9 +60,9 @@ def ratio_of(peer, ours, name):
 
 def cases_table():
     ours = {n: read(f"flowgrad-{n}-thread") for n in (1, 2)}
-    peers = [(who, n, read(f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "jax")]
+    peers = [(who, n, read(f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "compiled", "jax")]
     peers = [p for p in peers if p[2]]
-    title = {"torch": "PyTorch", "jax": "JAX jit"}
+    title = {"torch": "PyTorch", "compiled": "torch.compile", "jax": "JAX jit"}
     body = []
     for name in ours[1]["cases"]:
         ratios = [ratio_of(peer, ours[n], name) for _, n, peer in peers]

@@ -214,8 +214,12 @@ Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
                     x.shape().to_string()));
   }
   if (height * width == 1) return mean(x, {2, 3}, true);
-  if (fused_kernels() && x.size(2) % height == 0 && x.size(3) % width == 0) {
-    const int64_t rows = x.size(2) / height, columns = x.size(3) / width;
+  if (fused_kernels()) {
+    // Windows of one size where the axis divides, spans where it does not.
+    const auto kernel = [&](int axis, int64_t n) {
+      return x.size(axis) % n ? 0 : x.size(axis) / n;
+    };
+    const int64_t rows = kernel(2, height), columns = kernel(3, width);
     return window_means({{rows, columns}, {rows, columns}, {0, 0}}, x, {height, width}, false);
   }
   return adaptive_mean(adaptive_mean(x, 2, height), 3, width);

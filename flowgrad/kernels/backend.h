@@ -257,11 +257,27 @@ struct Convolution {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
 };
 
-/// Means over a window that moves over images x (N, C, H, W) to out (N, C, h, w): rows and columns
-/// of the window, of its steps, and of the zeros around the images, which count. All contiguous.
+/// Means over windows of images x (N, C, H, W) to out (N, C, h, w), all contiguous. Along each axis
+/// a window of `kernel` places moves in steps of `stride` over the image and `padding` zeros around
+/// it, which count; or, where kernel is 0, window i of n spans floor(i size / n) to
+/// ceil((i + 1) size / n).
 struct Pooling {
   int64_t kernel[2], stride[2], padding[2];
 };
+
+/// What a window sees of an axis, and how many places it divides its sum by.
+struct PoolSpan {
+  int64_t begin, end, count;
+};
+/// Of window `i` of `windows` over axis 0 (rows) or 1 of `size` places.
+inline PoolSpan pool_span(const Pooling& p, int axis, int64_t i, int64_t size, int64_t windows) {
+  if (p.kernel[axis] == 0) {
+    const int64_t begin = i * size / windows, end = ((i + 1) * size - 1) / windows + 1;
+    return {begin, end, end - begin};
+  }
+  const int64_t first = i * p.stride[axis] - p.padding[axis], last = first + p.kernel[axis];
+  return {first < 0 ? 0 : first, last < size ? last : size, p.kernel[axis]};
+}
 
 /// The recurrence of an LSTM over a sequence (L, N, ...), time first. Gates are i, f, g, o in the
 /// order of PyTorch; with gates = from_x[t] + h weight^T,

@@ -13,10 +13,12 @@ namespace flowgrad::testing {
 struct PoolCase {
   int64_t images, channels, height, width;
   kernels::Pooling options;  // kernel, stride, padding
+  int64_t windows[2] = {};   // of an axis whose kernel is 0
 
   Shape x() const { return {images, channels, height, width}; }
   Shape out() const {
     const auto places = [&](int64_t size, int axis) {
+      if (options.kernel[axis] == 0) return windows[axis];
       return (size + 2 * options.padding[axis] - options.kernel[axis]) / options.stride[axis] + 1;
     };
     return {images, channels, places(height, 0), places(width, 1)};
@@ -26,7 +28,7 @@ struct PoolCase {
       return std::to_string(v[0]) + " x " + std::to_string(v[1]);
     };
     return "x " + x().to_string() + " kernel " + pair(options.kernel) + " stride " +
-           pair(options.stride) + " padding " + pair(options.padding);
+           pair(options.stride) + " padding " + pair(options.padding) + " windows " + pair(windows);
   }
 };
 
@@ -41,7 +43,12 @@ inline std::vector<PoolCase> pool_cases() {
       {1, 2, 5, 5, {{5, 1}, {1, 3}, {2, 0}}},
       {2, 2, 6, 6, {{3, 6}, {3, 6}, {0, 0}}},
       {0, 2, 6, 6, {{2, 2}, {2, 2}, {0, 0}}},
-      {40, 9, 20, 15, {{3, 2}, {2, 1}, {1, 1}}},  // more than one thread's part
+      {40, 9, 20, 15, {{3, 2}, {2, 1}, {1, 1}}},        // more than one thread's part
+      {2, 3, 7, 10, {{0, 0}, {0, 0}, {0, 0}}, {3, 4}},  // windows that share an edge
+      {1, 2, 3, 2, {{0, 0}, {0, 0}, {0, 0}}, {5, 7}},   // more windows than places
+      {2, 1, 12, 9, {{0, 3}, {0, 3}, {0, 0}}, {5, 0}},
+      {2, 1, 12, 9, {{3, 0}, {2, 0}, {1, 0}}, {0, 4}},
+      {30, 9, 23, 17, {{0, 0}, {0, 0}, {0, 0}}, {7, 7}},
   };
 }
 

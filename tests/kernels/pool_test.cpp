@@ -33,4 +33,12 @@ TEST_CASE("reference pooling is the mean of its definition", "[pool_test]") {
   CHECK(four.to_vector<double>() == std::vector<double>{1.25, 3, 4, 2.25});
   reference_backend().avg_pool2d_grad(across, array({4, 8}, {1, 1, 1, 2}), g_x);
   CHECK(g_x.to_vector<double>() == std::vector<double>{1, 3, 2, 1, 3, 2});
+  // Windows 0 and 1 share the second of three columns.
+  const Pooling spans{{2, 0}, {2, 1}, {0, 0}};
+  reference_backend().avg_pool2d(spans, x, two);
+  CHECK(two.to_vector<double>() == std::vector<double>{3, 4});
+  reference_backend().avg_pool2d_grad(spans, array({4, 8}, {1, 1, 1, 2}), g_x);
+  CHECK(g_x.to_vector<double>() == std::vector<double>{1, 3, 2, 1, 3, 2});
+  reference_backend().avg_pool2d(spans, x, four);
+  CHECK(four.to_vector<double>() == std::vector<double>{2.5, 3, 4, 4.5});
 }

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <vector>
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cpu/backend.h"
@@ -24,62 +25,85 @@ struct Planes {
         small_width(small[3]) {}
 };
 
-/// Rows of a plane that the window sees at its place y.
-struct Rows {
-  int64_t begin, end;
-  Rows(const Pooling& p, int64_t y, int64_t height)
-      : begin(std::max<int64_t>(0, y * p.stride[0] - p.padding[0])),
-        end(std::min(height, y * p.stride[0] - p.padding[0] + p.kernel[0])) {}
+/// The windows of a row: the width that all of them have, its padding, or their spans.
+struct Columns {
+  int64_t kernel, stride, padding;
+  std::vector<PoolSpan> spans;
+  Columns(const Pooling& p, const Planes& s)
+      : kernel(p.kernel[1]), stride(p.stride[1]), padding(kernel > 0 ? p.padding[1] : 0) {
+    for (int64_t i = 0; kernel == 0 && i < s.small_width; ++i)
+      spans.push_back(pool_span(p, 1, i, s.width, s.small_width));
+  }
+  /// Places to divide by, but for those of spans.
+  int64_t count() const { return std::max<int64_t>(1, kernel); }
 };
 
-/// out[i] = scale times the sum of the window at its place i; Kernel 0: p's own width.
+/// What a loop over windows is written out for: a width, any width, or spans.
+constexpr int kAnyWidth = 0, kSpans = -1;
+
+template <class T>
+T sum_of(const T* row, int64_t width) {
+  T sum = row[0];
+  for (int64_t j = 1; j < width; ++j) sum += row[j];
+  return sum;
+}
+
+/// out[i] = scale times the sum, or the mean over the span, of window i.
 template <int Kernel, class T>
-void add_columns(const Pooling& p, const T* row, int64_t n, T scale, T* out) {
-  const int64_t width = Kernel > 0 ? Kernel : p.kernel[1], stride = p.stride[1];
-  for (int64_t i = 0; i < n; ++i, row += stride) {
-    T sum = row[0];
-    for (int64_t j = 1; j < width; ++j) sum += row[j];
-    out[i] = sum * scale;
+void add_columns(const Columns& c, const T* row, int64_t n, T scale, T* out) {
+  for (int64_t i = 0; i < n; ++i) {
+    if constexpr (Kernel == kSpans) {
+      const PoolSpan& s = c.spans[static_cast<size_t>(i)];
+      out[i] = sum_of(row + s.begin, s.count) * scale / static_cast<T>(s.count);
+    } else {
+      out[i] = sum_of(row + i * c.stride, Kernel > 0 ? Kernel : c.kernel) * scale;
+    }
   }
 }
 
 /// row[j] += what the windows that see column j hold.
 template <int Kernel, class T>
-void spread_columns(const Pooling& p, const T* g, int64_t n, T scale, T* row) {
-  const int64_t width = Kernel > 0 ? Kernel : p.kernel[1], stride = p.stride[1];
-  for (int64_t i = 0; i < n; ++i, row += stride) {
-    const T value = g[i] * scale;
-    for (int64_t j = 0; j < width; ++j) row[j] += value;
+void spread_columns(const Columns& c, const T* g, int64_t n, T scale, T* row) {
+  for (int64_t i = 0; i < n; ++i) {
+    T *to = row + i * c.stride, value = g[i] * scale;
+    int64_t width = Kernel > 0 ? Kernel : c.kernel;
+    if constexpr (Kernel == kSpans) {
+      const PoolSpan& s = c.spans[static_cast<size_t>(i)];
+      to = row + s.begin, width = s.count, value /= static_cast<T>(s.count);
+    }
+    for (int64_t j = 0; j < width; ++j) to[j] += value;
   }
 }
 
-/// The loop for the window's width, one and all of the usual ones written out.
+/// The loop for the windows' width, one and all of the usual ones written out.
 template <class F>
 auto for_width(int64_t width, F&& f) {
   switch (width) {
+    case 0: return f(std::integral_constant<int, kSpans>{});
     case 2: return f(std::integral_constant<int, 2>{});
     case 3: return f(std::integral_constant<int, 3>{});
-    default: return f(std::integral_constant<int, 0>{});
+    default: return f(std::integral_constant<int, kAnyWidth>{});
   }
 }
 
 template <class T>
-T scale_of(const Pooling& p) {
-  return static_cast<T>(1.0 / static_cast<double>(p.kernel[0] * p.kernel[1]));
+T scale_of(const PoolSpan& rows, const Columns& c) {
+  return static_cast<T>(1.0 / static_cast<double>(rows.count * c.count()));
 }
 
 template <class T>
 void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
-  const auto columns = for_width(p.kernel[1], [](auto k) { return &add_columns<k(), T>; });
+  const Columns c(p, s);
+  const auto columns = for_width(c.kernel, [](auto k) { return &add_columns<k(), T>; });
   const auto add = elementwise_table<T>().binary[number::binary_add];
-  const int64_t padded = s.width + 2 * p.padding[1];
+  const int64_t padded = s.width + 2 * c.padding;
   for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
     T* const row = scratch_of<T>(ScratchSlot::tile, padded);
-    T* const inner = row + p.padding[1];
+    T* const inner = row + c.padding;
     std::fill_n(row, padded, T(0));
     const T* const from = x + plane * s.height * s.width;
     for (int64_t y = 0; y < s.small_height; ++y) {
-      const Rows rows(p, y, s.height);
+      const PoolSpan rows = pool_span(p, 0, y, s.height, s.small_height);
       const T* const first = from + rows.begin * s.width;
       if (rows.end - rows.begin < 2)
         std::copy_n(first, rows.end > rows.begin ? s.width : 0, inner);
@@ -87,7 +111,7 @@ void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
         add(first, first + s.width, inner, s.width);
       for (int64_t r = rows.begin + 2; r < rows.end; ++r)
         add(inner, from + r * s.width, inner, s.width);
-      columns(p, row, s.small_width, scale_of<T>(p),
+      columns(c, row, s.small_width, scale_of<T>(rows, c),
               out + (plane * s.small_height + y) * s.small_width);
     }
   });
@@ -95,19 +119,20 @@ void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
 
 template <class T>
 void pool_grad(const Pooling& p, const Planes& s, const T* g, T* g_x) {
-  const auto columns = for_width(p.kernel[1], [](auto k) { return &spread_columns<k(), T>; });
+  const Columns c(p, s);
+  const auto columns = for_width(c.kernel, [](auto k) { return &spread_columns<k(), T>; });
   const auto add = elementwise_table<T>().binary[number::binary_add];
-  const int64_t padded = s.width + 2 * p.padding[1];
+  const int64_t padded = s.width + 2 * c.padding;
   for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
     T* const row = scratch_of<T>(ScratchSlot::tile, padded);
     T* const to = g_x + plane * s.height * s.width;
     int64_t written = 0;  // rows that hold a sum; a window starts no higher than the one before
     for (int64_t y = 0; y < s.small_height; ++y) {
-      const Rows rows(p, y, s.height);
+      const PoolSpan rows = pool_span(p, 0, y, s.height, s.small_height);
       std::fill_n(row, padded, T(0));
-      columns(p, g + (plane * s.small_height + y) * s.small_width, s.small_width, scale_of<T>(p),
-              row);
-      const T* const inner = row + p.padding[1];
+      columns(c, g + (plane * s.small_height + y) * s.small_width, s.small_width,
+              scale_of<T>(rows, c), row);
+      const T* const inner = row + c.padding;
       for (; written < rows.begin; ++written) std::fill_n(to + written * s.width, s.width, T(0));
       for (int64_t r = rows.begin; r < std::min(written, rows.end); ++r)
         add(to + r * s.width, inner, to + r * s.width, s.width);

@@ -1,3 +1,5 @@
+#include <string>
+
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
 #include "flowgrad/kernels/gpu.cuh"
@@ -8,7 +10,8 @@ namespace {
 
 constexpr unsigned kThreads = 256;
 
-/// One axis of the planes: how many places are read and written, and the window along it.
+/// One axis of the planes: how many places are read and written, and the window along it, see
+/// Pooling.
 struct Axis {
   int from, to, kernel, stride, padding;
 };
@@ -18,7 +21,17 @@ struct Range {
   int begin, end;
   GPU_INLINE Range(int first, int count, int size)
       : begin(first > 0 ? first : 0), end(first + count < size ? first + count : size) {}
+  GPU_INLINE int count() const { return end - begin; }
 };
+
+/// Of `to` places that share `size`, what place `at` spans: the elements of a window, and just so
+/// the windows that see an element. 32 bits, for division of 64 takes twice the registers.
+GPU_INLINE Range span_of(int at, int to, int size) {
+  const unsigned n = static_cast<unsigned>(size), parts = static_cast<unsigned>(to);
+  const int begin = static_cast<int>(static_cast<unsigned>(at) * n / parts);
+  const int end = static_cast<int>((static_cast<unsigned>(at + 1) * n - 1) / parts + 1);
+  return Range(begin, end - begin, size);
+}
 
 /// What a place of the result adds up: the elements that the window `at` sees, or (kBack) the
 /// windows that see the element `at`, which are those that start in (at - kernel, at].
@@ -33,20 +46,43 @@ GPU_INLINE Range terms_of(int at, const Axis& a) {
   }
 }
 
-template <bool kBack, class T>
+/// An axis as a sum goes along it. kSpans: its windows may be spans, which divide what they give
+/// back each by its own size.
+template <bool kBack, bool kSpans>
+struct Terms {
+  Range range;
+  const Axis& a;
+  bool spans;
+  GPU_INLINE Terms(int at, const Axis& a)
+      : range(kSpans && a.kernel == 0 ? span_of(at, a.to, a.from) : terms_of<kBack>(at, a)),
+        a(a),
+        spans(kSpans && a.kernel == 0) {}
+  template <class T>
+  GPU_INLINE T share(T term, int at) const {
+    if constexpr (!kBack || !kSpans) return term;
+    return spans ? term / static_cast<T>(span_of(at, a.from, a.to).count()) : term;
+  }
+  GPU_INLINE int count() const { return !spans ? a.kernel : kBack ? 1 : range.count(); }
+};
+
+template <bool kBack, bool kSpans, class T>
 __global__ void __launch_bounds__(kThreads)
     pool_means(Axis rows, Axis columns, int64_t total, const T* __restrict__ x,
                T* __restrict__ out) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t line = i / columns.to, plane = line / rows.to;
-  const Range ys = terms_of<kBack>(static_cast<int>(line - plane * rows.to), rows);
-  const Range xs = terms_of<kBack>(static_cast<int>(i - line * columns.to), columns);
+  const Terms<kBack, kSpans> ys(static_cast<int>(line - plane * rows.to), rows);
+  const Terms<kBack, kSpans> xs(static_cast<int>(i - line * columns.to), columns);
   const T* const from = x + plane * rows.from * columns.from;
   T sum = 0;
-  for (int y = ys.begin; y < ys.end; ++y)
-    for (int at = xs.begin; at < xs.end; ++at) sum += from[int64_t{y} * columns.from + at];
-  out[i] = sum / static_cast<T>(rows.kernel * columns.kernel);
+  for (int y = ys.range.begin; y < ys.range.end; ++y) {
+    T line_sum = 0;
+    for (int at = xs.range.begin; at < xs.range.end; ++at)
+      line_sum += xs.share(from[int64_t{y} * columns.from + at], at);
+    sum += ys.share(line_sum, y);
+  }
+  out[i] = sum / static_cast<T>(ys.count() * xs.count());
 }
 
 template <bool kBack>
@@ -54,13 +90,20 @@ void means(const char* op, const Pooling& p, View x, View out) {
   const int64_t total = out.numel();
   if (total == 0) return;
   const auto axis = [&](int d) {
+    const int64_t from = (*x.shape)[2 + d], to = (*out.shape)[2 + d];
+    if (p.kernel[d] == 0 && from * to >= (int64_t{1} << 32)) {
+      throw ValueError(std::string(op) + ": an axis of " + std::to_string(from) +
+                       " places to one of " + std::to_string(to) +
+                       "; a product below 2^32 is accepted on a device");
+    }
     const auto narrow = [](int64_t v) { return static_cast<int>(v); };
-    return Axis{narrow((*x.shape)[2 + d]), narrow((*out.shape)[2 + d]), narrow(p.kernel[d]),
-                narrow(p.stride[d]), narrow(p.padding[d])};
+    return Axis{narrow(from), narrow(to), narrow(p.kernel[d]), narrow(p.stride[d]),
+                narrow(p.padding[d])};
   };
   visit_floating(op, x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    gpu::launch(pool_means<kBack, T>,
+    const bool spans = p.kernel[0] == 0 || p.kernel[1] == 0;
+    gpu::launch(spans ? pool_means<kBack, true, T> : pool_means<kBack, false, T>,
                 dim3(gpu::blocks_for(static_cast<std::size_t>(total), kThreads)), dim3(kThreads), 0,
                 gpu::default_stream(), axis(0), axis(1), total, x.as<const T>(), out.as<T>());
   });
