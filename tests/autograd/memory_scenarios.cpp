@@ -92,7 +92,8 @@ Numbers nested_checkpoints(World& w) {
 }
 
 Numbers exception_inside(World& w) {
-  const Tensor h = tap(network(w, w.x), [](const Tensor&) -> Tensor { throw PlannedEnd("planned"); });
+  const Tensor h =
+      tap(network(w, w.x), [](const Tensor&) -> Tensor { throw PlannedEnd("planned"); });
   const Tensor kept = h * 2;
   retain_grad(kept);
   try {

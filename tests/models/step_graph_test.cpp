@@ -12,7 +12,7 @@ using namespace flowgrad::testing;
 namespace {
 
 Training train(const std::string& name, const Config& config, GraphUse graph, int64_t steps,
-              int64_t condition, double dropout) {
+               int64_t condition, double dropout) {
   const Device device = test_device();
   Generator weights(7), draws(8), rows(9);
   const std::unique_ptr<Model> model = make_model(name, config, weights);
