@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <sstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -20,6 +21,11 @@
 namespace flowgrad::conformance {
 
 using testing::test_device;
+
+/// An error that a case throws on purpose.
+struct Planned : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 /// The cases that ran to their end in this process.
 inline std::set<std::string>& finished_cases() {

@@ -19,7 +19,7 @@ namespace {
 
 std::vector<double> of(const Tensor& t) { return t.to_vector<double>(); }
 
-Tensor values(const Shape& shape, uint64_t seed, DType dtype = DType::float32) {
+Tensor normals_on_device(const Shape& shape, uint64_t seed, DType dtype = DType::float32) {
   Generator generator(seed);
   return to(randn(shape, generator, dtype), test_device());
 }
@@ -27,7 +27,7 @@ Tensor values(const Shape& shape, uint64_t seed, DType dtype = DType::float32) {
 /// A chain of every kind of kernel that a training has: products (their chunks in scratch memory),
 /// rows, reductions, random draws, copies, and the same backwards.
 struct Chain {
-  Tensor x = values({6, 300}, 1), w = values({300, 5}, 2).requires_grad_();
+  Tensor x = normals_on_device({6, 300}, 1), w = normals_on_device({300, 5}, 2).requires_grad_();
   Tensor value, gradient;
   void operator()(Generator& draws) {
     const Tensor h = tanh(matmul(dropout(x, 0.25, draws), w));
@@ -53,7 +53,7 @@ TEST_CASE("a captured chain has the bits of the plain one, draws included",
   CHECK(graph.memory_bytes() > 0);
   for (int run = 0; run < 4; ++run) {
     // What changes is written in place; others draw from the generator between two runs.
-    const Tensor fresh = values({6, 300}, 10 + static_cast<uint64_t>(run));
+    const Tensor fresh = normals_on_device({6, 300}, 10 + static_cast<uint64_t>(run));
     copy_(a.x, fresh);
     copy_(b.x, fresh);
     if (run == 2) CHECK(of(rand({3}, plain)) == of(rand({3}, captured)));
@@ -68,7 +68,7 @@ TEST_CASE("a captured chain has the bits of the plain one, draws included",
 TEST_CASE("nothing runs before the launch, and nobody waits for one",
           "[device_graph_test][device_only]") {
   if (!device_records()) return;
-  const Tensor x = values({8}, 1), y = zeros({8}, DType::float32, test_device());
+  const Tensor x = normals_on_device({8}, 1), y = zeros({8}, DType::float32, test_device());
   DeviceGraph graph(test_device(), [&] { copy_(y, x * 2.0); });
   CHECK(of(y) == std::vector<double>(8, 0.0));
   graph.launch();
@@ -86,7 +86,7 @@ TEST_CASE("a graph's memory outlives the trimming of the pool and is nobody else
   {
     Generator draws(3);
     Chain chain;
-    Tensor outside = values({6, 5}, 5);
+    Tensor outside = normals_on_device({6, 5}, 5);
     Tensor sum_of;
     auto graph = std::make_unique<DeviceGraph>(
         device,
@@ -130,7 +130,7 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
     return;
   }
   const Device device = test_device();
-  const Tensor x = values({4}, 1), y = zeros({4}, DType::float32, device);
+  const Tensor x = normals_on_device({4}, 1), y = zeros({4}, DType::float32, device);
   Generator draws(1), other(2);
   const auto refusal = [&](const std::function<void()>& work) {
     const std::string text = error_of<DeviceError>([&] {
@@ -156,7 +156,7 @@ TEST_CASE("what a graph cannot hold is refused by name, and nothing has run",
              Contains("randn: a draw"));
   CHECK_THAT(refusal([&] { dropout(x, 0.5, other); }), Contains("dropout"));
   CHECK_THAT(refusal([&] { DeviceGraph(device, [] {}); }), Contains("captures a graph already"));
-  const Tensor scores = values({4, 3}, 1), classes = cast(zeros_like(x), DType::int64);
+  const Tensor scores = normals_on_device({4, 3}, 1), classes = cast(zeros_like(x), DType::int64);
   CHECK_THAT(refusal([&] { cross_entropy(scores, classes); }), Contains("copy_to_host"));
   CHECK_THAT(refusal([&] { draws.set_state(2, 0); }), Contains("set the state of a generator"));
   // Errors of the work itself come through.
@@ -218,7 +218,8 @@ Tensor places(const std::vector<int64_t>& v) {
 
 /// Every operation that takes indices, and the gradient by what they read and write.
 struct Lookups {
-  Tensor x = values({5, 3}, 1).requires_grad_(), source = values({4, 3}, 2).requires_grad_();
+  Tensor x = normals_on_device({5, 3}, 1).requires_grad_(),
+         source = normals_on_device({4, 3}, 2).requires_grad_();
   Tensor index = places({4, 0, 3, 0});
   std::vector<Tensor> results;
   void operator()() {
@@ -308,7 +309,7 @@ TEST_CASE("the first of very many indices is found, and all others are used",
   if (!device_records()) return;
   std::vector<int64_t> v(10000);
   for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i % 7);
-  const Tensor x = values({7}, 1), index = places(v);
+  const Tensor x = normals_on_device({7}, 1), index = places(v);
   Tensor picked;
   DeviceGraph graph(test_device(), [&] { picked = index_select(x, 0, index); });
   for (const size_t bad : {9999, 9500, 5000, 4999, 0}) {
@@ -327,7 +328,8 @@ TEST_CASE("the first of very many indices is found, and all others are used",
 TEST_CASE("what a graph keeps of its checks is no temporary's memory",
           "[device_graph_test][device_only]") {
   if (!device_records()) return;
-  const Tensor x = values({7}, 1), small = values({2}, 2), index = places({3, 9});
+  const Tensor x = normals_on_device({7}, 1), small = normals_on_device({2}, 2),
+               index = places({3, 9});
   Tensor picked;
   DeviceGraph graph(test_device(), [&] {
     // Written at each run, and free before the check.

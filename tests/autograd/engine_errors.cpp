@@ -7,10 +7,6 @@
 namespace flowgrad::conformance {
 namespace {
 
-struct Planned : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 /// Identity that counts passes through it and throws at the one it is told.
 class Trap {
  public:

@@ -10,10 +10,6 @@ namespace {
 
 using Numbers = std::vector<double>;
 
-struct PlannedEnd : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
 /// Tensors that live through all scenarios.
 struct World {
   World() {
@@ -92,13 +88,12 @@ Numbers nested_checkpoints(World& w) {
 }
 
 Numbers exception_inside(World& w) {
-  const Tensor h =
-      tap(network(w, w.x), [](const Tensor&) -> Tensor { throw PlannedEnd("planned"); });
+  const Tensor h = tap(network(w, w.x), [](const Tensor&) -> Tensor { throw Planned("planned"); });
   const Tensor kept = h * 2;
   retain_grad(kept);
   try {
     backward(sum(kept * kept));
-  } catch (const PlannedEnd&) {
+  } catch (const Planned&) {
     return gradients(w);
   }
   return {-1};

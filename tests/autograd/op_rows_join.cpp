@@ -4,10 +4,6 @@
 namespace flowgrad::testing {
 namespace {
 
-Op moves(const char* name, std::function<Case(const Shape&)> at) {
-  return Op{name, std::move(at)}.smooth().dtypes("int64 bool bfloat16").mixes("one tensor");
-}
-
 const char* kNoAxis = "a tensor of rank 0 has no axis";
 
 }  // namespace

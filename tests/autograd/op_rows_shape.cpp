@@ -16,11 +16,6 @@ Arg vector_of(const Shape& s) { return {{numel(s)}}; }
 /// A matrix for any main shape: (..., 3) or (3, n).
 Shape matrix_shape(const Shape& s) { return s.rank() < 2 ? Shape{3, numel(s)} : s; }
 
-/// Rows of one tensor that only moves elements: every dtype is kept.
-Op moves(const char* name, std::function<Case(const Shape&)> at) {
-  return Op{name, std::move(at)}.smooth().dtypes("int64 bool bfloat16").mixes("one tensor");
-}
-
 }  // namespace
 
 void add_shape_rows(std::vector<Op>& t) {

@@ -119,6 +119,11 @@ inline Tensors list(const LstmResult& r) { return {r.output, r.h, r.c}; }
 /// A row whose arguments follow from the main shape s.
 #define AT(args, ...) [](const Shape& s) { return Case{args, FN(__VA_ARGS__), {}}; }
 
+/// A row of what only moves elements: every dtype is kept.
+inline Op moves(const char* name, std::function<Case(const Shape&)> at) {
+  return Op{name, std::move(at)}.smooth().dtypes("int64 bool bfloat16").mixes("one tensor");
+}
+
 inline Arg index_to(const Shape& shape, int64_t below) {
   return {shape, 0, static_cast<double>(below), Fill::index};
 }

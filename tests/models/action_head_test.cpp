@@ -14,7 +14,7 @@ using flowgrad::testing::raised;
 
 namespace {
 
-ActionHeadOptions small() {
+ActionHeadOptions small_head() {
   ActionHeadOptions o;
   o.feature_dim = 3;
   o.chunk_dim = 2;
@@ -27,7 +27,7 @@ ActionHeadOptions small() {
 }
 
 std::unique_ptr<ActionHead> make(HeadKind kind, DType dtype = DType::float64,
-                                 const ActionHeadOptions& o = small()) {
+                                 const ActionHeadOptions& o = small_head()) {
   Generator generator(3);
   return make_action_head(kind, o, generator, dtype);
 }
@@ -53,7 +53,7 @@ void train_on_two_ways(ActionHead& head, int64_t steps) {
 
 TEST_CASE("what heads make of two ways: a generator takes one, regression the middle",
           "[action_head_test]") {
-  ActionHeadOptions o = small();
+  ActionHeadOptions o = small_head();
   o.hidden = 32;
   o.kl_weight = 1e-2;
   for (const HeadKind kind : kAll) {
@@ -136,7 +136,7 @@ TEST_CASE("the divergence of each latent is its closed form", "[action_head_test
   CHECK(kl[0].second.shape() == Shape{2});
   CHECK(min(kl[0].second).item() >= 0);
   // A weight of zero leaves the reconstruction; the difference is weight times the sum.
-  ActionHeadOptions free = small();
+  ActionHeadOptions free = small_head();
   free.kl_weight = 0;
   const auto without = make(HeadKind::cvae, DType::float64, free);
   Generator a(1), b(1);
@@ -149,7 +149,7 @@ TEST_CASE("two-step regression follows its formulas", "[action_head_test]") {
   const auto head = make(HeadKind::mip);
   // Its network is that of flow matching under other names.
   Generator generator(4);
-  const ActionHeadOptions o = small();
+  const ActionHeadOptions o = small_head();
   FlowMatching net({.condition_dim = o.feature_dim,
                     .action_dim = o.chunk_dim,
                     .time_dim = o.time_dim,
@@ -207,7 +207,7 @@ TEST_CASE("heads say what they do not accept", "[action_head_test]") {
                      {"2 steps", "0 is accepted"}));
     }
   }
-  ActionHeadOptions o = small();
+  ActionHeadOptions o = small_head();
   o.anchor = 1;
   CHECK(contains(raised<ValueError>([&] { make(HeadKind::mip, DType::float64, o); }),
                  {"anchor = 1"}));

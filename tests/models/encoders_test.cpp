@@ -16,7 +16,7 @@ using flowgrad::testing::raised;
 namespace {
 
 /// A small one with all options, for images of 12 x 10.
-VisionLanguageOptions small() {
+VisionLanguageOptions small_encoder() {
   return {.channels = {4, 6},
           .first_kernel = 3,
           .pooling = Pooling::spatial_softmax,
@@ -80,7 +80,7 @@ TEST_CASE("presets of encoders", "[encoders_test]") {
 
 TEST_CASE("names of an encoder's parameters", "[encoders_test]") {
   Generator generator(0);
-  VisionLanguageEncoder encoder(small(), generator);
+  VisionLanguageEncoder encoder(small_encoder(), generator);
   std::string names;
   for (const auto& [name, p] : encoder.parameters()) names += name + " ";
   CHECK(names ==
@@ -113,7 +113,7 @@ TEST_CASE("a state encoder hands the state on, or through its network", "[encode
 
 TEST_CASE("padding behind the words changes nothing, a word does", "[encoders_test][device]") {
   Generator generator(1);
-  VisionLanguageEncoder encoder(small(), generator, DType::float64);
+  VisionLanguageEncoder encoder(small_encoder(), generator, DType::float64);
   encoder.to(testing::test_device());
   PolicyObservation o = observed(1, DType::float64);
   o.robot = on_device(o.robot);
@@ -132,7 +132,7 @@ TEST_CASE("padding behind the words changes nothing, a word does", "[encoders_te
 
 TEST_CASE("a row is encoded alike whatever stands beside it", "[encoders_test][device]") {
   Generator generator(2);
-  VisionLanguageEncoder encoder(small(), generator);
+  VisionLanguageEncoder encoder(small_encoder(), generator);
   encoder.to(testing::test_device());
   PolicyObservation o = observed(5);
   for (Tensor* t : {&o.robot, &o.images, &o.tokens}) *t = on_device(*t);
@@ -149,7 +149,7 @@ TEST_CASE("a row is encoded alike whatever stands beside it", "[encoders_test][d
 
 TEST_CASE("every camera and every number of the robot counts", "[encoders_test]") {
   Generator generator(3);
-  VisionLanguageEncoder encoder(small(), generator, DType::float64);
+  VisionLanguageEncoder encoder(small_encoder(), generator, DType::float64);
   const PolicyObservation o = observed(2, DType::float64);
   const Tensor plain = encoder.encode(o);
   for (const int64_t channel : {int64_t{0}, int64_t{5}}) {
@@ -172,7 +172,7 @@ TEST_CASE("every camera and every number of the robot counts", "[encoders_test]"
 
 TEST_CASE("gradients of an encoder agree with differences", "[encoders_test]") {
   Generator generator(4);
-  VisionLanguageOptions options = small();
+  VisionLanguageOptions options = small_encoder();
   options.channels = {2, 2};
   VisionLanguageEncoder encoder(options, generator, DType::float64);
   const PolicyObservation o = observed(1, DType::float64);
@@ -192,7 +192,7 @@ TEST_CASE("gradients of an encoder agree with differences", "[encoders_test]") {
 
 TEST_CASE("average pooling takes images of any size from 8 x 8", "[encoders_test]") {
   Generator generator(5);
-  VisionLanguageOptions options = small();
+  VisionLanguageOptions options = small_encoder();
   options.pooling = Pooling::average;
   options.cameras = 1;
   options.robot_dim = 0;
@@ -210,7 +210,7 @@ TEST_CASE("average pooling takes images of any size from 8 x 8", "[encoders_test
 
 TEST_CASE("observations that do not fit are refused by name", "[encoders_test]") {
   Generator generator(6);
-  VisionLanguageEncoder encoder(small(), generator);
+  VisionLanguageEncoder encoder(small_encoder(), generator);
   const auto with = [&](const std::function<void(PolicyObservation&)>& damage) {
     PolicyObservation o = observed(2);
     damage(o);
@@ -253,7 +253,7 @@ TEST_CASE("observations that do not fit are refused by name", "[encoders_test]")
 TEST_CASE("options of encoders that do not fit are refused", "[encoders_test]") {
   Generator generator(7);
   const auto refused = [&](const std::function<void(VisionLanguageOptions&)>& damage) {
-    VisionLanguageOptions o = small();
+    VisionLanguageOptions o = small_encoder();
     damage(o);
     return raised<ValueError>([&] { VisionLanguageEncoder(o, generator); });
   };

@@ -22,10 +22,10 @@ FlowVLAOptions small_vla() {
   return o;
 }
 
-const Config kSmall{{"hidden", "8"}, {"height", "16"}, {"width", "16"}, {"horizon", "2"}};
+const Config kSmallVla{{"hidden", "8"}, {"height", "16"}, {"width", "16"}, {"horizon", "2"}};
 
 std::unique_ptr<Model> model_of(Config config) {
-  config.insert(kSmall.begin(), kSmall.end());
+  config.insert(kSmallVla.begin(), kSmallVla.end());
   Generator generator(1);
   return make_model("flow_vla", config, generator);
 }

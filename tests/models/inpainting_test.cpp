@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "flowgrad/models/robot_policy.h"
+#include "small_policy.h"
 #include "support.h"
 
 using namespace flowgrad;
@@ -47,14 +47,7 @@ Tensor velocity(double t, const Tensor& x) {
 }
 
 RobotPolicyOptions small_painter(HeadKind head = HeadKind::flow) {
-  RobotPolicyOptions o;
-  o.state_dim = 4;
-  o.horizon = 6;
-  o.head = head;
-  o.head_options.hidden = 16;
-  o.head_options.time_dim = 8;
-  o.head_options.n_timesteps = 6;
-  return o;
+  return testing::small_policy(head, 6);
 }
 
 PolicyObservation seen_by(int64_t rows, DType dtype = kDouble) {
@@ -64,7 +57,7 @@ PolicyObservation seen_by(int64_t rows, DType dtype = kDouble) {
   return seen;
 }
 
-std::unique_ptr<RobotPolicy> fitted(const RobotPolicyOptions& o, DType dtype = kDouble) {
+std::unique_ptr<RobotPolicy> fitted_painter(const RobotPolicyOptions& o, DType dtype = kDouble) {
   Generator generator(3);
   auto policy = std::make_unique<RobotPolicy>(o, generator, dtype);
   const PolicyObservation seen = seen_by(100, dtype);
@@ -200,7 +193,7 @@ TEST_CASE("a policy goes on from the chunk under way, in the world's units", "[i
     INFO(relative);
     RobotPolicyOptions o = small_painter();
     o.relative = relative;
-    const auto policy = fitted(o);
+    const auto policy = fitted_painter(o);
     const PolicyObservation seen = seen_by(3);
     const Tensor noise = normals({3, 1, 12}, 13);
     // What the policy itself might say for other noise: something that its flow can reach.
@@ -219,7 +212,7 @@ TEST_CASE("a policy goes on from the chunk under way, in the world's units", "[i
 
 TEST_CASE("a chunk far from what demonstrations span guides no further than their edge",
           "[inpainting_test]") {
-  const auto policy = fitted(small_painter());
+  const auto policy = fitted_painter(small_painter());
   const PolicyObservation seen = seen_by(3);
   const Tensor noise = normals({3, 1, 12}, 13);
   const auto towards = [&](double far) {
@@ -234,7 +227,7 @@ TEST_CASE("a chunk far from what demonstrations span guides no further than thei
 TEST_CASE("a row that goes on depends on its own row alone, with the same bits on a rerun",
           "[inpainting_test]") {
   for (const DType dtype : {DType::float32, kDouble}) {
-    const auto policy = fitted(small_painter(), dtype);
+    const auto policy = fitted_painter(small_painter(), dtype);
     const PolicyObservation seen = seen_by(5, dtype);
     const Tensor noise = normals({5, 1, 12}, 13, dtype);
     const Tensor before = unsqueeze(seen.robot, 1) + normals({5, 6, 2}, 15, dtype) * 0.1;
@@ -261,7 +254,7 @@ TEST_CASE("inpainting says what it does not accept", "[inpainting_test]") {
   const Tensor before = normals({2, 6, 2}, 16);
   for (const HeadKind kind :
        {HeadKind::diffusion, HeadKind::regression, HeadKind::cvae, HeadKind::mip}) {
-    const auto policy = fitted(small_painter(kind));
+    const auto policy = fitted_painter(small_painter(kind));
     const Shape row = policy->noise_shape();
     const Tensor noise = normals({2, row[0], row[1]}, 17);
     CHECK(contains(raised<ValueError>([&] {
@@ -269,7 +262,7 @@ TEST_CASE("inpainting says what it does not accept", "[inpainting_test]") {
                    }),
                    {"inpainting", "the flow head accepts it"}));
   }
-  const auto policy = fitted(small_painter());
+  const auto policy = fitted_painter(small_painter());
   const Tensor noise = normals({2, 1, 12}, 17);
   const auto refused = [&](const ChunkUnderWay& c) {
     return raised<Error>([&] { policy->generate(seen, noise, {}, c); });

@@ -16,7 +16,7 @@ using flowgrad::testing::raised;
 
 namespace {
 
-std::unique_ptr<Layer> make_layer(const Golden& g) {
+std::unique_ptr<Layer> make_policy_layer(const Golden& g) {
   Generator generator(0);
   const Json& c = g.config;
   if (g.model() == "conv2d") {
@@ -46,7 +46,7 @@ TEST_CASE("layers of images agree with PyTorch", "[policy_layers_test][device]")
                                 "spatial_softmax", "layer_norm"})) {
     INFO(name);
     const Golden g(name);
-    check_layer(g, *make_layer(g));
+    check_layer(g, *make_policy_layer(g));
   }
 }
 

@@ -5,26 +5,17 @@
 
 #include "device/device.h"
 #include "flowgrad/optim/optimizer.h"
+#include "small_policy.h"
 #include "support.h"
 
 using namespace flowgrad;
 using flowgrad::testing::contains;
 using flowgrad::testing::distance;
 using flowgrad::testing::raised;
+using flowgrad::testing::small_policy;
 using flowgrad::testing::test_device;
 
 namespace {
-
-RobotPolicyOptions small_policy(HeadKind head = HeadKind::flow) {
-  RobotPolicyOptions o;
-  o.state_dim = 4;
-  o.horizon = 3;
-  o.head = head;
-  o.head_options.hidden = 16;
-  o.head_options.time_dim = 8;
-  o.head_options.n_timesteps = 6;
-  return o;
-}
 
 struct Data {
   PolicyObservation seen;

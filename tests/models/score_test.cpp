@@ -16,7 +16,7 @@ const std::vector<PathKind> kKinds = {PathKind::linear, PathKind::cosine, PathKi
 const std::vector<Prediction> kPredictions = {Prediction::score, Prediction::velocity,
                                               Prediction::noise, Prediction::data};
 
-ScoreOptions small() {
+ScoreOptions small_score() {
   ScoreOptions o;
   o.network.time_dim = 16;
   o.network.time_scale = 10;
@@ -134,7 +134,7 @@ TEST_CASE("conversions hold for Gaussian data, where all four are known", "[scor
 
 TEST_CASE("the score model's loss and predictions follow their formulas", "[score_test]") {
   Generator generator(3);
-  ScoreOptions o = small();
+  ScoreOptions o = small_score();
   o.network.condition_dim = 2;
   ScoreModel net(o, generator, DType::float64);
   const Tensor x1 = randn({6, 2}, generator, DType::float64);
@@ -174,7 +174,7 @@ TEST_CASE("the score model's loss and predictions follow their formulas", "[scor
 
 TEST_CASE("denoising score matching learns two modes", "[score_test]") {
   Generator generator(4);
-  ScoreOptions o = small();
+  ScoreOptions o = small_score();
   o.network.action_dim = 1;
   o.network.hidden = 64;
   ScoreModel net(o, generator);

@@ -32,9 +32,9 @@ enum class Defect {
 };
 
 /// x = z exp(a) + b.
-class Affine final : public Flow {
+class DefectiveAffine final : public Flow {
  public:
-  Affine(DType dtype, Defect defect)
+  DefectiveAffine(DType dtype, Defect defect)
       : defect_(defect),
         scale_(add_parameter("scale", tensor({0.3, -0.2}, dtype))),
         shift_(add_parameter("shift", tensor({0.5, -1}, dtype))) {}
@@ -80,7 +80,8 @@ class Affine final : public Flow {
 std::vector<Verdict> examine(Defect defect, VerifyOptions options = {}) {
   const auto make = [defect](DType dtype, const Config&) -> std::unique_ptr<Model> {
     return std::make_unique<registry::DensityModel>(
-        ConfigReader("planar", config_keys("planar"), {}), std::make_unique<Affine>(dtype, defect));
+        ConfigReader("planar", config_keys("planar"), {}),
+        std::make_unique<DefectiveAffine>(dtype, defect));
   };
   options.make = make;
   options.rows = 64;
@@ -104,7 +105,7 @@ bool fails(const std::vector<Verdict>& verdicts, int check, const std::string& n
   });
 }
 
-std::unique_ptr<Model> made(const std::string& name, const Config& config) {
+std::unique_ptr<Model> made_at_random(const std::string& name, const Config& config) {
   Generator generator(3);
   auto model = make_model(name, config, generator);
   flowgrad::testing::shake(model->module(), 4, 0.2);
@@ -140,7 +141,7 @@ TEST_CASE("a likelihood below the entropy of the data is refused", "[verify_test
   Generator generator(5);
   const Tensor z = randn({20000, 2}, generator, DType::float64);
   const Tensor x = z * exp(tensor({0.3, -0.2}, DType::float64)) +
-                   tensor({0.5, -1}, DType::float64);  // what Affine describes
+                   tensor({0.5, -1}, DType::float64);  // what DefectiveAffine describes
   const double entropy = 0.1 + 1 + std::log(2 * 3.14159265358979323846);
   VerifyOptions options;
   options.data = x;
@@ -150,7 +151,7 @@ TEST_CASE("a likelihood below the entropy of the data is refused", "[verify_test
   CHECK(failed(examine(Defect::none, options)) == std::vector<int>{7});
   options.data = zeros({8, 3});
   CHECK(contains(raised<ShapeError>([&] { examine(Defect::none, options); }), {"(N, 2)"}));
-  CHECK(contains(raised<ValueError>([&] { verify(*made("planar", {}), {.rows = 3}); }),
+  CHECK(contains(raised<ValueError>([&] { verify(*made_at_random("planar", {}), {.rows = 3}); }),
                  {"3 rows", "at least 4"}));
 }
 
@@ -182,7 +183,7 @@ TEST_CASE("models of every name pass", "[verify_test]") {
         {"condition_dim", "2"}}},
   };
   for (const auto& [name, config] : models) {
-    for (const Verdict& v : verify(*made(name, config), {.rows = 32})) {
+    for (const Verdict& v : verify(*made_at_random(name, config), {.rows = 32})) {
       INFO(name << ": " << v.check << " " << v.name << ": " << v.measured << " " << v.relation
                 << " " << v.demanded << ", " << v.note);
       CHECK(v.outcome != Outcome::failed);
@@ -192,7 +193,7 @@ TEST_CASE("models of every name pass", "[verify_test]") {
 
 TEST_CASE("a schedule that keeps signal falls short", "[verify_test]") {
   const Config config{{"hidden", "8"}, {"schedule", "linear"}};
-  const auto verdicts = verify(*made("diffusion", config), {.rows = 16});
+  const auto verdicts = verify(*made_at_random("diffusion", config), {.rows = 16});
   CHECK(failed(verdicts) == std::vector<int>{17});
   const auto mean = std::find_if(verdicts.begin(), verdicts.end(),
                                  [](const Verdict& v) { return v.check == 17; });
@@ -200,7 +201,7 @@ TEST_CASE("a schedule that keeps signal falls short", "[verify_test]") {
 }
 
 TEST_CASE("defects of generators and of solvers fail their checks", "[verify_test]") {
-  const auto model = made("diffusion", {{"hidden", "8"}});
+  const auto model = made_at_random("diffusion", {{"hidden", "8"}});
   VerifyOptions options{.rows = 16};
   options.make = [&](DType dtype, const Config&) {
     Generator generator(1);
@@ -214,7 +215,7 @@ TEST_CASE("defects of generators and of solvers fail their checks", "[verify_tes
   CHECK(fails(verify(*model, options), 18));
 
   const Config small{{"hidden", "8"}, {"solver", "rk4"}, {"n_steps", "10"}};
-  const auto cnf = made("cnf", small);
+  const auto cnf = made_at_random("cnf", small);
   const auto cnf_with = [&](const std::function<void(Config&, Module&)>& spoil) {
     VerifyOptions o{.rows = 16};
     o.make = [&](DType dtype, const Config& keys) {
@@ -271,5 +272,5 @@ TEST_CASE("a loss that is not its formula's fails", "[verify_test]") {
     Generator generator(1);
     return std::make_unique<Scaled>(make_model("flow_matching", config, generator, dtype));
   };
-  CHECK(fails(verify(*made("flow_matching", config), options), 14));
+  CHECK(fails(verify(*made_at_random("flow_matching", config), options), 14));
 }
