@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
@@ -35,7 +36,6 @@ GemmBlock<T> block_of(const Gemm<T>& g) {
   b.c = g.c;
   b.ldc = g.ldc;
   b.bias = g.bias;
-  b.row_bias = g.row_bias;
   b.accumulate = g.accumulate;
   return b;
 }
@@ -45,7 +45,6 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.m = end - begin;
   part.a += begin * part.a_row;
   part.c += begin * part.ldc;
-  if (part.row_bias != nullptr) part.row_bias += begin;
 }
 
 /// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
@@ -93,15 +92,18 @@ void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
 }
 
 template <class T>
-void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool threads_help) {
+void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool threads_help,
+              const T* row_bias = nullptr) {
   GemmBlock<T> block = block_of(g);
+  block.row_bias = row_bias;
   block.packed_width = round_up(g.n, t.lanes);
   block.packed = packed;
   run_blocks(t, block, threads_help);
 }
 
 template <class T>
-void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
+void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help,
+                const T* row_bias = nullptr) {
   const std::int64_t most = std::max<std::int64_t>(1, kPackedElements / g.k / t.panel_columns);
   const std::int64_t slab = most * t.panel_columns;
   for (std::int64_t j = 0; j < g.n; j += slab) {
@@ -112,7 +114,7 @@ void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
     if (part.bias != nullptr) part.bias += j;
     T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(part.k, part.n));
     pack_b(t, part, round_up(part.n, t.lanes), packed, threads_help);
-    run_with(t, part, packed, threads_help);
+    run_with(t, part, packed, threads_help, row_bias);
   }
 }
 
@@ -149,21 +151,14 @@ bool is_better_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
          (g.m == last || 4 * last > t.panel_columns) && 2 * g.m * (g.n + g.k) <= g.n * g.k;
 }
 
+/// By the calling thread alone: where others help, each packing panels of B of its own was measured
+/// to be faster.
 template <class T>
-void run_transposed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
-  Gemm<T> flipped;
-  flipped.m = g.n, flipped.n = g.m, flipped.k = g.k;
-  flipped.a = g.b, flipped.a_row = g.b_col, flipped.a_col = g.b_row;
-  flipped.b = g.a, flipped.b_row = g.a_col, flipped.b_col = g.a_row;
+void run_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
   T* const c = scratch_of<T>(ScratchSlot::transposed, g.n * g.m);
-  flipped.c = c, flipped.ldc = g.m;
-  flipped.row_bias = g.bias;
-  run_packed(t, flipped, threads_help);
-  constexpr std::int64_t kRows = 16;
-  parallel_for_if(threads_help, divide_up(g.m, kRows), [&](std::int64_t i) {
-    const std::int64_t row = i * kRows, rows = std::min(kRows, g.m - row);
-    t.pack(c + row, 1, g.m, rows, g.n, g.n, g.c + row * g.n);
-  });
+  run_packed(t, product<T>(g.n, g.m, g.k, {g.b, g.b_col, g.b_row}, {g.a, g.a_col, g.a_row}, c),
+             /*threads_help=*/false, g.bias);
+  t.pack(c, 1, g.m, g.m, g.n, g.n, g.c);
 }
 
 /// A sum over nothing: C = bias (+ C).
@@ -191,7 +186,7 @@ void gemm(Gemm<T> g) {
   const bool threads_help = worth_threads(g);
   const std::int64_t threads = threads_help ? num_threads() : 1;
   if (is_narrow<T>(g.k, g.n)) return run_narrow(t, g, threads_help);
-  if (is_better_transposed(t, g)) return run_transposed(t, g, threads_help);
+  if (!threads_help && is_better_transposed(t, g)) return run_transposed(t, g);
   // Packing all of B pays when a thread goes over it several times; else each packs its panels.
   if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
     return run_packed(t, g, threads_help);

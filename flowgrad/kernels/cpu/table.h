@@ -26,6 +26,7 @@ struct GemmBlock {
   std::int64_t packed_width, packed_column;
   T* c;
   std::int64_t ldc;
+  /// Of the columns, and of the rows (m) where C is a transposed result; null: none.
   const T *bias, *row_bias;
   bool accumulate;
   /// Room for gemm.scratch_elements(k) elements.

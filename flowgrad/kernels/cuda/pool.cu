@@ -50,19 +50,17 @@ GPU_INLINE Range terms_of(int at, const Axis& a) {
 /// back each by its own size.
 template <bool kBack, bool kSpans>
 struct Terms {
-  Range range;
   const Axis& a;
-  bool spans;
+  Range range;
   GPU_INLINE Terms(int at, const Axis& a)
-      : range(kSpans && a.kernel == 0 ? span_of(at, a.to, a.from) : terms_of<kBack>(at, a)),
-        a(a),
-        spans(kSpans && a.kernel == 0) {}
+      : a(a), range(is_spans() ? span_of(at, a.to, a.from) : terms_of<kBack>(at, a)) {}
+  GPU_INLINE bool is_spans() const { return kSpans && a.kernel == 0; }
   template <class T>
   GPU_INLINE T share(T term, int at) const {
-    if constexpr (!kBack || !kSpans) return term;
-    return spans ? term / static_cast<T>(span_of(at, a.from, a.to).count()) : term;
+    if (!kBack || !is_spans()) return term;
+    return term / static_cast<T>(span_of(at, a.from, a.to).count());
   }
-  GPU_INLINE int count() const { return !spans ? a.kernel : kBack ? 1 : range.count(); }
+  GPU_INLINE int count() const { return !is_spans() ? a.kernel : kBack ? 1 : range.count(); }
 };
 
 template <bool kBack, bool kSpans, class T>

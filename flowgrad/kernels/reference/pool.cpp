@@ -7,20 +7,22 @@ namespace flowgrad::kernels {
 
 namespace {
 
-/// Of every window first g(element) for each element of the large images that it sees, then
-/// f(element of the small ones, count).
-template <class F, class G>
-void for_each_window(const Pooling& p, const Shape& small, const Shape& large, F&& f, G&& g) {
+/// f(element of the small images, the elements of the large ones that its window holds, count) for
+/// every window.
+template <class F>
+void for_each_window(const Pooling& p, const Shape& small, const Shape& large, F&& f) {
   int64_t o = 0;
+  std::vector<size_t> seen;
   for (int64_t plane = 0; plane < small[0] * small[1]; ++plane)
     for (int64_t y = 0; y < small[2]; ++y)
       for (int64_t x = 0; x < small[3]; ++x, ++o) {
         const PoolSpan rows = pool_span(p, 0, y, large[2], small[2]);
         const PoolSpan columns = pool_span(p, 1, x, large[3], small[3]);
+        seen.clear();
         for (int64_t i = rows.begin; i < rows.end; ++i)
           for (int64_t j = columns.begin; j < columns.end; ++j)
-            g(static_cast<size_t>((plane * large[2] + i) * large[3] + j));
-        f(static_cast<size_t>(o), static_cast<double>(rows.count * columns.count));
+            seen.push_back(static_cast<size_t>((plane * large[2] + i) * large[3] + j));
+        f(static_cast<size_t>(o), seen, static_cast<double>(rows.count * columns.count));
       }
 }
 
@@ -29,14 +31,11 @@ void for_each_window(const Pooling& p, const Shape& small, const Shape& large, F
 void ReferenceBackend::avg_pool2d(const Pooling& p, View x, View out) {
   visit_floating("avg_pool2d", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    double sum = 0;
-    for_each_window(
-        p, *out.shape, *x.shape,
-        [&](size_t o, double count) {
-          out.as<T>()[o] = static_cast<T>(sum / count);
-          sum = 0;
-        },
-        [&](size_t i) { sum += static_cast<double>(x.as<const T>()[i]); });
+    for_each_window(p, *out.shape, *x.shape, [&](size_t o, const auto& seen, double count) {
+      double sum = 0;
+      for (const size_t i : seen) sum += static_cast<double>(x.as<const T>()[i]);
+      out.as<T>()[o] = static_cast<T>(sum / count);
+    });
   });
 }
 
@@ -44,15 +43,10 @@ void ReferenceBackend::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
   visit_floating("avg_pool2d_grad", g.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     std::vector<double> sums(static_cast<size_t>(g_x.numel()));
-    std::vector<size_t> seen;
-    for_each_window(
-        p, *g.shape, *g_x.shape,
-        [&](size_t o, double count) {
-          const double share = static_cast<double>(g.as<const T>()[o]) / count;
-          for (const size_t i : seen) sums[i] += share;
-          seen.clear();
-        },
-        [&](size_t i) { seen.push_back(i); });
+    for_each_window(p, *g.shape, *g_x.shape, [&](size_t o, const auto& seen, double count) {
+      const double share = static_cast<double>(g.as<const T>()[o]) / count;
+      for (const size_t i : seen) sums[i] += share;
+    });
     for (size_t i = 0; i < sums.size(); ++i) g_x.as<T>()[i] = static_cast<T>(sums[i]);
   });
 }
