@@ -25,7 +25,7 @@ endfunction()
 # flowgrad_unity(<targets>): a few files become one, which reads headers and makes templates once. What two
 # files of a room hide in anonymous namespaces needs names of its own.
 function(flowgrad_unity)
-  set_target_properties(${ARGN} PROPERTIES UNITY_BUILD ${FLOWGRAD_UNITY} UNITY_BUILD_BATCH_SIZE 8)
+  set_target_properties(${ARGN} PROPERTIES UNITY_BUILD ${FLOWGRAD_UNITY} UNITY_BUILD_BATCH_SIZE 16)
 endfunction()
 
 # flowgrad_room(<name> [DEPENDS rooms...] [LIBRARIES public...] [PRIVATE_LIBRARIES private...])

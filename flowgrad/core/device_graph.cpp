@@ -9,11 +9,10 @@
 #include "flowgrad/core/private_pool.h"
 
 namespace flowgrad {
-namespace {
 
 /// A generator of the captured work.
-struct Draws {
-  explicit Draws(Generator* g) : generator(g), seed(g->seed()), first_stream(g->stream()) {}
+struct CapturedDraws {
+  explicit CapturedDraws(Generator* g) : generator(g), seed(g->seed()), first_stream(g->stream()) {}
   Generator* const generator;
   const uint64_t seed, first_stream;
   /// Streams that a run takes.
@@ -21,18 +20,20 @@ struct Draws {
 };
 
 /// A check of indices in the captured work.
-struct IndexCheck {
+struct CapturedCheck {
   Tensor found;
   IndexMessage message;
 };
 
+namespace {
+
 /// What a thread captures.
 struct Capture {
-  const std::vector<Draws>& draws;
+  const std::vector<CapturedDraws>& draws;
   /// On the device, for each generator: the streams that it gave since the capture.
   const uint64_t* shifts;
   const Tensor& any_index;
-  std::vector<IndexCheck>& checks;
+  std::vector<CapturedCheck>& checks;
   const PrivatePool& words;
 };
 thread_local const Capture* current = nullptr;
@@ -96,7 +97,7 @@ struct DeviceGraph::State {
   void clear_checks() const {
     const int64_t none = 0;
     memory.copy_in(any_index.raw(), &none, sizeof none);
-    for (const IndexCheck& c : checks) {
+    for (const CapturedCheck& c : checks) {
       const std::vector<int64_t> nothing(static_cast<size_t>(c.found.numel()), -1);
       memory.copy_in(c.found.raw(), nothing.data(), nothing.size() * sizeof(int64_t));
     }
@@ -108,9 +109,9 @@ struct DeviceGraph::State {
   /// would share its memory with temporaries of the work.
   PrivatePool pool, words;
   void* graph = nullptr;
-  std::vector<Draws> draws;
+  std::vector<CapturedDraws> draws;
   const Tensor shifts, any_index;
-  std::vector<IndexCheck> checks;
+  std::vector<CapturedCheck> checks;
 };
 
 DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
@@ -123,7 +124,7 @@ DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
   struct Rewind {
     const State& s;
     ~Rewind() {
-      for (const Draws& d : s.draws) d.generator->set_state(d.seed, d.first_stream);
+      for (const CapturedDraws& d : s.draws) d.generator->set_state(d.seed, d.first_stream);
     }
   } const rewind{s};
   Recording recording(s.memory, capture);
@@ -131,7 +132,7 @@ DeviceGraph::DeviceGraph(Device device, const std::function<void()>& work,
     const PrivatePool::Scope own(s.pool);
     work();
   }
-  for (Draws& d : s.draws) {
+  for (CapturedDraws& d : s.draws) {
     // A state that the work sets would be set at every run.
     if (d.generator->seed() != d.seed || d.generator->stream() < d.first_stream) {
       throw DeviceError(
@@ -148,7 +149,7 @@ DeviceGraph::~DeviceGraph() = default;
 void DeviceGraph::launch() {
   State& s = *state_;
   std::vector<uint64_t> shifts;
-  for (const Draws& d : s.draws) {
+  for (const CapturedDraws& d : s.draws) {
     if (d.n_streams > 0 && d.generator->seed() != d.seed) {
       throw ValueError(
           fmt::format("DeviceGraph: the generator has seed {}; the graph was captured with {}",
@@ -158,7 +159,7 @@ void DeviceGraph::launch() {
   }
   if (!shifts.empty())
     s.memory.copy_in(s.shifts.raw(), shifts.data(), shifts.size() * sizeof(uint64_t));
-  for (const Draws& d : s.draws) {
+  for (const CapturedDraws& d : s.draws) {
     if (d.n_streams > 0) d.generator->set_state(d.seed, d.generator->stream() + d.n_streams);
   }
   s.memory.launch_graph(s.graph);
@@ -171,7 +172,7 @@ void DeviceGraph::check() {
   s.memory.copy_out(&any, s.any_index.raw(), sizeof any);
   if (any == 0) return;
   std::string text;
-  for (const IndexCheck& c : s.checks) {
+  for (const CapturedCheck& c : s.checks) {
     std::vector<int64_t> found(static_cast<size_t>(c.found.numel()));
     s.memory.copy_out(found.data(), c.found.raw(), found.size() * sizeof(int64_t));
     for (size_t i = 0; i < found.size() && text.empty(); i += 2) {
@@ -189,7 +190,7 @@ bool is_capturing() { return current != nullptr; }
 
 void check_captured_draw(const char* op, const Generator& generator) {
   if (current == nullptr) return;
-  for (const Draws& d : current->draws) {
+  for (const CapturedDraws& d : current->draws) {
     if (d.generator == &generator) return;
   }
   throw DeviceError(
@@ -203,7 +204,7 @@ const uint64_t* captured_stream_shift(uint64_t seed, uint64_t stream) {
   const uint64_t* shift = nullptr;
   int owners = 0;
   for (size_t i = 0; i < current->draws.size(); ++i) {
-    const Draws& d = current->draws[i];
+    const CapturedDraws& d = current->draws[i];
     if (d.seed != seed || stream < d.first_stream || stream >= d.generator->stream()) continue;
     shift = current->shifts + i;
     ++owners;

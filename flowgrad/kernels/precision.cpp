@@ -7,15 +7,15 @@
 namespace flowgrad::kernels {
 namespace {
 
-std::atomic<MatmulPrecision> chosen{MatmulPrecision::float32};
+std::atomic<MatmulPrecision> precision_of_products{MatmulPrecision::float32};
 std::atomic<MatmulLibrary> library_in_use{MatmulLibrary::own};
 
 }  // namespace
 
-MatmulPrecision matmul_precision() { return chosen.load(std::memory_order_relaxed); }
+MatmulPrecision matmul_precision() { return precision_of_products.load(std::memory_order_relaxed); }
 
 void set_matmul_precision(MatmulPrecision precision) {
-  chosen.store(precision, std::memory_order_relaxed);
+  precision_of_products.store(precision, std::memory_order_relaxed);
 }
 
 bool built_with_cublas() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <numbers>
 #include <span>
 
 #include "flowgrad/core/error.h"
@@ -13,7 +14,6 @@ namespace flowgrad::plot {
 namespace {
 
 constexpr Color kMissing{190, 190, 190};
-constexpr double kPi = 3.14159265358979323846;
 
 double to_linear(uint8_t v) {
   const double c = v / 255.0;
@@ -61,7 +61,8 @@ constexpr std::array<Stop, 4> kWarm{
     {{0.97, 0.006, 45}, {0.79, 0.095, 42}, {0.61, 0.150, 34}, {0.43, 0.140, 27}}};
 
 OkLab lab_of(const Stop& s) {
-  return {s.l, s.c * std::cos(s.h * kPi / 180.0), s.c * std::sin(s.h * kPi / 180.0)};
+  return {s.l, s.c * std::cos(s.h * std::numbers::pi / 180.0),
+          s.c * std::sin(s.h * std::numbers::pi / 180.0)};
 }
 
 /// Monotone cubic (Fritsch and Carlson 1980) through (0, y[0]), (1, y[1]), ...: straight pieces

@@ -2,6 +2,7 @@
 #include <array>
 #include <cmath>
 #include <cstdlib>
+#include <numbers>
 
 #include "flowgrad/plot/image.h"
 
@@ -13,7 +14,6 @@ namespace {
 
 constexpr double kCapHeight = 14.0;
 constexpr double kSpacing = 3.8;
-constexpr double kPi = 3.14159265358979323846;
 
 struct Glyph {
   double width;
@@ -141,8 +141,8 @@ std::vector<Segment> segments_of(const Glyph& glyph) {
     const char command = *at++;
     if (command == 'O') {
       const double cx = read(), cy = read(), rx = read(), ry = read();
-      const double a = read() * kPi / 180.0;
-      const double b = read() * kPi / 180.0;
+      const double a = read() * std::numbers::pi / 180.0;
+      const double b = read() * std::numbers::pi / 180.0;
       const int steps = std::max(2, static_cast<int>(std::abs(b - a) / 0.2));
       x = cx + rx * std::cos(a);
       y = cy + ry * std::sin(a);

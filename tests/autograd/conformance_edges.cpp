@@ -1,13 +1,12 @@
-#include <limits>
-
 #include "autograd/conformance.h"
+#include "kernels/special_values.h"
 
 /// Conformance C48 to C69: values and gradients at edges.
 namespace flowgrad::conformance {
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-const double kNan = std::nan("");
+using testing::kInf;
+using testing::kNan;
 
 /// Gradients of f at two numbers.
 std::vector<double> slopes(Tensor (*f)(const Tensor&, const Tensor&), double a, double b) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -15,7 +14,7 @@ namespace flowgrad::testing {
 struct Pinned {
   /// The row of the op table that the case belongs to.
   std::string row;
-  std::function<Tensors(const Json& p, In x)> f;
+  Tensors (*f)(const Json& p, In x);
 };
 /// By the first part of a case's name.
 const std::map<std::string, Pinned>& pinned_functions();

@@ -16,7 +16,7 @@ using namespace flowgrad;
 
 namespace {
 
-void declare(CLI::App& app) {
+void commands_of_devices(CLI::App& app) {
   cli::add_train(app);
   cli::add_sample(app);
   cli::add_eval(app);
@@ -34,7 +34,8 @@ int flowgrad_command(std::vector<std::string> words) {
   const int out = ::dup(1);
   const int nowhere = ::open("/dev/null", O_WRONLY);
   ::dup2(nowhere, 1);
-  const int code = cli::run_command(static_cast<int>(argv.size()), argv.data(), declare);
+  const int code =
+      cli::run_command(static_cast<int>(argv.size()), argv.data(), commands_of_devices);
   std::fflush(stdout);
   ::dup2(out, 1);
   ::close(out);

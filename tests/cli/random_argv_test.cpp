@@ -45,7 +45,7 @@ class Elsewhere {
   int out_, err_;
 };
 
-void declare(CLI::App& app) {
+void commands_of_models(CLI::App& app) {
   using namespace flowgrad::cli;
   add_train(app);
   add_sample(app);
@@ -186,8 +186,8 @@ static void try_lines(int count, unsigned seed) {
         line += " [" + w + "]";
       }
       Elsewhere::redirect("err", 2);
-      const int code =
-          flowgrad::cli::run_command(static_cast<int>(argv.size()), argv.data(), declare);
+      const int code = flowgrad::cli::run_command(static_cast<int>(argv.size()), argv.data(),
+                                                  commands_of_models);
       if (code < 0 || code > 3) {
         problem = line + " ended with " + std::to_string(code);
         break;

@@ -5,37 +5,17 @@
 #include <vector>
 
 #include "catch.hpp"
-#include "flowgrad/core/random.h"
+#include "kernels/strided.h"
 
 using namespace flowgrad;
+using testing::Dice;
 
 namespace {
-
-class Dice {
- public:
-  explicit Dice(uint64_t seed) : seed_(seed) {}
-  int64_t roll(int64_t low, int64_t high) {
-    const uint32_t word = Philox::block(seed_, 0, count_++)[0];
-    return low + static_cast<int64_t>(word % static_cast<uint64_t>(high - low + 1));
-  }
-
- private:
-  uint64_t seed_;
-  uint64_t count_ = 0;
-};
 
 /// Offsets of all elements in row-major order.
 std::vector<int64_t> offsets(const Layout& l) {
   std::vector<int64_t> out;
-  for (int64_t i = 0; i < numel(l.shape); ++i) {
-    int64_t rest = i;
-    int64_t offset = l.offset;
-    for (int d = l.rank() - 1; d >= 0; --d) {
-      offset += rest % l.shape[d] * l.strides[d];
-      rest /= l.shape[d];
-    }
-    out.push_back(offset);
-  }
+  testing::each_offset(l, [&](int64_t offset) { out.push_back(offset); });
   return out;
 }
 

@@ -11,7 +11,7 @@ namespace {
 
 const std::string kArchive = FLOWGRAD_TEST_DATA "/core/data/arrays.npz";
 
-std::string error_of(const std::string& bytes) {
+std::string npz_error(const std::string& bytes) {
   const io_test::Scratch folder;
   const std::string path = folder / "x.npz";
   io_test::put(path, bytes);
@@ -47,7 +47,7 @@ TEST_CASE("an archive that ends early is refused at every length", "[npz_test]")
   const std::string bytes = io_test::get(kArchive);
   for (size_t n = 0; n < bytes.size(); ++n) {
     INFO("the first " << n << " bytes");
-    REQUIRE(contains(error_of(bytes.substr(0, n)), "load_npz: "));
+    REQUIRE(contains(npz_error(bytes.substr(0, n)), "load_npz: "));
   }
 }
 
@@ -85,14 +85,14 @@ TEST_CASE("what the archive holds is checked", "[npz_test]") {
   const auto changed = [&](size_t offset, char value) {
     std::string out = bytes;
     out[first + offset] = value;
-    return error_of(out);
+    return npz_error(out);
   };
-  CHECK(contains(error_of("no archive"), "not a .npz file"));
+  CHECK(contains(npz_error("no archive"), "not a .npz file"));
   CHECK(contains(changed(8, 1), "member \"stored.npy\": it is encrypted"));
   CHECK(contains(changed(10, 12), "compression method 12; 0 (stored) and 8 (deflate)"));
   CHECK(contains(changed(16, 0x55), "member \"stored.npy\": its checksum differs"));
   CHECK(contains(changed(46 + 7, 't'), "member \"stored.tpy\": not a .npy file"));
   const std::string ends = "PK\x05\x06";
-  CHECK(contains(error_of(replaced(bytes, ends + std::string(2, '\0'), ends + "\x01")),
+  CHECK(contains(npz_error(replaced(bytes, ends + std::string(2, '\0'), ends + "\x01")),
                  "a split or ZIP64 archive"));
 }

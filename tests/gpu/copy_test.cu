@@ -1,6 +1,5 @@
 // Copies, fills and additions of the CUDA backend against the reference loops.
-#include <limits>
-
+#include "kernels/special_values.h"
 #include "strided_support.cuh"
 
 using namespace flowgrad;
@@ -9,9 +8,6 @@ using namespace flowgrad::test;
 using namespace flowgrad::testing;
 
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 const std::vector<DType> kAll{DType::boolean, DType::int64, DType::bfloat16, DType::float32,
                               DType::float64};

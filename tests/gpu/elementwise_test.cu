@@ -12,9 +12,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-
 const std::vector<DType> kFloating{DType::float32, DType::float64};
 const std::vector<DType> kNumeric{DType::int64, DType::float32, DType::float64};
 const std::vector<DType> kAll{DType::boolean, DType::int64, DType::bfloat16, DType::float32,
@@ -31,6 +28,7 @@ const std::vector<std::string> kUnarySaves{
 const std::vector<std::string> kBinarySaves{
 #define BINARY(name, saves, how, value, grad_a, grad_b) #saves,
 #include "flowgrad/kernels/elementwise.def"
+#include "kernels/special_values.h"
 #undef BINARY
 };
 constexpr int kCompareOps = static_cast<int>(CompareOp::greater_equal) + 1;

@@ -1,9 +1,9 @@
 // The CUDA indexing kernels against the reference loops. Sums run in the reference's order, so
 // they are compared bit for bit.
 #include <cmath>
-#include <limits>
 
 #include "backend_support.cuh"
+#include "kernels/special_values.h"
 
 using namespace flowgrad;
 using namespace flowgrad::kernels;
@@ -12,7 +12,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 const std::vector<DType> kAll{DType::boolean, DType::int64, DType::bfloat16, DType::float32,
                               DType::float64};
 const std::vector<DType> kNumeric{DType::int64, DType::float32, DType::float64};

@@ -4,6 +4,7 @@
 #include "backend_support.cuh"
 #include "flowgrad/kernels/cuda/team.cuh"
 #include "flowgrad/kernels/names.h"
+#include "kernels/special_values.h"
 
 using namespace flowgrad;
 using namespace flowgrad::kernels;
@@ -12,8 +13,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 const DType kNumeric[] = {DType::float32, DType::float64, DType::int64};
 const int64_t kLengths[] = {0, 1, 2, 3, 7, 16, 17, 31, 32, 33, 255, 256, 257, 1023, 1024, 1025};
 

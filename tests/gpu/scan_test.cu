@@ -1,8 +1,8 @@
 // Scans of the CUDA backend against the reference loops.
-#include <limits>
 
 #include "backend_support.cuh"
 #include "flowgrad/kernels/names.h"
+#include "kernels/special_values.h"
 
 using namespace flowgrad;
 using namespace flowgrad::kernels;
@@ -11,8 +11,6 @@ using namespace flowgrad::testing;
 
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 const DType kNumeric[] = {DType::float32, DType::float64, DType::int64};
 const ScanOp kOps[] = {ScanOp::sum, ScanOp::prod, ScanOp::logsumexp};
 const int64_t kLengths[] = {0,   1,   2,   3,    7,    31,   32,   33,  64,

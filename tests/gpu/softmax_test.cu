@@ -1,7 +1,7 @@
 // Softmax, log_softmax and their gradients of the CUDA backend against the reference loops.
-#include <limits>
 
 #include "backend_support.cuh"
+#include "kernels/special_values.h"
 
 using namespace flowgrad;
 using namespace flowgrad::kernels;
@@ -9,9 +9,6 @@ using namespace flowgrad::test;
 using namespace flowgrad::testing;
 
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 void check_softmax(const Tensor& x, int axis, uint64_t layout = 0) {
   const auto laid = [&](const Tensor& t, uint64_t i) {

@@ -1,17 +1,14 @@
 // The CUDA sort against the reference loops: values bit for bit, and the same permutation.
 #include <cmath>
-#include <limits>
 
 #include "backend_support.cuh"
+#include "kernels/special_values.h"
 
 using namespace flowgrad;
 using namespace flowgrad::test;
 using namespace flowgrad::testing;
 
 namespace {
-
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 Tensor zeros(const Shape& shape, DType dtype) {
   return Tensor::from(std::vector<int64_t>(static_cast<size_t>(numel(shape))), shape, dtype);

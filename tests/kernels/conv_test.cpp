@@ -25,7 +25,7 @@ std::vector<Tensor> convolved(Backend& on, const ConvCase& c, DType dtype, bool 
 }
 
 /// Norm of the difference over the norm; infinite for NaN.
-double error_of(const Tensor& got, const Tensor& want) {
+double norm_error(const Tensor& got, const Tensor& want) {
   const std::vector<double> a = got.to_vector<double>(), b = want.to_vector<double>();
   double error = 0, size = 0;
   for (size_t i = 0; i < a.size(); ++i) {
@@ -42,8 +42,8 @@ TEST_CASE("fast convolutions equal the reference loops", "[conv_test]") {
   // In double the reference rounds as much: its sums run in one order, ours in blocks.
   fast_equals_reference(
       conv_cases(),
-      [](Backend& on, const ConvCase& c, DType dtype) { return convolved(on, c, dtype); }, error_of,
-      {1e-6, 1e-13});
+      [](Backend& on, const ConvCase& c, DType dtype) { return convolved(on, c, dtype); },
+      norm_error, {1e-6, 1e-13});
 }
 
 TEST_CASE("the reference convolution is the sum of its definition", "[conv_test]") {
@@ -65,8 +65,8 @@ TEST_CASE("the reference convolution is the sum of its definition", "[conv_test]
 TEST_CASE("a convolution without bias, and one gradient at a time", "[conv_test]") {
   const ConvCase c{2, 3, 9, 7, 5, 3, 2, {2, 1, 1, 1}};
   const DType f = DType::float64;
-  CHECK(error_of(convolved(fast_cpu_backend(), c, f, false)[0],
-                 convolved(reference_backend(), c, f, false)[0]) < 2e-15);
+  CHECK(norm_error(convolved(fast_cpu_backend(), c, f, false)[0],
+                   convolved(reference_backend(), c, f, false)[0]) < 2e-15);
   const std::vector<Tensor> both = convolved(fast_cpu_backend(), c, f);
   const Tensor x = values(c.x(), f, 1), weight = values(c.weight(), f, 2),
                g = values(c.out(), f, 4);
@@ -75,7 +75,7 @@ TEST_CASE("a convolution without bias, and one gradient at a time", "[conv_test]
   fast_cpu_backend().conv2d_grad(c.options, x, weight, g, View(), g_weight, View());
   const Tensor g_bias = nothing({c.outputs}, f);
   fast_cpu_backend().conv2d_grad(c.options, x, weight, g, View(), View(), g_bias);
-  CHECK(error_of(g_bias, both[3]) < 2e-15);
+  CHECK(norm_error(g_bias, both[3]) < 2e-15);
   CHECK(bytes_of(g_x) == bytes_of(both[1]));
   CHECK(bytes_of(g_weight) == bytes_of(both[2]));
 }

@@ -8,6 +8,7 @@
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/names.h"
 #include "kernels/cpu_support.h"
+#include "kernels/special_values.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -18,8 +19,6 @@ namespace {
 
 constexpr int64_t kLeast = std::numeric_limits<int64_t>::min();
 constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 /// Sizes around those of registers, lanes that are sorted by insertion, chunks and shared work.
 std::vector<Shape> shapes() {

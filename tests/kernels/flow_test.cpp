@@ -54,7 +54,8 @@ std::vector<Tensor> stacked(Backend& on, int64_t n, int64_t d, int64_t k, bool i
   return r;
 }
 
-double difference(const Tensor& a, const Tensor& b) {
+/// Largest difference over the largest element; infinite for NaN.
+double scaled_error(const Tensor& a, const Tensor& b) {
   const std::vector<double> x = a.to_vector<double>(), y = b.to_vector<double>();
   double error = 0, size = 1;
   for (size_t i = 0; i < x.size(); ++i) {
@@ -68,7 +69,7 @@ double difference(const Tensor& a, const Tensor& b) {
 void agree(const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
   for (size_t i = 0; i < got.size(); ++i) {
     INFO("result " << i);
-    CHECK(difference(got[i], want[i]) < (got[i].dtype() == DType::float32 ? 4e-6 : 2e-14));
+    CHECK(scaled_error(got[i], want[i]) < (got[i].dtype() == DType::float32 ? 4e-6 : 2e-14));
   }
 }
 
@@ -169,7 +170,7 @@ TEST_CASE("the reference planar stack inverts itself", "[flow_test]") {
   const Tensor there = nothing({20}, DType::float64), here = nothing({20}, DType::float64);
   reference_backend().planar({w, b, u, false}, z, x, there, View());
   reference_backend().planar({w, b, u, true}, x, back, here, View());
-  CHECK(difference(back, z) < 1e-13);
+  CHECK(scaled_error(back, z) < 1e-13);
   const auto a = there.to_vector<double>(), c = here.to_vector<double>();
   for (size_t i = 0; i < a.size(); ++i) CHECK(std::abs(a[i] + c[i]) < 1e-13);
 }

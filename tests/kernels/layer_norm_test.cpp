@@ -14,7 +14,7 @@ using namespace flowgrad::testing;
 namespace {
 
 /// {out, statistics, g_x, g_weight, g_bias} of seeded values.
-std::vector<Tensor> run(Backend& on, const LayerNormCase& c, DType dtype) {
+std::vector<Tensor> layer_norm_results(Backend& on, const LayerNormCase& c, DType dtype) {
   const Tensor x = c.x(dtype), g = values(c.shape(), dtype, 2), weight = values({c.n}, dtype, 3),
                bias = values({c.n}, dtype, 4);
   const LayerNorm norm{c.weight ? View(weight) : View(), c.bias ? View(bias) : View(), 1e-5};
@@ -28,19 +28,20 @@ std::vector<Tensor> run(Backend& on, const LayerNormCase& c, DType dtype) {
 }  // namespace
 
 TEST_CASE("the fast layer norm equals the reference loops", "[layer_norm_test]") {
-  fast_equals_reference(layer_norm_cases(), run, relative_error, {4e-6, 2e-11});
+  fast_equals_reference(layer_norm_cases(), layer_norm_results, relative_error, {4e-6, 2e-11});
 }
 
 TEST_CASE("a layer norm's bits do not depend on the number of threads", "[layer_norm_test]") {
   for (const LayerNormCase& c : {LayerNormCase{5000, 20}, {600, 512}, {3, 40000}})
-    same_at_any_threads(c.text(), [&] { return run(fast_cpu_backend(), c, DType::float32); });
+    same_at_any_threads(c.text(),
+                        [&] { return layer_norm_results(fast_cpu_backend(), c, DType::float32); });
 }
 
 TEST_CASE("only the gradients that are asked for are written", "[layer_norm_test]") {
   const LayerNormCase c{9, 37};
   const DType f = DType::float32;
   for (Backend* on : {&reference_backend(), &fast_cpu_backend()}) {
-    const std::vector<Tensor> all = run(*on, c, f);
+    const std::vector<Tensor> all = layer_norm_results(*on, c, f);
     const Tensor x = c.x(f), g = values(c.shape(), f, 2), weight = values({c.n}, f, 3);
     for (int which = 0; which < 3; ++which) {
       CAPTURE(on->name(), which);

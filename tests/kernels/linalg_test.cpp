@@ -1,10 +1,10 @@
 // Factorisations and triangular solves of the fast backend against the reference loops.
 #include <cmath>
-#include <limits>
 
 #include "catch.hpp"
 #include "flowgrad/kernels/cpu/backend.h"
 #include "kernels/cpu_support.h"
+#include "kernels/special_values.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -12,8 +12,6 @@ using namespace flowgrad::kernels;
 using namespace flowgrad::testing;
 
 namespace {
-
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
 
 struct MatrixCase {
   int64_t batch, n, columns;

@@ -15,7 +15,7 @@ using namespace flowgrad::testing;
 namespace {
 
 /// {out, h, c, h_before, c_before, g_from_x, g_h0, g_c0} of seeded values.
-std::vector<Tensor> run(Backend& on, const LstmCase& c, DType dtype) {
+std::vector<Tensor> lstm_results(Backend& on, const LstmCase& c, DType dtype) {
   const Tensor weight = c.weight(dtype), lengths = c.row_lengths(),
                from_x = values(c.gates(), dtype, 2), h0 = values(c.state(), dtype, 3),
                c0 = values(c.state(), dtype, 4), g_out = values(c.states(), dtype, 5),
@@ -31,27 +31,17 @@ std::vector<Tensor> run(Backend& on, const LstmCase& c, DType dtype) {
   return r;
 }
 
-double error_of(const Tensor& got, const Tensor& want) {
-  const std::vector<double> a = got.to_vector<double>(), b = want.to_vector<double>();
-  double error = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (std::isnan(a[i]) || std::isnan(b[i])) return HUGE_VAL;
-    error = std::max(error, std::abs(a[i] - b[i]) / (1 + std::abs(b[i])));
-  }
-  return error;
-}
-
 }  // namespace
 
 TEST_CASE("the fast LSTM equals the reference loops", "[lstm_test]") {
-  fast_equals_reference(lstm_cases(), run, error_of, {3e-6, 5e-15});
+  fast_equals_reference(lstm_cases(), lstm_results, relative_error, {3e-6, 5e-15});
 }
 
 TEST_CASE("an LSTM that keeps nothing has the same results", "[lstm_test]") {
   for (Backend* on : {&reference_backend(), &fast_cpu_backend()}) {
     const LstmCase c{5, 4, 19, true, true};
     const DType f = DType::float32;
-    const std::vector<Tensor> want = run(*on, c, f);
+    const std::vector<Tensor> want = lstm_results(*on, c, f);
     const Tensor weight = c.weight(f), lengths = c.row_lengths(), from_x = values(c.gates(), f, 2),
                  h0 = values(c.state(), f, 3), c0 = values(c.state(), f, 4);
     const Tensor out = nothing(c.states(), f), h = nothing(c.state(), f), m = nothing(c.state(), f);
@@ -85,7 +75,7 @@ TEST_CASE("an LSTM has the same bits at any number of threads and in any batch",
   const auto bits = [](const LstmCase& c, int threads) {
     set_num_threads(threads);
     std::string all;
-    for (const Tensor& t : run(fast_cpu_backend(), c, DType::float32)) all += bytes_of(t);
+    for (const Tensor& t : lstm_results(fast_cpu_backend(), c, DType::float32)) all += bytes_of(t);
     return all;
   };
   for (const LstmCase& c :
@@ -95,8 +85,8 @@ TEST_CASE("an LSTM has the same bits at any number of threads and in any batch",
     CHECK(bits(c, 5) == one);
   }
   // One step, so that the rows of a batch start with those of a smaller one.
-  const std::vector<Tensor> few = run(fast_cpu_backend(), {1, 1, 40}, DType::float32),
-                            many = run(fast_cpu_backend(), {30, 1, 40}, DType::float32);
+  const std::vector<Tensor> few = lstm_results(fast_cpu_backend(), {1, 1, 40}, DType::float32),
+                            many = lstm_results(fast_cpu_backend(), {30, 1, 40}, DType::float32);
   for (size_t i = 0; i < few.size(); ++i) {
     const std::string first = bytes_of(few[i]);
     CHECK(bytes_of(many[i]).substr(0, first.size()) == first);

@@ -1,8 +1,8 @@
 #include <cmath>
-#include <limits>
 
 #include "catch.hpp"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
+#include "kernels/special_values.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -11,23 +11,9 @@ using namespace flowgrad::testing;
 
 namespace {
 
-ReferenceBackend be;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-using V = std::vector<double>;
-using I = std::vector<int64_t>;
-
 const std::vector<DType> kAll{DType::boolean, DType::int64, DType::bfloat16, DType::float32,
                               DType::float64};
 const std::vector<DType> kNumeric{DType::int64, DType::float32, DType::float64};
-
-/// An index tensor with entries below `size`.
-Tensor indices(const Shape& shape, int64_t size, uint64_t seed) {
-  Dice dice(seed);
-  I v(static_cast<size_t>(numel(shape)));
-  for (int64_t& i : v) i = dice.roll(0, size - 1);
-  return Tensor::from(v, shape);
-}
 
 /// Whole numbers, exact in every dtype.
 Tensor whole(const Shape& shape, DType dtype, uint64_t seed) {
@@ -60,7 +46,7 @@ TEST_CASE("gather picks along any axis, in every dtype", "[reference_index_test]
       Shape picked = shape;
       picked[axis] = 5;
       const Tensor x = whole(shape, dtype, 1);
-      const Tensor index = indices(picked, shape[axis], 2);
+      const Tensor index = indices_below(picked, shape[axis], 2);
       const Tensor out = strided(whole(picked, dtype, 3), 4);
       be.gather(strided(x, 5), axis, strided(index, 6), out);
       each_index(picked, [&](Dims at) {
@@ -84,7 +70,7 @@ TEST_CASE("scatter_add and scatter_max meet repeated indices", "[reference_index
       Shape given = shape;
       given[axis] = 7;
       const Tensor source = whole(given, dtype, 1);
-      const Tensor index = indices(given, shape[axis], 2);
+      const Tensor index = indices_below(given, shape[axis], 2);
       const Tensor start = whole(shape, dtype, 3);
       for (bool add : {true, false}) {
         const Tensor out = strided(start, 4);
@@ -116,7 +102,7 @@ TEST_CASE("scatter_add and scatter_max meet repeated indices", "[reference_index
 TEST_CASE("index_select and index_add", "[reference_index_test]") {
   const Shape shape{3, 4, 2};
   for (int axis = 0; axis < 3; ++axis) {
-    const Tensor index = indices({6}, shape[axis], 8);
+    const Tensor index = indices_below({6}, shape[axis], 8);
     Shape picked = shape;
     picked[axis] = 6;
     for (DType dtype : kAll) {

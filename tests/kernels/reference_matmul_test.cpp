@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "catch.hpp"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -10,10 +10,6 @@ using namespace flowgrad::testing;
 using Catch::Matchers::WithinAbs;
 
 namespace {
-
-ReferenceBackend be;
-using V = std::vector<double>;
-using I = std::vector<int64_t>;
 
 /// A matrix (n, n) that is far from singular.
 Tensor well_conditioned(int64_t batch, int64_t n, DType dtype, uint64_t seed) {

@@ -1,7 +1,7 @@
 #include <cmath>
 
 #include "catch.hpp"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -10,13 +10,6 @@ using namespace flowgrad::testing;
 using Catch::Matchers::WithinAbs;
 
 namespace {
-
-ReferenceBackend be;
-using V = std::vector<double>;
-
-Tensor vec(const V& v, DType dtype = DType::float64) {
-  return Tensor::from(v, {static_cast<int64_t>(v.size())}, dtype);
-}
 
 AdamParams adam(int step, double decay, bool decoupled) {
   return {0.1,      0.9, 0.999, 1e-8, decay, 1 - std::pow(0.9, step), 1 - std::pow(0.999, step),

@@ -3,7 +3,7 @@
 
 #include "catch.hpp"
 #include "flowgrad/core/normal.h"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -12,9 +12,6 @@ using namespace flowgrad::testing;
 using Catch::Matchers::WithinAbs;
 
 namespace {
-
-ReferenceBackend be;
-using V = std::vector<double>;
 
 V draw(RandomKind kind, const Shape& shape, DType dtype, Params params, uint64_t stream = 3) {
   const Tensor out = Tensor::empty(shape, dtype);

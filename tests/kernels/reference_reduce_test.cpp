@@ -1,9 +1,9 @@
 #include <cmath>
-#include <limits>
 
 #include "catch.hpp"
 #include "flowgrad/kernels/names.h"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
+#include "kernels/special_values.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -14,22 +14,8 @@ using Catch::Matchers::WithinRel;
 
 namespace {
 
-ReferenceBackend be;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-using V = std::vector<double>;
-using I = std::vector<int64_t>;
-
 Tensor matrix(const V& v, const Shape& shape, DType dtype = DType::float64) {
   return Tensor::from(v, shape, dtype);
-}
-
-bool same(const V& a, const V& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])))) return false;
-  }
-  return true;
 }
 
 V reduced(ReduceOp op, const Tensor& x, const Shape& shape) {

@@ -4,7 +4,8 @@
 #include "catch.hpp"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/kernels/names.h"
-#include "flowgrad/kernels/reference/reference.h"
+#include "kernels/reference_support.h"
+#include "kernels/special_values.h"
 #include "kernels/strided.h"
 
 using namespace flowgrad;
@@ -15,11 +16,6 @@ using Catch::Matchers::WithinRel;
 
 namespace {
 
-ReferenceBackend be;
-constexpr double kInf = std::numeric_limits<double>::infinity();
-constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-using V = std::vector<double>;
-using I = std::vector<int64_t>;
 using B = std::vector<bool>;
 
 struct Known {
@@ -86,18 +82,6 @@ V run_binary(BinaryOp op, const Tensor& a, const Tensor& b) {
   const Tensor out = Tensor::empty(a.shape(), a.dtype());
   be.binary(op, a, b, out);
   return out.to_vector<double>();
-}
-
-Tensor vec(const V& v, DType dtype = DType::float64) {
-  return Tensor::from(v, {static_cast<int64_t>(v.size())}, dtype);
-}
-
-bool same(const V& a, const V& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i) {
-    if (!(a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i])))) return false;
-  }
-  return true;
 }
 
 }  // namespace

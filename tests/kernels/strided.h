@@ -91,4 +91,12 @@ inline Tensor values(const Shape& shape, DType dtype, uint64_t seed, double low 
   return Tensor::from(v, shape, dtype, device);
 }
 
+/// An index tensor with entries below `size`.
+inline Tensor indices_below(const Shape& shape, int64_t size, uint64_t seed) {
+  Dice dice(seed);
+  std::vector<int64_t> v(static_cast<size_t>(numel(shape)));
+  for (int64_t& i : v) i = dice.roll(0, size - 1);
+  return Tensor::from(v, shape);
+}
+
 }  // namespace flowgrad::testing

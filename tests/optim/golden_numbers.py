@@ -1,5 +1,5 @@
-"""Prints golden_numbers.inc: what PyTorch's optimisers and schedules do. Usage:
-python golden_numbers.py > golden_numbers.inc"""
+"""Prints golden_numbers.h: what PyTorch's optimisers and schedules do. Usage:
+python golden_numbers.py > golden_numbers.h"""
 import torch
 
 STEPS = 5
@@ -21,7 +21,7 @@ def run(name, make):
         q.grad = None if step in (0, 2) else gradient(3, 2, step)
         optimizer.step()
         rows.append(torch.cat([p, q]).tolist())
-    print(f"const std::vector<std::vector<double>> {name} = {{")
+    print(f"inline const std::vector<std::vector<double>> {name} = {{")
     for row in rows:
         print("    {" + ", ".join(f"{x:.17g}" for x in row) + "},")
     print("};")
@@ -37,11 +37,11 @@ def schedule(name, make, steps):
         optimizer.step()
         if step + 1 < steps:
             scheduler.step()
-    print(f"const std::vector<double> {name} = {{" + ", ".join(f"{x:.17g}" for x in values) + "};")
+    print(f"inline const std::vector<double> {name} = {{" + ", ".join(f"{x:.17g}" for x in values) + "};")
 
 
 print(f"// Made by golden_numbers.py with PyTorch {torch.__version__.split('+')[0]}.")
-print("// clang-format off")
+print("// clang-format off\n#pragma once\n\n#include <vector>\n\nnamespace pytorch {\n")
 O = torch.optim
 run("sgd_plain", lambda p, q: O.SGD(p + q, lr=0.1))
 run("sgd_decay", lambda p, q: O.SGD([{"params": p, "weight_decay": 0.3}, {"params": q, "lr": 0.05}], lr=0.1))
@@ -60,6 +60,6 @@ ps = [torch.zeros(2, requires_grad=True), torch.zeros(1, 1, requires_grad=True)]
 for p, x in zip(ps, g):
     p.grad = x.clone()
 n = torch.nn.utils.clip_grad_norm_(ps, 2.0)
-print(f"const std::vector<double> clipped_to_2 = {{" + ", ".join(
+print(f"inline const std::vector<double> clipped_to_2 = {{" + ", ".join(
     f"{x:.9g}" for p in ps for x in p.grad.flatten().tolist()) + "};")
-print("// clang-format on")
+print("\n}  // namespace pytorch\n// clang-format on")

@@ -9,14 +9,13 @@
 #include "core/io_support.h"
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
+#include "optim/golden_numbers.h"
 
 using namespace flowgrad;
 using io_test::Contains;
 using io_test::error_of;
 
 namespace {
-
-#include "golden_numbers.inc"
 
 /// The gradient of golden_numbers.py.
 Tensor gradient(int64_t offset, int64_t n, int64_t step, DType dtype) {
@@ -59,31 +58,31 @@ std::vector<Case> cases() {
   return {
       {"sgd_plain",
        [=](const Pair& t) { return std::make_unique<Sgd>(one(t, 0), SgdOptions{.lr = 0.1}); },
-       &sgd_plain},
+       &pytorch::sgd_plain},
       {"sgd_decay",
        [](const Pair& t) {
          return std::make_unique<Sgd>(
              std::vector<ParameterGroup>{{{{"p", t.p}}, 1, 0.3}, {{{"q", t.q}}, 0.5, 0}},
              SgdOptions{.lr = 0.1});
        },
-       &sgd_decay},
+       &pytorch::sgd_decay},
       {"sgd_momentum_dampened",
        [=](const Pair& t) {
          return std::make_unique<Sgd>(one(t, 0.1),
                                       SgdOptions{.lr = 0.1, .momentum = 0.9, .dampening = 0.25});
        },
-       &sgd_momentum_dampened},
+       &pytorch::sgd_momentum_dampened},
       {"sgd_nesterov",
        [=](const Pair& t) {
          return std::make_unique<Sgd>(one(t, 0.1),
                                       SgdOptions{.lr = 0.1, .momentum = 0.8, .nesterov = true});
        },
-       &sgd_nesterov},
+       &pytorch::sgd_nesterov},
       {"adam",
        [=](const Pair& t) {
          return std::make_unique<Adam>(one(t, 0), AdamOptions{.lr = 0.01, .decoupled = false});
        },
-       &adam},
+       &pytorch::adam},
       {"adam_l2",
        [=](const Pair& t) {
          return std::make_unique<Adam>(
@@ -91,14 +90,14 @@ std::vector<Case> cases() {
              AdamOptions{
                  .lr = 0.01, .beta1 = 0.8, .beta2 = 0.95, .epsilon = 1e-6, .decoupled = false});
        },
-       &adam_l2},
+       &pytorch::adam_l2},
       {"adamw",
        [](const Pair& t) {
          return std::make_unique<Adam>(
              std::vector<ParameterGroup>{{{{"p", t.p}}, 1, 0.5}, {{{"q", t.q}}, 2, 0}},
              AdamOptions{.lr = 0.01});
        },
-       &adamw},
+       &pytorch::adamw},
   };
 }
 
@@ -279,9 +278,9 @@ TEST_CASE("clipping by the norm of all gradients", "[optimizer_test]") {
   CHECK(clip_grad_norm(all, 13.5) == 13);
   CHECK(a.grad().to_vector<double>() == std::vector<double>{3, -4});
   CHECK(clip_grad_norm(all, 2) == 13);
-  CHECK(a.grad().at({0}) == Catch::Approx(clipped_to_2[0]).epsilon(1e-7));
-  CHECK(a.grad().at({1}) == Catch::Approx(clipped_to_2[1]).epsilon(1e-7));
-  CHECK(b.grad().item() == Catch::Approx(clipped_to_2[2]).epsilon(1e-7));
+  CHECK(a.grad().at({0}) == Catch::Approx(pytorch::clipped_to_2[0]).epsilon(1e-7));
+  CHECK(a.grad().at({1}) == Catch::Approx(pytorch::clipped_to_2[1]).epsilon(1e-7));
+  CHECK(b.grad().item() == Catch::Approx(pytorch::clipped_to_2[2]).epsilon(1e-7));
   CHECK_FALSE(none.grad().defined());
   CHECK_THAT(error_of<ValueError>([&] { clip_grad_norm(all, 0); }), Contains("max_norm = 0"));
 }

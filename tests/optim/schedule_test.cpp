@@ -6,14 +6,13 @@
 
 #include "catch.hpp"
 #include "core/io_support.h"
+#include "optim/golden_numbers.h"
 
 using namespace flowgrad;
 using io_test::Contains;
 using io_test::error_of;
 
 namespace {
-
-#include "golden_numbers.inc"
 
 void check_rates(const Schedule& schedule, const std::vector<double>& golden) {
   for (size_t s = 0; s < golden.size(); ++s) {
@@ -27,10 +26,10 @@ std::string refusal(const std::function<void()>& f) { return error_of<ValueError
 }  // namespace
 
 TEST_CASE("one-cycle and cosine give PyTorch's rates", "[schedule_test]") {
-  check_rates(one_cycle_schedule(0.3, 10), one_cycle_10);
-  check_rates(one_cycle_schedule(2, 7, 0.5, 10, 100), one_cycle_7);
-  check_rates(one_cycle_schedule(0.3, 2), one_cycle_2);
-  check_rates(cosine_schedule(0.4, 10, 0.01), cosine_10);
+  check_rates(one_cycle_schedule(0.3, 10), pytorch::one_cycle_10);
+  check_rates(one_cycle_schedule(2, 7, 0.5, 10, 100), pytorch::one_cycle_7);
+  check_rates(one_cycle_schedule(0.3, 2), pytorch::one_cycle_2);
+  check_rates(cosine_schedule(0.4, 10, 0.01), pytorch::cosine_10);
 }
 
 TEST_CASE("schedules stay at their last value", "[schedule_test]") {

@@ -53,7 +53,7 @@ class Line final : public World {
 };
 
 /// Answers, at step t, 1000 t + h for h = 0 ... horizon - 1.
-Policy counting(int64_t horizon, std::vector<PolicyInput>* asked = nullptr) {
+Policy counting_policy(int64_t horizon, std::vector<PolicyInput>* asked = nullptr) {
   return [horizon, asked](const PolicyInput& input) {
     if (asked != nullptr) asked->push_back(input);
     const auto rows = static_cast<int64_t>(input.episodes.size());
@@ -80,15 +80,16 @@ std::vector<double> places(const Policy& policy, EvaluationOptions options, int6
 
 TEST_CASE("chunks are executed from their beginning, as many actions as asked for",
           "[episodes_test]") {
-  CHECK(places(counting(4), {.execute = 3}) ==
+  CHECK(places(counting_policy(4), {.execute = 3}) ==
         std::vector<double>{0, 1, 2, 3000, 3001, 3002, 6000, 6001, 6002});
-  CHECK(places(counting(4), {}) == std::vector<double>{0, 1, 2, 3, 4000, 4001, 4002, 4003, 8000});
+  CHECK(places(counting_policy(4), {}) ==
+        std::vector<double>{0, 1, 2, 3, 4000, 4001, 4002, 4003, 8000});
 }
 
 TEST_CASE("with a delay the chunk before goes on and the new one is entered late",
           "[episodes_test]") {
   std::vector<PolicyInput> asked;
-  CHECK(places(counting(5, &asked), {.execute = 3, .delay = 2}) ==
+  CHECK(places(counting_policy(5, &asked), {.execute = 3, .delay = 2}) ==
         std::vector<double>{0, 1, 2, 3, 4, 3002, 3003, 3004, 6002});
   REQUIRE(asked.size() == 3);
   CHECK(!asked[0].previous.defined());
@@ -100,11 +101,12 @@ TEST_CASE("with a delay the chunk before goes on and the new one is entered late
   CHECK(asked[1].previous.to_vector<double>() == std::vector<double>{3, 4, 4, 4, 4});
   CHECK(asked[2].previous.to_vector<double>() == std::vector<double>{3003, 3004, 3004, 3004, 3004});
   // Without execute, all that the delay leaves.
-  CHECK(places(counting(4), {.delay = 1}, 5) == std::vector<double>{0, 1, 2, 3, 3001});
+  CHECK(places(counting_policy(4), {.delay = 1}, 5) == std::vector<double>{0, 1, 2, 3, 3001});
 }
 
 TEST_CASE("temporal ensembling weighs what all chunks say, the oldest most", "[episodes_test]") {
-  const std::vector<double> got = places(counting(3), {.ensemble = true, .ensemble_decay = 0.5}, 4);
+  const std::vector<double> got =
+      places(counting_policy(3), {.ensemble = true, .ensemble_decay = 0.5}, 4);
   const double w = std::exp(-0.5);
   CHECK(got[0] == 0.0);
   CHECK(got[1] == Catch::Approx((1.0 + w * 1000.0) / (1.0 + w)));
@@ -254,7 +256,7 @@ TEST_CASE("from one scene a policy shows the ways that it knows", "[episodes_tes
 }
 
 TEST_CASE("options out of range and wrong answers are refused", "[episodes_test]") {
-  const auto refused = [](EvaluationOptions options, const Policy& policy = counting(4)) {
+  const auto refused = [](EvaluationOptions options, const Policy& policy = counting_policy(4)) {
     return error_of<Error>([&] { evaluate(Line(9), policy, options); });
   };
   CHECK(refused({.episodes = 0}) == "evaluate: episodes is 0; accepted is >= 1");

@@ -62,7 +62,7 @@ Bytes gzip(const Bytes& bytes) {
   return out;
 }
 
-Bytes counting(size_t n) {
+Bytes counting_bytes(size_t n) {
   Bytes out(n);
   for (size_t i = 0; i < n; ++i) out[i] = static_cast<uint8_t>(i * 7 + i / 256);
   return out;
@@ -72,7 +72,7 @@ Bytes counting(size_t n) {
 void put_set(const Folder& folder, const std::string& prefix, uint32_t n) {
   Bytes labels;
   for (uint32_t i = 0; i < n; ++i) labels.push_back(static_cast<uint8_t>(i % 10));
-  put(folder / (prefix + "-images-idx3-ubyte.gz"), gzip(idx({n, 28, 28}, counting(n * 784))));
+  put(folder / (prefix + "-images-idx3-ubyte.gz"), gzip(idx({n, 28, 28}, counting_bytes(n * 784))));
   put(folder / (prefix + "-labels-idx1-ubyte.gz"), gzip(idx({n}, labels)));
 }
 
@@ -82,7 +82,7 @@ TEST_CASE("idx files are read, compressed or not", "[fashion_mnist_test]") {
   const Folder folder("idx_good");
   for (const auto& sizes :
        std::vector<std::vector<uint32_t>>{{3, 28, 28}, {5, 1, 2}, {0, 28, 28}}) {
-    const Bytes values = counting(sizes[0] * sizes[1] * sizes[2]);
+    const Bytes values = counting_bytes(sizes[0] * sizes[1] * sizes[2]);
     const Bytes file = idx(sizes, values);
     put(folder / "plain", file);
     put(folder / "packed.gz", gzip(file));
@@ -93,14 +93,14 @@ TEST_CASE("idx files are read, compressed or not", "[fashion_mnist_test]") {
     }
   }
   // Larger than one chunk, and hardly compressible.
-  const Bytes values = counting(3 * 1024 * 1024 + 5);
+  const Bytes values = counting_bytes(3 * 1024 * 1024 + 5);
   put(folder / "large.gz", gzip(idx({static_cast<uint32_t>(values.size())}, values)));
   CHECK(read_idx(folder / "large.gz", 1).values == values);
 }
 
 TEST_CASE("malformed idx files say what is wrong with them", "[fashion_mnist_test]") {
   const Folder folder("idx_bad");
-  const Bytes good = idx({2, 4, 5}, counting(40));
+  const Bytes good = idx({2, 4, 5}, counting_bytes(40));
   Bytes long_one = good;
   long_one.push_back(1);
   Bytes packed = gzip(good);
@@ -127,14 +127,14 @@ TEST_CASE("malformed idx files say what is wrong with them", "[fashion_mnist_tes
        {'<', 'h', 't', 'm', 'l', '>'},
        "magic number 0x3c68746d found; expected is magic number 0x00000803"},
       {"labels", idx({3}, {1, 2, 3}), "magic number 0x00000801 found"},
-      {"floats", idx({2, 4, 5}, counting(160), 0xd03), "magic number 0x00000d03 found"},
+      {"floats", idx({2, 4, 5}, counting_bytes(160), 0xd03), "magic number 0x00000d03 found"},
       {"header", cut(good, 13), "the header ends after 13 bytes; 16 are expected"},
       {"short", cut(good, good.size() - 1),
        "39 bytes of values found; the sizes 2 x 4 x 5 ask for 40"},
       {"long", long_one, "there are bytes after the 56 that its sizes ask for"},
       {"huge", idx({0xffffffffu, 0xffffffffu, 0xffffffffu}, {}),
        "at most 4294967296 bytes are accepted"},
-      {"lying", idx({60000, 28, 28}, counting(100)),
+      {"lying", idx({60000, 28, 28}, counting_bytes(100)),
        "100 bytes of values found; the sizes 60000 x 28 x 28 ask for 47040000"},
       {"gz_short", gzip(cut(good, 30)), "14 bytes of values found"},
       {"gz_long", gzip(long_one), "there are bytes after the 56"},
@@ -162,7 +162,7 @@ TEST_CASE("malformed idx files say what is wrong with them", "[fashion_mnist_tes
 
 TEST_CASE("no flipped bit of a compressed file changes the values", "[fashion_mnist_test]") {
   const Folder folder("idx_flip");
-  const Bytes values = counting(40);
+  const Bytes values = counting_bytes(40);
   const Bytes packed = gzip(idx({2, 4, 5}, values));
   size_t unnoticed = 0;
   for (size_t bit = 0; bit < 8 * packed.size(); ++bit) {
@@ -189,7 +189,7 @@ TEST_CASE("a folder of four files loads", "[fashion_mnist_test]") {
   CHECK(data.train.size() == 12);
   CHECK(data.test.size() == 3);
   CHECK(data.train.label(11) == 1);
-  const Bytes pixels = counting(12 * 784);
+  const Bytes pixels = counting_bytes(12 * 784);
   CHECK(
       std::equal(data.train.image(5).begin(), data.train.image(5).end(), pixels.begin() + 5 * 784));
 }
@@ -215,17 +215,17 @@ TEST_CASE("a folder that is not the data says how to get it", "[fashion_mnist_te
   put(folder / "train-labels-idx1-ubyte.gz", gzip(idx({4}, {1, 2, 3, 10})));
   check("train-labels-idx1-ubyte.gz", "label 3 is 10; expected is 0 to 9");
   put_set(folder, "train", 4);
-  put(folder / "t10k-images-idx3-ubyte.gz", gzip(idx({4, 32, 32}, counting(4096))));
+  put(folder / "t10k-images-idx3-ubyte.gz", gzip(idx({4, 32, 32}, counting_bytes(4096))));
   check("t10k-images-idx3-ubyte.gz", "images of 32 x 32 pixels found; expected are 28 x 28");
   put(folder / "t10k-images-idx3-ubyte.gz", {1, 2, 3});
   check("t10k-images-idx3-ubyte.gz", "3 bytes found");
   fs::remove(folder / "t10k-images-idx3-ubyte.gz");
-  put(folder / "t10k-images-idx3-ubyte", idx({4, 28, 28}, counting(4 * 784)));
+  put(folder / "t10k-images-idx3-ubyte", idx({4, 28, 28}, counting_bytes(4 * 784)));
   CHECK(error() == "no error");  // the plain file serves as well
 }
 
 TEST_CASE("batches hold scaled pixels and their classes", "[fashion_mnist_test]") {
-  const Bytes pixels = counting(7 * 784);
+  const Bytes pixels = counting_bytes(7 * 784);
   const ImageSet set(pixels, {0, 1, 2, 3, 4, 5, 6});
   const std::vector<int64_t> indices{6, 0, 6};
   const Tensor images = set.images(indices);

@@ -114,14 +114,14 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
   window.columns = (s.out_width - 1) * s.stride + tx.pixel.back() + 1;
   const Runs runs(ty, tx, s.channels, window.row(), panel);
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * panels * panel * depth);
-  for_tasks(s.groups * panels, s.work(), [&](int64_t i) {
+  for_products(s.groups * panels, s.work(), [&](int64_t i) {
     const int64_t j = i % panels * panel;
     pack_weights(weight + (i / panels * s.outputs + j) * depth, depth,
                  std::min(panel, s.outputs - j), s.taps(), s.channels, ty, tx, s.kernel_width,
                  panel, packed + i * panel * depth);
   });
   const Blocks blocks(s.out_height, (kBlockElements / window.row() - reach_y) / s.stride);
-  for_tasks(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
+  for_products(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
     const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
     const int64_t image_and_group = task / blocks.count;
     const int64_t begin = blocks.begin(block), rows = blocks.begin(block + 1) - begin;
@@ -176,7 +176,7 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   const bool gaps = std::ssize(phases) < s.stride * s.stride;
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * taps * per_tap);
   const auto n_phases = std::ssize(phases);
-  for_tasks(s.groups * n_phases, s.work(), [&](int64_t i) {
+  for_products(s.groups * n_phases, s.work(), [&](int64_t i) {
     const Phase& p = phases[static_cast<size_t>(i % n_phases)];
     const int64_t group = i / n_phases;
     pack_weights(weight + group * s.outputs * s.channels * s.taps(), s.taps(), s.channels,
@@ -184,7 +184,7 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
                  packed + group * taps * per_tap + p.packed);
   });
   const Blocks blocks(s.height, (kBlockElements / window.row() - reach_y) * s.stride);
-  for_tasks(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
+  for_products(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
     const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
     const int64_t image_and_group = task / blocks.count;
     const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);

@@ -20,7 +20,7 @@ namespace flowgrad::kernels::cpu {
 
 /// f for every task; `work` is their number of multiplications.
 template <class F>
-void for_tasks(int64_t tasks, int64_t work, F&& f) {
+void for_products(int64_t tasks, int64_t work, F&& f) {
   parallel_for_if(work >= kParallelWork, tasks, f);
 }
 

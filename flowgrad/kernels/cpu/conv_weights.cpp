@@ -3,8 +3,6 @@
 
 namespace flowgrad::kernels::cpu {
 
-namespace {
-
 /// Pixels that are summed in registers.
 constexpr int64_t kBlockPixels = 256;
 /// Partial sums that threads may share out, and what all of them may hold.
@@ -14,9 +12,9 @@ constexpr int64_t kMostPartials = 8, kPartialElements = 5 << 18;
 /// product are the channels under a row of taps, or, where they would leave much of a register
 /// empty, the outputs: `sums` is [group][output][tap][channel], or [group][tap][channel][output].
 template <class T>
-class WeightSums {
+class FilterSums {
  public:
-  WeightSums(const ConvSizes& s, const T* x, const T* g)
+  FilterSums(const ConvSizes& s, const T* x, const T* g)
       : s_(s),
         x_(x),
         g_(g),
@@ -208,28 +206,26 @@ class WeightSums {
   bool by_output_ = false;
 };
 
-}  // namespace
-
 template <class T>
 void conv_gradient_of_weight(const ConvSizes& s, const T* x, const T* g, T* to, T* to_bias) {
-  const WeightSums<T> sums(s, x, g);
+  const FilterSums<T> sums(s, x, g);
   const int64_t elements = sums.elements(), outputs = s.groups * s.outputs;
   const int64_t parts =
       std::clamp<int64_t>(kPartialElements / elements, 1, std::min(kMostPartials, sums.blocks()));
   T* const partial = scratch_of<T>(ScratchSlot::partial, parts * elements);
   std::vector<double> bias(to_bias == nullptr ? 0 : static_cast<size_t>(parts * outputs));
-  for_tasks(parts, s.work(), [&](int64_t i) {
+  for_products(parts, s.work(), [&](int64_t i) {
     sums.add(sums.blocks() * i / parts, sums.blocks() * (i + 1) / parts, partial + i * elements,
              to_bias == nullptr ? nullptr : bias.data() + i * outputs);
   });
   const Blocks blocks(elements, 1 << 14);
-  for_tasks(blocks.count, parts * elements, [&](int64_t i) {
+  for_products(blocks.count, parts * elements, [&](int64_t i) {
     const int64_t begin = blocks.begin(i), n = blocks.begin(i + 1) - begin;
     for (int64_t part = 1; part < parts; ++part)
       elementwise_table<T>().binary[number::binary_add](
           partial + begin, partial + part * elements + begin, partial + begin, n);
   });
-  for_tasks(outputs, elements, [&](int64_t output) {
+  for_products(outputs, elements, [&](int64_t output) {
     const T* const of_group = partial + output / s.outputs * s.outputs * sums.depth();
     T* at = to + output * sums.depth();
     for (int64_t c = 0; c < s.channels; ++c)

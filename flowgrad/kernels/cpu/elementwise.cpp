@@ -111,7 +111,7 @@ void convert_views(void (*kernel)(const From*, To*, int64_t), const View& in, co
             in);
 }
 
-bool convert(const View& in, const View& out) {
+bool converted(const View& in, const View& out) {
   const ElementwiseTables& t = *isa().elementwise;
   const DType from = in.dtype, to = out.dtype;
   if (to == DType::float32) {
@@ -195,7 +195,7 @@ Backend& fast_cpu_backend() {
 
 void CpuBackendFast::copy(View in, View out) {
   if (in.dtype == out.dtype) return copy_same_type(in, out);
-  if (!convert(in, out)) ReferenceBackend::copy(in, out);
+  if (!converted(in, out)) ReferenceBackend::copy(in, out);
 }
 
 void CpuBackendFast::fill(View out, double value) {

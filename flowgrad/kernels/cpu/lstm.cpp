@@ -79,14 +79,14 @@ void run(const Steps& s, const T* weight, const T* from_x, const T* h0, const T*
 }
 
 template <class T>
-struct Cotangents {
+struct StateCotangents {
   const T *out, *h, *c;
   T *from_x, *h0, *c0;
 };
 
 template <class T>
 void run_back(const Steps& s, const T* weight, const T* gates, const T* c_before, const T* c_last,
-              const Cotangents<T>& g) {
+              const StateCotangents<T>& g) {
   const int64_t hidden = s.hidden, width = 4 * hidden;
   T* packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(width, hidden));
   const Factor<T> factor = Factor<T>{weight, hidden, 1, width, hidden}.pack(packed);

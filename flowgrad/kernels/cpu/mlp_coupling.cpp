@@ -18,7 +18,7 @@ using namespace cpu;
 namespace {
 
 /// Rows of a tile, and rows in all from which packing the weights pays.
-constexpr int64_t kRows = 64, kPackRows = 24;
+constexpr int64_t kTileRows = 64, kPackRows = 24;
 constexpr int kNets = 2, kLayers = 3;
 
 /// What a net leaves for its gradient: hidden layers (N, H) and outputs (N, D).
@@ -43,19 +43,20 @@ class Layer {
     const int64_t packed = packed_elements<T>(in, h) + packed_elements<T>(h, in) +
                            packed_elements<T>(h, h) + packed_elements<T>(h, d) +
                            packed_elements<T>(d, h);
-    memory_ = scratch_of<T>(ScratchSlot::partial, kRows * d + kNets * packed);
-    T* const repeated = std::exchange(memory_, memory_ + kRows * d);
-    for (int64_t r = 0; r < kRows; ++r) std::copy_n(c.mask.as<const T>(), d, repeated + r * d);
+    memory_ = scratch_of<T>(ScratchSlot::partial, kTileRows * d + kNets * packed);
+    T* const repeated = std::exchange(memory_, memory_ + kTileRows * d);
+    for (int64_t r = 0; r < kTileRows; ++r) std::copy_n(c.mask.as<const T>(), d, repeated + r * d);
     mask_ = repeated;
   }
 
   /// f(first row, rows) for every tile.
   template <class F>
   void each_tile(F&& f) const {
-    parallel_for(tiles(),
-                 [&](int64_t tile) { f(tile * kRows, std::min(kRows, n - tile * kRows)); });
+    parallel_for(tiles(), [&](int64_t tile) {
+      f(tile * kTileRows, std::min(kTileRows, n - tile * kTileRows));
+    });
   }
-  int64_t tiles() const { return divide_up(n, kRows); }
+  int64_t tiles() const { return divide_up(n, kTileRows); }
 
   /// Layer i's weight of a net as the values' products read it, (in, out), or, back, as the
   /// cotangents' do.
@@ -161,7 +162,7 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
     relu_grad(two, v.two, nullptr, two, rows * l.h, T(0), T(0));
     middle.multiply(rows, two, one, nullptr);
     relu_grad(one, v.one, nullptr, one, rows * l.h, T(0), T(0));
-    double* const to = sums + row / kRows * (2 * l.h + l.d);
+    double* const to = sums + row / kTileRows * (2 * l.h + l.d);
     fold(one, rows, l.h, l.h, to);
     fold(two, rows, l.h, l.h, to + l.h);
     fold(out, rows, l.d, l.d, to + 2 * l.h);

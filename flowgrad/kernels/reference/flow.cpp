@@ -73,12 +73,12 @@ namespace {
 
 /// The weights in double, and the products k = w.u, which are rounded to the dtype: they stand in
 /// the equation of the inverse and in its log-determinant.
-struct Layers {
+struct StackedLayers {
   int64_t n, d;
   std::vector<double> w, b, u, k;
 
   template <class T>
-  Layers(const PlanarStack& p, T) : n((*p.w.shape)[0]), d((*p.w.shape)[1]) {
+  StackedLayers(const PlanarStack& p, T) : n((*p.w.shape)[0]), d((*p.w.shape)[1]) {
     w.assign(p.w.as<const T>(), p.w.as<const T>() + n * d);
     b.assign(p.b.as<const T>(), p.b.as<const T>() + n);
     u.assign(p.u.as<const T>(), p.u.as<const T>() + n * d);
@@ -105,7 +105,7 @@ void ReferenceBackend::planar(const PlanarStack& stack, View z, View out, View l
                               View heights) {
   visit_floating("planar", z.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const Layers p(stack, T());
+    const StackedLayers p(stack, T());
     const int64_t rows = (*z.shape)[0];
     const double sign = stack.inverse ? -1 : 1;
     for (int64_t row = 0; row < rows; ++row) {
@@ -133,7 +133,7 @@ void ReferenceBackend::planar_grad(const PlanarStack& stack, View z, View height
                                    View g_log_det, View g_z, View g_weights) {
   visit_floating("planar_grad", z.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const Layers p(stack, T());
+    const StackedLayers p(stack, T());
     const int64_t rows = (*z.shape)[0];
     const double sign = stack.inverse ? -1 : 1;
     const auto size = static_cast<size_t>(p.d);

@@ -78,7 +78,7 @@ struct RunningLogSumExp {
 };
 
 /// Positions along an axis in the order of a scan: from the end when reverse.
-struct Walk {
+struct Line {
   int64_t size;
   bool reverse = false;
   int64_t place(int64_t i) const { return reverse ? size - 1 - i : i; }
@@ -136,7 +136,7 @@ void ReferenceBackend::arg_reduce(bool maximum, View x, int axis, View out) {
 
 void ReferenceBackend::scan(ScanOp op, View x, int axis, bool reverse, View out) {
   require_dtype(name_of(op), "out", out, x.dtype);
-  const Walk walk{size_along(x, axis), reverse};
+  const Line walk{size_along(x, axis), reverse};
   const int64_t step_x = stride_along(x, axis);
   const int64_t step_out = stride_along(out, axis);
   if (op == ScanOp::logsumexp) {
@@ -209,7 +209,7 @@ void ReferenceBackend::linear_scan(View a, View b, int axis, bool reverse, View 
   require_dtype("linear_scan", "out", out, a.dtype);
   visit_floating("linear_scan", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    const Walk walk{size_along(out, axis), reverse};
+    const Line walk{size_along(out, axis), reverse};
     for_each_lane(
         *out.shape, axis,
         [&](int64_t ia, int64_t ib, int64_t o) {
