@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "flowgrad/kernels/names.h"
+#include "kernels/special_values.h"
 #include "strided_support.cuh"
 
 using namespace flowgrad;
@@ -28,7 +29,6 @@ const std::vector<std::string> kUnarySaves{
 const std::vector<std::string> kBinarySaves{
 #define BINARY(name, saves, how, value, grad_a, grad_b) #saves,
 #include "flowgrad/kernels/elementwise.def"
-#include "kernels/special_values.h"
 #undef BINARY
 };
 constexpr int kCompareOps = static_cast<int>(CompareOp::greater_equal) + 1;

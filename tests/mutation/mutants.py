@@ -21,6 +21,8 @@ MUTANTS = [
     ("pool.cu", "last - first + 1, a.from)", "last - first + 1, a.from + 1)", "pool_test"),
     ("pool.cu", "at * a.stride - a.padding", "at * a.stride", "pool_test"),
     ("pool.cu", "line - plane * rows.to", "line - plane * rows.from", "pool_test"),
+    ("pool.cu", "* n - 1) / parts + 1)", "* n) / parts)", "pool_test"),
+    ("pool.cu", "span_of(at, a.from, a.to).count()", "span_of(at, a.to, a.from).count()", "pool_test"),
     # Layer normalisation.
     ("layer_norm.cu", "for (double& sum : sums) sum = 0;\n", "", "layer_norm_test"),
     ("layer_norm.cu", "if (team.leads()) {\n    statistics", "if (team.first == 0) {\n    statistics", "layer_norm_test"),

@@ -14,6 +14,10 @@ void fail(const std::string& what) {
   if (!Scheduler::running_here()) throw DeviceError("device code called by the host: " + what);
   Scheduler::instance().fail(what);
 }
+void fail_misaligned(std::size_t alignment, const char* what) {
+  fail(what + (": misaligned address; a multiple of " + std::to_string(alignment)) +
+       " bytes is needed");
+}
 
 void block_barrier(const char* what, const Site& site) {
   Scheduler::instance().block_barrier(what, site, false);

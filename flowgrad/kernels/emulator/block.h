@@ -26,6 +26,7 @@ inline unsigned lane() { return thread_rank() % kWarpSize; }
 
 /// Ends the launch: synchronize() throws what, with kernel, block and thread put before it.
 [[noreturn]] void fail(const std::string& what);
+[[noreturn]] void fail_misaligned(std::size_t alignment, const char* what);
 
 /// Waits for every thread of the block.
 void block_barrier(const char* what, const Site& site);
@@ -67,8 +68,7 @@ void* shared_pointer(unsigned offset);
 /// Ends the launch when pointer is not a multiple of alignment.
 inline void check_alignment(const void* pointer, std::size_t alignment, const char* what) {
   if (reinterpret_cast<std::size_t>(pointer) % alignment != 0) [[unlikely]] {
-    fail(std::string(what) + ": misaligned address; a multiple of " + std::to_string(alignment) +
-         " bytes is needed");
+    fail_misaligned(alignment, what);
   }
 }
 

@@ -16,7 +16,7 @@
 namespace flowgrad::gpu::emulator {
 namespace {
 
-constexpr std::size_t kStackBytes = 128 << 10;
+constexpr std::size_t kSignalStackBytes = 128 << 10;
 thread_local std::unique_ptr<char[]> signal_stack;
 thread_local std::unique_ptr<char[]> landing_stack;
 struct sigaction previous_action;
@@ -59,7 +59,7 @@ void on_fault(int, siginfo_t* info, [[maybe_unused]] void* context) {
     // Below the red zone of the faulting function, or elsewhere if it is the stack that is full.
     auto top = static_cast<std::uintptr_t>(registers[REG_RSP]) - 256;
     if (Scheduler::instance().stacks().is_guard(info->si_addr)) {
-      top = reinterpret_cast<std::uintptr_t>(landing_stack.get()) + kStackBytes;
+      top = reinterpret_cast<std::uintptr_t>(landing_stack.get()) + kSignalStackBytes;
     }
     registers[REG_RSP] = static_cast<greg_t>((top & ~std::uintptr_t{15}) - 8);
     registers[REG_RIP] = reinterpret_cast<greg_t>(&landing);
@@ -87,11 +87,11 @@ void arm_fault_handler() {
 void prepare_fault_stack() {
   arm_fault_handler();
   if (signal_stack != nullptr) return;
-  signal_stack = std::make_unique<char[]>(kStackBytes);
-  landing_stack = std::make_unique<char[]>(kStackBytes);
+  signal_stack = std::make_unique<char[]>(kSignalStackBytes);
+  landing_stack = std::make_unique<char[]>(kSignalStackBytes);
   stack_t stack{};
   stack.ss_sp = signal_stack.get();
-  stack.ss_size = kStackBytes;
+  stack.ss_size = kSignalStackBytes;
   sigaltstack(&stack, nullptr);
 }
 

@@ -14,15 +14,10 @@
 namespace flowgrad::gpu::emulator {
 namespace {
 
-constexpr int kPoison = 0xFF;
 constexpr std::size_t kAlignment = 256;  // of cudaMalloc
 constexpr std::size_t kMinimumGap = std::size_t{1} << 20;
 constexpr std::size_t kFrontSlack = 64;  // bytes before the data that are looked at for overruns
 constexpr std::size_t kRemembered = 64;
-
-std::size_t round_up(std::size_t n, std::size_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
 
 std::size_t limit_from_environment() {
   const char* text = std::getenv("FLOWGRAD_EMULATOR_MEMORY");

@@ -8,6 +8,13 @@
 
 namespace flowgrad::gpu::emulator {
 
+/// What memory holds that nothing was written to.
+inline constexpr int kPoison = 0xFF;
+
+inline std::size_t round_up(std::size_t n, std::size_t multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
+
 /// A piece of device memory. The data end where their last page ends, to 256 bytes, and an unmapped
 /// gap follows, so that a kernel that runs past the end faults.
 struct Allocation {

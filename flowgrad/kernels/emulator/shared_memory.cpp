@@ -5,17 +5,9 @@
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/emulator/block.h"
+#include "flowgrad/kernels/emulator/memory.h"
 
 namespace flowgrad::gpu::emulator {
-namespace {
-
-constexpr int kPoison = 0xFF;
-
-std::size_t round_up(std::size_t n, std::size_t multiple) {
-  return (n + multiple - 1) / multiple * multiple;
-}
-
-}  // namespace
 
 SharedMemory::SharedMemory() : base_(static_cast<char*>(std::aligned_alloc(kWindow, 2 * kWindow))) {
   if (base_ == nullptr) throw Error("CUDA emulator: no memory for the shared memory of a block");
