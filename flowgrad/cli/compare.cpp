@@ -182,23 +182,29 @@ Json json_of(const CompareArguments& a, const std::string& world,
   return out;
 }
 
-/// The policy of a path for each number of steps, once where its head takes none.
-void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, const World& world,
-                  const std::string& path, RobotPolicy& policy, std::vector<Run>& runs) {
-  const RobotPolicyOptions& o = policy.options();
-  check_world(path, o, world.spec());
-  EvaluationOptions options = evaluation_options(a.loop, a.common.seed, o.horizon, image_size(o));
-  options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
-  const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
+/// Whether the policy of a path acts in this world, and differs from one number of steps to the
+/// next.
+void check_run(const std::vector<int64_t>& steps, const World& world, const std::string& path,
+               RobotPolicy& policy) {
+  check_world(path, policy.options(), world.spec());
   std::map<int64_t, int64_t> seen;
   for (const int64_t n : steps) {
     const auto [at, fresh] = seen.emplace(policy.head().evaluations({.n_steps = n}), n);
-    if (!fresh && o.head == HeadKind::flow) {
+    if (!fresh && policy.options().head == HeadKind::flow) {
       throw UsageError(fmt::format(
           "--n-steps: {} and {} are the same for the flow of {}; one of them is accepted",
           at->second, n, path));
     }
   }
+}
+
+/// The policy of a path for each number of steps, once where its head takes none.
+void evaluate_run(const CompareArguments& a, const std::vector<int64_t>& steps, const World& world,
+                  const std::string& path, RobotPolicy& policy, std::vector<Run>& runs) {
+  const RobotPolicyOptions& o = policy.options();
+  EvaluationOptions options = evaluation_options(a.loop, a.common.seed, o.horizon, image_size(o));
+  options.record = a.report.empty() ? 0 : std::min<int64_t>(3, options.episodes);
+  const bool stepped = o.head == HeadKind::flow || o.head == HeadKind::diffusion;
   const std::vector<MetricsRow> history = read_metrics(path + "/metrics.jsonl");
   const Config config = identity(path, o, history);
   for (const int64_t n : stepped ? steps : std::vector<int64_t>{0}) {
@@ -230,18 +236,22 @@ void run_compare(CompareArguments a, const Command& command) {
   }
   if (!a.report.empty()) check_output("--report", a.report, {".html"});
   const std::vector<int64_t> steps = step_counts(a.steps);
-  std::vector<Run> runs;
+  // All are looked at before the first acts: that takes minutes.
+  std::vector<std::unique_ptr<RobotPolicy>> policies;
   std::unique_ptr<World> world;
   for (const std::string& path : a.runs) {
-    const std::unique_ptr<RobotPolicy> policy = open_policy(path, a.common);
+    policies.push_back(open_policy(path, a.common));
     if (!world) {
-      const std::string& name = policy->options().world;
+      const std::string& name = policies[0]->options().world;
       if (!command.given("seed")) a.common.seed = default_episodes_seed(name);
       apply(a.common);
       world = make_world(name, world_options(a.loop));
     }
-    evaluate_run(a, steps, *world, path, *policy, runs);
+    check_run(steps, *world, path, *policies.back());
   }
+  std::vector<Run> runs;
+  for (size_t i = 0; i < a.runs.size(); ++i)
+    evaluate_run(a, steps, *world, a.runs[i], *policies[i], runs);
   const std::vector<Method> methods = group(runs);
   const auto rows = method_table(methods, a.loop.latency > 0);
   if (!a.report.empty()) {

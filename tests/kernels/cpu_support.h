@@ -106,9 +106,10 @@ void fast_equals_reference(const Cases& cases, Run run, Error error, Bounds boun
 }
 
 /// Largest difference of two elements over 1 + the size of the wanted one; infinite where one alone
-/// is NaN or infinite, or they are infinities of other signs.
+/// is NaN or infinite, or they are infinities of other signs, or their numbers differ.
 inline double relative_error(const Tensor& got, const Tensor& want) {
   const std::vector<double> a = got.to_vector<double>(), b = want.to_vector<double>();
+  if (a.size() != b.size()) return HUGE_VAL;
   double error = 0;
   for (size_t i = 0; i < a.size(); ++i) {
     if (a[i] == b[i] || (std::isnan(a[i]) && std::isnan(b[i]))) continue;

@@ -123,7 +123,8 @@ same labels.txt labels-b.txt
 expect 2 "whole-flow/ given twice" compare --run whole-flow --run whole-flow/
 expect 2 "--n-steps" compare --run whole-mip --n-steps -1
 expect 2 "2 given twice" compare --run whole-flow --n-steps 2 --n-steps 2
-expect 2 "0 and 10 are the same" compare --run whole-flow --n-steps 0 --n-steps 10
+expect 2 "0 and 10 are the same" compare --run whole-mip --run whole-flow --n-steps 0 --n-steps 10
+grep -q success err && fail "compare lets a policy act before it looked at all of them"
 ok compare --run whole-flow --episodes 4 --quiet
 says 'flow' out
 
