@@ -12,6 +12,8 @@ namespace {
 
 /// Depth up to which a B with unit column stride is read where it lies, for C is the bottleneck.
 constexpr std::int64_t kShallow = 8;
+/// Elements of A that a thread may read once for each of its parts of B.
+constexpr std::int64_t kNearElements = 1 << 19;
 /// Elements of B that are packed at a time.
 constexpr std::int64_t kPackedElements = 1 << 21;
 
@@ -161,6 +163,45 @@ void run_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
   t.pack(c, 1, g.m, g.m, g.n, g.n, g.c);
 }
 
+/// Rows share the panels of B: packing all of B pays when a thread goes over it several times, else
+/// each packs its panels.
+template <class T>
+void run_by_rows(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
+  const std::int64_t threads = threads_help ? num_threads() : 1;
+  if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
+    return run_packed(t, g, threads_help);
+  GemmBlock<T> block = block_of(g);
+  block.b = g.b;
+  block.b_row = g.b_row;
+  block.b_col = g.b_col;
+  run_blocks(t, block, threads_help);
+}
+
+/// Whether threads had better share out the columns, each packing its part of B and going over all
+/// of A: no thread waits for another's packing. A must be near and need no packing itself, and few
+/// rows read a B with contiguous rows where it lies.
+template <class T>
+bool is_better_by_columns(const GemmTable<T>& t, const Gemm<T>& g) {
+  return g.a_col == 1 && g.k > kShallow && g.m * g.k <= kNearElements && g.m <= 4 * g.n &&
+         divide_up(g.n, t.panel_columns) >= 2 * num_threads() &&
+         (g.b_col != 1 || g.m > 6 * t.tile_rows);
+}
+
+template <class T>
+void run_by_columns(const GemmTable<T>& t, const Gemm<T>& g) {
+  const std::int64_t panels = divide_up(g.n, t.panel_columns);
+  const std::int64_t parts = std::min<std::int64_t>(panels, 4 * num_threads());
+  parallel_for(parts, [&](std::int64_t i) {
+    const std::int64_t begin = panels * i / parts * t.panel_columns;
+    Gemm<T> part = g;
+    part.n = std::min(g.n, panels * (i + 1) / parts * t.panel_columns) - begin;
+    part.b += begin * g.b_col;
+    part.c += begin;
+    if (part.bias != nullptr) part.bias += begin;
+    run_by_rows(t, part, /*threads_help=*/false);
+  });
+}
+
 /// A sum over nothing: C = bias (+ C).
 template <class T>
 void run_empty(const Gemm<T>& g) {
@@ -184,17 +225,10 @@ void gemm(Gemm<T> g) {
   if (g.n == 1) g.b_col = 1;
   if (g.k == 1) g.a_col = 1;
   const bool threads_help = worth_threads(g);
-  const std::int64_t threads = threads_help ? num_threads() : 1;
   if (is_narrow<T>(g.k, g.n)) return run_narrow(t, g, threads_help);
   if (!threads_help && is_better_transposed(t, g)) return run_transposed(t, g);
-  // Packing all of B pays when a thread goes over it several times; else each packs its panels.
-  if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
-    return run_packed(t, g, threads_help);
-  GemmBlock<T> block = block_of(g);
-  block.b = g.b;
-  block.b_row = g.b_row;
-  block.b_col = g.b_col;
-  run_blocks(t, block, threads_help);
+  if (threads_help && is_better_by_columns(t, g)) return run_by_columns(t, g);
+  run_by_rows(t, g, threads_help);
 }
 
 template <class T>
