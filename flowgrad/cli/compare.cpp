@@ -182,8 +182,7 @@ Json json_of(const CompareArguments& a, const std::string& world,
   return out;
 }
 
-/// Whether the policy of a path acts in this world, and differs from one number of steps to the
-/// next.
+/// Refuses a policy that was not made for this world, or two numbers of steps that are one to it.
 void check_run(const std::vector<int64_t>& steps, const World& world, const std::string& path,
                RobotPolicy& policy) {
   check_world(path, policy.options(), world.spec());

@@ -10,7 +10,7 @@
 namespace flowgrad::plot {
 namespace {
 
-constexpr double kAround = 20.0;
+constexpr double kDagMargin = 20.0;
 constexpr double kLayerGap = 46.0;
 constexpr double kNodeGap = 26.0;
 constexpr double kBendWidth = 12.0;
@@ -310,11 +310,11 @@ DagLayout layout_dag(const Dag& dag, const std::vector<DagLayout::Point>& sizes)
     right = std::max(right, v.x + 0.5 * v.width);
   }
   if (graph.vertices.empty()) left = right = 0.0;
-  for (Vertex& v : graph.vertices) v.x += kAround - left;
-  layout.width = right - left + 2.0 * kAround;
+  for (Vertex& v : graph.vertices) v.x += kDagMargin - left;
+  layout.width = right - left + 2.0 * kDagMargin;
 
   std::vector<DagLayout::Point> bands;  // upper and lower edge of every layer
-  double y = kAround;
+  double y = kDagMargin;
   for (const auto& layer : graph.layers) {
     double height = 0.0;
     for (size_t v : layer) {
@@ -323,7 +323,7 @@ DagLayout layout_dag(const Dag& dag, const std::vector<DagLayout::Point>& sizes)
     bands.push_back({y, y + height});
     y += height + kLayerGap;
   }
-  layout.height = graph.layers.empty() ? 2.0 * kAround : y - kLayerGap + kAround;
+  layout.height = graph.layers.empty() ? 2.0 * kDagMargin : y - kLayerGap + kDagMargin;
   for (size_t i = 0; i < sizes.size(); ++i) {
     const auto [top, bottom] = bands[layout.layer[i]];
     layout.centers.push_back({graph.vertices[i].x, 0.5 * (top + bottom)});

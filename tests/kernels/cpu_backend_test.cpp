@@ -53,7 +53,7 @@ template <class F>
 void compare_backends(const Shape& shape, DType dtype, double bound, bool awkward, F&& f) {
   const Tensor a = output(shape, dtype, awkward), b = output(shape, dtype, false);
   f(fast(), a);
-  f(oracle, b);
+  f(reference_backend(), b);
   CHECK(relative_error(a, b) <= bound);
 }
 
@@ -81,7 +81,7 @@ TEST_CASE("unary operations and gradients agree with the reference", "[cpu_backe
           compare_backends(shape, dtype, bound, awkward,
                            [&](Backend& b, View out) { b.unary(op, params, x, out); });
           const Tensor y = Tensor::empty(shape, dtype);
-          oracle.unary(op, params, x, y);
+          reference_backend().unary(op, params, x, y);
           const Tensor g = layout_of(shape, dtype, (turn / 5) % 5, 4, -1, 1);
           compare_backends(shape, dtype, bound, awkward,
                            [&](Backend& b, View out) { b.unary_grad(op, params, g, x, y, out); });
@@ -109,7 +109,7 @@ TEST_CASE("binary operations, gradients and comparisons agree", "[cpu_backend_te
             compare_backends(shape, dtype, bound, awkward,
                              [&](Backend& be, View out) { be.binary(op, a, b, out); });
             const Tensor y = Tensor::empty(shape, dtype);
-            oracle.binary(op, a, b, y);
+            reference_backend().binary(op, a, b, y);
             const Tensor g = layout_of(shape, dtype, (turn / 5) % 5, 7, -1, 1);
             for (int wrt : {0, 1}) {
               compare_backends(shape, dtype, bound, awkward, [&](Backend& be, View out) {
@@ -144,7 +144,7 @@ TEST_CASE("NaN, infinities and zeros go where the reference sends them", "[cpu_b
           be.unary(op, {-0.5, 2}, a, out);
         });
         const Tensor y = Tensor::empty(shape, dtype);
-        oracle.unary(op, {-0.5, 2}, a, y);
+        reference_backend().unary(op, {-0.5, 2}, a, y);
         compare_backends(shape, dtype, 1e-5, false, [&](Backend& be, View out) {
           be.unary_grad(op, {-0.5, 2}, b, a, y, out);
         });
@@ -220,11 +220,11 @@ TEST_CASE("copies, casts, fills and selection agree", "[cpu_backend_test]") {
       }
       // An output that shows an element several times adds every contribution.
       const Tensor ones = values({6, 4}, dtype, 13);
-      for (Backend* b : {static_cast<Backend*>(&oracle), &fast()}) {
+      for (Backend* b : {&reference_backend(), &fast()}) {
         const Tensor sum = Tensor::from(std::vector<double>(4, 0), {1, 4}, dtype);
         b->add_into(ones, expanded_to(sum, {6, 4}));
         const Tensor wanted = Tensor::empty({1, 4}, dtype);
-        oracle.reduce(ReduceOp::sum, ones, wanted);
+        reference_backend().reduce(ReduceOp::sum, ones, wanted);
         CHECK(relative_error(sum, wanted) <= tolerance(dtype));
       }
     }

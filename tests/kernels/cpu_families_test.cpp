@@ -50,7 +50,7 @@ TEST_CASE("reductions over every set of axes agree with the reference", "[cpu_fa
               if (awkward) x = strided(x, 5);
               const Tensor a = Tensor::empty(to, dtype), b = Tensor::empty(to, dtype);
               fast_cpu_backend().reduce(op, x, a);
-              oracle.reduce(op, x, b);
+              reference_backend().reduce(op, x, b);
               CHECK(relative_error(a, b) <= tolerance_of_sums(dtype));
             }
           }
@@ -65,7 +65,7 @@ TEST_CASE("reductions over every set of axes agree with the reference", "[cpu_fa
           const Shape to = reduced(x.shape(), axes);
           const Tensor a = Tensor::empty(to, DType::boolean), b = Tensor::empty(to, DType::boolean);
           fast_cpu_backend().reduce(op, x, a);
-          oracle.reduce(op, x, b);
+          reference_backend().reduce(op, x, b);
           CHECK((bytes_of(a) == bytes_of(b)));
         }
       }
@@ -100,11 +100,11 @@ TEST_CASE("softmax and its gradient agree with the reference", "[cpu_families_te
             const Tensor x = values(shape, dtype, 2, -90, 90), g = values(shape, dtype, 3);
             const Tensor a = Tensor::empty(shape, dtype), b = Tensor::empty(shape, dtype);
             fast_cpu_backend().softmax(logarithm, x, axis, a);
-            oracle.softmax(logarithm, x, axis, b);
+            reference_backend().softmax(logarithm, x, axis, b);
             CHECK(relative_error(a, b) <= tolerance_of_sums(dtype));
             const Tensor c = Tensor::empty(shape, dtype), d = Tensor::empty(shape, dtype);
             fast_cpu_backend().softmax_grad(logarithm, g, b, axis, c);
-            oracle.softmax_grad(logarithm, g, b, axis, d);
+            reference_backend().softmax_grad(logarithm, g, b, axis, d);
             CHECK(relative_error(c, d) <= 4 * tolerance_of_sums(dtype));
           }
         }
@@ -131,7 +131,8 @@ TEST_CASE("softmax down columns: infinities, NaN, and bits at any number of thre
         on.softmax_grad(logarithm, g, y, 0, d);
         return std::vector<Tensor>{y, d};
       };
-      const std::vector<Tensor> want = run(oracle, 1), one = run(fast_cpu_backend(), 1),
+      const std::vector<Tensor> want = run(reference_backend(), 1),
+                                one = run(fast_cpu_backend(), 1),
                                 three = run(fast_cpu_backend(), 3);
       for (size_t k = 0; k < 2; ++k) {
         CHECK((bytes_of(one[k]) == bytes_of(three[k])));
@@ -180,7 +181,7 @@ TEST_CASE("batched products agree with the reference", "[cpu_families_test]") {
           const Tensor x = values(c.out, dtype, 9), y = values(c.out, dtype, 9);
           CAPTURE(dtype, c.a.to_string(), c.b.to_string(), flags);
           fast_cpu_backend().matmul(spread(a), spread(b), bias, accumulate, x);
-          oracle.matmul(spread(a), spread(b), bias, accumulate, y);
+          reference_backend().matmul(spread(a), spread(b), bias, accumulate, y);
           CHECK(relative_error(x, y) <= 4 * tolerance_of_sums(dtype));
         }
       }
@@ -200,11 +201,11 @@ TEST_CASE("row selection and addition agree with the reference", "[cpu_families_
           const Tensor x = values(shape, dtype, 11, -9, 9);
           const Tensor a = Tensor::empty(to, dtype), b = Tensor::empty(to, dtype);
           fast_cpu_backend().index_select(x, axis, index, a);
-          oracle.index_select(x, axis, index, b);
+          reference_backend().index_select(x, axis, index, b);
           CHECK((bytes_of(a) == bytes_of(b)));
           const Tensor c = zeros(shape, dtype), d = zeros(shape, dtype);
           fast_cpu_backend().index_add(index, axis, a, c);
-          oracle.index_add(index, axis, a, d);
+          reference_backend().index_add(index, axis, a, d);
           CHECK((bytes_of(c) == bytes_of(d)));
         }
       }
@@ -229,17 +230,17 @@ TEST_CASE("gather and scatter_add agree with the reference", "[cpu_families_test
           const Tensor x = values(shape, dtype, 11, -9, 9);
           const Tensor a = Tensor::empty(to, dtype), b = Tensor::empty(to, dtype);
           fast_cpu_backend().gather(x, axis, index, a);
-          oracle.gather(x, axis, index, b);
+          reference_backend().gather(x, axis, index, b);
           CHECK((bytes_of(a) == bytes_of(b)));
           if (dtype == DType::boolean || dtype == DType::bfloat16) continue;
           const Tensor c = values(shape, dtype, 12, -9, 9), d = values(shape, dtype, 12, -9, 9);
           fast_cpu_backend().scatter_add(index, axis, a, c);
-          oracle.scatter_add(index, axis, a, d);
+          reference_backend().scatter_add(index, axis, a, d);
           CHECK((bytes_of(c) == bytes_of(d)));
           fast_cpu_backend().gather(strided(x, 1), axis, strided(index, 2), a);
           CHECK((bytes_of(a) == bytes_of(b)));
           fast_cpu_backend().scatter_add(strided(index, 3), axis, strided(a, 4), c);
-          oracle.scatter_add(index, axis, a, d);
+          reference_backend().scatter_add(index, axis, a, d);
           CHECK((bytes_of(c) == bytes_of(d)));
         }
       }
@@ -279,7 +280,7 @@ TEST_CASE("optimiser steps agree with the reference", "[cpu_families_test]") {
         Model a(dtype), b(dtype);
         const AdamParams p{0.01, 0.9, 0.999, 1e-8, 0.1, 1 - 0.9, 1 - 0.999, decoupled};
         fast_cpu_backend().adam_step(a.slots, p);
-        oracle.adam_step(b.slots, p);
+        reference_backend().adam_step(b.slots, p);
         CHECK(a.distance(b) <= tolerance_of_sums(dtype));
       }
       for (int flags = 0; flags < 8; ++flags) {
@@ -287,12 +288,12 @@ TEST_CASE("optimiser steps agree with the reference", "[cpu_families_test]") {
         const SgdParams p{0.01, (flags & 1) ? 0.9 : 0.0, (flags & 2) ? 0.0 : 0.1,
                           0.05, (flags & 2) != 0,        (flags & 4) != 0};
         fast_cpu_backend().sgd_step(a.slots, p);
-        oracle.sgd_step(b.slots, p);
+        reference_backend().sgd_step(b.slots, p);
         CHECK(a.distance(b) <= tolerance_of_sums(dtype));
       }
       const Model m(dtype);
       const std::vector<View> views(m.tensors.begin(), m.tensors.end());
-      const double exact = oracle.sum_of_squares(views);
+      const double exact = reference_backend().sum_of_squares(views);
       CHECK(std::abs(fast_cpu_backend().sum_of_squares(views) - exact) <= 1e-12 * exact);
     }
   });

@@ -17,9 +17,6 @@
 /// counts.
 namespace flowgrad::testing {
 
-/// What the fast backend is held against.
-inline kernels::Backend& oracle = kernels::reference_backend();
-
 inline std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
   for (const char* name : {"baseline", "avx2", "avx512"})

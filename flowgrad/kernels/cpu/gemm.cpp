@@ -49,6 +49,15 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.c += begin * part.ldc;
 }
 
+template <class T>
+Gemm<T> columns_of(Gemm<T> g, std::int64_t begin, std::int64_t end) {
+  g.n = end - begin;
+  g.b += begin * g.b_col;
+  g.c += begin;
+  if (g.bias != nullptr) g.bias += begin;
+  return g;
+}
+
 /// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
 /// group of rows each where there are many, so that a thread that is done early takes over.
 /// Which thread computes what does not matter for the bits.
@@ -109,11 +118,7 @@ void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help,
   const std::int64_t most = std::max<std::int64_t>(1, kPackedElements / g.k / t.panel_columns);
   const std::int64_t slab = most * t.panel_columns;
   for (std::int64_t j = 0; j < g.n; j += slab) {
-    Gemm<T> part = g;
-    part.n = std::min(slab, g.n - j);
-    part.b += j * g.b_col;
-    part.c += j;
-    if (part.bias != nullptr) part.bias += j;
+    const Gemm<T> part = columns_of(g, j, std::min(j + slab, g.n));
     T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(part.k, part.n));
     pack_b(t, part, round_up(part.n, t.lanes), packed, threads_help);
     run_with(t, part, packed, threads_help, row_bias);
@@ -193,12 +198,8 @@ void run_by_columns(const GemmTable<T>& t, const Gemm<T>& g) {
   const std::int64_t parts = std::min<std::int64_t>(panels, 4 * num_threads());
   parallel_for(parts, [&](std::int64_t i) {
     const std::int64_t begin = panels * i / parts * t.panel_columns;
-    Gemm<T> part = g;
-    part.n = std::min(g.n, panels * (i + 1) / parts * t.panel_columns) - begin;
-    part.b += begin * g.b_col;
-    part.c += begin;
-    if (part.bias != nullptr) part.bias += begin;
-    run_by_rows(t, part, /*threads_help=*/false);
+    const std::int64_t end = std::min(g.n, panels * (i + 1) / parts * t.panel_columns);
+    run_by_rows(t, columns_of(g, begin, end), /*threads_help=*/false);
   });
 }
 
