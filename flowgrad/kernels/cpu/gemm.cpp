@@ -68,7 +68,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
   if (threads_help) {
     rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, 2 * t.tile_rows));
     columns = std::min(divide_up(num_threads(), rows), panels);
-    rows *= divide_up(whole.m, rows * t.group_rows);
+    rows *= divide_up(whole.m, rows * t.group_rows(whole.n));
   }
   parallel_for(rows * columns, [&](std::int64_t chunk) {
     const std::int64_t r = chunk / columns, c = chunk % columns;
@@ -82,7 +82,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
       part.packed_column += begin;
     else
       part.b += begin * part.b_col;
-    part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements(part.k));
+    part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements);
     t.block(part);
   });
 }
@@ -173,7 +173,7 @@ void run_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
 template <class T>
 void run_by_rows(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
   const std::int64_t threads = threads_help ? num_threads() : 1;
-  if (g.m > threads * t.group_rows && (g.k > kShallow || g.b_col != 1))
+  if (g.m > threads * t.group_rows(g.n) && (g.k > kShallow || g.b_col != 1))
     return run_packed(t, g, threads_help);
   GemmBlock<T> block = block_of(g);
   block.b = g.b;

@@ -29,7 +29,7 @@ struct GemmBlock {
   /// Of the columns, and of the rows (m) where C is a transposed result; null: none.
   const T *bias, *row_bias;
   bool accumulate;
-  /// Room for gemm.scratch_elements(k) elements.
+  /// Room for gemm.scratch_elements.
   T* scratch;
 };
 
@@ -51,15 +51,15 @@ struct RunsBlock {
 
 template <class T>
 struct GemmTable {
-  /// Rows of a tile, and of the tiles that go over the panels of B together.
-  int tile_rows, group_rows;
-  int panel_columns, lanes;
+  int tile_rows, panel_columns, lanes;
+  /// Rows that go over the panels of a B with n columns together.
+  std::int64_t (*group_rows)(std::int64_t n);
   /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes
   /// and b_row is 1, up to `lanes` elements behind the result are overwritten.
   void (*pack)(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,
                std::int64_t width, T* out);
   void (*block)(const GemmBlock<T>& block);
-  std::int64_t (*scratch_elements)(std::int64_t k);
+  std::int64_t scratch_elements;
   /// The path for few columns (n <= lanes / 2): B transposed and padded, bt[j * k_padded + k].
   void (*narrow)(const GemmBlock<T>& block, const T* bt, std::int64_t k_padded);
   void (*runs)(const RunsBlock<T>& block);

@@ -12,8 +12,24 @@ using cpu::GemmBlock;
 using cpu::kGemmDepth;
 using cpu::RunsBlock;
 
-/// Rows of A that are kept packed at a time: a few tiles that stay in the second-level cache.
-constexpr std::int64_t kRowTiles = 16;
+/// Tiles of rows that go over the panels of B together, so that their parts of A and of C stay in
+/// the second-level cache: 2 MiB beside AVX-512, where a panel that is used a few times more counts.
+constexpr std::int64_t kLeastRowTiles = kTileRows >= 14 ? 8 : 16;
+constexpr std::int64_t kRowTiles = kTileRows >= 14 ? 24 : 16;
+template <class T>
+constexpr std::int64_t row_tiles(std::int64_t n) {
+  const std::int64_t fit =
+      (1 << 20) / std::int64_t{sizeof(T)} / (n + kGemmDepth) / std::int64_t{kTileRows};
+  return fit < kLeastRowTiles ? kLeastRowTiles : fit > kRowTiles ? kRowTiles : fit;
+}
+template <class T>
+std::int64_t group_rows(std::int64_t n) {
+  return row_tiles<T>(n) * kTileRows;
+}
+/// Rows of a tile that may fall on the same lines of the first-level cache before A is packed. The
+/// caches beside AVX-512 have twelve ways, and reading in place was measured to be faster even
+/// where all rows collide.
+constexpr std::int64_t kCollidingRows = kTileRows >= 14 ? kTileRows : 4;
 
 /// Up to W columns with unit k stride, transposed: out[k * width + j] = b[j * b_col + k].
 template <class T, class Store>
@@ -101,9 +117,7 @@ template <class T>
 constexpr std::int64_t kPackedA = kGemmDepth* kRowTiles* kTileRows + kLanes<T>;
 
 template <class T>
-std::int64_t scratch_elements(std::int64_t) {
-  return kPackedA<T> + kGemmDepth * kPanelColumns<T> + kLanes<T>;
-}
+constexpr std::int64_t kScratch = kPackedA<T> + kGemmDepth* kPanelColumns<T> + kLanes<T>;
 
 /// Rows or columns of a tile, `stride` bytes apart, that fall on the same lines of a first-level
 /// cache with 4096 bytes a way.
@@ -120,7 +134,7 @@ bool should_pack_a(const GemmBlock<T>& g) {
   const bool is_read_often = g.n >= 4 * kPanelColumns<T>;
   if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= 1024;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
-  return is_read_often && g.k >= 64 && colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > 4;
+  return is_read_often && g.k >= 64 && colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > kCollidingRows;
 }
 
 /// Depth to which all tiles of a group are packed before any of them further, where A's rows are
@@ -187,8 +201,10 @@ void block(const GemmBlock<T>& g) {
   const bool read_once = tiles.count == 1 && (g.packed != nullptr ? whole_panels : g.b_col == 1);
   const std::int64_t wide = read_once ? wide_registers(g.m) * W : 0;
   std::int64_t row = 0;
-  for (std::int64_t first = 0; first < tiles.count; first += kRowTiles) {
-    const std::int64_t last = first + kRowTiles < tiles.count ? first + kRowTiles : tiles.count;
+  const std::int64_t most = row_tiles<T>(g.n), groups = (tiles.count + most - 1) / most;
+  for (std::int64_t group = 0; group < groups; ++group) {
+    const std::int64_t first = tiles.count * group / groups;
+    const std::int64_t last = tiles.count * (group + 1) / groups;
     // All depth blocks of these rows, so that their part of C stays in the second-level cache.
     for (std::int64_t k0 = 0; k0 < g.k; k0 += kGemmDepth) {
       const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
@@ -405,12 +421,12 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
   return {kTileRows,
-          static_cast<int>(kRowTiles * kTileRows),
           kPanelColumns<T>,
           kLanes<T>,
+          &group_rows<T>,
           &pack<T>,
           &block<T>,
-          &scratch_elements<T>,
+          kScratch<T>,
           &narrow<T, 1>,
           &runs<T>};
 }

@@ -19,8 +19,8 @@ constexpr bool kMaskedStores = false;
 constexpr int kTileRows = 4;
 #endif
 /// Steps of k a turn of the sums' loop. What a turn costs beside its multiply-adds counts where a
-/// core shares its front end with another thread, and less where a step has more of them.
-constexpr int kSteps = kTileRows < 14 ? 4 : 1;
+/// core shares its front end with another thread.
+constexpr int kSteps = 4;
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
 template <class T>
@@ -83,9 +83,15 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
   FG_INLINE static void fetch_row(const T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
   FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) { ((sum[C] = from[C]), ...); }
   FG_INLINE static void fill_row(V value, V (&sum)[NV]) { ((sum[C] = value), ...); }
-  FG_INLINE static void finish_row(V (&sum)[NV], T* c, bool add, auto last) {
-    if (add) ((sum[C] = sum[C] + take_register(c, C, last)), ...);
+  FG_INLINE static void add_row(V (&sum)[NV], const T* c, auto last) {
+    ((sum[C] = sum[C] + take_register(c, C, last)), ...);
+  }
+  FG_INLINE static void store_row(const V (&sum)[NV], T* c, auto last) {
     ((C < NV - 1 ? sum[C].store(c + C * W) : put(sum[C], c + C * W, last)), ...);
+  }
+  FG_INLINE static void finish(V (&sum)[MR][NV], T* c, std::int64_t ldc, bool add, auto last) {
+    if (add) (add_row(sum[R], c + R * ldc, last), ...);
+    (store_row(sum[R], c + R * ldc, last), ...);
   }
 
   static void run(const Tile<T>& t) {
@@ -94,7 +100,10 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     if (t.bias != nullptr) ((first[C] = take_register(t.bias, C, last)), ...);
     (set_row(first, sum[R]), ...);
     if (t.row_bias != nullptr) (fill_row(V(t.row_bias[R]), sum[R]), ...);
-    (fetch_row(t.c + R * t.ldc), ...);  // while the sums run
+    T* const c = t.c;
+    const std::int64_t ldc = t.ldc;
+    const bool add = t.add;
+    (fetch_row(c + R * ldc), ...);  // while the sums run
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
     [[maybe_unused]] const T* next = t.next;
@@ -125,9 +134,9 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     }
     // Where a masked store costs no more than another, one end is enough.
     if (kMaskedStores || last < W)
-      (finish_row(sum[R], t.c + R * t.ldc, t.add, last), ...);
+      finish(sum, c, ldc, add, last);
     else
-      (finish_row(sum[R], t.c + R * t.ldc, t.add, std::integral_constant<int, W>{}), ...);
+      finish(sum, c, ldc, add, std::integral_constant<int, W>{});
   }
 };
 
