@@ -13,7 +13,8 @@ using cpu::kGemmDepth;
 using cpu::RunsBlock;
 
 /// Tiles of rows that go over the panels of B together, so that their parts of A and of C stay in
-/// the second-level cache: 2 MiB beside AVX-512, where a panel that is used a few times more counts.
+/// the second-level cache: 2 MiB beside AVX-512, where a panel that is used a few times more
+/// counts.
 constexpr std::int64_t kLeastRowTiles = kTileRows >= 14 ? 8 : 16;
 constexpr std::int64_t kRowTiles = kTileRows >= 14 ? 24 : 16;
 template <class T>
@@ -134,7 +135,8 @@ bool should_pack_a(const GemmBlock<T>& g) {
   const bool is_read_often = g.n >= 4 * kPanelColumns<T>;
   if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= 1024;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
-  return is_read_often && g.k >= 64 && colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > kCollidingRows;
+  return is_read_often && g.k >= 64 &&
+         colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > kCollidingRows;
 }
 
 /// Depth to which all tiles of a group are packed before any of them further, where A's rows are
@@ -420,15 +422,8 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows,
-          kPanelColumns<T>,
-          kLanes<T>,
-          &group_rows<T>,
-          &pack<T>,
-          &block<T>,
-          kScratch<T>,
-          &narrow<T, 1>,
-          &runs<T>};
+  return {kTileRows, kPanelColumns<T>, kLanes<T>,     &group_rows<T>, &pack<T>,
+          &block<T>, kScratch<T>,      &narrow<T, 1>, &runs<T>};
 }
 
 }  // namespace
