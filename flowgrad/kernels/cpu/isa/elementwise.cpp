@@ -113,12 +113,17 @@ struct unary_whole_power {
   }
 };
 
+/// Elements to fetch ahead: where a register takes long to compute, the processor's own fetching
+/// waits with it.
+constexpr int64_t kAhead = 512;
+
 template <class Op, class T>
 void run_unary(const T* x, T* out, int64_t n, T p, T q) {
   using V = vec<T>;
   const V vp(p), vq(q);
   for_registers<V::size>(
       n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        __builtin_prefetch(x + i + kAhead);
         put(Op::value(take(x + i, count), vp, vq), out + i, count);
       });
 }
