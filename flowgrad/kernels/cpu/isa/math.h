@@ -14,7 +14,7 @@ FG_INLINE vec<T, N> with_sign_of(vec<T, N> s, vec<T, N> x) {
   return from_bits<T, N>(to_bits(x) | (to_bits(s) & (BitsOf<T>(1) << (sizeof(T) * 8 - 1))));
 }
 
-/// e^2x for x in [-10, 0], good to a few digits less below -1/2 than above it: one part of ln 2 is
+/// e^2x for x in [-10, 0] (NaN gives any number), good to a few digits less below -1/2 than above it: one part of ln 2 is
 /// enough there. Coefficients as in exp_tail, for half the argument.
 template <int N>
 FG_INLINE vec<float, N> exp_of_twice(vec<float, N> x) {
@@ -38,8 +38,8 @@ FG_INLINE vec<float, N> tanh(vec<float, N> x) {
   // 1 - 2 / (e^2a + 1), written with the small exponential.
   const V e = exp_of_twice(larger(V(-10), -a));
   const V large = (V(1) - e) / (V(1) + e);
-  // What is small has its sign by itself, but for a zero.
-  return with_sign_of(x, select(a < V(0.625f), small, large));
+  // What is small has its sign by itself, but for a zero; and a NaN is kept by `small` alone.
+  return with_sign_of(x, select(a >= V(0.625f), large, small));
 }
 template <int N>
 FG_INLINE vec<double, N> tanh(vec<double, N> x) {
