@@ -27,10 +27,11 @@ template <class T>
 std::int64_t group_rows(std::int64_t n) {
   return row_tiles<T>(n) * kTileRows;
 }
-/// Rows of a tile that may fall on the same lines of the first-level cache before A is packed. The
-/// caches beside AVX-512 have twelve ways, and reading in place was measured to be faster even
-/// where all rows collide.
+/// When A is packed: where more rows of a tile than these fall on the same lines of the first-level
+/// cache, or columns are so many bytes apart. The caches beside AVX-512 have twelve ways, and
+/// reading in place was measured to be faster there but for columns on pages of their own.
 constexpr std::int64_t kCollidingRows = kTileRows >= 14 ? kTileRows : 4;
+constexpr std::int64_t kFarColumns = kTileRows >= 14 ? 4096 : 1024;
 
 /// Up to W columns with unit k stride, transposed: out[k * width + j] = b[j * b_col + k].
 template <class T, class Store>
@@ -133,7 +134,7 @@ constexpr std::int64_t colliding(std::int64_t count, std::int64_t stride) {
 template <class T>
 bool should_pack_a(const GemmBlock<T>& g) {
   const bool is_read_often = g.n >= 4 * kPanelColumns<T>;
-  if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= 1024;
+  if (g.a_row == 1) return is_read_often && g.a_col * std::int64_t{sizeof(T)} >= kFarColumns;
   if (g.a_col != 1) return g.n > kPanelColumns<T>;
   return is_read_often && g.k >= 64 &&
          colliding(kTileRows, g.a_row * std::int64_t{sizeof(T)}) > kCollidingRows;
@@ -161,6 +162,14 @@ void pack_tiles(const GemmBlock<T>& g, const RowTiles& tiles, std::int64_t first
   }
 }
 
+/// Whether tiles read B where it lies: not where several do and its rows push each other out of the
+/// first-level cache.
+template <class T>
+bool reads_b_in_place(const GemmBlock<T>& g, std::int64_t kc) {
+  return g.b_col == 1 &&
+         (g.m <= 3 * kTileRows || colliding(kc, g.b_row * std::int64_t{sizeof(T)}) <= 16);
+}
+
 /// Points the tile at a panel of B of `columns` from column j on: as it was packed before, in
 /// place, or packed now into `panel_buffer`.
 template <class T>
@@ -177,11 +186,8 @@ void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::in
     return;
   }
   const T* b = g.b + k0 * g.b_row + j * g.b_col;
-  // A tile reads whole registers, so columns that end within one are copied; and so is a panel that
-  // several tiles read although its rows push each other out of the first-level cache.
-  const bool is_read_often =
-      g.m > 3 * kTileRows && colliding(kc, g.b_row * std::int64_t{sizeof(T)}) > 16;
-  if (g.b_col == 1 && columns % W == 0 && !is_read_often) {
+  // A tile reads whole registers, so columns that end within one are copied.
+  if (columns % W == 0 && reads_b_in_place(g, kc)) {
     t.b = b;
     t.b_row = g.b_row;
     return;
@@ -198,12 +204,16 @@ void block(const GemmBlock<T>& g) {
   const bool stream_a = !pack_a && g.a_col == 1 && g.a_row == g.k && g.k <= kGemmDepth;
   T* const packed_a = g.scratch;
   T* const panel_buffer = g.scratch + kPackedA<T>;
-  const RowTiles tiles(g.m);
-  const bool whole_panels = wide_registers(g.m) % kPanel == 0;
-  const bool read_once = tiles.count == 1 && (g.packed != nullptr ? whole_panels : g.b_col == 1);
-  const std::int64_t wide = read_once ? wide_registers(g.m) * W : 0;
+  const bool is_shallow = g.k <= kShallowDepth && (g.packed != nullptr || reads_b_in_place(g, g.k));
+  const std::int64_t tile_rows = is_shallow ? kShallowRows : kTileRows;
+  const RowTiles tiles(g.m, tile_rows);
+  const int registers_wide = wide_registers(tiles.height);
+  const bool takes_wide = is_shallow || (tiles.count == 1 && (g.packed != nullptr || g.b_col == 1));
+  const bool fits = g.packed == nullptr || registers_wide % kPanel == 0;
+  const std::int64_t wide = takes_wide && fits ? registers_wide * W : 0;
   std::int64_t row = 0;
-  const std::int64_t most = row_tiles<T>(g.n), groups = (tiles.count + most - 1) / most;
+  const std::int64_t most = group_rows<T>(g.n) / tile_rows;
+  const std::int64_t groups = (tiles.count + most - 1) / most;
   for (std::int64_t group = 0; group < groups; ++group) {
     const std::int64_t first = tiles.count * group / groups;
     const std::int64_t last = tiles.count * (group + 1) / groups;

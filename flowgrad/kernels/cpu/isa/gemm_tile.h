@@ -21,6 +21,7 @@ constexpr int kTileRows = 4;
 /// Steps of k a turn of the sums' loop. What a turn costs beside its multiply-adds counts where a
 /// core shares its front end with another thread.
 constexpr int kSteps = 4;
+constexpr std::int64_t kShortSum = 16;
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
 template <class T>
@@ -103,7 +104,8 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     T* const c = t.c;
     const std::int64_t ldc = t.ldc;
     const bool add = t.add;
-    (fetch_row(c + R * ldc), ...);  // while the sums run
+    // While the sums run; stores that overwrite C wait for it only where the sums are short.
+    if (add || t.k <= kShortSum) (fetch_row(c + R * ldc), ...);
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
     [[maybe_unused]] const T* next = t.next;
@@ -164,13 +166,16 @@ FG_INLINE TileFunction<T> tile_for(std::int64_t rows, int registers) {
 /// Splits m rows into tiles of nearly equal height: 15 rows run as 8 + 7, not as 14 + 1.
 struct RowTiles {
   std::int64_t count, height, taller;
-  explicit RowTiles(std::int64_t m)
-      : count((m + kTileRows - 1) / kTileRows), height(m / count), taller(m % count) {}
+  explicit RowTiles(std::int64_t m, std::int64_t most = kTileRows)
+      : count((m + most - 1) / most), height(m / count), taller(m % count) {}
   std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
 };
 
-/// Registers of the tile for so few rows that all of them are one tile: enough sums side by side,
-/// and long runs of a B that is read once, where it lies or as several packed panels.
+/// A product of this depth is bound by its C, written in longer runs by low and wide tiles.
+constexpr std::int64_t kShallowDepth = 64;
+constexpr int kShallowRows = kTileRows >= 14 ? 6 : kTileRows;
+/// Registers of the tile for so few rows that all of them are one tile, or for shallow products:
+/// enough sums side by side, and long runs of B, where it lies or as several packed panels.
 constexpr int wide_registers(std::int64_t rows) {
   if (kTileRows < 14) return rows == 1 ? 8 : rows == 2 ? 4 : kPanel;
   return rows <= 2 ? 8 : rows <= 6 ? 4 : rows <= 9 ? 3 : kPanel;
