@@ -204,7 +204,8 @@ void block(const GemmBlock<T>& g) {
   const bool stream_a = !pack_a && g.a_col == 1 && g.a_row == g.k && g.k <= kGemmDepth;
   T* const packed_a = g.scratch;
   T* const panel_buffer = g.scratch + kPackedA<T>;
-  const bool is_shallow = g.k <= kShallowDepth && (g.packed != nullptr || reads_b_in_place(g, g.k));
+  const bool is_shallow = kShallowRows < kTileRows && g.k <= kShallowDepth &&
+                          (g.packed != nullptr || reads_b_in_place(g, g.k));
   const std::int64_t tile_rows = is_shallow ? kShallowRows : kTileRows;
   const RowTiles tiles(g.m, tile_rows);
   const int registers_wide = wide_registers(tiles.height);

@@ -171,7 +171,8 @@ struct RowTiles {
   std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
 };
 
-/// A product of this depth is bound by its C, written in longer runs by low and wide tiles.
+/// A product of this depth is bound by its C, written in longer runs by low and wide tiles; all
+/// that split more rows than one tile has (3 to 6) take as many registers.
 constexpr std::int64_t kShallowDepth = 64;
 constexpr int kShallowRows = kTileRows >= 14 ? 6 : kTileRows;
 /// Registers of the tile for so few rows that all of them are one tile, or for shallow products:
