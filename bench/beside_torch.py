@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Time kernels of the benchmark programs beside PyTorch's on the CPU, in turn.
 
-    python3 bench/beside_torch.py --programs build/release/bin --rounds 5 --json docs/performance/kernels-1-thread.json
+    python3 bench/beside_torch.py --programs build/release/bin --rounds 5 --json docs/performance/MACHINE/kernels-1-thread.json
 
 In each round every kernel is timed by its program, which checks it first, and then in PyTorch, as often and as long, into memory
 that is there already. A kernel's figure is the median over the rounds of PyTorch's median time over ours in the same round.

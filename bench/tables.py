@@ -3,22 +3,24 @@
 
     python3 bench/tables.py            # rewrites the page between its marks
     python3 bench/tables.py --check    # fails where the page is not what the runs say
-    python3 bench/tables.py --join ours-1.json ours-2.json ... > docs/performance/ours-1-thread.json
+    python3 bench/tables.py --join ours-1.json ours-2.json ... > docs/performance/MACHINE/flowgrad-1-thread.json
 
-Of `flowgrad bench` and its peers a file there is several runs of one program joined by --join: of every case the smallest minimum
+A mark on the page names a table and the folder of the machine whose runs it shows. Of `flowgrad bench` and its peers a file there is several runs of one program joined by --join: of every case the smallest minimum
 and the median of the medians. Files of kernels come from bench/beside_torch.py, of products from bench_matmul --json.
 """
 import argparse
 import json
 import math
 import pathlib
+import re
 import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/performance.md"
 RUNS = ROOT / "docs/performance"
-BEGIN, END = "<!-- made by bench/tables.py: {} -->\n", "<!-- end -->\n"
+MARKED = re.compile(r"(<!-- made by bench/tables.py: (\w+)((?: \w+)*) -->\n).*?(<!-- end -->\n)", re.DOTALL)
+MACHINES = {"zen3": "Zen 3", "emerald_rapids": "Emerald Rapids"}
 # What a case should reach at least, by the first part of its name: PyTorch's smallest time over ours.
 FLOORS = {"matmul": 0.95, "elementwise": 0.9, "reduce": 0.9}
 GOALS = {"autograd/chain/1000x8": 8, "planar/train/d2_b128": 10, "cnf/train_rk4x10_hutchinson/d2_b128": 10,
@@ -41,8 +43,8 @@ def digits(x, n=3):
     return f"{x:.{max(0, n - 1 - math.floor(math.log10(x)))}f}" if x < 1000 else f"{x:.0f}"
 
 
-def read(name):
-    path = RUNS / f"{name}.json"
+def read(machine, name):
+    path = RUNS / machine / f"{name}.json"
     return json.loads(path.read_text()) if path.exists() else None
 
 
@@ -58,9 +60,9 @@ def ratio_of(peer, ours, name):
     return peer["cases"][name]["min_s"] / ours["cases"][name]["min_s"] if name in peer["cases"] else None
 
 
-def cases_table():
-    ours = {n: read(f"flowgrad-{n}-thread") for n in (1, 2)}
-    peers = [(who, n, read(f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "compiled", "jax")]
+def cases_table(machine):
+    ours = {n: read(machine, f"flowgrad-{n}-thread") for n in (1, 2)}
+    peers = [(who, n, read(machine, f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "compiled", "jax")]
     peers = [p for p in peers if p[2]]
     title = {"torch": "PyTorch", "compiled": "torch.compile", "jax": "JAX jit"}
     body = []
@@ -83,24 +85,28 @@ def cases_table():
                     f"reductions): {'; '.join(missed) or 'none'}."]
 
 
-def goals_table():
-    ours, torch = ({n: read(f"{who}-{n}-thread") for n in (1, 2)} for who in ("flowgrad", "torch"))
-    return rows_of(["case", "goal", "1 thread", "2 threads"],
-                   [[name, f"{goal:g}"] + [f"{ratio_of(torch[n], ours[n], name):.2f}" for n in (1, 2)] for name, goal in GOALS.items()])
+def goals_table(*machines):
+    heads, columns = ["case", "goal"], []
+    for machine in machines:
+        for n in (1, 2):
+            heads.append(f"{MACHINES[machine]}, {n} thread{'s' * (n > 1)}")
+            ours, torch = (read(machine, f"{who}-{n}-thread") for who in ("flowgrad", "torch"))
+            columns.append([f"{ratio_of(torch, ours, name):.2f}" for name in GOALS])
+    return rows_of(heads, [[name, f"{goal:g}", *ratios] for (name, goal), ratios in zip(GOALS.items(), zip(*columns))])
 
 
-def kernels_table():
-    files = [(n, read(f"kernels-{n}-thread")) for n in (1, 2)]
+def kernels_table(machine):
+    files = [(n, read(machine, f"kernels-{n}-thread")) for n in (1, 2)]
     files = [(n, f) for n, f in files if f]
     body = [[name, digits(min(case["ours_s"]) * 1e3)] + [f"{f['cases'][name]['ratio']:.2f}" for _, f in files]
             for name, case in files[0][1]["cases"].items()]
     return rows_of(["kernel", "ours, ms, 1 thread"] + [f"PyTorch / ours, {n} thread{'s' * (n > 1)}" for n, _ in files], body)
 
 
-def products_table():
+def products_table(machine):
     lines = []
     for n in (1, 2):
-        runs = read(f"products-{n}-thread")
+        runs = read(machine, f"products-{n}-thread")
         if runs is None:
             continue
         rows = runs["rows"]
@@ -125,9 +131,7 @@ def main():
         print(json.dumps(join(arguments.join), indent=1))
         return
     old = page = PAGE.read_text()
-    for name, table in TABLES.items():
-        head, rest = page.split(BEGIN.format(name))
-        page = head + BEGIN.format(name) + "\n" + "\n".join(table()) + "\n\n" + END + rest.split(END, 1)[1]
+    page = MARKED.sub(lambda m: m[1] + "\n" + "\n".join(TABLES[m[2]](*m[3].split())) + "\n\n" + m[4], page)
     if arguments.check:
         sys.exit(f"{PAGE.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py" if old != page else 0)
     PAGE.write_text(page)
