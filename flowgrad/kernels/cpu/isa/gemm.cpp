@@ -28,8 +28,9 @@ std::int64_t group_rows(std::int64_t n) {
   return row_tiles<T>(n) * kTileRows;
 }
 /// When A is packed: where more rows of a tile than these fall on the same lines of the first-level
-/// cache, or columns are so many bytes apart. The caches beside AVX-512 have twelve ways, and reading
-/// in place was measured to be no slower there but for rows or columns on pages of their own.
+/// cache, or columns are so many bytes apart. The caches beside AVX-512 have twelve ways, and
+/// reading in place was measured to be no slower there but for rows or columns on pages of their
+/// own.
 constexpr std::int64_t kCollidingRows = kTileRows >= 14 ? 7 : 4;
 constexpr std::int64_t kFarColumns = kTileRows >= 14 ? 4096 : 1024;
 

@@ -14,8 +14,8 @@ FG_INLINE vec<T, N> with_sign_of(vec<T, N> s, vec<T, N> x) {
   return from_bits<T, N>(to_bits(x) | (to_bits(s) & (BitsOf<T>(1) << (sizeof(T) * 8 - 1))));
 }
 
-/// e^-2x for x in [0, 10] (NaN gives any number), good to a few digits less above 1/2 than below it:
-/// one part of ln 2 is enough there. Coefficients as in exp_tail, for half the argument.
+/// e^-2x for x in [0, 10] (NaN gives any number), good to a few digits less above 1/2 than below
+/// it: one part of ln 2 is enough there. Coefficients as in exp_tail, for half the argument.
 template <int N>
 FG_INLINE vec<float, N> exp_of_minus_twice(vec<float, N> x) {
   using V = vec<float, N>;
