@@ -14,6 +14,8 @@ namespace {
 constexpr std::int64_t kShallow = 8;
 /// Elements of A that a thread may read once for each of its parts of B.
 constexpr std::int64_t kNearElements = 1 << 19;
+/// Tiles of rows up to which threads share out the columns, so that each reads only its part of B.
+constexpr std::int64_t kTilesOfFewRows = 4;
 /// Elements of B that are packed at a time.
 constexpr std::int64_t kPackedElements = 1 << 21;
 
@@ -66,7 +68,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
   const std::int64_t panels = divide_up(whole.n, t.panel_columns);
   std::int64_t rows = 1, columns = 1;
   if (threads_help) {
-    rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, 2 * t.tile_rows));
+    rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, kTilesOfFewRows * t.tile_rows));
     columns = std::min(divide_up(num_threads(), rows), panels);
     rows *= divide_up(whole.m, rows * t.group_rows(whole.n));
   }
