@@ -5,8 +5,9 @@
     python3 bench/tables.py --check    # fails where the page is not what the runs say
     python3 bench/tables.py --join ours-1.json ours-2.json ... > docs/performance/MACHINE/flowgrad-1-thread.json
 
-A mark on the page names a table and the folder of the machine whose runs it shows. Of `flowgrad bench` and its peers a file there is several runs of one program joined by --join: of every case the smallest minimum
-and the median of the medians. Files of kernels come from bench/beside_torch.py, of products from bench_matmul --json.
+A mark on the page names a table and the folder of the machine whose runs it shows. Of `flowgrad bench` and its peers a file there
+is several runs of one program joined by --join: of every case the smallest minimum and the median of the medians. Files of kernels
+come from bench/beside_torch.py, of products from bench_matmul --json.
 """
 import argparse
 import json
@@ -48,6 +49,10 @@ def read(machine, name):
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def threads(n):
+    return f"{n} thread{'s' * (n > 1)}"
+
+
 def row(cells):
     return "| " + " | ".join(cells) + " |"
 
@@ -75,9 +80,9 @@ def cases_table(machine):
         logs = [math.log(ratio_of(peer, ours[n], c)) for c in peer["cases"] if c.split("/")[0] not in FLOORS]
         means.append(f"{math.exp(statistics.mean(logs)):.2f}")
     body.append(["geometric mean of models and chain", "", ""] + means)
-    heads = ["case", "ours, ms, 1 thread", "2 threads"] + [f"{title[who]} / ours, {n} thread{'s' * (n > 1)}" for who, n, _ in peers]
+    heads = ["case", "ours, ms, 1 thread", "2 threads"] + [f"{title[who]} / ours, {threads(n)}" for who, n, _ in peers]
     lines = rows_of(heads, body)
-    missed = [f"{c} {ratio_of(peer, ours[n], c):.2f} of {title[who]} at {n} thread{'s' * (n > 1)}"
+    missed = [f"{c} {ratio_of(peer, ours[n], c):.2f} of {title[who]} at {threads(n)}"
               for who, n, peer in peers for c in peer["cases"]
               if ratio_of(peer, ours[n], c) < FLOORS.get(c.split("/")[0], 1)]
     runs = sorted({f["runs"] for f in [*ours.values(), *(p[2] for p in peers)]})
@@ -89,7 +94,7 @@ def goals_table(*machines):
     heads, columns = ["case", "goal"], []
     for machine in machines:
         for n in (1, 2):
-            heads.append(f"{MACHINES[machine]}, {n} thread{'s' * (n > 1)}")
+            heads.append(f"{MACHINES[machine]}, {threads(n)}")
             ours, torch = (read(machine, f"{who}-{n}-thread") for who in ("flowgrad", "torch"))
             columns.append([f"{ratio_of(torch, ours, name):.2f}" for name in GOALS])
     return rows_of(heads, [[name, f"{goal:g}", *ratios] for (name, goal), ratios in zip(GOALS.items(), zip(*columns))])
@@ -100,7 +105,7 @@ def kernels_table(machine):
     files = [(n, f) for n, f in files if f]
     body = [[name, digits(min(case["ours_s"]) * 1e3)] + [f"{f['cases'][name]['ratio']:.2f}" for _, f in files]
             for name, case in files[0][1]["cases"].items()]
-    return rows_of(["kernel", "ours, ms, 1 thread"] + [f"PyTorch / ours, {n} thread{'s' * (n > 1)}" for n, _ in files], body)
+    return rows_of(["kernel", "ours, ms, 1 thread"] + [f"PyTorch / ours, {threads(n)}" for n, _ in files], body)
 
 
 def products_table(machine):
@@ -113,7 +118,7 @@ def products_table(machine):
         sizes = list(dict.fromkeys(r["size"] for r in rows))
         impls = list(dict.fromkeys(r["impl"] for r in rows))
         rate = {(r["impl"], r["size"]): r["gflops"] for r in rows}
-        lines += rows_of([f"GFLOP/s, {n} thread{'s' * (n > 1)}"] + sizes,
+        lines += rows_of([f"GFLOP/s, {threads(n)}"] + sizes,
                          [[impl] + [digits(rate[impl, size]) if rate.get((impl, size)) else "" for size in sizes] for impl in impls])
         lines.append("")
     return lines[:-1]
@@ -130,8 +135,10 @@ def main():
     if arguments.join:
         print(json.dumps(join(arguments.join), indent=1))
         return
-    old = page = PAGE.read_text()
-    page = MARKED.sub(lambda m: m[1] + "\n" + "\n".join(TABLES[m[2]](*m[3].split())) + "\n\n" + m[4], page)
+    old = PAGE.read_text()
+    if unmarked := TABLES.keys() - {mark[1] for mark in MARKED.findall(old)}:
+        sys.exit(f"{PAGE.relative_to(ROOT)} has no mark for: {', '.join(sorted(unmarked))}")
+    page = MARKED.sub(lambda m: m[1] + "\n" + "\n".join(TABLES[m[2]](*m[3].split())) + "\n\n" + m[4], old)
     if arguments.check:
         sys.exit(f"{PAGE.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py" if old != page else 0)
     PAGE.write_text(page)

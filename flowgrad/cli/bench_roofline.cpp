@@ -19,7 +19,7 @@ double seconds() {
 
 constexpr int kRounds = 200000;
 constexpr int kChains = 12;     // enough independent chains to fill the pipes of current cores
-constexpr int kChains512 = 24;  // with 12 of them a core of Sapphire Rapids falls 8 % short
+constexpr int kChains512 = 24;  // with 12 of them a core of Emerald Rapids falls 8 % short
 // The loops over the chains are unrolled: chains in memory would measure the stores.
 volatile float sink = 0;
 

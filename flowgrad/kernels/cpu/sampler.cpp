@@ -21,8 +21,8 @@ namespace {
 
 /// Rows of a block: their activations stay in the second-level cache.
 constexpr int64_t kBlockRows = 112;
-/// Rows that a thread takes at least, as many blocks as any other. Fewer in all, and the threads
-/// share every product instead: each then reads its part of the weights, not all of them.
+/// Rows that a thread takes at least. Fewer in all, and the threads share every product instead:
+/// each then reads its part of the weights, not all of them.
 constexpr int64_t kThreadRows = 32;
 
 template <class T>
@@ -140,6 +140,7 @@ void CpuBackendFast::sample(const Sampler& sampler, View x, View out) {
   visit_floating("sample", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const Solver<T> solver(sampler, x);
+    // As many blocks for every thread: no value depends on the block of its row.
     const int64_t threads = std::clamp<int64_t>(solver.rows / kThreadRows, 1, num_threads());
     const int64_t blocks = divide_up(divide_up(solver.rows, kBlockRows), threads) * threads;
     parallel_for(blocks, [&](int64_t i) {

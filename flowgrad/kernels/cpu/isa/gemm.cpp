@@ -13,26 +13,22 @@ using cpu::kGemmDepth;
 using cpu::RunsBlock;
 
 /// Tiles of rows that go over the panels of B together, so that their parts of A and of C stay in
-/// the second-level cache: 2 MiB beside AVX-512, where a panel that is used a few times more
-/// counts.
-constexpr std::int64_t kLeastRowTiles = kTileRows >= 14 ? 8 : 16;
-constexpr std::int64_t kRowTiles = kTileRows >= 14 ? 24 : 16;
-template <class T>
-constexpr std::int64_t row_tiles(std::int64_t n) {
-  const std::int64_t fit =
-      (1 << 20) / std::int64_t{sizeof(T)} / (n + kGemmDepth) / std::int64_t{kTileRows};
-  return fit < kLeastRowTiles ? kLeastRowTiles : fit > kRowTiles ? kRowTiles : fit;
-}
+/// the second-level cache; with AVX-512 as many of these as fit into half of its 2 MiB.
+constexpr std::int64_t kLeastRowTiles = kIsAvx512 ? 8 : 16;
+constexpr std::int64_t kMostRowTiles = kIsAvx512 ? 24 : 16;
 template <class T>
 std::int64_t group_rows(std::int64_t n) {
-  return row_tiles<T>(n) * kTileRows;
+  const std::int64_t fit = (1 << 20) / std::int64_t{sizeof(T)} / (n + kGemmDepth) / kTileRows;
+  const std::int64_t least = fit < kLeastRowTiles ? kLeastRowTiles : fit;
+  return (least < kMostRowTiles ? least : kMostRowTiles) * kTileRows;
 }
+
 /// When A is packed: where more rows of a tile than these fall on the same lines of the first-level
 /// cache, or columns are so many bytes apart. The caches beside AVX-512 have twelve ways, and
 /// reading in place was measured to be no slower there but for rows or columns on pages of their
 /// own.
-constexpr std::int64_t kCollidingRows = kTileRows >= 14 ? 7 : 4;
-constexpr std::int64_t kFarColumns = kTileRows >= 14 ? 4096 : 1024;
+constexpr std::int64_t kCollidingRows = kIsAvx512 ? 7 : 4;
+constexpr std::int64_t kFarColumns = kIsAvx512 ? 4096 : 1024;
 
 /// Up to W columns with unit k stride, transposed: out[k * width + j] = b[j * b_col + k].
 template <class T, class Store>
@@ -117,7 +113,7 @@ void pack(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, st
 }
 
 template <class T>
-constexpr std::int64_t kPackedA = kGemmDepth* kRowTiles* kTileRows + kLanes<T>;
+constexpr std::int64_t kPackedA = kGemmDepth* kMostRowTiles* kTileRows + kLanes<T>;
 
 template <class T>
 constexpr std::int64_t kScratch = kPackedA<T> + kGemmDepth* kPanelColumns<T> + kLanes<T>;
@@ -205,14 +201,15 @@ void block(const GemmBlock<T>& g) {
   const bool stream_a = !pack_a && g.a_col == 1 && g.a_row == g.k && g.k <= kGemmDepth;
   T* const packed_a = g.scratch;
   T* const panel_buffer = g.scratch + kPackedA<T>;
-  const bool is_shallow = kShallowRows < kTileRows && g.k <= kShallowDepth &&
-                          (g.packed != nullptr || reads_b_in_place(g, g.k));
+  const bool is_packed = g.packed != nullptr;
+  const bool has_runs = is_packed || reads_b_in_place(g, g.k);
+  const bool is_shallow = kShallowRows < kTileRows && g.k <= kShallowDepth && has_runs;
   const std::int64_t tile_rows = is_shallow ? kShallowRows : kTileRows;
   const RowTiles tiles(g.m, tile_rows);
   const int registers_wide = wide_registers(tiles.height);
-  const bool takes_wide = is_shallow || (tiles.count == 1 && (g.packed != nullptr || g.b_col == 1));
-  const bool fits = g.packed == nullptr || registers_wide % kPanel == 0;
-  const std::int64_t wide = takes_wide && fits ? registers_wide * W : 0;
+  const bool takes_wide =
+      has_runs && (is_shallow || tiles.count == 1) && (!is_packed || registers_wide % kPanel == 0);
+  const std::int64_t wide = takes_wide ? registers_wide * W : 0;
   std::int64_t row = 0;
   const std::int64_t most = group_rows<T>(g.n) / tile_rows;
   const std::int64_t groups = (tiles.count + most - 1) / most;
@@ -238,7 +235,7 @@ void block(const GemmBlock<T>& g) {
         const T* a = packed_a;
         t.next = t.b;
         t.next_step = 0;
-        if (g.packed != nullptr && left > panel) {
+        if (is_packed && left > panel) {
           t.next = t.b + panel * kc;
           t.next_step = (panel + last - first - 1) / (last - first);
         } else if (t.b == panel_buffer && g.b_col == 1 && left > panel) {

@@ -11,7 +11,7 @@ namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
 /// Rows whose sums fit into registers beside a square.
-constexpr int kFewRows = kTileRows >= 14 ? 8 : 4;
+constexpr int kFewRows = kIsAvx512 ? 8 : 4;
 
 template <class T>
 bool takes_few_rows(const cpu::GemmBlock<T>& g) {

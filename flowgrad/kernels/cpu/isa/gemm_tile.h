@@ -18,9 +18,12 @@ constexpr int kTileRows = 6;
 constexpr bool kMaskedStores = false;
 constexpr int kTileRows = 4;
 #endif
+/// 32 registers, and processors whose first two caches are larger and have more ways.
+constexpr bool kIsAvx512 = kTileRows >= 14;
 /// Steps of k a turn of the sums' loop. What a turn costs beside its multiply-adds counts where a
 /// core shares its front end with another thread.
 constexpr int kSteps = 4;
+/// Depth up to which the stores of a tile would wait for a C that was not fetched.
 constexpr std::int64_t kShortSum = 16;
 /// Registers side by side in a panel.
 constexpr int kPanel = 2;
@@ -104,7 +107,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     T* const c = t.c;
     const std::int64_t ldc = t.ldc;
     const bool add = t.add;
-    // While the sums run; stores that overwrite C wait for it only where the sums are short.
+    // While the sums run.
     if (add || t.k <= kShortSum) (fetch_row(c + R * ldc), ...);
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
@@ -174,11 +177,11 @@ struct RowTiles {
 /// A product of this depth is bound by its C, written in longer runs by low and wide tiles; all
 /// that split more rows than one tile has (3 to 6) take as many registers.
 constexpr std::int64_t kShallowDepth = 64;
-constexpr int kShallowRows = kTileRows >= 14 ? 6 : kTileRows;
+constexpr int kShallowRows = kIsAvx512 ? 6 : kTileRows;
 /// Registers of the tile for so few rows that all of them are one tile, or for shallow products:
 /// enough sums side by side, and long runs of B, where it lies or as several packed panels.
 constexpr int wide_registers(std::int64_t rows) {
-  if (kTileRows < 14) return rows == 1 ? 8 : rows == 2 ? 4 : kPanel;
+  if (!kIsAvx512) return rows == 1 ? 8 : rows == 2 ? 4 : kPanel;
   return rows <= 2 ? 8 : rows <= 6 ? 4 : rows <= 9 ? 3 : kPanel;
 }
 template <class T, class Rows>

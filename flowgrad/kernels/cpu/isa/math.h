@@ -15,14 +15,14 @@ FG_INLINE vec<T, N> with_sign_of(vec<T, N> s, vec<T, N> x) {
 }
 
 /// e^-2x for x in [0, 10] (NaN gives any number), good to a few digits less above 1/2 than below
-/// it: one part of ln 2 is enough there. Coefficients as in exp_tail, for half the argument.
+/// it: one part of ln 2 is enough there.
 template <int N>
 FG_INLINE vec<float, N> exp_of_minus_twice(vec<float, N> x) {
   using V = vec<float, N>;
   const V shifted = fma(x, V(-2 * 1.44269504f), V(Format<float>::round_magic));
   const V r = fma(shifted - V(Format<float>::round_magic), V(0.5f * 0.693147182f), x);
-  const V p = horner(r, 1.0f, -2.0f, 4 * 5.000000000e-01f, -8 * 1.666657329e-01f,
-                     16 * 4.166654870e-02f, -32 * 8.363774046e-03f, 64 * 1.392692677e-03f);
+  const V p = horner(r, 1.0f, -2.0f, 4 * kExpTail[0], -8 * kExpTail[1], 16 * kExpTail[2],
+                     -32 * kExpTail[3], 64 * kExpTail[4]);
   return from_bits<float, N>(wrap_add<float, N>(to_bits(p), to_bits(shifted) << 23));
 }
 

@@ -161,11 +161,12 @@ FG_INLINE vec<T, N> scale_down(vec<T, N> p, const ExpReduction<T, N>& e) {
   return p * power_of_two<T, N>(wrap_add<T, N>(e.bits, all_bits<T, N>(lift))) * vec<T, N>(back);
 }
 
+constexpr float kExpTail[] = {5.000000000e-01f, 1.666657329e-01f, 4.166654870e-02f,
+                              8.363774046e-03f, 1.392692677e-03f};
 /// (e^r - 1 - r) / r^2.
 template <int N>
 FG_INLINE vec<float, N> exp_tail(vec<float, N> r) {
-  return horner(r, 5.000000000e-01f, 1.666657329e-01f, 4.166654870e-02f, 8.363774046e-03f,
-                1.392692677e-03f);
+  return horner(r, kExpTail[0], kExpTail[1], kExpTail[2], kExpTail[3], kExpTail[4]);
 }
 template <int N>
 FG_INLINE vec<double, N> exp_tail(vec<double, N> r) {
