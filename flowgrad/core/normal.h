@@ -16,8 +16,8 @@
 ///
 /// F is float, double, or a compiler vector of them; words are uint32_t (float) or uint64_t
 /// (double), or vectors of these. `mul` keeps a product from being fused with the sum that consumes
-/// it. GCC loses that barrier where it vectorises a loop over scalars by itself, so a translation
-/// unit that allows contraction must use vector types or -ffp-contract=off.
+/// it. GCC loses that barrier where it vectorises a loop by itself, and takes a vector apart to
+/// build it, so code over vectors or loops must be compiled with -ffp-contract=off, as all here is.
 namespace flowgrad::normal {
 
 template <class F>
@@ -37,7 +37,8 @@ FLOWGRAD_NORMAL_FUNCTION F mul(F a, F b) {
 #pragma clang fp contract(off)
   return a * b;
 #else
-  return __builtin_assoc_barrier(a * b);
+  if constexpr (std::is_arithmetic_v<F>) return __builtin_assoc_barrier(a * b);
+  return a * b;
 #endif
 }
 
