@@ -9,47 +9,32 @@
 
 namespace flowgrad::kernels {
 
-namespace baseline {
-extern const cpu::GemmTables gemm_tables;
-extern const cpu::ElementwiseTables elementwise_tables;
-extern const cpu::ReduceTables reduce_tables;
-extern const cpu::FlowTables flow_tables;
-extern const cpu::CnfTables cnf_tables;
-extern const cpu::ConvTables conv_tables;
-extern const cpu::LstmTables lstm_tables;
-extern const cpu::NormTables norm_tables;
-extern const cpu::ScanTables scan_tables;
-extern const cpu::RandomTables random_tables;
-extern const cpu::LadderTable ladder_table;
-}  // namespace baseline
+#define FLOWGRAD_TABLES(isa)                                                                  \
+  namespace isa {                                                                             \
+  extern const cpu::GemmTables gemm_tables;                                                   \
+  extern const cpu::ElementwiseTables elementwise_tables;                                     \
+  extern const cpu::ReduceTables reduce_tables;                                               \
+  extern const cpu::FlowTables flow_tables;                                                   \
+  extern const cpu::CnfTables cnf_tables;                                                     \
+  extern const cpu::ConvTables conv_tables;                                                   \
+  extern const cpu::LstmTables lstm_tables;                                                   \
+  extern const cpu::NormTables norm_tables;                                                   \
+  extern const cpu::ScanTables scan_tables;                                                   \
+  extern const cpu::RandomTables random_tables;                                               \
+  extern const cpu::LinalgTable linalg_table;                                                 \
+  extern const cpu::LadderTable ladder_table;                                                 \
+  constexpr cpu::Isa with_tables(const char* name, bool (*supported)()) {                     \
+    return {name,         supported,      &gemm_tables,  &elementwise_tables, &reduce_tables, \
+            &flow_tables, &cnf_tables,    &conv_tables,  &lstm_tables,        &norm_tables,   \
+            &scan_tables, &random_tables, &linalg_table, &ladder_table};                      \
+  }                                                                                           \
+  }
+FLOWGRAD_TABLES(baseline)
 #if defined(FLOWGRAD_HAVE_X86_ISA)
-namespace avx2 {
-extern const cpu::GemmTables gemm_tables;
-extern const cpu::ElementwiseTables elementwise_tables;
-extern const cpu::ReduceTables reduce_tables;
-extern const cpu::FlowTables flow_tables;
-extern const cpu::CnfTables cnf_tables;
-extern const cpu::ConvTables conv_tables;
-extern const cpu::LstmTables lstm_tables;
-extern const cpu::NormTables norm_tables;
-extern const cpu::ScanTables scan_tables;
-extern const cpu::RandomTables random_tables;
-extern const cpu::LadderTable ladder_table;
-}  // namespace avx2
-namespace avx512 {
-extern const cpu::GemmTables gemm_tables;
-extern const cpu::ElementwiseTables elementwise_tables;
-extern const cpu::ReduceTables reduce_tables;
-extern const cpu::FlowTables flow_tables;
-extern const cpu::CnfTables cnf_tables;
-extern const cpu::ConvTables conv_tables;
-extern const cpu::LstmTables lstm_tables;
-extern const cpu::NormTables norm_tables;
-extern const cpu::ScanTables scan_tables;
-extern const cpu::RandomTables random_tables;
-extern const cpu::LadderTable ladder_table;
-}  // namespace avx512
+FLOWGRAD_TABLES(avx2)
+FLOWGRAD_TABLES(avx512)
 #endif
+#undef FLOWGRAD_TABLES
 
 namespace cpu {
 namespace {
@@ -73,18 +58,10 @@ bool has_avx512() {
 // Widest first.
 const Isa kIsas[] = {
 #if defined(FLOWGRAD_HAVE_X86_ISA)
-    {"avx512", &has_avx512, &avx512::gemm_tables, &avx512::elementwise_tables,
-     &avx512::reduce_tables, &avx512::flow_tables, &avx512::cnf_tables, &avx512::conv_tables,
-     &avx512::lstm_tables, &avx512::norm_tables, &avx512::scan_tables, &avx512::random_tables,
-     &avx512::ladder_table},
-    {"avx2", &has_avx2, &avx2::gemm_tables, &avx2::elementwise_tables, &avx2::reduce_tables,
-     &avx2::flow_tables, &avx2::cnf_tables, &avx2::conv_tables, &avx2::lstm_tables,
-     &avx2::norm_tables, &avx2::scan_tables, &avx2::random_tables, &avx2::ladder_table},
+    avx512::with_tables("avx512", &has_avx512),
+    avx2::with_tables("avx2", &has_avx2),
 #endif
-    {"baseline", [] { return true; }, &baseline::gemm_tables, &baseline::elementwise_tables,
-     &baseline::reduce_tables, &baseline::flow_tables, &baseline::cnf_tables,
-     &baseline::conv_tables, &baseline::lstm_tables, &baseline::norm_tables, &baseline::scan_tables,
-     &baseline::random_tables, &baseline::ladder_table},
+    baseline::with_tables("baseline", [] { return true; }),
 };
 
 std::string accepted() {

@@ -19,6 +19,7 @@ struct Isa {
   const NormTables* norm;
   const ScanTables* scan;
   const RandomTables* random;
+  const LinalgTable* linalg;
   const LadderTable* ladder;
 };
 

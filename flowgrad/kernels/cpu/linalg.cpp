@@ -1,6 +1,5 @@
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <numeric>
 
 #include "flowgrad/kernels/axes.h"
@@ -8,6 +7,7 @@
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/product.h"
 #include "flowgrad/kernels/cpu/scratch.h"
+#include "flowgrad/kernels/cpu/table_of.h"
 #include "flowgrad/kernels/parallel.h"
 
 /// Recursive factorisations (Toledo 1997; Gustavson 1997): halves of a matrix meet in a product, so
@@ -19,8 +19,11 @@ using namespace cpu;
 
 namespace {
 
-/// Rows and columns up to which plain loops do the work.
-constexpr int64_t kLeaf = 16;
+/// Rows up to which a triangle is solved with at once, and is factored at once.
+constexpr int64_t kSolveRows = 32;
+constexpr int64_t kFactorRows = 16;
+/// Rows and columns up to which more of a square is computed than its lower triangle.
+constexpr int64_t kSquare = 64;
 /// Rows up to which threads share the matrices of a batch; above, they share each product.
 constexpr int64_t kSmall = 128;
 
@@ -33,15 +36,16 @@ struct Part {
   Part from(int64_t row, int64_t column) const { return {at + row * ld + column, ld}; }
 };
 
-int64_t first_half(int64_t n) { return divide_up(n / 2, kLeaf) * kLeaf; }
+/// About a half of n, whole leaves of a recursion.
+int64_t first_half(int64_t n, int64_t leaf) { return divide_up(n / 2, leaf) * leaf; }
 
 /// c (m, n) -= a (m, k) b (k, n), or b^T where b is (n, k).
 void subtract_product(int64_t m, int64_t n, int64_t k, Part a, Part b, bool transposed, Part c) {
   if (m == 0) return;
   // A product adds, so a changes its sign.
   double* const minus = scratch_of<double>(ScratchSlot::operand, m * k);
-  for (int64_t i = 0; i < m; ++i)
-    std::transform(a[i], a[i] + k, minus + i * k, std::negate<double>());
+  const auto negate = elementwise_table<double>().unary[number::unary_neg];
+  for (int64_t i = 0; i < m; ++i) negate(a[i], minus + i * k, k, 0, 0);
   Gemm<double> g =
       product<double>(m, n, k, rows_of<double>(minus, k),
                       {b.at, transposed ? 1 : b.ld, transposed ? b.ld : 1}, c.at, true);
@@ -49,22 +53,25 @@ void subtract_product(int64_t m, int64_t n, int64_t k, Part a, Part b, bool tran
   gemm(g);
 }
 
+/// The lower triangle of c (n, n) -= a a^T, a (n, k); part of the upper one changes too.
+void subtract_square(int64_t n, int64_t k, Part a, Part c) {
+  if (n <= kSquare) return subtract_product(n, n, k, a, a, true, c);
+  const int64_t half = first_half(n, kSquare), rest = n - half;
+  const Part below = a.from(half, 0);
+  subtract_square(half, k, a, c);
+  subtract_product(rest, half, k, below, a, true, c.from(half, 0));
+  subtract_square(rest, k, below, c.from(half, half));
+}
+
 /// x (n, columns) := t^-1 x for a triangle t.
 void solve_triangle(Part t, int64_t n, bool upper, bool unit, Part x, int64_t columns) {
-  if (n <= kLeaf) {
-    for (int64_t step = 0; step < n; ++step) {
-      const int64_t i = upper ? n - 1 - step : step;
-      double* const row = x[i];
-      for (int64_t k = upper ? i + 1 : 0; k < (upper ? n : i); ++k) {
-        const double factor = t[i][k];
-        for (int64_t j = 0; j < columns; ++j) row[j] -= factor * x[k][j];
-      }
-      if (unit) continue;
-      for (int64_t j = 0; j < columns; ++j) row[j] /= t[i][i];
-    }
-    return;
+  if (n <= kSolveRows) {
+    const int64_t last = n - 1;
+    const auto solve = isa().linalg->solve;
+    if (upper) return solve({t[last] + last, -t.ld, -1, n, unit}, x[last], -x.ld, columns);
+    return solve({t.at, t.ld, 1, n, unit}, x.at, x.ld, columns);
   }
-  const int64_t half = first_half(n), rest = n - half;
+  const int64_t half = first_half(n, kSolveRows), rest = n - half;
   const Part top = x, bottom = x.from(half, 0);
   if (upper) {
     solve_triangle(t.from(half, half), rest, upper, unit, bottom, columns);
@@ -77,50 +84,28 @@ void solve_triangle(Part t, int64_t n, bool upper, bool unit, Part x, int64_t co
   }
 }
 
-/// Row i changes places with row swaps[i], in order.
-void swap_rows(Part a, int64_t columns, const int64_t* swaps, int64_t count) {
-  for (int64_t i = 0; i < count; ++i)
-    if (swaps[i] != i) std::swap_ranges(a[i], a[i] + columns, a[swaps[i]]);
-}
-
-/// Elimination with partial pivoting of few columns, next to each other in memory while it works.
-void factor_columns(Part a, int64_t m, int64_t n, int64_t* swaps) {
-  double* const memory = scratch_of<double>(ScratchSlot::partial, m * n);
-  const Part w{memory, n};
-  for (int64_t i = 0; i < m; ++i) std::copy_n(a[i], n, w[i]);
-  for (int64_t k = 0; k < n; ++k) {
-    int64_t best = k;
-    for (int64_t i = k + 1; i < m; ++i)
-      if (std::abs(w[i][k]) > std::abs(w[best][k])) best = i;
-    swaps[k] = best;
-    if (best != k) std::swap_ranges(w[k], w[k] + n, w[best]);
-    if (w[k][k] == 0.0) continue;  // the column below is zero too: U is singular, L needs nothing
-    for (int64_t i = k + 1; i < m; ++i) {
-      const double factor = w[i][k] /= w[k][k];
-      for (int64_t j = k + 1; j < n; ++j) w[i][j] -= factor * w[k][j];
-    }
-  }
-  for (int64_t i = 0; i < m; ++i) std::copy_n(w[i], n, a[i]);
-}
-
-/// L and U of a (m, n) with m >= n, in its place; swaps (n) as swap_rows takes them.
+/// L and U of a (m, n) with m >= n, in its place; swaps (n) as LinalgTable::swap_rows takes them.
 void factor_lu(Part a, int64_t m, int64_t n, int64_t* swaps) {
-  if (n <= kLeaf) return factor_columns(a, m, n, swaps);
-  const int64_t half = first_half(n), rest = n - half;
+  const LinalgTable& table = *isa().linalg;
+  if (n <= kFactorColumns) {
+    double* const memory = scratch_of<double>(ScratchSlot::partial, m * kFactorColumns);
+    return table.factor_columns(a.at, a.ld, m, n, memory, swaps);
+  }
+  const int64_t half = first_half(n, kFactorColumns), rest = n - half;
   factor_lu(a, m, half, swaps);
   const Part right = a.from(0, half), corner = a.from(half, half);
-  swap_rows(right, rest, swaps, half);
+  table.swap_rows(right.at, a.ld, rest, swaps, half);
   solve_triangle(a, half, false, true, right, rest);
   subtract_product(m - half, rest, half, a.from(half, 0), right, false, corner);
   factor_lu(corner, m - half, rest, swaps + half);
-  swap_rows(a.from(half, 0), half, swaps + half, rest);
+  table.swap_rows(a[half], a.ld, half, swaps + half, rest);
   for (int64_t i = half; i < n; ++i) swaps[i] += half;
 }
 
 /// The lower factor of a (n, n), in its lower triangle. Returns the order of the first leading
 /// minor that is not positive, 0 where all are.
 int64_t factor_cholesky(Part a, int64_t n) {
-  if (n <= kLeaf) {
+  if (n <= kFactorRows) {
     for (int64_t j = 0; j < n; ++j) {
       for (int64_t i = j; i < n; ++i) {
         double s = a[i][j];
@@ -131,17 +116,16 @@ int64_t factor_cholesky(Part a, int64_t n) {
     }
     return 0;
   }
-  const int64_t half = first_half(n), rest = n - half;
+  const int64_t half = first_half(n, kFactorRows), rest = n - half;
   if (const int64_t bad = factor_cholesky(a, half)) return bad;
   // The rows below times L^-T, as a solve with their transpose.
   const Part below = a.from(half, 0);
   const Part turned{scratch_of<double>(ScratchSlot::partial, half * rest), rest};
-  for (int64_t i = 0; i < rest; ++i)
-    for (int64_t j = 0; j < half; ++j) turned[j][i] = below[i][j];
+  const auto transpose = conv_table<double>().transpose;
+  transpose(below.at, a.ld, rest, half, nullptr, turned.at, turned.ld);
   solve_triangle(a, half, false, false, turned, rest);
-  for (int64_t i = 0; i < rest; ++i)
-    for (int64_t j = 0; j < half; ++j) below[i][j] = turned[j][i];
-  subtract_product(rest, rest, half, below, below, true, a.from(half, half));
+  transpose(turned.at, turned.ld, half, rest, nullptr, below.at, a.ld);
+  subtract_square(rest, half, below, a.from(half, half));
   const int64_t bad = factor_cholesky(a.from(half, half), rest);
   return bad == 0 ? 0 : half + bad;
 }
@@ -152,12 +136,27 @@ void for_matrices(int64_t batch, int64_t n, F&& f) {
   parallel_for_if(n <= kSmall && batch * n * n * n >= kParallelWork, batch, f);
 }
 
-/// A copy in double of `elements` numbers, in the thread's working memory.
+void copy_as(const float* from, int64_t n, double* to) {
+  isa().elementwise->f32_to_f64(from, to, n);
+}
+void copy_as(const double* from, int64_t n, float* to) {
+  isa().elementwise->f64_to_f32(from, to, n);
+}
+void copy_as(const double* from, int64_t n, double* to) { std::copy_n(from, n, to); }
+
+/// Distance of rows of n numbers at which those below each other do not share few lines of a cache.
+int64_t row_distance(int64_t n) { return (divide_up(n, int64_t{8}) | 1) * 8; }
+
+/// A copy in double of a matrix (rows, n), in memory for rows * row_distance(n) numbers.
 template <class T>
-double* working_copy(const T* from, int64_t elements) {
-  double* const to = scratch_of<double>(ScratchSlot::solve, elements);
-  std::copy_n(from, elements, to);
+Part working_copy(const T* from, int64_t rows, int64_t n, double* memory) {
+  const Part to{memory, row_distance(n)};
+  for (int64_t i = 0; i < rows; ++i) copy_as(from + i * n, n, to[i]);
   return to;
+}
+template <class T>
+void store(Part from, int64_t rows, int64_t n, T* to) {
+  for (int64_t i = 0; i < rows; ++i) copy_as(from[i], n, to + i * n);
 }
 
 }  // namespace
@@ -168,10 +167,11 @@ void CpuBackendFast::lu(View a, View lu, View pivots, View sign) {
   visit_floating("lu", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     for_matrices(batch_of_matrices(*a.shape), n, [&](int64_t entry) {
-      double* const m = working_copy(a.as<const T>() + entry * n * n, n * n);
+      double* const memory = scratch_of<double>(ScratchSlot::solve, n * row_distance(n));
+      const Part m = working_copy(a.as<const T>() + entry * n * n, n, n, memory);
       int64_t* const rows = pivots.as<int64_t>() + entry * n;
-      factor_lu({m, n}, n, n, rows);
-      std::copy_n(m, n * n, lu.as<T>() + entry * n * n);
+      factor_lu(m, n, n, rows);
+      store(m, n, n, lu.as<T>() + entry * n * n);
       int64_t* const swaps = scratch_of<int64_t>(ScratchSlot::operand, n);
       std::copy_n(rows, n, swaps);
       std::iota(rows, rows + n, int64_t{0});
@@ -192,11 +192,12 @@ void CpuBackendFast::cholesky(View a, View out) {
   visit_floating("cholesky", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     for_matrices(batch_of_matrices(*a.shape), n, [&](int64_t entry) {
-      double* const m = working_copy(a.as<const T>() + entry * n * n, n * n);
-      if (const int64_t bad = factor_cholesky({m, n}, n)) not_positive_definite(entry, bad);
+      double* const memory = scratch_of<double>(ScratchSlot::solve, n * row_distance(n));
+      const Part m = working_copy(a.as<const T>() + entry * n * n, n, n, memory);
+      if (const int64_t bad = factor_cholesky(m, n)) not_positive_definite(entry, bad);
       T* to = out.as<T>() + entry * n * n;
       for (int64_t i = 0; i < n; ++i, to += n) {
-        std::copy_n(m + i * n, i + 1, to);
+        copy_as(m[i], i + 1, to);
         std::fill_n(to + i + 1, n - i - 1, T(0));
       }
     });
@@ -209,12 +210,14 @@ void CpuBackendFast::triangular_solve(View a, View b, bool upper, bool unit_diag
   visit_floating("triangular_solve", a.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     for_matrices(batch_of_matrices(*a.shape), n, [&](int64_t entry) {
-      double* const t = scratch_of<double>(ScratchSlot::solve, n * (n + columns));
-      double* const x = t + n * n;
-      std::copy_n(a.as<const T>() + entry * n * n, n * n, t);
-      std::copy_n(b.as<const T>() + entry * n * columns, n * columns, x);
-      solve_triangle({t, n}, n, upper, unit_diagonal, {x, columns}, columns);
-      std::copy_n(x, n * columns, out.as<T>() + entry * n * columns);
+      const int64_t triangle = n * row_distance(n);
+      double* const memory =
+          scratch_of<double>(ScratchSlot::solve, triangle + n * row_distance(columns));
+      const Part t = working_copy(a.as<const T>() + entry * n * n, n, n, memory);
+      const Part x =
+          working_copy(b.as<const T>() + entry * n * columns, n, columns, memory + triangle);
+      solve_triangle(t, n, upper, unit_diagonal, x, columns);
+      store(x, n, columns, out.as<T>() + entry * n * columns);
     });
   });
 }

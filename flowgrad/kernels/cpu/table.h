@@ -167,6 +167,28 @@ struct LadderTable {
   Function naive, loop_order, blocked, register_tile, packed;
 };
 
+/// A lower triangle (n, n), element (i, k) at at[i * row + k * column]; upper ones are read from
+/// their end. unit: ones on the diagonal, which is not read.
+struct Triangle {
+  const double* at;
+  std::int64_t row, column, n;
+  bool unit;
+};
+/// The most columns that LinalgTable::factor_columns takes.
+constexpr std::int64_t kFactorColumns = 16;
+
+/// Few rows or few columns of a matrix whose rows are `row` apart.
+struct LinalgTable {
+  /// x (n, columns) := t^-1 x.
+  void (*solve)(const Triangle& t, double* x, std::int64_t x_row, std::int64_t columns);
+  /// Row i changes places with row swaps[i], in order.
+  void (*swap_rows)(double* a, std::int64_t row, std::int64_t columns, const std::int64_t* swaps,
+                    std::int64_t count);
+  /// L and U of a (m, n), m >= n, with partial pivoting. Room for m * kFactorColumns in scratch.
+  void (*factor_columns)(double* a, std::int64_t row, std::int64_t m, std::int64_t n,
+                         double* scratch, std::int64_t* swaps);
+};
+
 /// Numbers of the operations of elementwise.def, in its order; the enumerations of backend.h agree.
 namespace number {
 enum Unary : int {
