@@ -146,6 +146,7 @@ std::vector<Case> cases(const Options& o) {
     add_pooling(all, 32, 56, 64, 2, 2);
     add_pooling(all, 32, 56, 64, 3, 2);
     add_adaptive_pooling(all, 32, 50, 64, 7);
+    add_adaptive_pooling(all, 32, 28, 256, 1);
     add_lstm(all, 32, 20, 384);
     add_lstm(all, 64, 10, 256);
     add_lstm(all, 64, 12, 64);

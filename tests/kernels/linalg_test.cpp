@@ -24,7 +24,8 @@ struct MatrixCase {
 
 /// Sizes around those of leaves, of halves that are no whole leaves, and of shared batches.
 std::vector<MatrixCase> matrix_cases() {
-  std::vector<MatrixCase> cases{{0, 4, 2}, {3, 0, 2}, {2, 5, 0}, {40, 8, 3}, {30, 33, 1}, {1, 70, 91}};
+  std::vector<MatrixCase> cases{{0, 4, 2},  {3, 0, 2},   {2, 5, 0},
+                                {40, 8, 3}, {30, 33, 1}, {1, 70, 91}};
   for (const int64_t n : {1, 2, 15, 16, 17, 31, 32, 33, 47, 63, 65, 100, 129, 200})
     cases.push_back({n < 40 ? 2 : 1, n, n % 3 == 0 ? 1 : n % 40 + 1});
   return cases;

@@ -34,6 +34,10 @@ struct Columns {
     for (int64_t i = 0; kernel == 0 && i < s.small_width; ++i)
       spans.push_back(pool_span(p, 1, i, s.width, s.small_width));
   }
+  /// Whether the one window of a row is all of it.
+  bool is_whole(const Planes& s) const {
+    return s.small_width == 1 && (kernel == 0 || (kernel == s.width && padding == 0));
+  }
   /// Places to divide by, but for those of spans.
   int64_t count() const { return std::max<int64_t>(1, kernel); }
 };
@@ -96,6 +100,7 @@ void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
   const Columns c(p, s);
   const auto columns = for_width(c.kernel, [](auto k) { return &add_columns<k(), T>; });
   const auto add = elementwise_table<T>().binary[number::binary_add];
+  const auto sum = reduce_table<T>().fold[number::fold_sum];
   const int64_t padded = s.width + 2 * c.padding;
   for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
     T* const row = scratch_of<T>(ScratchSlot::tile, padded);
@@ -105,14 +110,19 @@ void pool(const Pooling& p, const Planes& s, const T* x, T* out) {
     for (int64_t y = 0; y < s.small_height; ++y) {
       const PoolSpan rows = pool_span(p, 0, y, s.height, s.small_height);
       const T* const first = from + rows.begin * s.width;
+      T* const to = out + (plane * s.small_height + y) * s.small_width;
+      if (c.is_whole(s)) {
+        *to = static_cast<T>(sum(first, (rows.end - rows.begin) * s.width) /
+                             static_cast<double>(rows.count * s.width));
+        continue;
+      }
       if (rows.end - rows.begin < 2)
         std::copy_n(first, rows.end > rows.begin ? s.width : 0, inner);
       else
         add(first, first + s.width, inner, s.width);
       for (int64_t r = rows.begin + 2; r < rows.end; ++r)
         add(inner, from + r * s.width, inner, s.width);
-      columns(c, row, s.small_width, scale_of<T>(rows, c),
-              out + (plane * s.small_height + y) * s.small_width);
+      columns(c, row, s.small_width, scale_of<T>(rows, c), to);
     }
   });
 }
