@@ -16,8 +16,6 @@ constexpr std::int64_t kShallow = 8;
 constexpr std::int64_t kNearElements = 1 << 19;
 /// Tiles of rows up to which threads share out the columns, so that each reads only its part of B.
 constexpr std::int64_t kTilesOfFewRows = 4;
-/// Elements of B that are packed at a time.
-constexpr std::int64_t kPackedElements = 1 << 21;
 
 std::int64_t round_up(std::int64_t a, std::int64_t b) { return divide_up(a, b) * b; }
 
@@ -117,7 +115,7 @@ void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool thr
 template <class T>
 void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help,
                 const T* row_bias = nullptr) {
-  const std::int64_t most = std::max<std::int64_t>(1, kPackedElements / g.k / t.panel_columns);
+  const std::int64_t most = std::max<std::int64_t>(1, t.packed_at_once / g.k / t.panel_columns);
   const std::int64_t slab = most * t.panel_columns;
   for (std::int64_t j = 0; j < g.n; j += slab) {
     const Gemm<T> part = columns_of(g, j, std::min(j + slab, g.n));

@@ -54,6 +54,8 @@ struct GemmTable {
   int tile_rows, panel_columns, lanes;
   /// Rows that go over the panels of a B with n columns together.
   std::int64_t (*group_rows)(std::int64_t n);
+  /// Elements of B that are packed at a time.
+  std::int64_t packed_at_once;
   /// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width. Where width < lanes
   /// and b_row is 1, up to `lanes` elements behind the result are overwritten.
   void (*pack)(const T* b, std::int64_t b_row, std::int64_t b_col, std::int64_t k, std::int64_t n,

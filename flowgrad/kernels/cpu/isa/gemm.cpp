@@ -23,6 +23,9 @@ std::int64_t group_rows(std::int64_t n) {
   return (least < kMostRowTiles ? least : kMostRowTiles) * kTileRows;
 }
 
+/// Each packed part of B costs another packing of A, a whole B of 2048 x 2048 none.
+constexpr std::int64_t kPackedAtOnce = kIsAvx512 ? 1 << 22 : 1 << 21;
+
 /// When A is packed: where more rows of a tile than these fall on the same lines of the first-level
 /// cache, or columns are so many bytes apart. The caches beside AVX-512 have twelve ways, and
 /// reading in place was measured to be no slower there but for rows or columns on pages of their
@@ -431,8 +434,8 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows, kPanelColumns<T>, kLanes<T>,     &group_rows<T>, &pack<T>,
-          &block<T>, kScratch<T>,      &narrow<T, 1>, &runs<T>};
+  return {kTileRows, kPanelColumns<T>, kLanes<T>,   &group_rows<T>, kPackedAtOnce,
+          &pack<T>,  &block<T>,        kScratch<T>, &narrow<T, 1>,  &runs<T>};
 }
 
 }  // namespace
