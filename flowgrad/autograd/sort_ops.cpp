@@ -10,9 +10,12 @@ namespace {
 
 using kernels::backend;
 
-std::pair<Tensor, Tensor> sorted(const Tensor& x, int axis, bool descending) {
-  Tensor values = Tensor::empty(x.shape(), x.dtype(), x.device());
-  Tensor indices = Tensor::empty(x.shape(), DType::int64, x.device());
+/// The first `kept` along axis of the order, all by default.
+std::pair<Tensor, Tensor> sorted(const Tensor& x, int axis, bool descending, int64_t kept = -1) {
+  Shape shape = x.shape();
+  if (kept >= 0 && shape.rank() > 0) shape[axis] = kept;
+  Tensor values = Tensor::empty(shape, x.dtype(), x.device());
+  Tensor indices = Tensor::empty(shape, DType::int64, x.device());
   backend(x.device()).sort(x, axis, descending, values, indices);
   return {values, indices};
 }
@@ -70,11 +73,7 @@ std::pair<Tensor, Tensor> topk(const Tensor& given, int64_t k, int64_t axis, boo
         fmt::format("topk: k = {} given for axis {} of shape {}; {} to {} are accepted", k, at,
                     x.shape().to_string(), fewest, n));
   }
-  auto [values, indices] = sorted(x, at, largest);
-  if (k < n) {
-    values = clone(slice(values, at, 0, k));
-    indices = clone(slice(indices, at, 0, k));
-  }
+  auto [values, indices] = sorted(x, at, largest, k);
   record_taken("topk", x, values, indices, at, values.shape());
   return {cast(values, given.dtype()), indices};
 }

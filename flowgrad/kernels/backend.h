@@ -374,7 +374,8 @@ class Backend {
   virtual void scatter_max(View index, int axis, View source, View out) = 0;
   virtual void index_select(View x, int axis, View index, View out) = 0;
   virtual void index_add(View index, int axis, View source, View out) = 0;
-  /// Stable; NaN is the largest.
+  /// Stable; NaN is the largest. values and indices may be shorter along the axis: they get the
+  /// first of the order.
   virtual void sort(View x, int axis, bool descending, View values, View indices) = 0;
 
   // Small dense linear algebra on the last two axes; inputs and outputs contiguous.

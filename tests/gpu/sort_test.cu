@@ -31,9 +31,13 @@ Tensor awkward(const Shape& shape, DType dtype, uint64_t seed) {
   return Tensor::from(v, shape, dtype);
 }
 
-void check_sort(const Tensor& x, int axis, bool descending, bool awkward_layout, uint64_t seed) {
-  Tensor values = zeros(x.shape(), x.dtype());
-  Tensor indices = zeros(x.shape(), DType::int64);
+/// `kept`: the first of the order along axis, all by default.
+void check_sort(const Tensor& x, int axis, bool descending, bool awkward_layout, uint64_t seed,
+                int64_t kept = -1) {
+  Shape shape = x.shape();
+  if (kept >= 0) shape[axis] = kept;
+  Tensor values = zeros(shape, x.dtype());
+  Tensor indices = zeros(shape, DType::int64);
   if (awkward_layout) {
     values = strided(values, seed + 1);
     indices = strided(indices, seed + 2);
@@ -95,6 +99,14 @@ TEST_CASE("sort: long rows", "[sort_test]") {
   std::vector<int64_t> wide(6000);
   for (int64_t& v : wide) v = dice.roll(0, 1) == 0 ? INT64_MIN + dice.roll(0, 3) : INT64_MAX - 1;
   check_sort(Tensor::from(wide, {6000}), 0, true, false, 1);
+}
+
+TEST_CASE("sort: the first of the order", "[sort_test]") {
+  for (const int64_t kept : {0, 1, 3, 33, 100}) {
+    check_sort(awkward({5, 100}, DType::float32, 31), 1, kept % 2 == 0, kept == 3, 1, kept);
+    check_sort(awkward({3, 2500}, DType::float64, 32), 1, kept % 2 == 1, kept == 3, 2, kept);
+  }
+  check_sort(awkward({7, 20}, DType::int64, 33), 0, true, true, 3, 4);
 }
 
 TEST_CASE("sort: what is refused", "[sort_test]") {

@@ -230,3 +230,24 @@ TEST_CASE("sorting is the reference's: stable, NaN last, signed zeros equal",
     }
   }
 }
+
+TEST_CASE("what sorting keeps is the first of the order", "[cpu_integers_test]") {
+  for (const DType dtype : {DType::float32, DType::float64, DType::int64}) {
+    for (const int64_t kept : {0, 1, 5, 60, 140, 300, 2999, 3000}) {
+      const Tensor x = numbers_of({3, 3000}, 7, dtype);
+      for (const int axis : {0, 1}) {
+        if (axis == 0 && kept > 3) continue;
+        const Shape shape = axis == 0 ? Shape{kept, 3000} : Shape{3, kept};
+        same_bits(name_of(dtype) + (" " + shape.to_string()), [&](Backend& on, bool awkward) {
+          std::vector<Tensor> out;
+          for (const bool descending : {false, true}) {
+            out.push_back(result(shape, dtype, awkward));
+            out.push_back(result(shape, DType::int64, awkward));
+            on.sort(laid_out(x, awkward, 3), axis, descending, out[out.size() - 2], out.back());
+          }
+          return out;
+        });
+      }
+    }
+  }
+}

@@ -70,16 +70,16 @@ void for_row_groups(int64_t rows, int64_t n, F&& f, int64_t numbers_in_group = k
   });
 }
 
-/// run(x, values, positions) with the axis as rows, for what leaves a value and a position for
-/// every number: from copies, and back.
+/// run(x, values, positions) with the axis as rows, for what leaves values and their positions:
+/// from copies, and back.
 template <class Run>
 void through_rows(const View& x, int axis, const View& values, const View& positions, Run&& run) {
-  const AxisLast from(x, axis);
-  const Tensor rows = from.copy(), found = Tensor::empty(from.shape, x.dtype),
-               places = Tensor::empty(from.shape, DType::int64);
+  const AxisLast to_values(values, axis), to_positions(positions, axis);
+  const Tensor rows = AxisLast(x, axis).copy(), found = Tensor::empty(to_values.shape, x.dtype),
+               places = Tensor::empty(to_values.shape, DType::int64);
   run(rows, found, places);
-  fast_cpu_backend().copy(found, AxisLast(values, axis).view);
-  fast_cpu_backend().copy(places, AxisLast(positions, axis).view);
+  fast_cpu_backend().copy(found, to_values.view);
+  fast_cpu_backend().copy(places, to_positions.view);
 }
 
 /// f(batch, first column, columns) over strips of columns. No column's result depends on its strip,

@@ -12,8 +12,8 @@ using namespace cpu;
 
 namespace {
 
-/// Numbers up to which insertion beats counting digits.
-constexpr int64_t kShortLane = 48;
+/// Numbers up to which insertion beats counting digits, and how many are found so among many.
+constexpr int64_t kShortLane = 48, kFew = 128;
 constexpr int kDigitBits = 8, kDigits = 1 << kDigitBits;
 
 template <class T>
@@ -39,16 +39,6 @@ struct Entry {
   uint32_t index;
 };
 
-template <class T>
-void insertion_sort(Entry<T>* entries, int64_t n) {
-  for (int64_t i = 1; i < n; ++i) {
-    const Entry<T> entry = entries[i];
-    int64_t k = i;
-    for (; k > 0 && entries[k - 1].key > entry.key; --k) entries[k] = entries[k - 1];
-    entries[k] = entry;
-  }
-}
-
 /// By digits, the lowest first, each pass stable (Knuth vol. 3, 5.2.5). Returns where the result
 /// is, `entries` or `other`.
 template <class T>
@@ -72,30 +62,67 @@ Entry<T>* radix_sort(Entry<T>* entries, Entry<T>* other, int64_t n) {
   return entries;
 }
 
-/// One row; `entries` has room for twice its numbers.
+/// The order of a row.
 template <class T>
-void sort_row(bool descending, const T* x, int64_t n, Entry<T>* entries, T* values,
-              int64_t* indices) {
-  const Key<T> turn = descending ? ~Key<T>{0} : Key<T>{0};
-  for (int64_t i = 0; i < n; ++i) entries[i] = {key_of(x[i]) ^ turn, static_cast<uint32_t>(i)};
-  if (n <= kShortLane)
-    insertion_sort<T>(entries, n);
-  else
-    entries = radix_sort<T>(entries, entries + n, n);
+struct Order {
+  const T* x;
+  bool descending;
+
+  Entry<T> entry(int64_t i) const {
+    const Key<T> key = key_of(x[i]);
+    return {descending ? ~key : key, static_cast<uint32_t>(i)};
+  }
+  /// False for a NaN on either side: its entry decides.
+  bool is_no_earlier(T value, T than) const { return descending ? value <= than : value >= than; }
+};
+
+/// The first `kept` of the order of n numbers, each of which finds its place or is dropped.
+template <class T>
+void insert_in_order(const Order<T>& order, int64_t n, int64_t kept, Entry<T>* entries) {
+  int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) {
+    if (count == kept && order.is_no_earlier(order.x[i], order.x[entries[count - 1].index]))
+      continue;
+    const Entry<T> entry = order.entry(i);
+    if (count == kept && entry.key >= entries[count - 1].key) continue;
+    int64_t k = count < kept ? count++ : kept - 1;
+    for (; k > 0 && entries[k - 1].key > entry.key; --k) entries[k] = entries[k - 1];
+    entries[k] = entry;
+  }
+}
+
+/// The first `kept` of the order of one row; `entries` has room for twice its numbers.
+template <class T>
+void sort_row(const Order<T>& order, int64_t n, Entry<T>* entries, int64_t kept, T* values,
+              int64_t* indices) {
+  if (n <= kShortLane || kept <= std::min(kFew, n / 16)) {
+    insert_in_order(order, n, kept, entries);
+  } else {
+    for (int64_t i = 0; i < n; ++i) entries[i] = order.entry(i);
+    if (kept <= n / 16) {
+      const auto before = [](const Entry<T>& a, const Entry<T>& b) {
+        return a.key != b.key ? a.key < b.key : a.index < b.index;
+      };
+      std::partial_sort(entries, entries + kept, entries + n, before);
+    } else {
+      entries = radix_sort<T>(entries, entries + n, n);
+    }
+  }
+  for (int64_t i = 0; i < kept; ++i) {
     indices[i] = entries[i].index;
-    values[i] = x[entries[i].index];
+    values[i] = order.x[entries[i].index];
   }
 }
 
 template <class T>
 void sort_rows(bool descending, const View& x, const View& values, const View& indices) {
   const Lanes l(x, x.rank() - 1);
+  const int64_t kept = values.shape->back();
   const auto sort_some = [&](int64_t first, int64_t count) {
     auto* const entries = scratch_of<Entry<T>>(ScratchSlot::operand, 2 * l.n);
     for (int64_t r = first; r < first + count; ++r)
-      sort_row(descending, x.as<const T>() + r * l.n, l.n, entries, values.as<T>() + r * l.n,
-               indices.as<int64_t>() + r * l.n);
+      sort_row<T>({x.as<const T>() + r * l.n, descending}, l.n, entries, kept,
+                  values.as<T>() + r * kept, indices.as<int64_t>() + r * kept);
   };
   for_row_groups(l.batches, l.n, sort_some, kChunk / 8);
 }
@@ -106,7 +133,7 @@ void CpuBackendFast::sort(View x, int axis, bool descending, View values, View i
   require_dtype("sort", "values", values, x.dtype);
   require_dtype("sort", "indices", indices, DType::int64);
   // Positions and counts have 32 bits here.
-  if (x.rank() == 0 || x.numel() == 0 || (*x.shape)[axis] >= (int64_t{1} << 32))
+  if (x.rank() == 0 || values.numel() == 0 || (*x.shape)[axis] >= (int64_t{1} << 32))
     return ReferenceBackend::sort(x, axis, descending, values, indices);
   if (!are_rows(axis, x, values, indices)) {
     return through_rows(x, axis, values, indices, [&](View rows, View sorted, View places) {

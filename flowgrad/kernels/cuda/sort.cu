@@ -39,8 +39,8 @@ using KeyOf = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
 
 /// Rows along the axis that is sorted: where they begin, and the step from element to element.
 struct Rows {
-  Axes heads;  // of x, values, indices
-  int64_t n;
+  Axes heads;       // of x, values, indices
+  int64_t n, kept;  // numbers of x, and how many of them values and indices get
   int64_t x_step, values_step, indices_step;
   bool descending;
 };
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(512)
   for (int i = thread; i < elements; i += threads) {
     const int at = i & (padded - 1);
     const int64_t row = first_row + i / padded;
-    if (at < n && row < rows.heads.total) {
+    if (at < rows.kept && row < rows.heads.total) {
       int64_t o[3];
       offsets_at(rows.heads, row, o);
       values[o[1] + at * rows.values_step] = x[o[0] + order[i] * rows.x_step];
@@ -130,7 +130,7 @@ template <class T>
 __global__ void write_sorted(const T* x, const uint32_t* order, T* values, int64_t* indices,
                              const __grid_constant__ Rows rows, int64_t first_row) {
   const int64_t i = thread_number();
-  if (i >= rows.n) return;
+  if (i >= rows.kept) return;
   int64_t o[3];
   offsets_at(rows.heads, first_row + blockIdx.y, o);
   const int64_t from = order[static_cast<int64_t>(blockIdx.y) * rows.n + i];
@@ -175,7 +175,8 @@ void sort_long(const T* x, T* values, int64_t* indices, const Rows& rows) {
                 first);
     const int at =
         radix_sort(buffers, count, rows.n, static_cast<int>(sizeof(Key)) * 8, counts.as<void>());
-    gpu::launch(write_sorted<T>, grid, kBlock, 0, stream, x, buffers.order[at], values, indices,
+    const dim3 written(blocks_of(rows.kept), static_cast<unsigned>(count));
+    gpu::launch(write_sorted<T>, written, kBlock, 0, stream, x, buffers.order[at], values, indices,
                 rows, first);
   }
 }
@@ -187,11 +188,12 @@ void CudaBackend::sort(View x, int axis, bool descending, View values, View indi
   require_dtype("sort", "indices", indices, DType::int64);
   visit_numeric("sort", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    if (x.numel() == 0) return;
+    if (values.numel() == 0) return;
     Shape heads = *x.shape;
     if (heads.rank() > 0) heads[axis] = 1;
     const Rows rows{axes_over(heads, *x.strides, *values.strides, *indices.strides),
                     size_along(x, axis),
+                    size_along(values, axis),
                     stride_along(x, axis),
                     stride_along(values, axis),
                     stride_along(indices, axis),

@@ -133,10 +133,10 @@ void ReferenceBackend::sort(View x, int axis, bool descending, View values, View
           } else {
             std::stable_sort(lane.begin(), lane.end(), less);
           }
-          for (size_t i = 0; i < lane.size(); ++i) {
-            const auto k = static_cast<int64_t>(i);
-            values.as<T>()[v + k * stride_along(values, axis)] = lane[i].value;
-            indices.as<int64_t>()[at + k * stride_along(indices, axis)] = lane[i].index;
+          for (int64_t k = 0; k < size_along(values, axis); ++k) {
+            const Entry& entry = lane[static_cast<size_t>(k)];
+            values.as<T>()[v + k * stride_along(values, axis)] = entry.value;
+            indices.as<int64_t>()[at + k * stride_along(indices, axis)] = entry.index;
           }
         },
         *x.strides, *values.strides, *indices.strides);
