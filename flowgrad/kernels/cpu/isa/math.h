@@ -103,6 +103,16 @@ FG_INLINE vec<T, N> mul_zero(vec<T, N> a, vec<T, N> b) {
   return select(a == V(0), V(0), a * b);
 }
 
+/// x^y from |x|^y: no number where x is negative and y not whole.
+template <class T, int N>
+FG_INLINE vec<T, N> sign_of_power(vec<T, N> x, vec<T, N> y, vec<T, N> result) {
+  using V = vec<T, N>;
+  const V half = y * V(0.5);
+  const V negative =
+      select(y == floor(y), select(half == floor(half), result, -result), V(Format<T>::nan));
+  return select(x < V(0), negative, result);
+}
+
 /// |x|^y good to a float, for finite x and y, x not zero: y times a logarithm good to 2^-37, in the
 /// exponential of at most 2^-34. Its range is a float's, so that one factor scales it.
 template <int N>
@@ -123,19 +133,50 @@ template <int N>
 FG_INLINE vec<float, N> pow(vec<float, N> x, vec<float, N> y) {
   using V = vec<float, N>;
   const auto hx = widen(x), hy = widen(y);
-  V result = narrow<N>(pow_of_floats(hx.low, hy.low), pow_of_floats(hx.high, hy.high));
-  const V whole = floor(y), half = y * V(0.5f);
-  const V negative =
-      select(y == whole, select(half == floor(half), result, -result), V(Format<float>::nan));
-  result = select(x < V(0), negative, result);
+  const V result = sign_of_power(
+      x, y, narrow<N>(pow_of_floats(hx.low, hy.low), pow_of_floats(hx.high, hy.high)));
   const V infinity = V(Format<float>::infinity);
   const mask<float, N> edge = !((x != V(0)) & (abs(x) < infinity) & (abs(y) < infinity));
   return rare_lanes(
       edge, result, [](float a, float b) { return __builtin_powf(a, b); }, x, y);
 }
+
+/// log(x) good to 2^-65, for positive normal x: twice the artanh of s = f / (2 + f), whose first
+/// two terms keep what their rounding lost.
+template <int N>
+FG_INLINE Pair<vec<double, N>> log_of_two_parts(vec<double, N> x) {
+  using V = vec<double, N>;
+  using F = Format<double>;
+  const auto l = reduce_log(x);
+  const Pair<V> divisor = fast_two_sum(V(2), l.f);
+  const V inverse = V(1) / divisor.high, s = l.f * inverse;
+  const V s_low = (residual(l.f, s, divisor.high) - s * divisor.low) * inverse;
+  const V z = s * s, z_low = fma(s + s, s_low, -residual(z, s, s));
+  const V cube = z * s, cube_low = fma(z_low, s, fma(z, s_low, -residual(cube, z, s)));
+  constexpr double two_thirds = 0x1.5555555555555p-1, two_thirds_low = 0x1.5555555555555p-55;
+  const V third = cube * V(two_thirds);
+  const V third_low = fma(cube, V(two_thirds_low),
+                          fma(cube_low, V(two_thirds), -residual(third, cube, V(two_thirds))));
+  const V tail = two_chains(z, 2. / 5, 2. / 7, 2. / 9, 2. / 11, 2. / 13, 2. / 15, 2. / 17, 2. / 19,
+                            2. / 21, 2. / 23);
+  const Pair<V> sum = fast_two_sum(s + s, third);
+  const V low = fma(cube * z, tail, sum.low + fma(V(2), s_low, third_low));
+  const Pair<V> total = fast_two_sum(l.e * V(F::ln2_hi), sum.high);
+  return {total.high, total.low + fma(l.e, V(F::ln2_lo), low)};
+}
 template <int N>
 FG_INLINE vec<double, N> pow(vec<double, N> x, vec<double, N> y) {
-  return per_lane(x, y, [](double a, double b) { return __builtin_pow(a, b); });
+  using V = vec<double, N>;
+  const V a = abs(x);
+  const Pair<V> log = log_of_two_parts(a);
+  const V exponent = y * log.high;
+  const auto e = reduce_exp(exponent, fma(y, log.low, -residual(exponent, y, log.high)));
+  const V result = (fma(e.r * e.r, exp_tail(e.r), e.r) + V(1)) * power_of_two<double, N>(e.bits);
+  const mask<double, N> plain = (a >= V(Format<double>::min_normal)) &
+                                (a < V(Format<double>::infinity)) & (abs(exponent) < V(700));
+  return rare_lanes(
+      !plain, sign_of_power(x, y, result), [](double a, double b) { return __builtin_pow(a, b); },
+      x, y);
 }
 
 /// The divisor's sign, as Python's %. The remainder of magnitudes is exact where the quotient is
