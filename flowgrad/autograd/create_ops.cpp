@@ -175,6 +175,13 @@ void check_writable(const char* op, const Tensor& x) {
                     "use slice_scatter, where or scatter_add, or write under NoGrad",
                     op, x.shape().to_string()));
   }
+  for (int d = 0; d < x.rank(); ++d) {
+    if (x.shape()[d] < 2 || x.layout().strides[d] != 0) continue;
+    throw ValueError(
+        fmt::format("{}: a tensor of shape {} given whose axis {} shows the same elements again; "
+                    "one with an element for each place is accepted",
+                    op, x.shape().to_string(), d));
+  }
 }
 
 }  // namespace
@@ -222,7 +229,10 @@ void copy_(const Tensor& x, const Tensor& source) {
     throw ShapeError(fmt::format("copy_: source of shape {} given for a tensor of shape {}",
                                  source.shape().to_string(), x.shape().to_string()));
   }
-  backend(x.device()).copy(to(source, x.device()), x);
+  // Places of one storage are read before any of them is written.
+  const bool may_overlap = &x.storage() == &source.storage();
+  NoGrad off;
+  backend(x.device()).copy(may_overlap ? clone(source) : to(source, x.device()), x);
   x.storage().mark_written("copy_");
 }
 

@@ -305,7 +305,8 @@ LstmResult lstm(const Tensor& x, std::span<const LstmWeights> weights, bool bidi
 // ------------------------------------------------------------------ outside the tape
 /// Writes source into x, in place. GradError when x is tracked: only leaves outside of a graph's
 /// saved values may change, as optimisers do; use slice_scatter or where inside a graph. The two
-/// may have different dtypes and live on different devices.
+/// may have different dtypes, live on different devices, and be parts of one storage that overlap.
+/// ValueError when x is expanded: it shows one element in several places.
 void copy_(const Tensor& x, const Tensor& source);
 void fill_(const Tensor& x, double value);
 

@@ -175,9 +175,11 @@ Tensor mean(const Tensor& x, const Dims& axes, bool keepdim) {
   Tensor out = reduced(ReduceOp::sum, x, a);
   backend(x.device()).unary(UnaryOp::div_scalar, {n, 0}, out, out);
   if (recording(x)) {
-    record("mean", out, {x}, {}, [n, kept = a.kept, shape = x.shape()](Backward& r) {
-      r.set(0, expand(reshape(r.grad() / n, kept), shape));
-    });
+    // Of nothing it has no gradient, and 0 / 0 would be one of the cotangent's.
+    record("mean", out, {x}, {},
+           [n = std::max(n, 1.0), kept = a.kept, shape = x.shape()](Backward& r) {
+             r.set(0, expand(reshape(r.grad() / n, kept), shape));
+           });
   }
   return out;
 }

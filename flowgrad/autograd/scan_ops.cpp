@@ -93,9 +93,10 @@ Tensor logcumsumexp(const Tensor& x, int64_t axis) {
       constexpr double kInfinity = std::numeric_limits<double>::infinity();
       const Tensor y = r.saved(1);
       const Tensor nothing = filled({}, -kInfinity, y.dtype(), y.device());
-      // exp(a - b), and 0 where a is -inf whatever b is.
+      const Tensor zero = filled({}, 0, y.dtype(), y.device());
+      // exp(a - b): 0 where a is -inf whatever b is, and 1 where both are +inf.
       const auto ratio = [&](const Tensor& a, const Tensor& b) {
-        return exp(where(equal(a, nothing), nothing, a - b));
+        return exp(where(equal(a, nothing), nothing, where(equal(a, b), zero, a - b)));
       };
       const Tensor rest = linear_scan(ratio(y, shifted(y, at, -1, kInfinity)), r.grad(), at, true);
       r.set(0, ratio(r.saved(0), y) * rest);

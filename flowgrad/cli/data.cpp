@@ -102,7 +102,7 @@ class GarmentData final : public TrainingData {
   }
   StateProvider state() override { return sampler_state(sampler_); }
   std::string description() const override {
-    return fmt::format("{}: {} images, the class as condition", kGarments, set_.train.size());
+    return fmt::format("{}: {} images with their classes", kGarments, set_.train.size());
   }
 
  private:

@@ -54,10 +54,18 @@ std::string stored_config(const ImitateArguments& a, const Config& config) {
   return json_text(json);
 }
 
+/// Keys of a policy that an option, or the world, has the last word on.
+bool is_decided_elsewhere(const std::string& key) {
+  const auto keys = {"head",      "encoder",   "world",        "action_dim",
+                     "state_dim", "robot_dim", "token_length", "vocabulary"};
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
 RobotPolicyOptions policy_options(const ImitateArguments& a, const WorldSpec& spec) {
   ModelOptions given;
   given.settings = a.settings;
-  Config config = config_of(given);
+  const Config asked = config_of(given);
+  Config config = asked;
   config["head"] = a.head;
   config["encoder"] = a.encoder;
   RobotPolicyOptions options;
@@ -67,6 +75,13 @@ RobotPolicyOptions policy_options(const ImitateArguments& a, const WorldSpec& sp
     throw UsageError(fmt::format("--set: {}", e.what()));
   }
   fit_to_world(options, spec);
+  const Config made = robot_policy_config(options);
+  for (const auto& [key, value] : asked) {
+    if (!is_decided_elsewhere(key) || value == made.at(key)) continue;
+    throw UsageError(fmt::format("--set: {}={} given; {} decides it: {}", key, value,
+                                 key == "head" || key == "encoder" ? "--" + key : "--task",
+                                 made.at(key)));
+  }
   if (options.encoder != "state" && spec.token_length == 0) {
     throw UsageError(fmt::format("--encoder: {} given; {} has no words to read: state is accepted",
                                  options.encoder, spec.name));
@@ -144,7 +159,7 @@ std::string json_result(const ImitateResult& r) {
 
 std::string text_result(const ImitateResult& r) {
   std::string out = fmt::format(
-      "{} on {} from {} frames: {} steps, {} parameters\nloss {:.5g}, {:.0f} s of processor "
+      "{} on {} from {} frames: {} steps, {} parameters\nloss {:.5g}, {:.1f} s of processor "
       "time\n",
       r.head, r.task, r.frames, r.training.steps_done, r.policy->parameter_count(), r.training.loss,
       r.training.processor_seconds);
@@ -180,6 +195,7 @@ void run_imitate(ImitateArguments a, const Command& command,
         "--distill-steps: {} given without --teacher, whose flow they shorten", a.distill_steps));
   }
   apply(t.common);
+  FlowTrainerOptions trainer_o = trainer_options(t);
   const std::unique_ptr<World> world = make_world(a.world);
   const RobotPolicyOptions options = policy_options(a, world->spec());
   a.source.world = a.world;
@@ -198,7 +214,6 @@ void run_imitate(ImitateArguments a, const Command& command,
   if (!a.teacher.empty()) teacher = open_teacher(a, policy);
 
   Generator draws = generator_of(t.common.seed, Stream::training);
-  FlowTrainerOptions trainer_o = trainer_options(t);
   const Config config = robot_policy_config(options);
   trainer_o.trainer.config = stored_config(a, config);
   make_run_folder(t.run);
@@ -232,8 +247,10 @@ void run_imitate(ImitateArguments a, const Command& command,
   }
   FlowTrainer training(policy, loss, std::move(sources), draws, trainer_o);
   if (t.resume) training.resume();
-  write_config(t.run, command, "", config);
-  if (!t.keep_best || !t.resume) std::filesystem::remove(best_weights(t.run));
+  Config settings = config;
+  std::erase_if(settings, [](const auto& entry) { return is_decided_elsewhere(entry.first); });
+  write_config(t.run, command, "", settings);
+  forget_results(t);
   ImitateResult r{.task = a.world, .head = a.head, .encoder = a.encoder};
   r.training = training.run();
   check_result(t, r.training, command);

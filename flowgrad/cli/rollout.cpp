@@ -79,6 +79,10 @@ void run_rollout(RolloutArguments a, const Command& command) {
           in_closed_loop(*policy, sampling, guidance));
     }
   } else {
+    if (!a.steps.empty()) {
+      throw UsageError(
+          "--n-steps: given for a demonstrator, which takes none; the run of a policy is accepted");
+    }
     if (a.loop.realtime > 0) {
       throw UsageError(
           "--realtime: given for a demonstrator; the run of a policy with the flow head is "
@@ -173,6 +177,11 @@ WorldOptions world_options(const ClosedLoopArguments& a) {
 
 EvaluationOptions evaluation_options(const ClosedLoopArguments& a, uint64_t seed, int64_t horizon,
                                      ImageSize images) {
+  if (a.ensemble && a.execute > 1) {
+    throw UsageError(fmt::format(
+        "--execute: {} given with --ensemble, which asks at every step; one of the two is accepted",
+        a.execute));
+  }
   return {.episodes = a.episodes,
           .seed = seed,
           .execute = a.execute > 0 ? a.execute : std::max<int64_t>(horizon / 2, 1),
@@ -225,7 +234,7 @@ std::string latency_cell(const Latency& l) {
 }
 
 std::vector<std::string> result_heads() {
-  return {"", "success", "95 %", "score", "steps", "failed", "left", "right", "jerk"};
+  return {"", "success", "95 %", "score", "length", "failed", "left", "right", "jerk"};
 }
 
 std::vector<std::string> result_cells(const std::string& label, const EvaluationSummary& s) {
@@ -246,8 +255,8 @@ void add_rollout(CLI::App& app) {
   c.group("Policy");
   c.file("--run", a->run, "Folder of a run of flowgrad imitate, or its weights");
   c.choice("--task", a->world, "World; empty = that of the run", world_names());
-  c.choice("--demonstrator", a->demonstrator, "In place of a run: the scripted expert, or chance",
-           {"expert", "random"});
+  c.choice("--demonstrator", a->demonstrator,
+           "In place of a run: the scripted expert, or random actions", {"expert", "random"});
   c.list("--n-steps", a->steps,
          "Steps of flow or DDIM; may be repeated: a result for each. 0 = the head's own", "N");
   add_closed_loop(c, a->loop);

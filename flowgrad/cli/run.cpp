@@ -118,6 +118,7 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
   };
   if (!has("config")) return args;
   std::string path = value_of(args, "--config");
+  const bool given = !path.empty();
   if (path.empty() && std::find(args.begin(), args.end(), "--resume") != args.end()) {
     const std::string stored = value_of(args, "--run") + "/config.json";
     std::error_code ignored;
@@ -128,7 +129,16 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
         config_arguments(entries, sub.get_name(), options, command_names(app));
     args.insert(args.begin(), own.begin(), own.end());
   };
-  if (!path.empty()) put_first(read_config(path));
+  try {
+    if (!path.empty()) put_first(read_config(path));
+  } catch (const UsageError& e) {
+    if (given) throw;
+    // Nobody wrote that file by hand.
+    constexpr std::string_view kOption = "--config: ";
+    const std::string_view what = e.what();
+    throw IoError("--resume: " +
+                  std::string(what.substr(what.starts_with(kOption) ? kOption.size() : 0)));
+  }
   if (has("preset"))  // the file may name it
     put_first(parse_config(preset_lines(value_of(args, "--preset")), "--preset"));
   return args;
@@ -249,16 +259,17 @@ int run_command(int argc, const char* const* argv, void (*declare)(CLI::App& app
   app.footer(
       "\nflowgrad <command> --help lists the options of a command.\n"
       "Results go to stdout, progress and messages to stderr.\n"
-      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad or incompatible file, 130 interrupted "
-      "after saving.");
+      "Exit codes: 0 done, 1 failed, 2 wrong usage, 3 bad or incompatible file, 130 or 143 ended "
+      "by Ctrl-C or SIGTERM, a training after saving.");
   app.require_subcommand(1);
   declare(app);
   const int code = guarded(app, std::vector<std::string>(argv + std::min(argc, 1), argv + argc));
   errno = 0;
   const bool written = std::fflush(stdout) == 0 && std::ferror(stdout) == 0;
   if (!written && errno != EPIPE && code == 0) {
-    return fail(
-        1, fmt::format("stdout: cannot be written: {}", std::generic_category().message(errno)));
+    // An earlier write may have failed, whose reason is gone.
+    const std::string why = errno == 0 ? "" : ": " + std::generic_category().message(errno);
+    return fail(1, "stdout: cannot be written" + why);
   }
   return code;
 }

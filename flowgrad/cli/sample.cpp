@@ -177,6 +177,12 @@ void run_sample(const SampleArguments& a, const Command& command) {
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   if (!a.picture.empty()) check_picture("--picture", a.picture, model->width());
+  const bool sees = model->has("condition");
+  for (const auto& [option, file] :
+       {std::pair{"--images", &a.images}, {"--tokens", &a.tokens}, {"--robot", &a.robot}}) {
+    if (!file->empty() && !sees)
+      throw UsageError(fmt::format("{}: given for {}, which sees nothing", option, model->name()));
+  }
   model->module().train(false);
   NoGrad off;
   Tensor condition = load_array("--condition", a.condition, dtype_of(a.common));

@@ -15,7 +15,7 @@ class TeacherData final : public TrainingData {
  public:
   TeacherData(std::unique_ptr<TrainingData> base, const TrainArguments& a)
       : base_(std::move(base)), arguments_(a), sampler_(1, 1, 0) {
-    const int64_t rows = std::max(a.pairs, a.batch_size);
+    const int64_t rows = a.pairs;
     Generator weights = generator_of(a.common.seed, Stream::weights);
     ModelOptions teacher;
     teacher.weights = a.teacher;
@@ -49,8 +49,9 @@ class TeacherData final : public TrainingData {
   QuantityInputs held_out() const override { return held_out_; }
   StateProvider state() override { return sampler_state(sampler_); }
   std::string description() const override {
-    return fmt::format("{} pairs of {} ({})", sampler_.count(), arguments_.teacher,
-                       base_->description());
+    const std::string pairs = fmt::format("{} pairs of {}", sampler_.count(), arguments_.teacher);
+    return pairs_.condition.defined() ? pairs + ", for the conditions of " + base_->description()
+                                      : pairs;
   }
 
  private:
@@ -58,6 +59,12 @@ class TeacherData final : public TrainingData {
   static constexpr uint64_t kNoise = (static_cast<uint64_t>(Stream::held_out) << 32) + (1u << 30);
 
   void check(const Model& teacher) const {
+    if (arguments_.pairs < arguments_.batch_size) {
+      throw UsageError(
+          fmt::format("--pairs: {} given with --batch-size {}; at least a batch is "
+                      "accepted",
+                      arguments_.pairs, arguments_.batch_size));
+    }
     if (!teacher.has("generate") || teacher.name() == "diffusion") {
       throw UsageError(
           fmt::format("--teacher: {} is a {}; models that generate from noise alone are accepted: "

@@ -93,8 +93,8 @@ std::string text_result(const TrainReport& r) {
   std::string out = fmt::format("{} on {}: {} steps, {} parameters\n", r.model, r.data,
                                 r.result.steps_done, r.parameters);
   if (std::isfinite(r.held_out.log_likelihood)) {
-    out += fmt::format("held-out log-likelihood {:.4f} +- {:.4f} nats", r.held_out.log_likelihood,
-                       r.held_out.standard_error);
+    out += fmt::format("held-out log-likelihood {:.4f} +- {} nats", r.held_out.log_likelihood,
+                       r.held_out.error_text());
     if (std::isfinite(r.floor)) out += fmt::format("; the density itself has {:.4f}", -r.floor);
   } else {
     out += std::isnan(r.held_out.loss) ? std::string("held-out loss not a number")
@@ -158,6 +158,9 @@ void run_train(TrainArguments a, const Command& command) {
         "a .npy "
         "file is accepted");
   }
+  const TrainArguments own;  // by value: a configuration file gives every option
+  if (a.pairs != own.pairs && a.teacher.empty())
+    throw UsageError(fmt::format("--pairs: {} given without --teacher, which makes them", a.pairs));
   // A resumed run has its weights in the checkpoint.
   if (a.resume) a.model.weights.clear();
   auto [name, config] = describe_model(a.model);
@@ -223,7 +226,7 @@ void run_train(TrainArguments a, const Command& command) {
     }
   }
   write_config(a.run, command, model->name(), model->config());
-  if (!a.keep_best || !a.resume) std::filesystem::remove(best_weights(a.run));
+  forget_results(a);
 
   TrainReport r;
   r.model = name;
@@ -245,6 +248,10 @@ void run_train(TrainArguments a, const Command& command) {
 }
 
 }  // namespace
+
+std::string HeldOutResult::error_text() const {
+  return std::isnan(standard_error) ? "-" : fmt::format("{:.4f}", standard_error);
+}
 
 HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, void (*between)()) {
   // Small enough for wide models, and for couplings of a whole chunk to be exact.
@@ -274,11 +281,12 @@ HeldOutResult measure(Model& model, const QuantityInputs& rows, uint64_t seed, v
     }
   }
   const double mean = sum / static_cast<double>(n);
-  const double variance = std::max(squares / static_cast<double>(n) - mean * mean, 0.0);
   HeldOutResult out{.loss = mean, .log_likelihood = kNone, .standard_error = kNone, .rows = n};
   if (density) {
     out.log_likelihood = -mean;
-    out.standard_error = std::sqrt(variance / static_cast<double>(n));
+    const auto rows_beyond_one = static_cast<double>(n - 1);
+    const double spread = std::max(squares - static_cast<double>(n) * mean * mean, 0.0);
+    if (n > 1) out.standard_error = std::sqrt(spread / rows_beyond_one / static_cast<double>(n));
   }
   return out;
 }

@@ -68,6 +68,9 @@ void make_run_folder(const std::string& run);
 /// <run>/config.json: the model where the command has that option, its keys, the other options.
 void write_config(const std::string& run, const Command& command, const std::string& model,
                   const Config& config);
+/// Removes what an earlier run left in the folder as its results; a new one must not be taken for
+/// it.
+void forget_results(const TrainArguments& a);
 /// Refuses a folder that holds a run already, or none to resume.
 void check_run_folder(const TrainArguments& a);
 /// Names the option that keeps a run from being continued; the trainer would only refuse.
@@ -78,8 +81,11 @@ void check_resume(const TrainArguments& a, const std::string& config);
 struct HeldOutResult {
   double loss = 0;
   double log_likelihood = 0;
-  double standard_error = 0;
+  double standard_error = 0;  ///< NaN as well where there is one row
   int64_t rows = 0;
+
+  /// The standard error for people, "-" where there is none.
+  std::string error_text() const;
 };
 /// Draws are the same at every call, so that two calls differ by the weights alone.
 /// `between` is called before each part of the rows.

@@ -43,6 +43,10 @@ void add_training(Command& c, TrainArguments& a) {
 }
 
 FlowTrainerOptions trainer_options(const TrainArguments& a) {
+  if (a.graph == "on" && device_of(a.common).is_cpu()) {
+    throw UsageError(
+        "--graph: on given for the CPU; off and auto are accepted there, on with --device cuda");
+  }
   FlowTrainerOptions options;
   options.learning_rate = a.learning_rate;
   options.schedule = a.schedule == "constant" ? LearningRate::constant
@@ -81,8 +85,15 @@ void check_result(const TrainArguments& a, const TrainResult& result, const Comm
       if (!a.common.quiet)
         tell(fmt::format("paused; flowgrad {} --run {} --resume continues", command.name(), a.run));
       break;
-    case TrainStatus::finished:
-    case TrainStatus::early_stopped: break;
+    case TrainStatus::early_stopped:
+      if (!a.common.quiet) {
+        tell(
+            fmt::format("stopped after step {}: no better validation in the last {}; a larger "
+                        "--patience trains on",
+                        result.steps_done, a.patience));
+      }
+      break;
+    case TrainStatus::finished: break;
   }
   if (result.skipped == result.steps_done) {
     throw Error(

@@ -55,7 +55,7 @@ void write_report(const TrainReport& r) {
   if (std::isfinite(r.held_out.log_likelihood)) {
     facts.emplace_back(
         "held-out log-likelihood",
-        fmt::format("{:.4f} ± {:.4f} nats", r.held_out.log_likelihood, r.held_out.standard_error));
+        fmt::format("{:.4f} ± {} nats", r.held_out.log_likelihood, r.held_out.error_text()));
   }
   if (std::isfinite(r.floor))
     facts.emplace_back("no model beats", fmt::format("{:.4f} nats", -r.floor));

@@ -45,6 +45,13 @@ void make_run_folder(const std::string& run) {
   if (error) throw IoError(fmt::format("--run: {}: cannot be made: {}", run, error.message()));
 }
 
+void forget_results(const TrainArguments& a) {
+  if (!a.keep_best || !a.resume) std::filesystem::remove(best_weights(a.run));
+  if (a.resume) return;
+  for (const char* name : {"/weights.safetensors", "/report.html"})
+    std::filesystem::remove(a.run + name);
+}
+
 void write_config(const std::string& run, const Command& command, const std::string& model,
                   const Config& config) {
   Json options = Json::object();
@@ -102,6 +109,11 @@ void check_resume(const TrainArguments& a, const std::string& config) {
   if (averaged != (a.ema > 0)) {
     throw IoError(fmt::format("--ema: {} given; the run in {} was started with{} averaged weights",
                               a.ema, a.run, averaged ? "" : "out"));
+  }
+  if (a.pause_at > 0 && checkpoint->step >= a.pause_at) {
+    throw UsageError(
+        fmt::format("--pause-at: {} given; the run in {} has done {}, more are accepted",
+                    a.pause_at, a.run, checkpoint->step));
   }
   if (checkpoint->step > a.steps) {
     throw UsageError(

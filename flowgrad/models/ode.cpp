@@ -270,8 +270,8 @@ void raise(OdeStatus status, const std::string& place, const OdeStatistics& s) {
       : status == OdeStatus::step_underflow
           ? "raise rtol and atol, or use float64: the error asked for is below rounding, or the "
             "solution has a singularity there"
-          : "check the initial state and the field's parameters; the solution may grow without "
-            "bound";
+          : "check the initial state, the field's parameters, and that neither is beyond the "
+            "dtype's range in units of rtol and atol; the solution may grow without bound";
   throw OdeError(status,
                  fmt::format("odeint: {} at {}, after {} accepted and {} rejected steps; {}", what,
                              place, s.accepted, s.rejected, remedy));

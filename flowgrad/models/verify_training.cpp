@@ -94,8 +94,9 @@ void check_gradient(Subject& s) {
   const double demanded = adjoint ? std::max(1e-6, 10 * std::stod(config.at("rtol"))) : 1e-6;
   // Rounding of the loss itself limits a difference where the gradient is tiny.
   const double rounding = 1e-13 * (1 + std::abs(loss.item())) / h;
-  s.judge(10, "gradient of the loss against differences",
-          std::max(std::abs(slope - wanted) - rounding, 0.0) / (g_norm > 0 ? g_norm : 1), demanded,
+  const double scale = g_norm > 0 ? g_norm : 1;
+  s.judge(10, "gradient of the loss against differences", std::abs(slope - wanted) / scale,
+          demanded + rounding / scale,
           fmt::format("of its norm {:.3g}; all {} parameters move", g_norm, leaves.size()));
 }
 

@@ -332,7 +332,11 @@ TrainResult Trainer::run() {
   Pace pace(counters_.step);
   TrainResult result;
   result.checkpoint = newest_checkpoint_;
-  bool ended = false;
+  const auto out_of_patience = [&] {
+    return options_.patience > 0 && counters_.stale_validations >= options_.patience;
+  };
+  bool ended = out_of_patience();  // before the checkpoint that it continues from
+  if (ended) result.status = TrainStatus::early_stopped;
   double mark = processor_seconds();
   bool owed = owes_validation();
   const auto end = [&](TrainStatus status) {
@@ -360,9 +364,7 @@ TrainResult Trainer::run() {
     if (!cut && (last || ended || validates || is_due(done, options_.log_every))) {
       log_row(validation, earlier_seconds_ + seconds_since(start));
     }
-    if (validates && options_.patience > 0 && counters_.stale_validations >= options_.patience) {
-      end(TrainStatus::early_stopped);
-    }
+    if (validates && out_of_patience()) end(TrainStatus::early_stopped);
     progress_->update(pace.state(counters_, options_.steps));
     if (parts_.after_step && !owed) parts_.after_step(done);
     if (last && !cut) end(TrainStatus::finished);
@@ -392,10 +394,8 @@ TrainResult Trainer::run() {
                     : (history_.empty() ? kNan : history_.back().loss);
   result.best_validation = counters_.best_validation;
   result.best_step = counters_.best_step;
-  result.seconds = seconds_since(start);
-  result.processor_seconds = processor_seconds_;
-  earlier_seconds_ += result.seconds;
-  earlier_processor_seconds_ += std::exchange(processor_seconds_, 0);
+  result.seconds = earlier_seconds_ += seconds_since(start);
+  result.processor_seconds = earlier_processor_seconds_ += std::exchange(processor_seconds_, 0);
   return result;
 }
 

@@ -134,7 +134,7 @@ struct TrainerOptions {
 
 enum class TrainStatus {
   finished,       ///< all steps done
-  early_stopped,  ///< `patience` ran out
+  early_stopped,  ///< `patience` ran out, now or before the checkpoint
   paused,         ///< `pause_at` reached
   interrupted,    ///< a signal came; saved
   diverged,       ///< non-finite losses or gradients; the last good checkpoint is kept
@@ -152,9 +152,9 @@ struct TrainResult {
   int64_t best_step = 0;
   /// SIGINT or SIGTERM after `interrupted`, else 0: the exit code is 128 + signal.
   int signal = 0;
-  /// Time of this call.
+  /// Time of the training, calls before this one and before a checkpoint included.
   double seconds = 0;
-  /// Processor time of this call, validations left out.
+  /// Its processor time, validations left out.
   double processor_seconds = 0;
   /// The newest checkpoint, empty when there is none.
   std::string checkpoint;

@@ -237,6 +237,14 @@ from 0 to below 1@train --model planar --data moons --ema 1
 the data needs 2@train --model planar --set dim=3 --data moons
 the data needs 2@train --model flow_matching --set action_dim=7 --data moons
 the data needs 0@train --model flow_matching --set condition_dim=7 --data moons
+--graph: on given for the CPU@train --model planar --data moons --graph on
+--graph: on given for the CPU@imitate --task fork --demonstrations 5 --graph on
+--pairs: 5 given without --teacher@train --model planar --data moons --pairs 5
+head=regression given; --head decides it@imitate --task fork --set head=regression
+state_dim=3 given; --task decides it@imitate --task fork --set state_dim=3
+--images: given for planar@sample --model planar --images x.npy --output y.npy
+--n-steps: given for a demonstrator@rollout --task fork --demonstrator expert --n-steps 3
+--execute: 3 given with --ensemble@rollout --task fork --demonstrator expert --ensemble --execute 3
 c0.toml:1@init --config "$c/c0.toml" --output w.safetensors
 did you mean "steps"?@train --config "$c/c1.toml" --data moons
 c2.toml:2@init --config "$c/c2.toml" --output w.safetensors

@@ -7,7 +7,7 @@ if ! "$flowgrad" sample --weights w.safetensors --n 5 --matmul cublas --output c
   says "-DFLOWGRAD_CUBLAS=ON" err
   [ ! -e c.npy ] || fail "c.npy was made without cuBLAS"
 fi
-expect 1 "a graph holds the work of a device" train --model planar --data moons --steps 3 \
+expect 2 "--graph: on given for the CPU" train --model planar --data moons --steps 3 \
   --batch-size 8 --graph on --run graph --quiet
 ok sample --weights w.safetensors --n 5 --seed 3 --output x.npy
 ok inspect x.npy

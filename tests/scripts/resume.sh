@@ -67,6 +67,31 @@ exists done/report.html
 same done/weights.safetensors b/weights.safetensors
 rm done/config.json
 expect 3 "done/config.json" train --run done --resume
+printf '{' >done/config.json
+expect 3 "--resume: done/config.json: not JSON" train --run done --resume
+# A run that lost patience has ended.
+ok train --model planar --data rings --learning-rate 0.5 --patience 2 --validate-every 5 --steps 400 --run patient
+says "no better validation in the last 2" err
+step=$(tail -n 1 patient/metrics.jsonl)
+cp patient/weights.safetensors ended
+ok train --run patient --resume
+says "no better validation in the last 2" err
+same patient/weights.safetensors ended
+[ "$(tail -n 1 patient/metrics.jsonl)" = "$step" ] || fail "a run without patience went on"
+expect 2 "--pause-at: 3 given; the run in b has done 8" train --run b --resume --pause-at 3
+# What a run that is overwritten left must not pass for the new one's.
+cp -r b anew
+rm anew/metrics.jsonl
+"$flowgrad" train --model planar --data rings --steps 100000000 --log-every 1 --run anew --overwrite >/dev/null 2>&1 &
+pid=$!
+tries=0
+while [ ! -s anew/metrics.jsonl ] && [ $tries -lt 600 ]; do
+  tries=$((tries + 1))
+  sleep 0.1
+done
+kill $pid
+wait $pid || true
+for f in weights.safetensors report.html; do [ ! -e anew/$f ] || fail "anew/$f is of the run before"; done
 # One process at a time.
 "$flowgrad" train --model planar --data rings --steps 100000000 --batch-size 16 --log-every 1 --run busy >/dev/null 2>&1 &
 pid=$!

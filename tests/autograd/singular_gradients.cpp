@@ -1,0 +1,76 @@
+// Derivatives where a formula divides by zero, meets an infinity or steps over an integer.
+#include <limits>
+
+#include "autograd/conformance.h"
+
+namespace flowgrad::conformance {
+namespace {
+
+constexpr double kFar = std::numeric_limits<double>::infinity();
+
+TEST_CASE("the slope of a remainder in its divisor is the quotient that the value belongs to",
+          "[singular_gradients][device]") {
+  // 1 / 0.1 and 6 / 0.2 round up to the next integer; the remainder knows better.
+  const std::vector<double> a{1, 6, -7, 7, 2, -2, 2, -1e-20, 0};
+  const std::vector<double> b{.1, .2, 3, -3, -kFar, kFar, kFar, 1, 3};
+  const std::vector<double> wanted{-9, -29, 3, 3, 1, 1, 0, 1, 0};
+  for (const DType dtype : {DType::float64, DType::float32}) {
+    const Tensor divisor = cast(values(b), dtype).requires_grad_();
+    const Tensor y = remainder(cast(values(a), dtype), divisor);
+    CHECK(differs(cast(grad(sum(y), divisor), DType::float64), wanted) == "");
+  }
+}
+
+TEST_CASE("atan2 has no slope at the origin, and none that is not finite behind a where",
+          "[singular_gradients][device]") {
+  const Tensor x = leaf({0, 1});
+  CHECK(differs(grad(sum(atan2(x, x)), x), {0, 0}) == "");
+  const Tensor y = where(equal(x, 0.0), number(0), atan2(x, x * 2.0));
+  CHECK(differs(grad(sum(y), x), {0, 0}) == "");
+}
+
+TEST_CASE("an infinity in logcumsumexp does not spoil the slopes before it",
+          "[singular_gradients][device]") {
+  const Tensor x = leaf({1, kFar, 0});
+  CHECK(differs(grad(sum(slice(logcumsumexp(x, 0), 0, 0, 1)), x), {1, 0, 0}) == "");
+  CHECK(differs(grad(sum(logcumsumexp(x, 0)), x), {1, 2, 0}) == "");
+}
+
+TEST_CASE("the Hessian of x^y at x = 0", "[singular_gradients][device]") {
+  const auto power = [](const Tensor& t) { return pow(select(t, 0, 0), select(t, 0, 1)); };
+  CHECK(differs(reshape(hessian(power, values({0, 2})), {4}), {2, 0, 0, 0}) == "");
+  const Tensor exponent = leaf({-1, 0, 2});
+  CHECK(differs(grad(sum(pow(values({0, 0, 0}), exponent)), exponent), {-kFar, 0, 0}) ==
+        "");
+}
+
+TEST_CASE("scatter_max gives a NaN that nothing replaces its slope", "[singular_gradients][device]") {
+  const Tensor x = leaf({std::nan(""), 1, 2});
+  const Tensor source = leaf({5, std::nan("")});
+  const Tensor y = scatter_max(x, 0, indices({1, 2}), source);
+  const std::vector<Tensor> g = grad(sum(y), {x, source});
+  CHECK(differs(g[0], {1, 0, 0}) == "");
+  CHECK(differs(g[1], {1, 1}) == "");
+}
+
+TEST_CASE("the mean of nothing has no slope that is not a number", "[singular_gradients][device]") {
+  const Tensor x = leaf({}, {0}), g = leaf(1.0), y = mean(x);
+  const auto slopes = grad({&y, 1}, {&x, 1}, {&g, 1}, {.create_graph = true});
+  CHECK(differs(grad(sum(slopes[0]), g), {0}) == "");
+}
+
+TEST_CASE("copy_ reads parts of the same storage before it writes them",
+          "[singular_gradients][device]") {
+  const Tensor square = values({1, 2, 3, 4}, {2, 2});
+  copy_(square, transpose(square));
+  CHECK(differs(reshape(square, {4}), {1, 3, 2, 4}) == "");
+  const Tensor row = values({1, 2, 3, 4});
+  copy_(slice(row, 0, 1, 4), slice(row, 0, 0, 3));
+  CHECK(differs(row, {1, 1, 2, 3}) == "");
+  const Tensor shown = expand(values({1}), {3});
+  CHECK_THROWS_AS(copy_(shown, values({1, 2, 3})), ValueError);
+  CHECK_THROWS_AS(fill_(shown, 2), ValueError);
+}
+
+}  // namespace
+}  // namespace flowgrad::conformance
