@@ -40,11 +40,11 @@ TEST_CASE("the Hessian of x^y at x = 0", "[singular_gradients][device]") {
   const auto power = [](const Tensor& t) { return pow(select(t, 0, 0), select(t, 0, 1)); };
   CHECK(differs(reshape(hessian(power, values({0, 2})), {4}), {2, 0, 0, 0}) == "");
   const Tensor exponent = leaf({-1, 0, 2});
-  CHECK(differs(grad(sum(pow(values({0, 0, 0}), exponent)), exponent), {-kFar, 0, 0}) ==
-        "");
+  CHECK(differs(grad(sum(pow(values({0, 0, 0}), exponent)), exponent), {-kFar, 0, 0}) == "");
 }
 
-TEST_CASE("scatter_max gives a NaN that nothing replaces its slope", "[singular_gradients][device]") {
+TEST_CASE("scatter_max gives a NaN that nothing replaces its slope",
+          "[singular_gradients][device]") {
   const Tensor x = leaf({std::nan(""), 1, 2});
   const Tensor source = leaf({5, std::nan("")});
   const Tensor y = scatter_max(x, 0, indices({1, 2}), source);
