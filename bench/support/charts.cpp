@@ -77,6 +77,9 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
     chart.series.back().x.push_back(intensity);
     chart.series.back().y.push_back(r.gflops);
   }
+  const auto exceeds = [&](const Row& r) { return was_timed(r) && r.gflops > 1.2 * limits.gflops; };
+  if (limits.gflops > 0 && std::any_of(rows.begin(), rows.end(), exceeds))
+    chart.subtitle += ", which TF32 and bf16 on tensor cores exceed";
   if (limits.gflops > 0 && limits.gbytes > 0) {
     const double knee = limits.gflops / limits.gbytes;
     lowest = std::min(lowest, knee);

@@ -173,6 +173,11 @@ std::pair<std::string, Config> describe_model(const ModelOptions& o) {
         o.weights.empty() ? "" : fmt::format(", and {} does not name its own", o.weights),
         listing(model_names())));
   }
+  try {
+    if (!o.model.empty()) config_keys(name);
+  } catch (const ValueError& e) {
+    throw UsageError(fmt::format("--model: {}", e.what()));
+  }
   return {name, config};
 }
 
@@ -181,7 +186,6 @@ std::unique_ptr<Model> new_model(const ModelOptions& o, const std::string& name,
   try {
     config_keys(name);
   } catch (const ValueError& e) {
-    if (!o.model.empty()) throw UsageError(fmt::format("--model: {}", e.what()));
     if (name == kPolicyModel) {
       throw IoError(fmt::format(
           "{}: holds a policy of flowgrad imitate; rollout, compare, sample and inspect take it",

@@ -190,6 +190,10 @@ void run_sample(const SampleArguments& a, const Command& command) {
     throw IoError(fmt::format("--condition: {}: shape {}; rows (N, C) are accepted", a.condition,
                               condition.shape().to_string()));
   }
+  if (model->condition_width() > 0 && !condition.defined() && a.category.empty()) {
+    throw UsageError(fmt::format("--condition: none given; {} takes rows of {} numbers, or --class",
+                                 model->name(), model->condition_width()));
+  }
   if (!a.category.empty()) condition = class_condition(*model, a.category, a.options.n_samples);
   const DType dtype = dtype_of(a.common);
   const QuantityInputs seen = on_device({.condition = condition,

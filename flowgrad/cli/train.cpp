@@ -164,7 +164,6 @@ void run_train(TrainArguments a, const Command& command) {
   // A resumed run has its weights in the checkpoint.
   if (a.resume) a.model.weights.clear();
   auto [name, config] = describe_model(a.model);
-  config_keys(name);
   if (a.run.empty())
     a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
   if (!a.resume) check_run_folder(a);

@@ -242,6 +242,8 @@ the data needs 0@train --model flow_matching --set condition_dim=7 --data moons
 --pairs: 5 given without --teacher@train --model planar --data moons --pairs 5
 head=regression given; --head decides it@imitate --task fork --set head=regression
 state_dim=3 given; --task decides it@imitate --task fork --set state_dim=3
+--condition: none given; flow_matching takes rows of 3@sample --model flow_matching --set condition_dim=3 --output y.npy
+--model: unknown model@train --model realnvpp --data moons
 --images: given for planar@sample --model planar --images x.npy --output y.npy
 --n-steps: given for a demonstrator@rollout --task fork --demonstrator expert --n-steps 3
 --execute: 3 given with --ensemble@rollout --task fork --demonstrator expert --ensemble --execute 3
