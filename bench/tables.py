@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the tables of docs/performance.md from the runs in docs/performance/.
+"""Write the tables of docs/performance.md and docs/performance_kernels.md from the runs in docs/performance/.
 
     python3 bench/tables.py            # rewrites the page between its marks
     python3 bench/tables.py --check    # fails where the page is not what the runs say
@@ -18,7 +18,7 @@ import statistics
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs/performance.md"
+PAGES = [ROOT / "docs/performance.md", ROOT / "docs/performance_kernels.md"]
 RUNS = ROOT / "docs/performance"
 MARKED = re.compile(r"(<!-- made by bench/tables.py: (\w+)((?: \w+)*) -->\n).*?(<!-- end -->\n)", re.DOTALL)
 MACHINES = {"zen3": "Zen 3", "emerald_rapids": "Emerald Rapids"}
@@ -135,13 +135,15 @@ def main():
     if arguments.join:
         print(json.dumps(join(arguments.join), indent=1))
         return
-    old = PAGE.read_text()
-    if unmarked := TABLES.keys() - {mark[1] for mark in MARKED.findall(old)}:
-        sys.exit(f"{PAGE.relative_to(ROOT)} has no mark for: {', '.join(sorted(unmarked))}")
-    page = MARKED.sub(lambda m: m[1] + "\n" + "\n".join(TABLES[m[2]](*m[3].split())) + "\n\n" + m[4], old)
-    if arguments.check:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py" if old != page else 0)
-    PAGE.write_text(page)
+    old = {page: page.read_text() for page in PAGES}
+    if unmarked := TABLES.keys() - {mark[1] for text in old.values() for mark in MARKED.findall(text)}:
+        sys.exit(f"{', '.join(str(page.relative_to(ROOT)) for page in PAGES)} have no mark for: {', '.join(sorted(unmarked))}")
+    for page, text in old.items():
+        made = MARKED.sub(lambda m: m[1] + "\n" + "\n".join(TABLES[m[2]](*m[3].split())) + "\n\n" + m[4], text)
+        if not arguments.check:
+            page.write_text(made)
+        elif made != text:
+            sys.exit(f"{page.relative_to(ROOT)} is not what docs/performance says: python3 bench/tables.py")
 
 
 if __name__ == "__main__":
