@@ -77,7 +77,11 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
     chart.series.back().x.push_back(intensity);
     chart.series.back().y.push_back(r.gflops);
   }
-  const auto exceeds = [&](const Row& r) { return was_timed(r) && r.gflops > 1.2 * limits.gflops; };
+  const auto exceeds = [&](const Row& r) {
+    const bool on_tensor_cores =
+        r.impl.find("TF32") != std::string::npos || r.impl.find("bf16") != std::string::npos;
+    return was_timed(r) && on_tensor_cores && r.gflops > limits.gflops;
+  };
   if (limits.gflops > 0 && std::any_of(rows.begin(), rows.end(), exceeds))
     chart.subtitle += ", which TF32 and bf16 on tensor cores exceed";
   if (limits.gflops > 0 && limits.gbytes > 0) {

@@ -184,6 +184,12 @@ void check_writable(const char* op, const Tensor& x) {
   }
 }
 
+bool may_overlap(const Tensor& a, const Tensor& b) {
+  if (&a.storage() != &b.storage()) return false;
+  const Extent one = extent_of(a.layout()), other = extent_of(b.layout());
+  return one.begin < other.end && other.begin < one.end;
+}
+
 }  // namespace
 
 #define COMPARE(name, value)                               \
@@ -229,10 +235,8 @@ void copy_(const Tensor& x, const Tensor& source) {
     throw ShapeError(fmt::format("copy_: source of shape {} given for a tensor of shape {}",
                                  source.shape().to_string(), x.shape().to_string()));
   }
-  // Places of one storage are read before any of them is written.
-  const bool may_overlap = &x.storage() == &source.storage();
-  NoGrad off;
-  backend(x.device()).copy(may_overlap ? clone(source) : to(source, x.device()), x);
+  // Places that both show are read before any of them is written.
+  backend(x.device()).copy(may_overlap(x, source) ? clone(source) : to(source, x.device()), x);
   x.storage().mark_written("copy_");
 }
 

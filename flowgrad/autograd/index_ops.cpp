@@ -170,12 +170,8 @@ Tensor scatter_max(const Tensor& x, int64_t axis, const Tensor& given, const Ten
              const Tensor index = r.saved(1);
              const Tensor source = r.saved(2).detach();
              const Tensor y = r.saved(3).detach();
-             // A NaN is the extreme of its place, and equals nothing.
-             const auto is_from = [](const Tensor& value, const Tensor& extreme) {
-               return where(isnan(extreme), isnan(value), equal(value, extreme));
-             };
-             const Tensor from_x = is_from(x, y);
-             const Tensor from_source = is_from(source, gathered(y, at, index));
+             const Tensor from_x = is_extreme(x, y);
+             const Tensor from_source = is_extreme(source, gathered(y, at, index));
              const Tensor ties = scatter_zeros(cast(from_source, x.dtype()), at, index, x.shape());
              const Tensor share = r.grad() / (ties + cast(from_x, x.dtype()));
              const Tensor zero = filled({}, 0, x.dtype(), x.device());

@@ -90,8 +90,7 @@ Tensor median(const Tensor& x) {
       const Tensor x = r.saved(0).detach();
       const Tensor y = r.saved(1).detach();
       const Tensor zero = filled({}, 0, x.dtype(), x.device());
-      // A NaN is the median of its row, and equals nothing.
-      const Tensor mask = where(isnan(y), isnan(x), equal(x, y));
+      const Tensor mask = is_extreme(x, y);
       r.set(0, where(mask, r.grad() / sum(cast(mask, x.dtype())), zero));
     });
   }

@@ -45,6 +45,10 @@ ReducedAxes reduced_axes(const char* op, const Shape& shape, const Dims& axes, b
   return out;
 }
 
+Tensor is_extreme(const Tensor& value, const Tensor& extreme) {
+  return where(isnan(extreme), isnan(value), equal(value, extreme));
+}
+
 void check_floating(const char* op, const Tensor& x, const char* argument) {
   if (x.dtype() == DType::float32 || x.dtype() == DType::float64) return;
   throw DTypeError(fmt::format("{}: {} is {}; float32 and float64 are accepted, cast it first", op,

@@ -27,6 +27,9 @@ inline Tensor spread(const Tensor& x, const Shape& shape) {
   return x.shape() == shape ? x : x.with_layout(expanded("broadcast", x.layout(), shape));
 }
 
+/// Where `value` is the extreme that was found for its place: a NaN is one, and equals nothing.
+Tensor is_extreme(const Tensor& value, const Tensor& extreme);
+
 /// A tensor's storage under another layout, as a kernel argument, without a tensor object for it.
 class ViewAs {
  public:

@@ -209,6 +209,19 @@ TEST_CASE("running products and extremes have the reference's bits", "[cpu_integ
   }
 }
 
+/// Values and positions of x sorted along axis, ascending and then descending: as many as `shape`
+/// has room for.
+std::vector<Tensor> both_orders(Backend& on, const Tensor& x, int axis, const Shape& shape,
+                                bool awkward) {
+  std::vector<Tensor> out;
+  for (const bool descending : {false, true}) {
+    out.push_back(result(shape, x.dtype(), awkward));
+    out.push_back(result(shape, DType::int64, awkward));
+    on.sort(x, axis, descending, out[out.size() - 2], out.back());
+  }
+  return out;
+}
+
 TEST_CASE("sorting is the reference's: stable, NaN last, signed zeros equal",
           "[cpu_integers_test]") {
   for (const DType dtype : {DType::float32, DType::float64, DType::int64}) {
@@ -218,13 +231,7 @@ TEST_CASE("sorting is the reference's: stable, NaN last, signed zeros equal",
         const std::string what =
             name_of(dtype) + (" " + shape.to_string()) + " along " + std::to_string(axis);
         same_bits(what, [&](Backend& on, bool awkward) {
-          std::vector<Tensor> out;
-          for (const bool descending : {false, true}) {
-            out.push_back(result(shape, dtype, awkward));
-            out.push_back(result(shape, DType::int64, awkward));
-            on.sort(laid_out(x, awkward, 3), axis, descending, out[out.size() - 2], out.back());
-          }
-          return out;
+          return both_orders(on, laid_out(x, awkward, 3), axis, shape, awkward);
         });
       }
     }
@@ -239,13 +246,7 @@ TEST_CASE("what sorting keeps is the first of the order", "[cpu_integers_test]")
         if (axis == 0 && kept > 3) continue;
         const Shape shape = axis == 0 ? Shape{kept, 3000} : Shape{3, kept};
         same_bits(name_of(dtype) + (" " + shape.to_string()), [&](Backend& on, bool awkward) {
-          std::vector<Tensor> out;
-          for (const bool descending : {false, true}) {
-            out.push_back(result(shape, dtype, awkward));
-            out.push_back(result(shape, DType::int64, awkward));
-            on.sort(laid_out(x, awkward, 3), axis, descending, out[out.size() - 2], out.back());
-          }
-          return out;
+          return both_orders(on, laid_out(x, awkward, 3), axis, shape, awkward);
         });
       }
     }

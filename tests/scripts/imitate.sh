@@ -60,11 +60,7 @@ for every in 6 12; do
   "$flowgrad" imitate --task fork $small --head flow --run cut-$every --evaluate-every $every --evaluate-episodes 100000 --quiet \
     >out 2>err &
   pid=$!
-  tries=0
-  while [ "$(cat cut-$every/metrics.jsonl 2>/dev/null | wc -l)" -lt $((every - 1)) ] && [ $tries -lt 600 ]; do
-    tries=$((tries + 1))
-    sleep 0.1
-  done
+  wait_for_rows cut-$every/metrics.jsonl $((every - 1))
   sleep 0.5
   kill -s INT $pid
   rc=0

@@ -14,14 +14,10 @@ whole() { # the training that nobody interrupts
   wait $pid || rc=$?
   [ $rc -eq 0 ] || fail "the whole run ended with $rc"
 }
-# waits until the run has written some rows, however slow the machine is
+# waits until the run has written some rows
 started() {
-  tries=0
-  while [ "$(cat "$1/metrics.jsonl" 2>/dev/null | wc -l)" -lt "$2" ]; do
-    tries=$((tries + 1))
-    [ $tries -lt 600 ] || { fail "$1 does not start"; finish; }
-    sleep 0.1
-  done
+  wait_for_rows "$1/metrics.jsonl" "$2"
+  [ $tries -lt 600 ] || { fail "$1 does not start"; finish; }
 }
 # interrupt <signal> <rows>: leaves the exit code in rc. Where the training was over before the
 # signal came, because the machine is fast or was busy elsewhere, all is done again with more steps.

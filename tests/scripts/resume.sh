@@ -84,22 +84,14 @@ cp -r b anew
 rm anew/metrics.jsonl
 "$flowgrad" train --model planar --data rings --steps 100000000 --log-every 1 --run anew --overwrite >/dev/null 2>&1 &
 pid=$!
-tries=0
-while [ ! -s anew/metrics.jsonl ] && [ $tries -lt 600 ]; do
-  tries=$((tries + 1))
-  sleep 0.1
-done
+wait_for_rows anew/metrics.jsonl 1
 kill $pid
 wait $pid || true
 for f in weights.safetensors report.html; do [ ! -e anew/$f ] || fail "anew/$f is of the run before"; done
 # One process at a time.
 "$flowgrad" train --model planar --data rings --steps 100000000 --batch-size 16 --log-every 1 --run busy >/dev/null 2>&1 &
 pid=$!
-tries=0
-while [ ! -s busy/metrics.jsonl ] && [ $tries -lt 600 ]; do
-  tries=$((tries + 1))
-  sleep 0.1
-done
+wait_for_rows busy/metrics.jsonl 1
 expect 3 "busy: another process writes there" train --model planar --data rings --run busy --overwrite --steps 3
 kill $pid
 rc=0
