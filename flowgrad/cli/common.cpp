@@ -128,6 +128,13 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
       throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", path));
     text = checkpoint->config;
   } else {
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored)) {
+      throw IoError(
+          fmt::format("{}: no such file or folder; weights (.safetensors), a checkpoint or the "
+                      "folder of a training run are accepted",
+                      path));
+    }
     const auto metadata = load_safetensors(path).metadata;
     if (metadata.contains("flowgrad.checkpoint")) {
       text = load_checkpoint(path).config;

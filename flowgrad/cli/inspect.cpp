@@ -212,6 +212,10 @@ void run_inspect(const InspectArguments& a) {
   if (!a.dot.empty()) check_output("--dot", a.dot, {".dot", ".gv"});
   std::error_code ignored;
   const bool folder = !a.path.empty() && std::filesystem::is_directory(a.path, ignored);
+  if (a.rows != InspectArguments().rows && !wants_graph) {
+    throw UsageError(fmt::format(
+        "--batch-size: {} given without --graph or --dot, whose step has that many rows", a.rows));
+  }
   if (a.path.empty() && a.model.model.empty() && a.model.weights.empty()) {
     throw UsageError(fmt::format(
         "FILE: none given; a .safetensors or .npy file, the folder of a run, or --model with {} "

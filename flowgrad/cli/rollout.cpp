@@ -230,7 +230,7 @@ Json summary_json(const EvaluationSummary& s) {
 Json latency_json(const Latency& l) { return {{"p50", l.p50}, {"p90", l.p90}, {"p99", l.p99}}; }
 
 std::string latency_cell(const Latency& l) {
-  return fmt::format("{:.2f} / {:.2f} / {:.2f}", l.p50, l.p90, l.p99);
+  return fmt::format("{:.3g} / {:.3g} / {:.3g}", l.p50, l.p90, l.p99);
 }
 
 std::vector<std::string> result_heads() {

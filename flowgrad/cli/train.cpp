@@ -161,8 +161,8 @@ void run_train(TrainArguments a, const Command& command) {
   const TrainArguments own;  // by value: a configuration file gives every option
   if (a.pairs != own.pairs && a.teacher.empty())
     throw UsageError(fmt::format("--pairs: {} given without --teacher, which makes them", a.pairs));
-  // A resumed run has its weights in the checkpoint.
-  if (a.resume) a.model.weights.clear();
+  const std::string start = a.model.weights;
+  if (a.resume) a.model.weights.clear();  // they are in the checkpoint
   auto [name, config] = describe_model(a.model);
   if (a.run.empty())
     a.run = fmt::format("runs/{}-{}", name, std::filesystem::path(a.data).stem().string());
@@ -209,7 +209,7 @@ void run_train(TrainArguments a, const Command& command) {
     return loss;
   };
   FlowTrainerOptions options = trainer_options(a);
-  options.trainer.config = resume_config(a, *model);
+  options.trainer.config = resume_config(a, start, *model);
   make_run_folder(a.run);
   const FolderLock lock(a.run, "--run");
   if (!a.resume) check_run_folder(a);  // another process may have been faster

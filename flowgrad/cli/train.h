@@ -63,7 +63,8 @@ std::unique_ptr<TrainingData> with_teacher(std::unique_ptr<TrainingData> data,
                                            const std::string& model);
 
 /// What a resumed run must share with the first one; steps, rates and intervals may change.
-std::string resume_config(const TrainArguments& a, const Model& model);
+/// `start` holds the weights that it began with, empty for fresh ones.
+std::string resume_config(const TrainArguments& a, const std::string& start, const Model& model);
 void make_run_folder(const std::string& run);
 /// <run>/config.json: the model where the command has that option, its keys, the other options.
 void write_config(const std::string& run, const Command& command, const std::string& model,

@@ -27,10 +27,11 @@ std::string option_of(const std::string& key) {
 
 }  // namespace
 
-std::string resume_config(const TrainArguments& a, const Model& model) {
+std::string resume_config(const TrainArguments& a, const std::string& start, const Model& model) {
   Json json = parse_json(model_json(model.name(), model.config()));
   json["data"] = a.data;
   if (!a.teacher.empty()) json["teacher"] = fmt::format("{} ({} pairs)", a.teacher, a.pairs);
+  if (!start.empty()) json["weights"] = start;
   json["batch_size"] = a.batch_size;
   json["accumulate"] = a.accumulate;
   json["seed"] = a.common.seed;
@@ -85,10 +86,10 @@ void check_resume(const TrainArguments& a, const std::string& config) {
   const auto checkpoint = CheckpointStore::newest(a.run, &warnings);
   if (!checkpoint) return;
   const auto refuse = [&](const std::string& what, const Json& given, const Json& stored) {
-    throw IoError(
-        fmt::format("{}{} given; the run in {} was started with {}, and another "
-                    "configuration cannot continue it",
-                    what, plain_text(given), a.run, plain_text(stored)));
+    throw IoError(fmt::format(
+        "{}{} given; the run in {} was started with {}, and another "
+        "configuration cannot continue it",
+        what, plain_text(given), a.run, stored.is_null() ? "none" : plain_text(stored)));
   };
   const Json stored = parse_json_or_null(checkpoint->config);
   const Json given = parse_json(config);

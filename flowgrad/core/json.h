@@ -11,7 +11,7 @@ namespace flowgrad {
 /// Members stay in the order in which they were added, so that files read as they were written.
 using Json = nlohmann::ordered_json;
 
-/// Raises Json::parse_error.
+/// Raises Json::exception for what is not JSON, and for an object that names a member twice.
 Json parse_json(std::string_view text);
 
 /// Null where `text` is not JSON.

@@ -50,17 +50,17 @@ Demonstrations::Demonstrations(const World& world, const Tensor& snapshots, cons
                     "action a snapshot",
                     snapshots.size(0), actions.size(0)));
   }
-  int64_t last = 0;
-  for (const int64_t end : ends_) {
-    if (end <= last) last = size() + 1;
-    last = std::max(last, end);
-  }
-  if (ends_.empty() || last != size()) {
+  const auto refuse = [this](const std::string& what) {
     throw ValueError(
-        fmt::format("Demonstrations: ends are ({}) for {} frames; accepted are "
-                    "increasing numbers from 1 to that",
-                    fmt::join(ends_, ", "), size()));
+        fmt::format("Demonstrations: ends: {} given for {} frames; accepted are increasing numbers "
+                    "from 1 to that",
+                    what, size()));
+  };
+  if (ends_.empty()) refuse("none");
+  for (int64_t i = 0, last = 0; i < episodes(); last = end_frame(i++)) {
+    if (end_frame(i) <= last) refuse(fmt::format("{} after {}", end_frame(i), last));
   }
+  if (ends_.back() != size()) refuse(fmt::format("a last one of {}", ends_.back()));
 }
 
 Demonstrations Demonstrations::slice(int64_t first, int64_t last) const {

@@ -271,6 +271,10 @@ Demonstrations pusht_demonstrations(const std::string& path, bool mirror) {
   };
   const Tensor states = find("state", DType::float32, 2, 5);
   const Tensor targets = find("action", DType::float32, 2, 2);
+  if (targets.size(0) != states.size(0)) {
+    throw IoError(fmt::format("pusht_demonstrations: {}: {} actions given for {} states", path,
+                              targets.size(0), states.size(0)));
+  }
   auto ends = find("episode_ends", DType::int64, 1, 0).to_vector<int64_t>();
   if (ends.empty() || ends.back() != states.size(0)) {
     throw IoError(
@@ -306,8 +310,12 @@ Demonstrations pusht_demonstrations(const std::string& path, bool mirror) {
   }
   const int64_t width = world.spec().snapshot_dim;
   const auto rows = static_cast<int64_t>(snapshots.size()) / width;
-  return {world, Tensor::from<double>(snapshots, {rows, width}),
-          Tensor::from<double>(actions, {rows, 2}), ends};
+  try {
+    return {world, Tensor::from<double>(snapshots, {rows, width}),
+            Tensor::from<double>(actions, {rows, 2}), ends};
+  } catch (const Error& e) {  // numbers and ends, which the file holds
+    throw IoError(fmt::format("pusht_demonstrations: {}: {}", path, e.what()));
+  }
 }
 
 }  // namespace flowgrad

@@ -49,7 +49,7 @@ expect 3 "w.safetensors" $e --input w.safetensors
 expect 3 "(40, 3)" $e --input x3.npy
 expect 3 "(40,)" $e --input flat.npy
 expect 3 "/dev/null" $e --input /dev/null
-expect 3 "missing.safetensors" $e --input x.npy --weights missing.safetensors
+expect 3 "missing.safetensors: no such file or folder" $e --input x.npy --weights missing.safetensors
 expect 3 "folder" $e --input x.npy --weights folder
 expect 3 "short.safetensors" $e --input x.npy --weights short.safetensors
 expect 3 "flipped.safetensors" $e --input x.npy --weights flipped.safetensors

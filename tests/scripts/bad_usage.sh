@@ -244,6 +244,7 @@ head=regression given; --head decides it@imitate --task fork --set head=regressi
 state_dim=3 given; --task decides it@imitate --task fork --set state_dim=3
 --condition: none given; flow_matching takes rows of 3@sample --model flow_matching --set condition_dim=3 --output y.npy
 --model: unknown model@train --model realnvpp --data moons
+--batch-size: 7 given without --graph@inspect --model planar --batch-size 7
 --images: given for planar@sample --model planar --images x.npy --output y.npy
 --n-steps: given for a demonstrator@rollout --task fork --demonstrator expert --n-steps 3
 --execute: 3 given with --ensemble@rollout --task fork --demonstrator expert --ensemble --execute 3
@@ -254,6 +255,7 @@ given twice@init --config "$c/c3.toml" --output w.safetensors
 unknown section@init --config "$c/c4.toml" --output w.safetensors
 no end@init --config "$c/c5.toml" --output w.safetensors
 after the value@init --config "$c/c6.toml" --output w.safetensors
+key "dim" is given twice@train --config "$c/c18.json" --data moons
 not JSON@init --config "$c/c7.json" --output w.safetensors
 "model" is array@init --config "$c/c8.json" --output w.safetensors
 --seed@init --config "$c/c9.toml" --output w.safetensors
@@ -285,6 +287,7 @@ printf 'model = planar\n[set]\nhidden = 3\n' >"$c/c14.toml"
 printf 'model = planar\n[train]\ndim = 3\n' >"$c/c15.toml"
 printf '\000\001\002\377\n' >"$c/c16.toml"
 printf 'model = [planar]\n' >"$c/c17.toml"
+printf '{"model": "planar", "set": {"dim": 2, "dim": 3}}' >"$c/c18.json"
 
 # A message of one line; the seed may be told before it.
 lines=0

@@ -51,6 +51,7 @@ expect 3 "--data: circles given" train --run b --resume --data circles
 expect 3 "--dtype: float64 given" train --run b --resume --dtype float64
 expect 3 "--set: n_flows=3 given" train --run b --resume --set n_flows=3
 expect 3 "--ema: 0.9 given" train --run b --resume --ema 0.9
+expect 3 "--weights: a given; the run in b was started with none" train --run b --resume --weights a
 expect 2 "--steps: 5 given; the run in b has done 8" train --run b --resume --steps 5
 expect 3 "holds a training run already" train --model planar --data rings --run b
 expect 3 "holds no checkpoint" train --run nothing --resume
