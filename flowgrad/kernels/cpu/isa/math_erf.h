@@ -20,7 +20,8 @@ FG_INLINE Pair<vec<T, N>> negative_square(vec<T, N> t, T share) {
   return {square, fma(scaled, t, -square)};
 #else
   const V high = upper_half(t + V(0)), low = t - high;  // + 0: a NaN of any kind stays one
-  return {high * high * V(-share), low * (t + high) * V(-share)};
+  // Summed, so that the rest is as small as the reduction of the exponent takes it to be.
+  return fast_two_sum(high * high * V(-share), low * (t + high) * V(-share));
 #endif
 }
 
