@@ -145,7 +145,8 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
     conv_table<T>().transpose(
         c, s.outputs, rows * s.out_width, s.outputs,
         bias == nullptr ? nullptr : bias + group * s.outputs,
-        out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width, s.out_plane());
+        out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width, s.out_plane(),
+        s.outputs, 0);
   });
 }
 
@@ -216,7 +217,7 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
     }
     conv_table<T>().transpose(c, s.channels, (end - begin) * s.width, s.channels, nullptr,
                               to + image_and_group * s.channels * s.plane() + begin * s.width,
-                              s.plane());
+                              s.plane(), s.channels, 0);
   });
 }
 

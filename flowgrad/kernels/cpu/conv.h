@@ -92,12 +92,16 @@ struct PixelWindow {
       std::fill_n(out + y * row(), begin * channels, T(0));
       std::fill_n(out + y * row() + end * channels, (columns - end) * channels, T(0));
     }
-    // A few planes at a time, whose rows follow each other in memory.
+    // A few planes at a time, whose rows follow each other in memory: as one where all of each is
+    // wanted.
+    const int64_t joined = end - begin == width ? std::max<int64_t>(bottom - top, 1) : 1;
     for (int64_t c = 0; c < channels; c += lanes) {
-      for (int64_t y = top; y < bottom; ++y) {
+      for (int64_t y = top; y < bottom; y += joined) {
         conv_table<T>().transpose(planes + (c * height + first + y) * width + left + begin,
-                                  height * width, std::min(lanes, channels - c), end - begin,
-                                  nullptr, out + y * row() + begin * channels + c, channels);
+                                  height * width, std::min(lanes, channels - c),
+                                  joined * (end - begin), nullptr,
+                                  out + y * row() + begin * channels + c, channels, end - begin,
+                                  row() - (end - begin) * channels);
       }
     }
   }

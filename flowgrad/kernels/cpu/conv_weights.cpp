@@ -159,7 +159,7 @@ class FilterSums {
       for (int64_t j = 0; j < s_.outputs; j += panel)
         conv_table<T>().transpose(block.g + n * g_step() + j * s_.out_plane(), s_.out_plane(),
                                   std::min(panel, s_.outputs - j), pixels, nullptr,
-                                  copy + j * all + n * pixels * panel, panel);
+                                  copy + j * all + n * pixels * panel, panel, pixels, 0);
     std::vector<int64_t> of_pixels, of_copy;
     for (int64_t r = 0; r < block.images * block.rows; ++r) {
       of_pixels.push_back(r / block.rows * block.step + r % block.rows * s_.stride * block.row);

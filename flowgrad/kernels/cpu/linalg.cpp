@@ -122,9 +122,9 @@ int64_t factor_cholesky(Part a, int64_t n) {
   const Part below = a.from(half, 0);
   const Part turned{scratch_of<double>(ScratchSlot::partial, half * rest), rest};
   const auto transpose = conv_table<double>().transpose;
-  transpose(below.at, a.ld, rest, half, nullptr, turned.at, turned.ld);
+  transpose(below.at, a.ld, rest, half, nullptr, turned.at, turned.ld, half, 0);
   solve_triangle(a, half, false, false, turned, rest);
-  transpose(turned.at, turned.ld, half, rest, nullptr, below.at, a.ld);
+  transpose(turned.at, turned.ld, half, rest, nullptr, below.at, a.ld, rest, 0);
   subtract_square(rest, half, below, a.from(half, half));
   const int64_t bad = factor_cholesky(a.from(half, half), rest);
   return bad == 0 ? 0 : half + bad;

@@ -97,9 +97,11 @@ struct CnfTables {
 
 template <class T>
 struct ConvTable {
-  /// out[j * out_stride + i] = in[i * in_stride + j] (+ bias[j] where bias is not null).
+  /// out[j * out_stride + j / run * gap + i] = in[i * in_stride + j] (+ bias[j] where bias is not
+  /// null).
   void (*transpose)(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
-                    const T* bias, T* out, std::int64_t out_stride);
+                    const T* bias, T* out, std::int64_t out_stride, std::int64_t run,
+                    std::int64_t gap);
   /// A panel of every row, one after the other.
   void (*copy_panel)(const T* in, std::int64_t in_stride, std::int64_t rows, T* out);
 };

@@ -7,26 +7,44 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
+/// Where the columns of a transposition go: `gap` further on after every `run` of them.
+template <class T>
+struct Pixels {
+  T* at;
+  std::int64_t stride, run, gap, left = run;
+  FG_INLINE T* next() {
+    T* const to = at;
+    at += stride;
+    if (--left == 0) {
+      at += gap;
+      left = run;
+    }
+    return to;
+  }
+};
+
 /// A square of one register by lanes.
 template <class T>
 FG_INLINE void transpose_square(const T* in, std::int64_t in_stride, int rows, int columns,
-                                vec<T> bias, T* out, std::int64_t out_stride) {
+                                const T* bias, Pixels<T>& out, std::int64_t row) {
   constexpr int W = kLanes<T>;
   using V = vec<T>;
   V x[W];
   if (rows == W && columns == W) {
-    unroll<W>([&](auto i)
-                  __attribute__((always_inline)) { x[i] = V::load(in + i * in_stride) + bias; });
-    transpose(x);
-    unroll<W>([&](auto j) __attribute__((always_inline)) { x[j].store(out + j * out_stride); });
+    load_transposed(in, in_stride, x);
+    if (bias != nullptr)
+      unroll<W>([&](auto j) __attribute__((always_inline)) { x[j] = x[j] + V(bias[j]); });
+    unroll<W>([&](auto j) __attribute__((always_inline)) { x[j].store(out.next() + row); });
     return;
   }
+  const V add = bias != nullptr ? V::load(bias, columns) : V(0);
   unroll<W>([&](auto i) __attribute__((always_inline)) {
-    x[i] = i < rows ? V::load(in + i * in_stride, columns) + bias : V(0);
+    x[i] = i < rows ? V::load(in + i * in_stride, columns) : V(0);
+    if (bias != nullptr) x[i] = x[i] + add;
   });
   transpose(x);
   unroll<W>([&](auto j) __attribute__((always_inline)) {
-    if (j < columns) x[j].store(out + j * out_stride, rows);
+    if (j < columns) x[j].store(out.next() + row, rows);
   });
 }
 
@@ -73,25 +91,31 @@ FG_INLINE void interleave_planes(const T* in, std::int64_t in_stride, std::int64
 
 template <class T>
 void transpose(const T* in, std::int64_t in_stride, std::int64_t rows, std::int64_t columns,
-               const T* bias, T* out, std::int64_t out_stride) {
+               const T* bias, T* out, std::int64_t out_stride, std::int64_t run, std::int64_t gap) {
   constexpr int W = kLanes<T>;
-  using V = vec<T>;
-  if (rows == 3 && out_stride == 3 && bias == nullptr)
-    return interleave_planes(in, in_stride, columns, out);
   if (rows <= 4 && rows < W && bias == nullptr) {
-    for (std::int64_t j = 0; j < columns; ++j)
-      for (std::int64_t i = 0; i < rows; ++i) out[j * out_stride + i] = in[i * in_stride + j];
+    for (; columns > 0; columns -= run, in += run, out += run * out_stride + gap) {
+      const std::int64_t n = columns < run ? columns : run;
+      if (rows == 3 && out_stride == 3) {
+        interleave_planes(in, in_stride, n, out);
+        continue;
+      }
+      for (std::int64_t j = 0; j < n; ++j)
+        for (std::int64_t i = 0; i < rows; ++i) out[j * out_stride + i] = in[i * in_stride + j];
+    }
     return;
   }
-  for_registers<W>(
-      columns, [&](std::int64_t j, auto width) __attribute__((always_inline)) {
-        const V add = bias == nullptr ? V(0) : take(bias + j, width);
-        for (std::int64_t i = 0; i < rows; i += W) {
-          const int height = rows - i < W ? static_cast<int>(rows - i) : W;
-          transpose_square(in + i * in_stride + j, in_stride, height, static_cast<int>(width), add,
-                           out + j * out_stride + i, out_stride);
-        }
-      });
+  Pixels<T> pixels{out, out_stride, run, gap};
+  for (std::int64_t j = 0; j < columns; j += W) {
+    const int width = columns - j < W ? static_cast<int>(columns - j) : W;
+    const Pixels<T> first = pixels;
+    for (std::int64_t i = 0; i < rows; i += W) {
+      const int height = rows - i < W ? static_cast<int>(rows - i) : W;
+      pixels = first;
+      transpose_square(in + i * in_stride + j, in_stride, height, width,
+                       bias == nullptr ? nullptr : bias + j, pixels, i);
+    }
+  }
 }
 
 template <class T>
