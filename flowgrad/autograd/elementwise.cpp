@@ -2,6 +2,7 @@
 #include <cmath>
 #include <utility>
 
+#include "flowgrad/autograd/expression.h"
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
@@ -13,94 +14,12 @@
 namespace flowgrad {
 namespace {
 
+using expression::Expr;
 using kernels::BinaryOp;
 using kernels::Params;
 using kernels::UnaryOp;
 
 Tensor unary(UnaryOp op, Params params, const Tensor& x);
-
-/// A tensor or a plain number, so that constants of a derivative cost no kernel.
-struct Expr {
-  Tensor t;
-  double c = 0;
-
-  Expr(Tensor tensor) : t(std::move(tensor)) {}  // NOLINT(google-explicit-constructor)
-  explicit Expr(double constant) : c(constant) {}
-  bool is_number() const { return !t.defined(); }
-};
-
-Expr operator-(const Expr& a) { return a.is_number() ? Expr(-a.c) : Expr(-a.t); }
-Expr operator+(const Expr& a, const Expr& b) {
-  if (a.is_number() && b.is_number()) return Expr(a.c + b.c);
-  if (a.is_number()) return b.t + a.c;
-  return b.is_number() ? a.t + b.c : a.t + b.t;
-}
-Expr operator-(const Expr& a, const Expr& b) {
-  if (a.is_number() && b.is_number()) return Expr(a.c - b.c);
-  if (a.is_number()) return a.c - b.t;
-  return b.is_number() ? a.t - b.c : a.t - b.t;
-}
-Expr operator*(const Expr& a, const Expr& b) {
-  if (a.is_number() && b.is_number()) return Expr(a.c * b.c);
-  if (a.is_number()) return a.c == 1 ? b : Expr(b.t * a.c);
-  if (b.is_number()) return b.c == 1 ? a : Expr(a.t * b.c);
-  return a.t * b.t;
-}
-Expr operator/(const Expr& a, const Expr& b) {
-  if (a.is_number() && b.is_number()) return Expr(a.c / b.c);
-  if (a.is_number()) return a.c / b.t;
-  return b.is_number() ? a.t / b.c : a.t / b.t;
-}
-
-/// A number as a tensor that stands beside another.
-Tensor as_tensor(const Expr& e, const Tensor& like) {
-  return e.is_number() ? filled({}, e.c, like.dtype(), like.device()) : e.t;
-}
-
-#define FLOWGRAD_EXPR_COMPARE(op, function)                                           \
-  Expr operator op(const Expr& a, const Expr& b) {                                    \
-    if (a.is_number() && b.is_number()) return Expr(static_cast<double>(a.c op b.c)); \
-    if (b.is_number()) return function(a.t, b.c);                                     \
-    return a.is_number() ? function(as_tensor(a, b.t), b.t) : function(a.t, b.t);     \
-  }
-FLOWGRAD_EXPR_COMPARE(==, equal)
-FLOWGRAD_EXPR_COMPARE(<, less)
-FLOWGRAD_EXPR_COMPARE(<=, less_equal)
-FLOWGRAD_EXPR_COMPARE(>, greater)
-FLOWGRAD_EXPR_COMPARE(>=, greater_equal)
-#undef FLOWGRAD_EXPR_COMPARE
-
-// The table applies these to x, y, a and b only, which are tensors.
-#define FLOWGRAD_EXPR_UNARY(name) \
-  [[maybe_unused]] Expr name(const Expr& a) { return flowgrad::name(a.t); }
-FLOWGRAD_EXPR_UNARY(sign)
-FLOWGRAD_EXPR_UNARY(exp)
-FLOWGRAD_EXPR_UNARY(log)
-FLOWGRAD_EXPR_UNARY(sin)
-FLOWGRAD_EXPR_UNARY(cos)
-FLOWGRAD_EXPR_UNARY(sinh)
-FLOWGRAD_EXPR_UNARY(cosh)
-FLOWGRAD_EXPR_UNARY(tanh)
-FLOWGRAD_EXPR_UNARY(erfc)
-FLOWGRAD_EXPR_UNARY(round)
-FLOWGRAD_EXPR_UNARY(sigmoid)
-FLOWGRAD_EXPR_UNARY(softplus)
-#undef FLOWGRAD_EXPR_UNARY
-
-Expr min(const Expr& a, const Expr& b) { return minimum(a.t, as_tensor(b, a.t)); }
-Expr pow(const Expr& a, const Expr& b) {
-  return b.is_number() ? flowgrad::pow(a.t, b.c) : flowgrad::pow(a.t, b.t);
-}
-Expr mul_zero(const Expr& a, const Expr& b) { return flowgrad::mul_zero(a.t, as_tensor(b, a.t)); }
-Expr select(const Expr& condition, const Expr& a, const Expr& b) {
-  if (condition.is_number()) return condition.c != 0 ? a : b;
-  if (a.is_number() && b.is_number()) {
-    // Of the dtype that the product with the cotangent asks for, found by the caller.
-    return cast(condition.t, DType::float64) * Expr(a.c - b.c) + b;
-  }
-  const Tensor& like = a.is_number() ? b.t : a.t;
-  return where(condition.t, as_tensor(a, like), as_tensor(b, like));
-}
 
 enum Saves : unsigned { NONE = 0, X = 1, Y = 2, XY = 3, AB = 3, BY = 6, ABY = 7 };
 enum Zero { WEAK, STRONG };

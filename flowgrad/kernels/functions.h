@@ -6,8 +6,9 @@
 
 #include "flowgrad/core/host_device.h"
 
-/// The functions that elementwise.def may use, for one scalar, on the host and in kernels. The vec
-/// forms live in cpu/, the tensor forms in autograd/; all mean the same.
+/// The functions that elementwise.def may use, for one scalar, on the host and in kernels; is_nan
+/// and beats serve reductions alone. The vec forms are in cpu/isa/, the tensor forms in
+/// autograd/expression.h; all mean the same.
 namespace flowgrad::kernels::scalar {
 
 using std::abs;
