@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "flowgrad/autograd/precision.h"
 #include "flowgrad/autograd/transforms.h"
 #include "flowgrad/core/device_graph.h"
@@ -270,8 +272,9 @@ void raise(OdeStatus status, const std::string& place, const OdeStatistics& s) {
       : status == OdeStatus::step_underflow
           ? "raise rtol and atol, or use float64: the error asked for is below rounding, or the "
             "solution has a singularity there"
-          : "check the initial state, the field's parameters, and that neither is beyond the "
-            "dtype's range in units of rtol and atol; the solution may grow without bound";
+          : "check the initial state and the field's parameters for values that are not finite, or "
+            "that overflow the dtype when divided by the tolerance; the solution may grow without "
+            "bound";
   throw OdeError(status,
                  fmt::format("odeint: {} at {}, after {} accepted and {} rejected steps; {}", what,
                              place, s.accepted, s.rejected, remedy));
@@ -281,7 +284,9 @@ void raise(OdeStatus status, const std::string& place, const OdeStatistics& s) {
 
 void require_success(const OdeSolution& s) {
   if (s.status == OdeStatus::success) return;
-  raise(s.status, fmt::format("t = {:g} with dt = {:g}", s.t, s.dt), s.statistics);
+  // The first step has no size where the state or its slope is not finite.
+  const std::string step = std::isfinite(s.dt) ? fmt::format(" with dt = {:g}", s.dt) : "";
+  raise(s.status, fmt::format("t = {:g}{}", s.t, step), s.statistics);
 }
 
 void require_success(const OdeRowsSolution& s, size_t row) {
