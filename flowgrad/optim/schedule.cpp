@@ -21,8 +21,14 @@ void check_steps(const char* who, int64_t steps, int64_t least) {
     throw ValueError(fmt::format("{}: {} steps given; at least {} is accepted", who, steps, least));
 }
 
-void check_rate(const char* who, const char* name, double value, bool in_range) {
-  if (in_range && std::isfinite(value)) return;
+void check_rate(const char* who, const char* name, double value) {
+  if (value >= 0 && std::isfinite(value)) return;
+  throw ValueError(fmt::format("{}: {} = {} given; a finite number of at least 0 is accepted", who,
+                               name, value));
+}
+
+void check_divisor(const char* who, const char* name, double value) {
+  if (value > 0 && std::isfinite(value)) return;
   throw ValueError(
       fmt::format("{}: {} = {} given; a finite positive number is accepted", who, name, value));
 }
@@ -30,14 +36,14 @@ void check_rate(const char* who, const char* name, double value, bool in_range) 
 }  // namespace
 
 Schedule constant_schedule(double lr) {
-  check_rate("constant_schedule", "lr", lr, lr >= 0);
+  check_rate("constant_schedule", "lr", lr);
   return [lr](int64_t) { return lr; };
 }
 
 Schedule cosine_schedule(double lr, int64_t steps, double final_lr) {
   check_steps("cosine_schedule", steps, 1);
-  check_rate("cosine_schedule", "lr", lr, lr >= 0);
-  check_rate("cosine_schedule", "final_lr", final_lr, final_lr >= 0);
+  check_rate("cosine_schedule", "lr", lr);
+  check_rate("cosine_schedule", "final_lr", final_lr);
   return [=](int64_t s) {
     return anneal(lr, final_lr, static_cast<double>(s) / static_cast<double>(steps));
   };
@@ -46,9 +52,9 @@ Schedule cosine_schedule(double lr, int64_t steps, double final_lr) {
 Schedule one_cycle_schedule(double max_lr, int64_t steps, double warm_fraction, double div,
                             double final_div) {
   check_steps("one_cycle_schedule", steps, 1);
-  check_rate("one_cycle_schedule", "max_lr", max_lr, max_lr >= 0);
-  check_rate("one_cycle_schedule", "div", div, div > 0);
-  check_rate("one_cycle_schedule", "final_div", final_div, final_div > 0);
+  check_rate("one_cycle_schedule", "max_lr", max_lr);
+  check_divisor("one_cycle_schedule", "div", div);
+  check_divisor("one_cycle_schedule", "final_div", final_div);
   if (!(warm_fraction >= 0 && warm_fraction <= 1)) {
     throw ValueError(fmt::format("one_cycle_schedule: warm_fraction = {} given; 0 to 1 is accepted",
                                  warm_fraction));
