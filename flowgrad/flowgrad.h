@@ -1,4 +1,4 @@
-/// Everything a program that uses flowgrad includes.
+/// Everything a program that uses flowgrad includes; charts and pictures are in flowgrad/plot/.
 #pragma once
 
 #include "flowgrad/autograd/gradcheck.h"
@@ -21,6 +21,7 @@
 #include "flowgrad/models/encoders.h"
 #include "flowgrad/models/flow.h"
 #include "flowgrad/models/flow_matching.h"
+#include "flowgrad/models/flow_trainer.h"
 #include "flowgrad/models/flow_vla.h"
 #include "flowgrad/models/frechet.h"
 #include "flowgrad/models/gaussian_path.h"

@@ -65,7 +65,9 @@ using VjpRule = std::function<std::vector<Tensor>(std::span<const Tensor> cotang
                                                   std::span<const Tensor> outputs)>;
 /// `forward`, evaluated off the tape, with `rule` for its derivative. Written in operations of
 /// ops.h the rule gives every order; with `once` true a second derivative raises GradError instead.
-/// An undefined tensor from the rule means no gradient for that input. `name` has static lifetime.
+/// The cotangent of an output that nobody used is zero. An undefined tensor from the rule means no
+/// gradient for that input. Tensors that `forward` captures get none: they belong among `inputs`.
+/// `name` has static lifetime.
 std::vector<Tensor> custom_vjp(const char* name, const MultiFunction& forward, const VjpRule& rule,
                                std::span<const Tensor> inputs, bool once = false);
 

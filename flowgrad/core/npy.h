@@ -18,10 +18,10 @@ Tensor load_npy(const std::string& path);
 /// The same from an open file, or from a member of an archive.
 Tensor read_npy(const FileReader& file);
 
-/// Writes a CPU tensor of float32, float64, int64 or bool as a .npy file of version 1.0 in C order,
-/// whatever its strides, by write_file_atomic. (The header of 8 axes fits version 1.0, so 2.0 is
-/// never needed.) Raises DTypeError for bfloat16, which the format lacks, DeviceError for a tensor
-/// that is not on the CPU, IoError when the file cannot be written.
+/// Writes a tensor of float32, float64, int64 or bool as a .npy file of version 1.0 in C order,
+/// whatever its strides and device, by write_file_atomic. (The header of 8 axes fits version 1.0,
+/// so 2.0 is never needed.) Raises DTypeError for bfloat16, which the format lacks, IoError when
+/// the file cannot be written.
 void save_npy(const std::string& path, const Tensor& t);
 
 }  // namespace flowgrad

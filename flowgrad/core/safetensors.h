@@ -39,15 +39,14 @@ struct SafetensorsOptions {
 /// whole header agrees with the length of the file.
 SafetensorsFile load_safetensors(const std::string& path, const SafetensorsOptions& options = {});
 
-/// Writes CPU tensors of any dtype and strides by write_file_atomic, with checksums: the metadata
-/// key "crc32c.tensors" holds eight hexadecimal digits a tensor in the order of the header,
-/// separated by spaces; "crc32c.header" those of length field and header with its own eight digits
-/// set to 0. Any single flipped bit is found by loading with require_checksums.
+/// Writes tensors of any dtype, strides and device by write_file_atomic, with checksums: the
+/// metadata key "crc32c.tensors" holds eight hexadecimal digits a tensor in the order of the
+/// header, separated by spaces; "crc32c.header" those of length field and header with its own eight
+/// digits set to 0. Any single flipped bit is found by loading with require_checksums.
 ///
 /// The data starts at a multiple of 8 and is laid out by falling element size, so that every tensor
 /// is aligned. Raises ValueError for undefined tensors, for names and metadata that loading would
-/// refuse and for the metadata keys above, DeviceError for tensors that are not on the CPU, IoError
-/// when the file cannot be written.
+/// refuse and for the metadata keys above, IoError when the file cannot be written.
 void save_safetensors(const std::string& path,
                       const std::vector<std::pair<std::string, Tensor>>& tensors,
                       const std::map<std::string, std::string>& metadata = {});

@@ -35,7 +35,7 @@ class Flow : public Module {
   virtual void initialize_from(const Tensor& x, const Tensor& condition = {});
   /// base_log_prob at the inverse + log_det of the inverse, (N).
   virtual Tensor log_prob(const Tensor& x, const Tensor& condition = {});
-  /// n draws (n, D); a condition has n rows, or one for all.
+  /// n draws (n, D), off the tape; a condition has n rows, or one for all.
   virtual Tensor sample(int64_t n, Generator& generator, const Tensor& condition = {});
   /// The same n draws with their log-density, by one pass of the forward map instead of that and
   /// log_prob's. On the tape: mean(log_prob) - mean(log q(value)) is the reverse KL divergence to q
