@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "flowgrad/plot/chart.h"
 #include "support/bench.h"
@@ -54,6 +55,18 @@ std::string bars_svg(const std::vector<Row>& rows, const std::string& title) {
     chart.series.push_back(std::move(series));
   }
   chart.value_labels = sizes.size() == 1;
+  double low = INFINITY, high = 0;
+  for (const plot::BarSeries& s : chart.series) {
+    for (const double v : s.values) {
+      if (v <= 0) continue;
+      low = std::min(low, v);
+      high = std::max(high, v);
+    }
+  }
+  if (high > 20 * low) {  // the lowest bars would not be seen
+    chart.y.scale = plot::Scale::log;
+    chart.y.label += ", log scale";
+  }
   return chart.svg();
 }
 
