@@ -98,6 +98,27 @@ DType computing_dtype(UnaryOp op, Params params, DType dtype) {
   return keeps_integers(op, params) && whole ? DType::int64 : DType::float32;
 }
 
+}  // namespace
+
+Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
+  const Shape shape = broadcast_shapes("div", a.shape(), b.shape());
+  Tensor out = Tensor::empty(shape, a.dtype(), a.device());
+  // The slope of a quotient in its dividend, along a.
+  const Tensor divisor = spread(b, shape);
+  kernels::backend(a.device())
+      .binary_grad(BinaryOp::div, 0, spread(a, shape), Tensor(), divisor, divisor, out);
+  if (recording(a, b)) {
+    record("div", out, {a, b}, {save(b), save_output(out)}, [](Backward& r) {
+      const Tensor b = r.saved(0), y = r.saved(1);
+      if (r.needs(0)) r.set(0, div_zero(r.grad(), b));
+      if (r.needs(1)) r.set(1, -div_zero(mul_zero(r.grad(), y), b));
+    });
+  }
+  return out;
+}
+
+namespace {
+
 Tensor unary(UnaryOp op, Params params, const Tensor& given) {
   const UnaryLine& line = kUnary[static_cast<size_t>(op)];
   const Tensor x = cast(given, computing_dtype(op, params, given.dtype()));

@@ -399,6 +399,18 @@ std::vector<Tensor> grad(const Tensor& output, std::initializer_list<Tensor> inp
   return grad(std::span(&output, 1), std::span(inputs.begin(), inputs.size()), {}, options);
 }
 
+std::vector<Tensor> grad(const Tensor& output, const std::vector<Tensor>& inputs,
+                         const GradOptions& options) {
+  return grad(std::span(&output, 1), inputs, {}, options);
+}
+
+std::vector<Tensor> grad(const Tensor& output, const NamedTensors& inputs,
+                         const GradOptions& options) {
+  std::vector<Tensor> tensors;
+  for (const auto& [name, tensor] : inputs) tensors.push_back(tensor);
+  return grad(output, tensors, options);
+}
+
 Tensor grad(const Tensor& output, const Tensor& input, const GradOptions& options) {
   return grad(std::span(&output, 1), std::span(&input, 1), {}, options)[0];
 }

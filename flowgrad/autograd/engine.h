@@ -24,6 +24,11 @@ std::vector<Tensor> grad(std::span<const Tensor> outputs, std::span<const Tensor
                          std::span<const Tensor> cotangents = {}, const GradOptions& options = {});
 std::vector<Tensor> grad(const Tensor& output, std::initializer_list<Tensor> inputs,
                          const GradOptions& options = {});
+std::vector<Tensor> grad(const Tensor& output, const std::vector<Tensor>& inputs,
+                         const GradOptions& options = {});
+/// With respect to the parameters of a module, in their order.
+std::vector<Tensor> grad(const Tensor& output, const NamedTensors& inputs,
+                         const GradOptions& options = {});
 Tensor grad(const Tensor& output, const Tensor& input, const GradOptions& options = {});
 
 /// Adds the gradients of `output` to the `grad()` of every leaf it depends on, in the leaf's own

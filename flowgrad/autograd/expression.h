@@ -88,6 +88,9 @@ FLOWGRAD_EXPR_UNARY(sigmoid)
 FLOWGRAD_EXPR_UNARY(softplus)
 #undef FLOWGRAD_EXPR_UNARY
 
+/// A quotient where an exact zero in a wins over any b, in its derivatives too.
+Tensor div_zero(const Tensor& a, const Tensor& b);
+
 #define FLOWGRAD_EXPR_BINARY(name, function)                                          \
   inline Expr name(const Expr& a, const Expr& b) {                                    \
     if (a.is_number() && b.is_number()) return Expr(kernels::scalar::name(a.c, b.c)); \
@@ -100,6 +103,7 @@ FLOWGRAD_EXPR_BINARY(atan2, flowgrad::atan2)
 FLOWGRAD_EXPR_BINARY(remainder, flowgrad::remainder)
 FLOWGRAD_EXPR_BINARY(logaddexp, flowgrad::logaddexp)
 FLOWGRAD_EXPR_BINARY(mul_zero, flowgrad::mul_zero)
+FLOWGRAD_EXPR_BINARY(div_zero, div_zero)
 #undef FLOWGRAD_EXPR_BINARY
 
 inline Expr pow(const Expr& a, const Expr& b) {

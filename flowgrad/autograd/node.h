@@ -24,7 +24,7 @@ class CheckpointFrame : public RefCounted {
   std::vector<Tensor> values;
   /// Version of each value's storage when it was saved.
   std::vector<uint64_t> versions;
-  /// State of the generator that each inner checkpoint named when it began.
+  /// What each draw of the first run took of its generator.
   std::vector<Generator> draws;
   bool filled = false;
 };

@@ -112,11 +112,10 @@ Tensor dropout(const Tensor& x, double p, Generator& generator, bool training) {
   }
   check_floating("dropout", x);
   if (!training || p == 0) return x;
-  check_captured_draw("dropout", generator);
+  const Generator draw = next_draw("dropout", generator);
   const Tensor mask = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::Backend& device = backend(x.device());
-  device.random(kernels::RandomKind::bernoulli, generator.seed(), generator.next_stream(),
-                {1 - p, 0}, mask);
+  device.random(kernels::RandomKind::bernoulli, draw.seed(), draw.stream(), {1 - p, 0}, mask);
   if (p < 1) device.scale(mask, 1 / (1 - p));
   // A dropped element is 0 even where x is infinite.
   return mul_zero(mask, x);

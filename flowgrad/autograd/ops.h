@@ -131,6 +131,11 @@ Tensor prod(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
 Tensor var(const Tensor& x, const Dims& axes = {}, double correction = 1, bool keepdim = false);
 /// Standard deviation; its gradient at 0 is 0.
 Tensor std(const Tensor& x, const Dims& axes = {}, double correction = 1, bool keepdim = false);
+/// The same, for who has the names of both flowgrad and namespace std.
+inline Tensor stddev(const Tensor& x, const Dims& axes = {}, double correction = 1,
+                     bool keepdim = false) {
+  return flowgrad::std(x, axes, correction, keepdim);
+}
 /// Extremes; ties share the gradient equally. Over no elements: ShapeError.
 Tensor max(const Tensor& x, const Dims& axes = {}, bool keepdim = false);
 Tensor min(const Tensor& x, const Dims& axes = {}, bool keepdim = false);

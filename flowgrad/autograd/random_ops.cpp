@@ -5,8 +5,8 @@
 #include <utility>
 
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/support.h"
-#include "flowgrad/core/device_graph.h"
 #include "flowgrad/core/normal.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/names.h"
@@ -18,9 +18,9 @@ using kernels::RandomKind;
 
 Tensor drawn(RandomKind kind, const Shape& shape, Generator& generator, DType dtype, Device device,
              kernels::Params params) {
-  check_captured_draw(name_of(kind), generator);
+  const Generator draw = next_draw(name_of(kind), generator);
   Tensor out = Tensor::empty(shape, dtype, device);
-  kernels::backend(device).random(kind, generator.seed(), generator.next_stream(), params, out);
+  kernels::backend(device).random(kind, draw.seed(), draw.stream(), params, out);
   return out;
 }
 
@@ -64,13 +64,13 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, Generator& generat
 
 Tensor randperm(int64_t n, Generator& generator, Device device) {
   if (n < 0) throw ValueError(fmt::format("randperm: n = {} given; at least 0 is accepted", n));
-  const uint64_t stream = generator.next_stream();
+  const Generator draw = next_draw("randperm", generator);
   const Tensor out = Tensor::empty({n}, DType::int64);
   int64_t* order = out.data<int64_t>();
   std::iota(order, order + n, int64_t{0});
   // Fisher and Yates; step i takes draw i of the stream.
   for (auto i = static_cast<uint64_t>(n); i-- > 1;) {
-    std::swap(order[i], order[integer_at(generator.seed(), stream, i, i + 1)]);
+    std::swap(order[i], order[integer_at(draw.seed(), draw.stream(), i, i + 1)]);
   }
   return to(out, device);
 }

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "flowgrad/core/device_graph.h"
 #include "flowgrad/kernels/backend.h"
 
 namespace flowgrad {
@@ -16,6 +17,23 @@ Mode& mode() {
 CheckpointScope*& checkpoint_scope() {
   thread_local CheckpointScope* scope = nullptr;
   return scope;
+}
+
+Generator next_draw(const char* op, Generator& generator) {
+  CheckpointScope* const scope = checkpoint_scope();
+  if (scope && scope->refill) {
+    const std::vector<Generator>& draws = scope->frame->draws;
+    if (scope->draws_position >= draws.size()) {
+      throw GradError(
+          fmt::format("checkpoint: the function drew more when it was run again, by {}", op));
+    }
+    return draws[scope->draws_position++];
+  }
+  check_captured_draw(op, generator);
+  const Generator draw = generator;
+  generator.next_stream();
+  if (scope) scope->frame->draws.push_back(draw);
+  return draw;
 }
 
 bool recording(std::span<const Tensor> inputs) {

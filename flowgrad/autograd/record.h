@@ -58,4 +58,8 @@ struct CheckpointScope {
 };
 CheckpointScope*& checkpoint_scope();
 
+/// What a draw by `op` takes of a generator, which goes on to its next stream. In a checkpoint's
+/// second run, what that draw took in the first, and the generator stays.
+Generator next_draw(const char* op, Generator& generator);
+
 }  // namespace flowgrad

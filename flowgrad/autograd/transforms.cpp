@@ -147,31 +147,11 @@ ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, con
 
 namespace {
 
-/// Puts a generator back to a state, and back to its own at the end.
-class Replay {
- public:
-  Replay(Generator* generator, const Generator& state) : generator_(generator) {
-    if (!generator_) return;
-    before_ = *generator_;
-    *generator_ = state;
-  }
-  ~Replay() {
-    if (generator_) *generator_ = before_;
-  }
-  Replay(const Replay&) = delete;
-  Replay& operator=(const Replay&) = delete;
-
- private:
-  Generator* generator_;
-  Generator before_;
-};
-
 class RunAgain final : public CheckpointFrame {
  public:
-  RunAgain(MultiFunction f, std::span<const Tensor> inputs, Generator* generator)
-      : f_(std::move(f)), inputs_(inputs.begin(), inputs.end()), generator_(generator) {
+  RunAgain(MultiFunction f, std::span<const Tensor> inputs)
+      : f_(std::move(f)), inputs_(inputs.begin(), inputs.end()) {
     for (const Tensor& t : inputs_) versions_.push_back(t.storage().version());
-    if (generator_) draws_ = *generator_;
   }
 
   std::vector<Tensor> run(bool refill) {
@@ -198,7 +178,6 @@ class RunAgain final : public CheckpointFrame {
       }
     }
     EnableGrad on;
-    const Replay replay(generator_, draws_);
     // An earlier attempt may have ended in an exception.
     values.clear();
     versions.clear();
@@ -217,42 +196,23 @@ class RunAgain final : public CheckpointFrame {
   MultiFunction f_;
   std::vector<Tensor> inputs_;
   std::vector<uint64_t> versions_;
-  Generator* generator_;
-  Generator draws_;
   size_t n_saved_ = 0;
   bool finished_ = false;
 };
 
 }  // namespace
 
-std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs,
-                               Generator* generator) {
-  if (!mode().recording) return f(inputs);
-  if (CheckpointScope* outer = checkpoint_scope()) {
-    // The outer one already runs everything again; only the generator's state must be remembered.
-    if (!generator) return f(inputs);
-    std::vector<Generator>& draws = outer->frame->draws;
-    if (!outer->refill) draws.push_back(*generator);
-    if (outer->draws_position >= draws.size()) {
-      throw GradError(
-          "checkpoint: the function reached more inner checkpoints when it was run again");
-    }
-    const Generator state = draws[outer->draws_position++];
-    // In its state already: this is the first run, or the outer one put it there and goes on with
-    // it.
-    const bool in_state =
-        generator->seed() == state.seed() && generator->stream() == state.stream();
-    const Replay replay(in_state ? nullptr : generator, state);
-    return f(inputs);
-  }
-  return make_ref<RunAgain>(f, inputs, generator)->run(false);
+std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs) {
+  // An outer one already runs everything again.
+  if (!mode().recording || checkpoint_scope()) return f(inputs);
+  return make_ref<RunAgain>(f, inputs)->run(false);
 }
 
-Tensor checkpoint(const Function& f, const Tensor& x, Generator* generator) {
+Tensor checkpoint(const Function& f, const Tensor& x) {
   const MultiFunction many = [f](std::span<const Tensor> in) {
     return std::vector<Tensor>{f(in[0])};
   };
-  return checkpoint(many, std::span(&x, 1), generator)[0];
+  return checkpoint(many, std::span(&x, 1))[0];
 }
 
 std::vector<Tensor> custom_vjp(const char* name, const MultiFunction& forward, const VjpRule& rule,

@@ -7,7 +7,6 @@
 
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/mode.h"
-#include "flowgrad/core/random.h"
 #include "flowgrad/core/tensor.h"
 
 /// Functions of functions. An argument that is on the tape stays on it: a transform inside a larger
@@ -53,11 +52,10 @@ ValueAndDerivative hutchinson_divergence(const Function& f, const Tensor& x, con
                                          bool create_graph = false);
 
 /// f(inputs) without keeping what its backward needs: the first rule that reads a saved value runs
-/// f again. Works with grad(), any order, and captured parameters. A generator that f draws from
-/// must be named, so that the second run draws the same numbers.
-std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs,
-                               Generator* generator = nullptr);
-Tensor checkpoint(const Function& f, const Tensor& x, Generator* generator = nullptr);
+/// f again. Works with grad(), any order, and captured parameters. The second run gets the random
+/// numbers of the first, and moves no generator.
+std::vector<Tensor> checkpoint(const MultiFunction& f, std::span<const Tensor> inputs);
+Tensor checkpoint(const Function& f, const Tensor& x);
 
 /// Cotangents of the inputs from cotangents of the outputs, the inputs and the outputs.
 using VjpRule = std::function<std::vector<Tensor>(std::span<const Tensor> cotangents,

@@ -129,7 +129,7 @@ void inspect_file(const InspectArguments& a, const std::string& path) {
 
 /// Parameters of one training step of a fresh model, or of the given weights.
 Tensor step_loss(Model& model, int64_t rows, Generator& generator) {
-  const DType dtype = model.module().parameters().front().second.dtype();
+  const DType dtype = model.module().dtype();
   QuantityInputs inputs = model.observation(rows, generator);
   inputs.input = randn({rows, model.width()}, generator, dtype);
   for (const char* key : {"condition_dim", "state_dim"}) {

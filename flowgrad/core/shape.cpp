@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <ostream>
 
 #include "flowgrad/core/device.h"
 #include "flowgrad/core/dtype.h"
@@ -68,6 +69,8 @@ std::string Dims::to_string() const {
   if (rank_ == 1) return fmt::format("({},)", v_[0]);
   return fmt::format("({})", fmt::join(begin(), end(), ", "));
 }
+
+std::ostream& operator<<(std::ostream& out, const Dims& dims) { return out << dims.to_string(); }
 
 int64_t numel(const Shape& shape) {
   int64_t n = 1;

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <array>
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
+#include <iosfwd>
 #include <span>
 #include <string>
 
@@ -17,6 +19,9 @@ class Dims {
  public:
   Dims() = default;
   Dims(std::initializer_list<int64_t> values) : Dims(std::span(values.begin(), values.size())) {}
+  /// One axis or size.
+  template <std::integral I>
+  requires(!std::same_as<I, bool>) Dims(I value) : Dims{static_cast<int64_t>(value)} {}
   explicit Dims(std::span<const int64_t> values);
   static Dims filled(int rank, int64_t value);
 
@@ -35,6 +40,7 @@ class Dims {
   void erase(int at);
   /// "(8, 64)", "(3,)", "()".
   std::string to_string() const;
+  friend std::ostream& operator<<(std::ostream& out, const Dims& dims);
   friend bool operator==(const Dims& a, const Dims& b) {
     if (a.rank_ != b.rank_) return false;
     for (int i = 0; i < a.rank_; ++i) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <ostream>
 
 #include "flowgrad/core/convert.h"
 #include "flowgrad/core/device_memory.h"
@@ -271,5 +272,7 @@ std::string to_string(const Tensor& t) {
   }
   return fmt::format("{} {} {}", out, name_of(t.dtype()), s.to_string());
 }
+
+std::ostream& operator<<(std::ostream& out, const Tensor& t) { return out << to_string(t); }
 
 }  // namespace flowgrad

@@ -145,5 +145,6 @@ using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
 
 /// "[[1, 2], [3, 4]]" with shape and dtype, long tensors abbreviated.
 std::string to_string(const Tensor& t);
+std::ostream& operator<<(std::ostream& out, const Tensor& t);
 
 }  // namespace flowgrad

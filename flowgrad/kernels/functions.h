@@ -68,6 +68,11 @@ template <class T>
 FLOWGRAD_HOST_DEVICE T mul_zero(T a, T b) {
   return a == T(0) ? T(0) : a * b;
 }
+/// Quotient where an exact zero in a wins over any b.
+template <class T>
+FLOWGRAD_HOST_DEVICE T div_zero(T a, T b) {
+  return a == T(0) ? T(0) : a / b;
+}
 template <class T>
 FLOWGRAD_HOST_DEVICE T sigmoid(T x) {
   const T e = std::exp(-std::abs(x));

@@ -36,7 +36,8 @@ struct HeadSampling {
   /// Euler steps of flow, steps of DDIM for diffusion; 0 is 10 and all steps of DDPM. The other
   /// heads take no steps and accept 0 alone.
   int64_t n_steps = 0;
-  /// Largest |x0| that diffusion predicts on its way; 0 is no limit.
+  /// Largest |x0| that diffusion predicts on its way; 0 is no limit. The other heads predict none,
+  /// and ignore it.
   double clip = 0;
   /// What a chunk (C) should agree with; flow alone accepts it.
   Inpainting inpainting = {};

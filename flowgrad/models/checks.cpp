@@ -85,7 +85,7 @@ Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
         fmt::format("grid_log_prob: a flow of dimension {} given; 2 is accepted", flow.dim()));
   }
   NoGrad off;
-  const Tensor points = grid_points(o, flow.parameters().front().second.dtype(), flow.device());
+  const Tensor points = grid_points(o, flow.dtype(), flow.device());
   std::vector<Tensor> parts;
   for (int64_t at = 0; at < points.size(0); at += o.batch) {
     parts.push_back(flow.log_prob(slice(points, 0, at, std::min(at + o.batch, points.size(0)))));

@@ -141,9 +141,16 @@ ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options,
 }
 
 void ContinuousNormalizingFlow::check_solver(const OdeOptions& solver) const {
-  const auto refuse = [](const char* what) {
+  const auto refuse = [](const std::string& what) {
     throw ValueError(fmt::format("ContinuousNormalizingFlow: {}", what));
   };
+  if (options_.condition_dim < 0)
+    refuse(fmt::format("condition_dim = {} given; at least 0 is accepted", options_.condition_dim));
+  for (const auto& [name, weight] : {std::pair("kinetic", options_.kinetic),
+                                     std::pair("jacobian_norm", options_.jacobian_norm)}) {
+    if (!(weight >= 0) || std::isinf(weight))
+      refuse(fmt::format("{} = {} given; numbers from 0 are accepted", name, weight));
+  }
   if (options_.per_row && is_adaptive(solver) && solver.gradient == OdeGradient::adjoint)
     refuse("per_row given with gradient adjoint; direct and checkpointed are accepted");
   if (options_.per_row && is_adaptive(solver) && solver.trace)
@@ -291,9 +298,7 @@ Transformed ContinuousNormalizingFlow::inverse(const Tensor& x, const Tensor& co
 
 Tensor ContinuousNormalizingFlow::sample(int64_t n, Generator& generator, const Tensor& condition) {
   NoGrad off;
-  const Tensor like = parameters().front().second;
-  const Tensor z = randn({n, options_.dim}, generator, like.dtype(), like.device());
-  return solve(z, 0, 1, {}, condition, false, false)[0];
+  return solve(base_sample(n, generator), 0, 1, {}, condition, false, false)[0];
 }
 
 }  // namespace flowgrad

@@ -62,7 +62,7 @@ Tensor CouplingStack::base_log_prob(const Tensor& z) {
 }
 
 Tensor CouplingStack::base_sample(int64_t n, Generator& generator) {
-  return base_ ? base_->sample(n, generator) : Flow::base_sample(n, generator);
+  return base_ ? base_->rsample(n, generator) : Flow::base_sample(n, generator);
 }
 
 void CouplingStack::initialize_from(const Tensor& x, const Tensor& given) {

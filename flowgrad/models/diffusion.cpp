@@ -35,6 +35,10 @@ std::vector<double> make_betas(const DiffusionOptions& o) {
 
 DiffusionPolicy::DiffusionPolicy(const DiffusionOptions& o, Generator& generator, DType dtype)
     : options_(o), denoiser_(add_module("denoiser", std::make_unique<Sequential>())) {
+  if (o.state_dim < 0) {
+    throw ValueError(
+        fmt::format("DiffusionPolicy: state_dim = {} given; at least 0 is accepted", o.state_dim));
+  }
   if (o.n_timesteps < 1) {
     throw ValueError(fmt::format("DiffusionPolicy: n_timesteps = {} given; at least 1 is accepted",
                                  o.n_timesteps));
@@ -219,6 +223,16 @@ std::vector<int64_t> DiffusionPolicy::sampling_steps(const DiffusionSampling& s)
     throw ValueError(fmt::format("generate: eta = {} given; 0 to 1 is accepted", s.eta));
   if (!(s.clip >= 0))
     throw ValueError(fmt::format("generate: clip = {} given; at least 0 is accepted", s.clip));
+  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
+  if (!ddim && s.eta != 0)
+    throw ValueError(fmt::format("generate: eta = {} given for DDPM; 0 is accepted", s.eta));
+  if (ddim && s.variance)
+    throw ValueError("generate: variance given for DDIM, whose noise is eta; none is accepted");
+  if (s.ddim_steps > 0 && !s.ddim_timesteps.empty()) {
+    throw ValueError(
+        fmt::format("generate: ddim_steps = {} given with ddim_timesteps; one of them is accepted",
+                    s.ddim_steps));
+  }
   for (size_t i = 0; i < s.ddim_timesteps.size(); ++i) {
     const int64_t limit = i == 0 ? n : s.ddim_timesteps[i - 1];
     if (s.ddim_timesteps[i] >= 0 && s.ddim_timesteps[i] < limit) continue;

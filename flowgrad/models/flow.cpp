@@ -18,7 +18,7 @@ Tensor standard_normal_log_prob(const Tensor& z) {
 Tensor Flow::base_log_prob(const Tensor& z) { return standard_normal_log_prob(z); }
 
 Tensor Flow::base_sample(int64_t n, Generator& generator) {
-  return randn({n, dim()}, generator, parameters().front().second.dtype(), device());
+  return randn({n, dim()}, generator, dtype(), device());
 }
 
 void Flow::initialize_from(const Tensor&, const Tensor&) {}

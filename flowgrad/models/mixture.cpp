@@ -4,6 +4,7 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/transforms.h"
 #include "flowgrad/models/flow.h"
 
 namespace flowgrad {
@@ -29,12 +30,26 @@ Tensor GaussianMixture::log_prob(const Tensor& z) const {
 
 Tensor GaussianMixture::sample(int64_t n, Generator& generator) const {
   NoGrad off;
+  return rsample(n, generator);
+}
+
+Tensor GaussianMixture::rsample(int64_t n, Generator& generator) const {
+  const int64_t components = logits_.size(0);
   const Tensor u = rand({n, 1}, generator, means_.dtype(), 0, 1, means_.device());
   // The component is the number of inner steps of the cumulative weights that u has passed.
-  const Tensor steps = slice(cumsum(softmax(logits_), 0), 0, 0, logits_.size(0) - 1);
+  const Tensor steps = slice(cumsum(softmax(logits_.detach()), 0), 0, 0, components - 1);
   const Tensor component = sum(cast(greater_equal(u, steps), DType::int64), {1});
   const Tensor normal = randn({n, means_.size(1)}, generator, means_.dtype(), means_.device());
-  return index_select(means_, 0, component) + index_select(exp(log_scales_), 0, component) * normal;
+  const Tensor z =
+      index_select(means_, 0, component) + index_select(exp(log_scales_), 0, component) * normal;
+  if (components == 1 || !mode().recording || !logits_.requires_grad()) return z;
+  const auto refuse = [components](const Tensor&) -> Tensor {
+    throw GradError(fmt::format(
+        "GaussianMixture: draws from {} components have no gradient in the logits; accepted are "
+        "one component and logits without requires_grad",
+        components));
+  };
+  return z + sum(tap(logits_, refuse)) * 0.0;
 }
 
 }  // namespace flowgrad

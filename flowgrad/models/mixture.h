@@ -17,6 +17,9 @@ class GaussianMixture final : public Module {
   Tensor log_prob(const Tensor& z) const;
   /// n draws (n, D): one stream of the generator for the components, the next for the normals.
   Tensor sample(int64_t n, Generator& generator) const;
+  /// The same draws on the tape, through means and scales. Which component a row comes from has no
+  /// derivative: a gradient in the logits of several raises GradError.
+  Tensor rsample(int64_t n, Generator& generator) const;
 
  private:
   Tensor logits_, means_, log_scales_;

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <set>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/text.h"
 
 namespace flowgrad {
 
@@ -48,9 +50,26 @@ int64_t Module::parameter_count() const {
   return n;
 }
 
+namespace {
+
+/// IoError where a finite value would become infinite.
+void check_range(const std::string& name, const Tensor& value, DType wanted) {
+  if (value.dtype() != DType::float64 || wanted != DType::float32) return;
+  NoGrad off;
+  if (all(equal(isfinite(value), isfinite(cast(value, wanted)))).item() != 0) return;
+  throw IoError(fmt::format("load_state_dict: \"{}\" holds numbers beyond those of float32", name));
+}
+
+}  // namespace
+
 void Module::load_state_dict(const NamedTensors& state) {
   std::map<std::string, Tensor> given;
-  for (const auto& [name, tensor] : state) given[name] = tensor;
+  for (const auto& [name, tensor] : state) {
+    if (!tensor.defined())
+      throw IoError(fmt::format("load_state_dict: \"{}\" is an undefined tensor", name));
+    if (!given.emplace(name, tensor).second)
+      throw IoError(fmt::format("load_state_dict: \"{}\" is given twice", name));
+  }
   std::vector<std::pair<Tensor, Tensor>> copies;
   std::set<std::string> known;
   collect("", [&](const std::string& name, const Item& item) {
@@ -76,6 +95,7 @@ void Module::load_state_dict(const NamedTensors& state) {
       throw IoError(fmt::format("load_state_dict: \"{}\" is {}; this model needs {}", name,
                                 name_of(value.dtype()), name_of(item.tensor.dtype())));
     }
+    check_range(name, value, item.tensor.dtype());
     if (item.kind != Kind::buffer) {
       copies.emplace_back(item.tensor, value);
       return;
@@ -125,24 +145,48 @@ Device Module::device() const {
   return first ? first->device() : Device::cpu();
 }
 
+DType Module::dtype() const {
+  DType found = DType::float32;
+  bool done = false;
+  collect("", [&](const std::string&, const Item& item) {
+    if (done || !is_floating(item.tensor.dtype())) return;
+    found = item.tensor.dtype();
+    done = true;
+  });
+  return found;
+}
+
 void Module::train(bool on) {
   training_ = on;
   for (auto& [name, child] : children_) child->train(on);
 }
 
+void Module::check_new(const std::string& name) const {
+  const auto has = [&](const auto& all, auto&& name_of) {
+    return std::any_of(all.begin(), all.end(), [&](const auto& e) { return name_of(e) == name; });
+  };
+  if (!name.empty() && (has(items_, [](const Item& i) { return i.name; }) ||
+                        has(children_, [](const auto& c) { return c.first; })))
+    throw ValueError(
+        fmt::format("Module: name {} given twice; a new one is accepted", quote(name)));
+}
+
 Tensor Module::add_parameter(const std::string& name, const Tensor& value) {
+  check_new(name);
   Tensor leaf = value.detach().requires_grad_();
   items_.push_back({name, leaf, Kind::parameter});
   return leaf;
 }
 
 Tensor Module::add_buffer(const std::string& name, const Tensor& value) {
+  check_new(name);
   items_.push_back({name, value, Kind::buffer});
   return value;
 }
 
 Tensor Module::add_state(const std::string& name, const Tensor& value,
                          std::optional<double> if_absent) {
+  check_new(name);
   items_.push_back({name, value, Kind::state, if_absent});
   return value;
 }

@@ -41,12 +41,16 @@ class Module {
   /// Where the first parameter or buffer is; the CPU for a module without any.
   Device device() const;
 
+  /// Of the first parameter or floating-point buffer; float32 for a module without any.
+  DType dtype() const;
+
   /// Training or evaluation (dropout and the like), for this module and everything below.
   void train(bool on = true);
   bool training() const { return training_; }
 
  protected:
-  /// Marks the tensor as a leaf and registers it.
+  /// Marks the tensor as a leaf and registers it. Here and below ValueError for a name that the
+  /// module has already.
   Tensor add_parameter(const std::string& name, const Tensor& value);
   Tensor add_buffer(const std::string& name, const Tensor& value);
   /// A buffer that does not follow from the configuration (drawn, or found from data): loading
@@ -60,6 +64,7 @@ class Module {
   /// A sub-module, whose names follow `name` and a dot, or stand as they are where `name` is empty.
   template <class M>
   M& add_module(const std::string& name, std::unique_ptr<M> module) {
+    check_new(name);
     M& reference = *module;
     children_.push_back({name, std::move(module)});
     return reference;
@@ -77,6 +82,7 @@ class Module {
                const std::function<void(const std::string&, const Item&)>& f) const;
 
   const Tensor* first_tensor() const;
+  void check_new(const std::string& name) const;
 
   std::vector<Item> items_;
   std::vector<Tensor> constants_;

@@ -164,6 +164,10 @@ void ode::check_options(const OdeOptions& o, const OdeState& y0, double t0, doub
           "a solver with n_steps equal steps such as rk4 is accepted");
     }
     for (const Tensor& y : y0) {
+      if (!is_floating(y.dtype())) {
+        throw DTypeError(fmt::format(
+            "odeint: y0 of dtype {} given; float32 and float64 are accepted", name_of(y.dtype())));
+      }
       if (y.dtype() != DType::float32 || !rounds_matmul(y.device())) continue;
       throw ValueError(
           "odeint: dopri5 given while products are rounded to tf32 or bf16: the estimate of the "

@@ -37,8 +37,9 @@ enum class OdeGradient {
   /// The continuous adjoint (Pontryagin et al. 1962; Chen et al. 2018): state, adjoint and
   /// parameter gradients are solved backwards from the end, in memory that does not depend on the
   /// number of steps. First order; correct to the solver's tolerance. For y0 and the parameters of
-  /// an OdeParameterField: a field that depends on another tensor of the tape raises GradError in
-  /// the backward pass.
+  /// an OdeParameterField, which may read those that are leaves elsewhere too, in a module for one:
+  /// a field that depends on another tensor of the tape raises GradError, in the backward pass or,
+  /// where nothing else is on the tape, at once.
   adjoint,
 };
 

@@ -4,6 +4,7 @@
 #include <unordered_set>
 
 #include "flowgrad/autograd/node.h"
+#include "flowgrad/autograd/record.h"
 #include "flowgrad/autograd/transforms.h"
 #include "flowgrad/models/ode_step.h"
 
@@ -50,9 +51,10 @@ class Backwards {
   Backwards(const OdeParameterField& field, std::span<const Tensor> parameters, size_t n,
             const OdeOptions& options)
       : field_(field), n_(n), options_(options) {
-    // Leaves of their own: a parameter may be computed from another one.
+    // A leaf as it is, so that the field may read it where it lies, in a module for one. Others as
+    // leaves of their own, for they may be computed from each other.
     for (const Tensor& p : parameters) {
-      parameters_.push_back(p.detach());
+      parameters_.push_back(p.requires_grad() && !p.is_leaf() ? p.detach() : p);
       if (!p.requires_grad()) continue;
       tracked_.push_back(parameters_.back().requires_grad_());
       gradients.push_back(zeros_like(p));
@@ -86,8 +88,7 @@ class Backwards {
     OdeState out = field_(t, y, parameters_);
     check_slopes(out, y);
     const std::vector<Tensor> inputs = joined({y, tracked_});
-    if (!checked_) check_dependence(out, inputs);
-    checked_ = true;
+    check_dependence(out, inputs);
     for (size_t i = 0; i < n_; ++i) {
       if (!out[i].requires_grad()) continue;
       outputs.push_back(out[i]);
@@ -107,8 +108,18 @@ class Backwards {
   std::vector<Tensor> parameters_, tracked_;
   size_t n_;
   OdeOptions options_;
-  bool checked_ = false;
 };
+
+/// For a solve of which no argument is on the tape, so that no backward pass will look at what the
+/// field depends on.
+OdeParameterField checked(const OdeParameterField& field) {
+  return [field](double t, const OdeState& y, std::span<const Tensor> parameters) {
+    EnableGrad on;
+    OdeState out = field(t, y, parameters);
+    check_dependence(out, {});
+    return out;
+  };
+}
 
 }  // namespace
 
@@ -117,10 +128,14 @@ OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
                           const OdeOptions& options) {
   const size_t n = y0.size();
   OdeSolution solution;
+  const std::vector<Tensor> arguments = joined({y0, parameters});
+  const bool is_constant = mode().recording && !recording(std::span<const Tensor>(arguments));
+  const OdeParameterField forward_field = is_constant ? checked(field) : field;
   const MultiFunction forward = [&](std::span<const Tensor> in) {
     OdeOptions plain = options;
     plain.gradient = OdeGradient::direct;
-    solution = solve_ode(field, joined({in.first(n)}), joined({in.subspan(n)}), t0, t1, plain);
+    solution =
+        solve_ode(forward_field, joined({in.first(n)}), joined({in.subspan(n)}), t0, t1, plain);
     std::vector<Tensor> out = solution.y;
     for (const OdeState& y : solution.at) out.insert(out.end(), y.begin(), y.end());
     return out;
@@ -150,8 +165,7 @@ OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
     }
     return all;
   };
-  const std::vector<Tensor> flat =
-      custom_vjp("odeint", forward, rule, joined({y0, parameters}), true);
+  const std::vector<Tensor> flat = custom_vjp("odeint", forward, rule, arguments, true);
   *reached = {solution.t, solution.at.size()};
   for (size_t i = 0; i < n; ++i) solution.y[i] = flat[i];
   for (size_t k = 0; k < solution.at.size(); ++k) {

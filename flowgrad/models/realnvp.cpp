@@ -49,8 +49,10 @@ CouplingLayer::CouplingLayer(const RealNVPOptions& options, bool keep_even, Gene
       scale_net_(add_module("scale_net", coupling_net(options, generator, dtype))),
       translate_net_(add_module("translate_net", coupling_net(options, generator, dtype))) {}
 
-Transformed CouplingLayer::move(const Tensor& x, const Tensor& condition, bool inverse) {
+Transformed CouplingLayer::move(const Tensor& x, const Tensor& given_condition, bool inverse) {
   check_rows("CouplingLayer", x, options_.dim);
+  const Tensor condition =
+      check_condition("CouplingLayer", given_condition, x.size(0), options_.condition_dim);
   const auto [value, log_det] =
       mlp_coupling(x, condition, mask_, weights_of(scale_net_), weights_of(translate_net_),
                    {.bound = options_.log_scale_bound, .inverse = inverse});

@@ -21,7 +21,7 @@ const Tensor& need(const Model& m, const std::string& quantity, const char* name
       fmt::format("model {}: quantity \"{}\" needs an array for {}", m.name(), quantity, name));
 }
 
-DType dtype_of(Model& m) { return m.module().parameters().front().second.dtype(); }
+DType dtype_of(Model& m) { return m.module().dtype(); }
 
 void refuse_option(const Model& m, const char* option, const std::string& given,
                    const char* accepted) {

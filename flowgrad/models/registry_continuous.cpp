@@ -26,17 +26,22 @@ class CnfModel final : public DensityModel {
     if (q != "loss") return DensityModel::compute(q, in, o, generator);
     refuse_guidance(*this, o);
     prepare(o);
-    return cnf().loss(need(*this, q, "input", in.input), in.condition, in.probe_noise);
+    return cnf().loss(need(*this, q, "input", in.input), in.condition, probe_of(in));
   }
   void prepare(const QuantityOptions& o) override { cnf().set_solver(solver_for(own_, o)); }
   Transformed forward(const Tensor& z, const QuantityInputs& in) override {
-    return cnf().integrate(z, 0, 1, in.probe_noise, in.condition);
+    return cnf().integrate(z, 0, 1, probe_of(in), in.condition);
   }
   Transformed inverse(const Tensor& x, const QuantityInputs& in) override {
-    return cnf().integrate(x, 1, 0, in.probe_noise, in.condition);
+    return cnf().integrate(x, 1, 0, probe_of(in), in.condition);
   }
 
  private:
+  const Tensor& probe_of(const QuantityInputs& in) {
+    if (in.probe_noise.defined() && cnf().options().trace == Trace::exact)
+      throw ValueError("model cnf: a probe given with trace exact, which has none");
+    return in.probe_noise;
+  }
   ContinuousNormalizingFlow& cnf() { return static_cast<ContinuousNormalizingFlow&>(flow()); }
   OdeOptions own_;
 };

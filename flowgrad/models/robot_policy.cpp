@@ -197,7 +197,7 @@ Tensor RobotPolicy::loss(const PolicyObservation& seen, const Tensor& chunks, Ge
   check_statistics("loss");
   const Tensor target = normalised("loss", seen, chunks);
   PolicyObservation shown = seen;
-  if (options_.word_dropout > 0 && seen.tokens.defined()) {
+  if (training() && options_.word_dropout > 0 && seen.tokens.defined()) {
     const Tensor kept = bernoulli(seen.tokens.shape(), 1 - options_.word_dropout, generator,
                                   DType::float32, seen.tokens.device());
     shown.tokens = seen.tokens * cast(kept, DType::int64);

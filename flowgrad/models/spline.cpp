@@ -167,7 +167,9 @@ SplineCoupling::SplineCoupling(const SplineFlowOptions& options, bool keep_even,
       net_(add_module("net",
                       spline_net(options, kept_axes(options, keep_even), generator, dtype))) {}
 
-SplineKnots SplineCoupling::moved_knots(const Tensor& kept, const Tensor& condition) {
+SplineKnots SplineCoupling::moved_knots(const Tensor& kept, const Tensor& given_condition) {
+  const Tensor condition =
+      check_condition("SplineCoupling", given_condition, kept.size(0), options_.condition_dim);
   const Tensor raw = net_(condition.defined() ? concat({kept, condition}, 1) : kept);
   const Shape shape{kept.size(0), options_.dim - kept.size(1), 3 * options_.bins - 1};
   return spline_knots(reshape(raw, shape), options_.bins, options_.tail);

@@ -58,6 +58,7 @@ const std::vector<TableFunction> kTableFunctions{
     FLOWGRAD_ONE(tan),
     FLOWGRAD_ONE(tanh),
     FLOWGRAD_TWO(atan2),
+    FLOWGRAD_TWO(div_zero),
     FLOWGRAD_TWO(logaddexp),
     FLOWGRAD_TWO(max),
     FLOWGRAD_TWO(min),

@@ -70,7 +70,7 @@ Numbers second_order(World& w) {
 Numbers checkpointed(World& w) {
   w.generator.set_state(3, 0);
   const Function f = [&](const Tensor& t) { return dropout(network(w, t), .3, w.generator); };
-  const Tensor y = checkpoint(f, w.x, &w.generator);
+  const Tensor y = checkpoint(f, w.x);
   backward(sum(y * y));
   return gradients(w);
 }

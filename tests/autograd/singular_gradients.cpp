@@ -21,6 +21,36 @@ TEST_CASE("the slope of a remainder in its divisor is the quotient that the valu
   }
 }
 
+TEST_CASE("a zero cotangent wins over an infinite derivative, of the first and the second order",
+          "[singular_gradients][device]") {
+  using Function = std::function<Tensor(const Tensor&)>;
+  const std::vector<std::pair<const char*, Function>> functions{
+      {"sqrt", [](const Tensor& t) { return sqrt(t); }},
+      {"rsqrt", [](const Tensor& t) { return rsqrt(t); }},
+      {"log", [](const Tensor& t) { return log(t); }},
+      {"log1p", [](const Tensor& t) { return log1p(t - 1.0); }},
+      {"pow", [](const Tensor& t) { return pow(t, 0.5); }},
+      {"reciprocal", [](const Tensor& t) { return reciprocal(t); }},
+      {"2 / x", [](const Tensor& t) { return 2.0 / t; }},
+      {"1 / x", [](const Tensor& t) { return number(1) / t; }},
+      {"x / x", [](const Tensor& t) { return t / t; }}};
+  for (const auto& [name, f] : functions) {
+    const Tensor x = leaf({0, 1}), at_one = leaf({1, 1});
+    Tensor y = where(greater(x, 0.0), f(x), number(0)), wanted = f(at_one);
+    for (int order = 1; order <= 2; ++order) {
+      INFO(name << ", order " << order);
+      y = grad(sum(y), x, {.create_graph = true});
+      wanted = grad(sum(wanted), at_one, {.create_graph = true});
+      CHECK(y.at({0}) == 0);
+      CHECK(y.at({1}) == wanted.at({1}));
+    }
+  }
+  // What is linear in a cotangent has its slope at a cotangent of 0 too.
+  const Tensor x = leaf({1, 2}), g = leaf({0, 0}), y = 1.0 / x;
+  const auto slopes = grad({&y, 1}, {&x, 1}, {&g, 1}, {.create_graph = true});
+  CHECK(differs(grad(sum(slopes[0]), g), {-1, -.25}) == "");
+}
+
 TEST_CASE("atan2 has no slope at the origin, and none that is not finite behind a where",
           "[singular_gradients][device]") {
   const Tensor x = leaf({0, 1});

@@ -92,14 +92,11 @@ TEST_CASE("dropout is replayed, and the generator goes on where it was",
     const Function noisy = [&](const Tensor& t) {
       return dropout(sin(t), .5, g) + t * rand({50}, g, DType::float64);
     };
-    const Function inner = [&](const Tensor& t) {
-      return keep ? checkpoint(noisy, t, &g) : noisy(t);
-    };
+    const Function inner = [&](const Tensor& t) { return keep ? checkpoint(noisy, t) : noisy(t); };
     const Function outer = [&](const Tensor& t) {
       return inner(inner(t) + 1) * rand({50}, other, DType::float64);
     };
-    // The inner checkpoints name g, the outer one only the other generator.
-    const Tensor y = keep ? checkpoint(outer, x, &other) : outer(x);
+    const Tensor y = keep ? checkpoint(outer, x) : outer(x);
     rand({3}, g);
     const auto s = std::pair(g.stream(), other.stream());
     const Tensor d = grad(sum(y * y), x);
@@ -107,6 +104,20 @@ TEST_CASE("dropout is replayed, and the generator goes on where it was",
     return d.to_vector<double>();
   };
   CHECK(differs(run(true), run(false), 0) == "");
+}
+
+TEST_CASE("a second run that draws more than the first is refused", "[transforms_checkpoint]") {
+  Generator g(5);
+  bool again = false;
+  const Tensor x = fill({4}).requires_grad_();
+  const Function f = [&](const Tensor& t) {
+    Tensor y = sin(t) * rand({4}, g, DType::float64);
+    return again ? y * rand({4}, g, DType::float64) : y;
+  };
+  const Tensor y = sum(checkpoint(f, x));
+  again = true;
+  CHECK(not_raised<GradError>([&] { grad(y, x); }, "drew more when it was run again, by rand") ==
+        "");
 }
 
 TEST_CASE("less than half the bytes, and no more than before afterwards",
@@ -188,7 +199,7 @@ TEST_CASE("an exception in the second run leaves everything as it was", "[transf
     if (++calls > 1 && fail) throw std::runtime_error("planned");
     return h * h;
   };
-  const Tensor y = sum(checkpoint(f, x, &g));
+  const Tensor y = sum(checkpoint(f, x));
   const uint64_t stream = g.stream();
   CHECK(not_raised<std::runtime_error>([&] { grad(y, x, {.retain_graph = true}); }, "planned") ==
         "");

@@ -125,8 +125,12 @@ TEST_CASE("a zero cotangent wins over an infinite derivative where the table say
   CHECK(same(out.to_vector<double>(), {0, kInf}));
   be.unary_grad(UnaryOp::log, {}, vec({0, -1}), vec({0, 0}), View(), out);
   CHECK(same(out.to_vector<double>(), {0, -kInf}));
-  be.unary_grad(UnaryOp::reciprocal, {}, vec({0, 1}), View(), vec({kInf, 2}), out);
-  CHECK(same(out.to_vector<double>(), {kNan, -4}));
+  be.unary_grad(UnaryOp::reciprocal, {}, vec({0, 1}), vec({0, .5}), vec({kInf, 2}), out);
+  CHECK(same(out.to_vector<double>(), {0, -4}));
+  be.unary_grad(UnaryOp::tan, {}, vec({0, 1}), View(), vec({kInf, 2}), out);
+  CHECK(same(out.to_vector<double>(), {kNan, 5}));
+  be.binary_grad(BinaryOp::div, 0, vec({0, 1}), View(), vec({0, 0}), vec({kInf, kInf}), out);
+  CHECK(same(out.to_vector<double>(), {0, kInf}));
   be.binary_grad(BinaryOp::pow, 1, vec({0, 1}), vec({-1, 2}), vec({2, 3}), vec({1, 8}), out);
   CHECK(out.at({0}) == 0);
   CHECK_THAT(out.at({1}), WithinRel(8 * std::log(2.0), 1e-14));

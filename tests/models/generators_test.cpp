@@ -183,6 +183,13 @@ TEST_CASE("samplers of the diffusion policy", "[generators_test]") {
   CHECK(contains(refused({.ddim_timesteps = {3, 3}}), {"DDIM step 3", "position 1"}));
   CHECK(contains(refused({.ddim_steps = 5, .eta = 2}), {"eta = 2"}));
   CHECK(contains(refused({.clip = -1}), {"clip = -1"}));
+  CHECK(contains(refused({.eta = 0.5}), {"eta = 0.5", "DDPM"}));
+  CHECK(contains(refused({.ddim_steps = 5, .variance = StepVariance::beta}), {"variance", "DDIM"}));
+  CHECK(contains(refused({.ddim_steps = 2, .ddim_timesteps = {11, 1}}), {"ddim_steps = 2"}));
+  CHECK(contains(raised<ValueError>([&] { DiffusionPolicy({.state_dim = -1}, generator); }),
+                 {"state_dim = -1"}));
+  CHECK(contains(raised<ValueError>([&] { FlowMatching({.condition_dim = -1}, generator); }),
+                 {"condition_dim = -1"}));
   CHECK(contains(raised<ShapeError>([&] { net.generate(noise, {}, a); }),
                  {"absent", "(4, 3) or (1, 3)"}));
   CHECK(contains(raised<ShapeError>([&] {

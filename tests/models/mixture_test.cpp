@@ -1,7 +1,9 @@
 // The mixture base and ActNorm, alone and inside the flows.
 #include "flowgrad/models/mixture.h"
 
+#include <map>
 #include <numbers>
+#include <tuple>
 
 #include "flowgrad/autograd/gradcheck.h"
 #include "flowgrad/models/bijectors.h"
@@ -82,6 +84,88 @@ TEST_CASE("draws of a mixture follow its density", "[mixture_test]") {
   CHECK(distance(slice(mixture.sample(50, a), 0, 0, 20), mixture.sample(20, b)) == 0);
   GaussianMixture single(1, 3, generator);
   CHECK(single.sample(5, generator).shape() == Shape{5, 3});
+}
+
+TEST_CASE("the reverse KL divergence trains a base of one component", "[mixture_test]") {
+  // An affine map of z with z ~ N(m, I) against N(0, I): d KL / d m = m for the identity.
+  Generator generator(3);
+  const auto kl_of = [&](int components) {
+    RealNVP flow({.dim = 2, .n_flows = 2, .hidden = 4, .base_components = components}, generator,
+                 DType::float64);
+    std::map<std::string, Tensor> p;
+    for (const auto& [name, t] : flow.parameters()) p[name] = t;
+    {
+      NoGrad off;
+      copy_(p.at("base.means"), full(p.at("base.means").shape(), 1.5, DType::float64));
+    }
+    const Sampled s = flow.sample_and_log_prob(50000, generator);
+    return std::tuple(mean(s.log_prob - standard_normal_log_prob(s.value)), p.at("base.means"),
+                      p.at("base.log_scales"), p.at("base.logits"));
+  };
+  const auto [kl, means, log_scales, logits] = kl_of(1);
+  const std::vector<Tensor> g = grad(kl, {means, log_scales, logits});
+  CHECK(distance(g[0], full({1, 2}, 1.5, DType::float64)) < 0.03);
+  CHECK(max(abs(g[1])).item() < 0.05);  // e^(2 s) - 1 at s = 0
+  CHECK(max(abs(g[2])).item() < 1e-12);
+  const auto [of_two, two_means, two_scales, two_logits] = kl_of(2);
+  CHECK(grad(of_two, two_means, {.retain_graph = true}).shape() == Shape{2, 2});
+  CHECK(contains(raised<GradError>([&] { grad(of_two, two_logits, {.retain_graph = true}); }),
+                 {"2 components", "logits"}));
+  CHECK(contains(raised<GradError>([&] { backward(of_two); }), {"2 components", "logits"}));
+}
+
+TEST_CASE("a flow of no parameters draws and integrates", "[mixture_test]") {
+  Permutation flow(2, 1);
+  Generator generator(0);
+  CHECK(flow.sample(5, generator).shape() == Shape{5, 2});
+  CHECK(flow.dtype() == DType::float32);
+  CHECK(std::abs(density_integral(flow, {.points = 101}) - 1) < 1e-3);
+}
+
+TEST_CASE("names of a module are given once", "[mixture_test]") {
+  struct Twice : Module {
+    explicit Twice(int kind) {
+      add_parameter("w", zeros({2}));
+      if (kind == 0) add_parameter("w", zeros({2}));
+      if (kind == 1) add_buffer("w", zeros({2}));
+      if (kind == 2) add_state("w", zeros({2}));
+      if (kind == 3) add_module("w", std::make_unique<Permutation>(2, 0));
+    }
+  };
+  for (int kind = 0; kind < 4; ++kind)
+    CHECK(contains(raised<ValueError>([&] { Twice t(kind); }), {"\"w\" given twice"}));
+  CHECK(Twice(4).parameters().size() == 1);
+}
+
+TEST_CASE("what cannot be loaded changes nothing", "[mixture_test]") {
+  Generator generator(1);
+  GaussianMixture mixture(1, 1, generator);
+  const Tensor zero = zeros({1}, DType::float64), before = mixture.state_dict()[1].second;
+  const auto refused = [&](const NamedTensors& extra, const Tensor& means) {
+    NamedTensors state{{"logits", zero}, {"means", means}, {"log_scales", zeros({1, 1})}};
+    state.insert(state.end(), extra.begin(), extra.end());
+    return raised<IoError>([&] { mixture.load_state_dict(state); });
+  };
+  const Tensor value = of({1e300}, {1, 1});
+  CHECK(contains(refused({}, value), {"\"means\"", "float32"}));
+  CHECK(contains(refused({{"logits", zero}}, zeros({1, 1})), {"\"logits\" is given twice"}));
+  CHECK(contains(refused({{"more", {}}}, zeros({1, 1})), {"\"more\"", "undefined"}));
+  CHECK(distance(mixture.state_dict()[1].second, before) == 0);
+}
+
+TEST_CASE("a coupling alone takes a condition as a whole flow does", "[mixture_test]") {
+  Generator g(2);
+  const auto check = [&](Flow& layer) {
+    shake(layer, 3, 0.3);
+    const Tensor x = randn({4, 3}, g), one = randn({1, 2}, g);
+    CHECK(distance(layer.forward(x, one).value, layer.forward(x, expand(one, {4, 2})).value) == 0);
+    CHECK(contains(raised<ShapeError>([&] { layer.forward(x); }), {"condition absent"}));
+    CHECK(contains(raised<ShapeError>([&] { layer.inverse(x, randn({4, 3}, g)); }), {"(4, 3)"}));
+  };
+  CouplingLayer affine({.dim = 3, .hidden = 5, .condition_dim = 2}, true, g, DType::float32);
+  check(affine);
+  SplineCoupling spline({.dim = 3, .hidden = 5, .condition_dim = 2}, true, g, DType::float32);
+  check(spline);
 }
 
 TEST_CASE("a flow on a mixture base is normalized and samples what it says", "[mixture_test]") {

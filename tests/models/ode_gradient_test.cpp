@@ -2,6 +2,7 @@
 // against finite differences, in the state, the parameters and both times.
 #include "flowgrad/autograd/gradcheck.h"
 #include "flowgrad/core/allocator.h"
+#include "flowgrad/models/layers.h"
 #include "flowgrad/models/ode.h"
 #include "support.h"
 
@@ -185,6 +186,59 @@ TEST_CASE("the adjoint refuses a field that depends on what it was not told",
     return grad(sum(end.y[0]), e.w, {.retain_graph = true});
   };
   CHECK(distance(through(OdeGradient::adjoint), through(OdeGradient::direct)) < 1e-6);
+}
+
+TEST_CASE("the adjoint refuses to lose the gradient of what a field reads now and then",
+          "[ode_gradient_test]") {
+  const Tensor k = scalar(0.7, DType::float64).requires_grad_();
+  const Tensor data = tensor({0.4, 1.1}, DType::float64);
+  const Tensor leaf = data.detach().requires_grad_();
+  const auto solve = [&](const Tensor& y0, double until) {
+    const OdeField field = [&](double t, const OdeState& y) {
+      return OdeState{t < until ? sin(y[0] * k) : sin(y[0])};
+    };
+    return solve_ode(field, {y0}, 0, 1, {.gradient = OdeGradient::adjoint}).y[0];
+  };
+  // Constant data: nothing else is on the tape, so no backward pass would come by.
+  CHECK(contains(raised<GradError>([&] { solve(data, 2); }), {"()", "parameters"}));
+  CHECK(contains(raised<GradError>([&] { solve(data, 0.5); }), {"()", "parameters"}));
+  CHECK(
+      contains(raised<GradError>([&] { backward(sum(solve(leaf, 0.5))); }), {"()", "parameters"}));
+  NoGrad off;
+  CHECK_FALSE(solve(data, 2).requires_grad());
+}
+
+TEST_CASE("the adjoint of a field that reads its parameters from a module", "[ode_gradient_test]") {
+  Generator generator(2);
+  MLP net({3, 8, 3}, silu, generator, DType::float64);
+  const Tensor y0 = randn({2, 3}, generator, DType::float64).requires_grad_();
+  std::vector<Tensor> parameters, in{y0};
+  for (const auto& [name, p] : net.parameters()) parameters.push_back(p);
+  in.insert(in.end(), parameters.begin(), parameters.end());
+  const OdeParameterField field = [&](double, const OdeState& y, std::span<const Tensor>) {
+    return OdeState{net(y[0])};
+  };
+  const auto gradients = [&](OdeGradient how) {
+    const OdeSolution s = solve_ode(field, {y0}, parameters, 0, 1, with("dopri5", how));
+    return grad(sum(square(s.y[0])), in);
+  };
+  const auto direct = gradients(OdeGradient::direct), adjoint = gradients(OdeGradient::adjoint);
+  for (size_t i = 0; i < in.size(); ++i) CHECK(distance(adjoint[i], direct[i]) < 1e-7);
+  for (const Tensor& p : parameters) CHECK_FALSE(p.grad().defined());
+}
+
+TEST_CASE("a field that draws sees the same numbers again", "[ode_gradient_test]") {
+  const Tensor y0 = full({5}, 0.3, DType::float64).requires_grad_();
+  const auto gradient = [&](OdeGradient how) {
+    Generator draws(3);
+    const OdeField field = [&](double, const OdeState& y) {
+      return OdeState{sin(y[0]) * randn({5}, draws, DType::float64)};
+    };
+    const OdeSolution s =
+        solve_ode(field, {y0}, 0, 1, {.solver = "rk4", .n_steps = 3, .gradient = how});
+    return grad(sum(s.y[0]), y0);
+  };
+  CHECK(distance(gradient(OdeGradient::checkpointed), gradient(OdeGradient::direct)) == 0);
 }
 
 TEST_CASE("the adjoint's memory does not grow with the steps", "[ode_gradient_test]") {

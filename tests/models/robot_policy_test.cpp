@@ -154,6 +154,13 @@ TEST_CASE("pictures and words: hidden words, and rows apart", "[robot_policy_tes
   CHECK(policy.fit_statistics(d.seen, d.chunks).empty());
   Generator a(1), b(2);
   CHECK(policy.loss(d.seen, d.chunks, a).item() != policy.loss(d.seen, d.chunks, b).item());
+  // Hidden in training only: a regression draws nothing else.
+  o.head = HeadKind::regression;
+  RobotPolicy mean(o, generator);
+  mean.fit_statistics(d.seen, d.chunks);
+  CHECK(mean.loss(d.seen, d.chunks, a).item() != mean.loss(d.seen, d.chunks, b).item());
+  mean.train(false);
+  CHECK(mean.loss(d.seen, d.chunks, a).item() == mean.loss(d.seen, d.chunks, b).item());
   const Tensor noise = randn({3, 1, 6}, generator);
   const Tensor all = policy.generate(d.seen, noise);
   PolicyObservation one;

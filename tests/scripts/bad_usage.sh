@@ -244,6 +244,7 @@ head=regression given; --head decides it@imitate --task fork --set head=regressi
 state_dim=3 given; --task decides it@imitate --task fork --set state_dim=3
 --condition: none given; flow_matching takes rows of 3@sample --model flow_matching --set condition_dim=3 --output y.npy
 --model: unknown model@train --model realnvpp --data moons
+a probe given with trace exact@eval --model cnf --set trace=exact --quantity log_prob --input "$c/x.npy" --probe-noise "$c/x.npy" --output y.npy
 --batch-size: 7 given without --graph@inspect --model planar --batch-size 7
 --images: given for planar@sample --model planar --images x.npy --output y.npy
 --n-steps: given for a demonstrator@rollout --task fork --demonstrator expert --n-steps 3
@@ -269,6 +270,7 @@ c16.toml:1@init --config "$c/c16.toml" --output w.safetensors
 value@init --config "$c/c17.toml" --output w.safetensors
 END
 c=$table.d
+(cd "$c" && "$flowgrad" sample --model planar --n 4 --output x.npy --quiet)
 printf 'model planar\n' >"$c/c0.toml"
 printf 'model = planar\nstpes = 3\n' >"$c/c1.toml"
 printf 'model = planar\ncolour = 3\n' >"$c/c2.toml"

@@ -102,6 +102,12 @@ FG_INLINE vec<T, N> mul_zero(vec<T, N> a, vec<T, N> b) {
   using V = vec<T, N>;
   return select(a == V(0), V(0), a * b);
 }
+/// Quotient where an exact zero in a wins over any b.
+template <class T, int N>
+FG_INLINE vec<T, N> div_zero(vec<T, N> a, vec<T, N> b) {
+  using V = vec<T, N>;
+  return select(a == V(0), V(0), a / b);
+}
 
 /// x^y from |x|^y: no number where x is negative and y not whole.
 template <class T, int N>
