@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <sstream>
 
 #include "autograd/conformance.h"
 #include "flowgrad/autograd/record.h"
@@ -175,6 +176,26 @@ TEST_CASE("outputs and cotangents that do not fit", "[engine_errors]") {
   // None of this has spent the graph.
   backward(y, fill({2, 3}));
   CHECK(differs(x.grad(), 2 * fill({2, 3}) * fill({2, 3})) == "");
+}
+
+TEST_CASE("inputs as a list or by name, an axis as a number, a tensor in a stream",
+          "[engine_errors]") {
+  const Tensor x = leaf({1, 2, 3, 4}, {2, 2}), w = leaf({2, 3});
+  const auto loss = [&] { return sum(square(sum(x, 1) * w)); };
+  const std::vector<Tensor> by_braces = grad(loss(), {x, w});
+  for (const auto& g :
+       {grad(loss(), std::vector<Tensor>{x, w}), grad(loss(), NamedTensors{{"x", x}, {"w", w}})}) {
+    REQUIRE(g.size() == 2);
+    CHECK(differs(g[0], by_braces[0].to_vector<double>(), 0) == "");
+    CHECK(differs(g[1], by_braces[1].to_vector<double>(), 0) == "");
+  }
+  CHECK(differs(mean(x, 0, true), {2, 3}) == "");
+  CHECK(max(x, -1).shape() == Shape{2});
+  CHECK(zeros(3).shape() == Shape{3});
+  CHECK(differs(stddev(x, {1}), flowgrad::std(x, {1}).to_vector<double>(), 0) == "");
+  std::ostringstream out;
+  out << x.shape() << " " << w;
+  CHECK(out.str() == "(2, 2) " + to_string(w));
 }
 
 TEST_CASE("an unused input is found before anything is freed", "[engine_errors]") {
