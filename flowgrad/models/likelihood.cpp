@@ -37,6 +37,10 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
     throw ShapeError(
         fmt::format("likelihood: x has shape {}; (N, D) is accepted", x.shape().to_string()));
   }
+  if (!(options.end_time > 0 && options.end_time <= 1)) {
+    throw ValueError(
+        fmt::format("likelihood: end_time = {} given; above 0 to 1 is accepted", options.end_time));
+  }
   const bool by_probes = options.trace == Trace::hutchinson;
   Tensor probes = by_probes ? options.probes : Tensor();
   if (by_probes && !probes.defined()) {
@@ -60,7 +64,7 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
         "parameters behind a velocity are not known here");
   }
   const int64_t k = by_probes ? probes.size(0) : 1;
-  // The path leads from data to base; the integral is that of the trace from t = 1 to 0, which has
+  // The path leads from data to base; the integral is that of the trace back to t = 0, which has
   // the sign of the inverse map's log-determinant.
   const auto solve = [&](OdeOptions solver, bool keep_graph) {
     NoGrad off(!keep_graph);
@@ -69,8 +73,8 @@ Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator&
     const OdeField field = [velocity, probes, keep_graph](double t, const OdeState& y) {
       return slopes(velocity, t, y[0], probes, keep_graph);
     };
-    OdeSolution s =
-        solve_ode(field, {x, zeros({x.size(0), k}, x.dtype(), x.device())}, 1, 0, solver);
+    OdeSolution s = solve_ode(field, {x, zeros({x.size(0), k}, x.dtype(), x.device())},
+                              options.end_time, 0, solver);
     require_success(s);
     return s;
   };

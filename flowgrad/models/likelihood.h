@@ -13,6 +13,9 @@ struct LikelihoodOptions {
   /// Probes (n_probes, N, D) to use in place of draws.
   Tensor probes = {};
   OdeOptions solver = {.solver = "dopri5"};
+  /// Time at which the rows are data: below 1 for a velocity that is not defined there, as that of
+  /// a ScoreModel, whose own end_time it is then.
+  double end_time = 1;
   /// Keep the graph: log_prob has gradients in x and in what the field captures.
   bool differentiable = false;
   /// Solve a second time, a tenth of the tolerances or twice the steps, for the solver's error.
@@ -34,8 +37,9 @@ struct Likelihood {
 
 /// log p(x) of the flow of any velocity field, by the instantaneous change of variables (Chen et
 /// al. 2018; Grathwohl et al. 2019): log N(x(0); 0, I) - int_0^1 tr dv/dx dt along the path that
-/// ends in x. Every probe is drawn once a solve and row. ValueError for n_probes < 1, and
-/// ShapeError for x or probes of another shape. OdeError where the solve does not arrive.
+/// ends in x. Every probe is drawn once a solve and row. ValueError for n_probes < 1 or end_time
+/// outside (0, 1], and ShapeError for x or probes of another shape. OdeError where the solve does
+/// not arrive.
 Likelihood likelihood(const VelocityField& velocity, const Tensor& x, Generator& generator,
                       const LikelihoodOptions& options = {});
 

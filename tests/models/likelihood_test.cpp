@@ -3,6 +3,7 @@
 
 #include "flowgrad/autograd/gradcheck.h"
 #include "flowgrad/models/registry.h"
+#include "flowgrad/models/score.h"
 #include "support.h"
 
 using namespace flowgrad;
@@ -47,6 +48,27 @@ TEST_CASE("flow matching between Gaussians has the closed form's likelihood", "[
       CHECK(max(got.solver_error).item() < 1e-6);
       CHECK(got.evaluations > 8);
     }
+  }
+}
+
+TEST_CASE("rows are data at the time that is given", "[likelihood_test]") {
+  Generator generator(3);
+  const Tensor x = randn({5, 2}, generator, DType::float64);
+  LikelihoodOptions o{.end_time = 0.6};
+  o.solver.rtol = o.solver.atol = 1e-9;
+  // x(t) = (1 - t) z + t (mu + s z) has mean t mu and this variance.
+  const double variance = 0.4 * 0.4 + 0.6 * 0.6 * 0.25;
+  CHECK(distance(likelihood(gaussian_field(2, 0.5), x, generator, o).log_prob,
+                 gaussian_log_prob(x, 1.2, std::sqrt(variance))) < 1e-6);
+  ScoreModel score({.network = {.hidden = 8}}, generator, DType::float64);
+  const VelocityField field = [&](double t, const Tensor& at) {
+    return score.velocity(at, full({at.size(0)}, t, DType::float64), {});
+  };
+  o.end_time = score.options().end_time;
+  CHECK(all(isfinite(likelihood(field, x, generator, o).log_prob)).item() == 1);
+  for (const double bad : {0.0, 1.5, std::nan("")}) {
+    o.end_time = bad;
+    CHECK(contains(raised<ValueError>([&] { likelihood(field, x, generator, o); }), {"end_time"}));
   }
 }
 
