@@ -108,6 +108,25 @@ Tensor jacobian(const Function& f, const Tensor& x, bool create_graph) {
   return rows.empty() ? zeros(shape, y.dtype(), y.device()) : reshape(stack(rows), shape);
 }
 
+Tensor batch_jacobian(const Function& f, const Tensor& x, bool create_graph) {
+  EnableGrad on;
+  const Tensor arg = argument("batch_jacobian", x);
+  const Tensor y = f(arg);
+  if (x.rank() != 2 || y.rank() != 2 || y.size(0) != x.size(0)) {
+    throw ShapeError(fmt::format(
+        "batch_jacobian: a function from {} to {} given; from (N, D) to (N, M) is accepted",
+        x.shape().to_string(), y.shape().to_string()));
+  }
+  const Tensor basis = eye(y.size(1), y.dtype(), y.device());
+  std::vector<Tensor> rows;
+  for (int64_t i = 0; i < y.size(1); ++i) {
+    const Tensor cotangent = expand(select(basis, 0, i), y.shape());
+    rows.push_back(grad_or_zeros(y, arg, cotangent, create_graph, true));
+  }
+  const Shape none{x.size(0), 0, x.size(1)};
+  return rows.empty() ? zeros(none, y.dtype(), y.device()) : stack(rows, 1);
+}
+
 Tensor hessian(const Function& f, const Tensor& x, bool create_graph) {
   return jacobian([&f](const Tensor& at) { return value_and_grad(f, at, true).derivative; }, x,
                   create_graph);

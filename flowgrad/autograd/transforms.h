@@ -39,6 +39,8 @@ ValueAndDerivative value_and_grad(const Function& f, const Tensor& x, bool creat
 Tensor hvp(const Function& f, const Tensor& x, const Tensor& v, bool create_graph = false);
 /// Shape: f(x)'s sizes, then x's.
 Tensor jacobian(const Function& f, const Tensor& x, bool create_graph = false);
+/// Of every row, for f: (N, D) -> (N, M) acting on rows: (N, M, D), by M vector-Jacobian products.
+Tensor batch_jacobian(const Function& f, const Tensor& x, bool create_graph = false);
 /// Of a scalar function; x's sizes twice.
 Tensor hessian(const Function& f, const Tensor& x, bool create_graph = false);
 

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <limits>
 
-#include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/transforms.h"
 
 namespace flowgrad {
 namespace {
@@ -49,21 +49,9 @@ CheckError log_det_consistency(Flow& flow, const Tensor& z, const Tensor& condit
   return errors_of(-flow.inverse(x.value, condition).log_det, x.log_det);
 }
 
-Tensor row_jacobian(const std::function<Tensor(const Tensor&)>& f, const Tensor& x) {
-  EnableGrad on;
-  const Tensor leaf = x.detach().requires_grad_();
-  const Tensor y = f(leaf);
-  std::vector<Tensor> rows;
-  for (int64_t i = 0; i < y.size(1); ++i) {
-    // Rows do not mix, so the sum over rows differentiates them all at once.
-    rows.push_back(grad(sum(select(y, 1, i)), leaf, {.retain_graph = true}));
-  }
-  return stack(rows, 1);
-}
-
 CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition) {
   const Tensor jacobian =
-      row_jacobian([&](const Tensor& at) { return flow.forward(at, condition).value; }, z);
+      batch_jacobian([&](const Tensor& at) { return flow.forward(at, condition).value; }, z);
   NoGrad off;
   return errors_of(flow.forward(z, condition).log_det,
                    slogdet(cast(jacobian, DType::float64)).second);

@@ -21,8 +21,6 @@ CheckError log_det_consistency(Flow& flow, const Tensor& z, const Tensor& condit
 /// log_det of the forward map against log |det| of its Jacobian by automatic differentiation, for
 /// each row of z (N, D). Costs D backward passes.
 CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition = {});
-/// Jacobian of each row (N, D, D) of a map of rows: element (n, i, j) is d f(x)[n, i] / d x[n, j].
-Tensor row_jacobian(const std::function<Tensor(const Tensor&)>& f, const Tensor& x);
 
 struct GridOptions {
   /// The grid covers [-half_width, half_width]^2 with points x points values.

@@ -74,6 +74,25 @@ TEST_CASE("jacobian of shapes, of constants, of nothing", "[transforms_values]")
                 {3, 4}) == "");
 }
 
+TEST_CASE("Jacobians of rows", "[transforms_values]") {
+  const Tensor w = fill({3, 2});
+  const Function f = [&](const Tensor& t) { return sin(matmul(t, transpose(w))); };
+  const Tensor x = fill({4, 2}).requires_grad_();
+  const Tensor j = batch_jacobian(f, x), whole = jacobian(f, x);  // (4, 3, 2), (4, 3, 4, 2)
+  REQUIRE(j.shape() == Shape{4, 3, 2});
+  CHECK_FALSE(j.requires_grad());
+  for (int64_t n = 0; n < 4; ++n)
+    CHECK(differs(select(j, 0, n), select(select(whole, 2, n), 0, n).to_vector<double>(), 0) == "");
+  // On the tape: the gradient of sum J^2, J = cos(x w^T) w, in x.
+  const Tensor a = matmul(x, transpose(w));
+  const Tensor wanted = grad(sum(square(cos(a)) * sum(square(w), {1})), x);
+  CHECK(differs(grad(sum(square(batch_jacobian(f, x, true))), x), wanted.to_vector<double>(),
+                1e-12) == "");
+  CHECK(batch_jacobian(f, fill({0, 2})).shape() == Shape{0, 3, 2});
+  CHECK(not_raised<ShapeError>([&] { batch_jacobian([](const Tensor& t) { return sum(t); }, x); },
+                               "(N, D) to (N, M)") == "");
+}
+
 TEST_CASE("transforms refuse what does not fit", "[transforms_values]") {
   const Function f = [](const Tensor& x) { return x * 2; };
   const Tensor x = fill({2, 3});

@@ -1,5 +1,6 @@
 // The measurements of a flow, on flows whose answers are known and on broken ones.
 #include "flowgrad/models/checks.h"
+#include "flowgrad/autograd/transforms.h"
 
 #include "flowgrad/models/realnvp.h"
 #include "support.h"
@@ -70,7 +71,7 @@ TEST_CASE("the Jacobian of each row", "[checks_test]") {
   const Tensor a = randn({3, 3}, generator, DType::float64);
   NoGrad off;
   const Tensor j =
-      row_jacobian([&](const Tensor& at) { return matmul(square(at), transpose(a)); }, x);
+      batch_jacobian([&](const Tensor& at) { return matmul(square(at), transpose(a)); }, x);
   CHECK(distance(j, unsqueeze(x, 1) * 2.0 * a) < 1e-15);
 }
 

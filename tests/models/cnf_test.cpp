@@ -186,7 +186,7 @@ TEST_CASE("regularisers are integrals along the path", "[cnf_test]") {
       const Tensor y = at(t);
       const Function v = [&](const Tensor& z) { return flow->velocity(t, z); };
       kinetic = kinetic + sum(square(v(y)), {1}) * w;
-      norm = norm + (trace == Trace::exact ? sum(square(row_jacobian(v, y)), {1, 2})
+      norm = norm + (trace == Trace::exact ? sum(square(batch_jacobian(v, y)), {1, 2})
                                            : sum(square(vjp(v, y, probe).derivative), {1})) *
                         w;
     }

@@ -1,5 +1,6 @@
 // What every density model must satisfy, whatever its weights.
 #include "flowgrad/autograd/gradcheck.h"
+#include "flowgrad/autograd/transforms.h"
 #include "flowgrad/models/checks.h"
 #include "flowgrad/models/cnf.h"
 #include "flowgrad/models/planar.h"
@@ -330,7 +331,7 @@ namespace {
 /// none: kept rows are those of the identity, moved axes do not see each other. All others differ
 /// from 0, or it is infinite.
 double stray(const Function& map, const Tensor& x) {
-  const Tensor j = row_jacobian(map, x);
+  const Tensor j = batch_jacobian(map, x);
   double worst = 0;
   for (int64_t n = 0; n < j.size(0); ++n) {
     for (int64_t row = 0; row < j.size(1); ++row) {

@@ -1,5 +1,6 @@
 // Glow, its layers, and the way from pixels to densities.
 #include "flowgrad/models/glow.h"
+#include "flowgrad/autograd/transforms.h"
 
 #include <numbers>
 
@@ -63,7 +64,7 @@ TEST_CASE("an invertible convolution", "[glow_test]") {
   CHECK(log_det_error(layer, x).max < 1e-9);
   // Every position sees the same matrix, and no other position.
   const Tensor j =
-      row_jacobian([&](const Tensor& at) { return layer.inverse(at).value; }, slice(x, 0, 0, 1));
+      batch_jacobian([&](const Tensor& at) { return layer.inverse(at).value; }, slice(x, 0, 0, 1));
   for (int64_t a = 0; a < 36; ++a) {
     for (int64_t b = 0; b < 36; ++b) {
       if (a % 6 != b % 6) CHECK(j.at({0, a, b}) == 0);
@@ -92,7 +93,7 @@ TEST_CASE("an image coupling passes its first half", "[glow_test]") {
   CHECK(distance(layer.forward(x).value, x) == 0);
   shake(layer, 3, 0.5);
   for (const bool inverse : {false, true}) {
-    const Tensor j = row_jacobian(
+    const Tensor j = batch_jacobian(
         [&](const Tensor& at) {
           return inverse ? layer.inverse(at).value : layer.forward(at).value;
         },
@@ -309,7 +310,8 @@ TEST_CASE("logits of pixels and back", "[glow_test]") {
     const Transformed back = from_logits(y.value, alpha);
     CHECK(distance(back.value, x) < 1e-12);
     CHECK(distance(back.log_det, -y.log_det) < 1e-12);
-    const Tensor j = row_jacobian([&](const Tensor& at) { return to_logits(at, alpha).value; }, x);
+    const Tensor j =
+        batch_jacobian([&](const Tensor& at) { return to_logits(at, alpha).value; }, x);
     CHECK(distance(slogdet(j).second, y.log_det) < 1e-12);
   }
   CHECK(all(isfinite(to_logits(Tensor::from(std::vector<double>{0, 1}, {1, 2})).value)).item() ==

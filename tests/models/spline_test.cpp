@@ -1,5 +1,6 @@
 // The rational-quadratic spline by itself and in a coupling.
 #include "flowgrad/models/spline.h"
+#include "flowgrad/autograd/transforms.h"
 
 #include "flowgrad/autograd/gradcheck.h"
 #include "flowgrad/models/checks.h"
@@ -187,7 +188,7 @@ TEST_CASE("a spline coupling moves each half as it should", "[spline_test]") {
   shake(layer, 4, 0.7);
   const Tensor x = randn({3, 5}, generator, DType::float64);
   for (const bool inverse : {false, true}) {
-    const Tensor j = row_jacobian(
+    const Tensor j = batch_jacobian(
         [&](const Tensor& at) {
           return inverse ? layer.inverse(at).value : layer.forward(at).value;
         },
