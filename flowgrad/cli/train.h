@@ -70,7 +70,7 @@ void make_run_folder(const std::string& run);
 void write_config(const std::string& run, const Command& command, const std::string& model,
                   const Config& config);
 /// Removes what an earlier run left in the folder as its results; a new one must not be taken for
-/// it.
+/// it. Of the best weights the trainer takes care.
 void forget_results(const TrainArguments& a);
 /// Refuses a folder that holds a run already, or none to resume.
 void check_run_folder(const TrainArguments& a);

@@ -47,7 +47,6 @@ void make_run_folder(const std::string& run) {
 }
 
 void forget_results(const TrainArguments& a) {
-  if (!a.keep_best || !a.resume) std::filesystem::remove(best_weights(a.run));
   if (a.resume) return;
   for (const char* name : {"/weights.safetensors", "/report.html"})
     std::filesystem::remove(a.run + name);

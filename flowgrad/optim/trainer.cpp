@@ -12,7 +12,6 @@
 
 #include "flowgrad/autograd/engine.h"
 #include "flowgrad/autograd/ops.h"
-#include "flowgrad/core/safetensors.h"
 #include "flowgrad/core/text.h"
 #include "flowgrad/kernels/backend.h"
 #include "flowgrad/optim/interrupt.h"
@@ -272,8 +271,11 @@ Validation Trainer::validate() {
   Validation validation = parts_.validate();
   if (cut_short(validation)) return validation;
   if (is_better(validation.value) && options_.keep_best && store_) {
-    save_safetensors(options_.run_folder + "/best.safetensors", parts_.model,
-                     {{"step", std::to_string(counters_.step)}});
+    NoGrad off;
+    best_.clear();
+    for (const auto& [name, tensor] : parts_.model)
+      best_.emplace_back(name, clone(to(tensor, Device::cpu())));
+    write_best();
   }
   return validation;
 }

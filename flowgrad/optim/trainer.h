@@ -105,7 +105,8 @@ struct TrainerOptions {
   int64_t validate_every = 0;
   /// Validations in a row without a new best that end the training; 0: never.
   int64_t patience = 0;
-  /// Write <run_folder>/best.safetensors, the model alone, at every new best validation.
+  /// Write <run_folder>/best.safetensors, the model alone, at every new best validation; the
+  /// checkpoints hold it too, and a resumed training goes on with that of its checkpoint.
   bool keep_best = false;
   /// Steps between two checkpoints; 0: only after the last step and on a signal.
   int64_t checkpoint_every = 0;
@@ -206,6 +207,7 @@ class Trainer {
   bool is_better(double validation);
   void log_row(const Validation& validation, double seconds);
   void prepare_run_folder();
+  void write_best() const;
   NamedTensors all_state() const;
   bool save(TrainResult* result);
   void warn(const std::string& text);
@@ -233,6 +235,8 @@ class Trainer {
   std::unique_ptr<CheckpointStore> store_;
   std::vector<MetricsRow> history_;
   Counters counters_;
+  /// The model at its best validation, on the host; for keep_best.
+  NamedTensors best_;
   std::string newest_checkpoint_;
   double earlier_seconds_ = 0;
   /// Of the parts before this call, and of this one so far; validations left out.

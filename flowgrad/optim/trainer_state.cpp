@@ -10,6 +10,7 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/core/safetensors.h"
 #include "flowgrad/optim/state.h"
 #include "flowgrad/optim/trainer.h"
 
@@ -93,6 +94,7 @@ bool Trainer::save(TrainResult* result) {
   c.values = {counters_.window_loss, counters_.window_norm, counters_.best_validation,
               parts_.optimizer->learning_rate()};
   c.tensors = all_state();
+  append(&c.tensors, "best.", best_);
   newest_checkpoint_ = store_->save(c);
   result->checkpoint = newest_checkpoint_;
   return true;
@@ -110,7 +112,10 @@ int64_t Trainer::resume() {
                               difference(c.config, options_.config)));
   }
   // Everything is checked before anything changes.
-  check_state(fmt::format("resume: {}", c.path), all_state(), c.tensors);
+  NamedTensors expected = all_state();
+  const NamedTensors best = c.part("best.");
+  if (!best.empty()) append(&expected, "best.", parts_.model);
+  check_state(fmt::format("resume: {}", c.path), expected, c.tensors);
   Counters counters;
   counters.step = c.step;
   counters.skipped = integer_of(c, "skipped");
@@ -140,9 +145,20 @@ int64_t Trainer::resume() {
   for (const auto& [name, tensor] : parts_.model) copy_(tensor, entry(c.tensors, "model." + name));
   if (parts_.generator) parts_.generator->set_state(seed, stream);
   counters_ = counters;
+  if (options_.keep_best) best_ = best;
   newest_checkpoint_ = c.path;
   resumed_ = true;
   return c.step;
+}
+
+/// The file beside the checkpoints, or none where no best is known.
+void Trainer::write_best() const {
+  const std::string path = options_.run_folder + "/best.safetensors";
+  if (best_.empty()) {
+    std::filesystem::remove(path);
+  } else {
+    save_safetensors(path, best_, {{"step", std::to_string(counters_.best_step)}});
+  }
 }
 
 void Trainer::prepare_run_folder() {
@@ -156,6 +172,8 @@ void Trainer::prepare_run_folder() {
   }
   store_ = std::make_unique<CheckpointStore>(options_.run_folder);
   if (!resumed_) store_->clear();
+  // One of a step behind the checkpoint would be of a future that was given up.
+  write_best();
   metrics_ =
       std::make_unique<MetricsWriter>(options_.run_folder + "/metrics.jsonl", counters_.step);
   history_ = metrics_->kept();

@@ -135,6 +135,51 @@ TEST_CASE("a crash loses the steps since the checkpoint and nothing else",
   CHECK((traces(folder) == expected));
 }
 
+TEST_CASE("a resumed training goes on with the best weights of its checkpoint",
+          "[resume_test][device]") {
+  const Scratch scratch;
+  const std::string folder = scratch / "run", file = folder + "/best.safetensors";
+  Capture capture;
+  TrainerOptions o = options(folder, &capture);
+  o.keep_best = true;
+  double value = 0;  // every validation is the best one so far
+  const auto better = [&](Regression& r) {
+    TrainerParts p = parts(r);
+    p.validate = [&] { return value -= 1; };
+    return p;
+  };
+  const auto run = [&](int64_t pause, bool resume) {
+    o.pause_at = pause;
+    Regression r;
+    Trainer trainer(better(r), o);
+    if (resume) trainer.resume();
+    return trainer.run();
+  };
+  CHECK(run(7, false).best_step == 5);
+  const std::string of_step_5 = get(file);
+  {
+    // Killed behind the validation of step 10.
+    o.pause_at = 0;
+    Regression r;
+    TrainerParts p = better(r);
+    p.after_step = [](int64_t done) {
+      if (done == 11) throw std::runtime_error("crash");
+    };
+    Trainer trainer(p, o);
+    CHECK(trainer.resume() == 7);
+    CHECK_THROWS_AS(trainer.run(), std::runtime_error);
+    REQUIRE((get(file) != of_step_5));
+  }
+  CHECK(run(8, true).best_step == 5);
+  CHECK((get(file) == of_step_5));
+  CHECK(run(10, true).best_step == 10);
+  CHECK((get(file) != of_step_5));
+  // A training that keeps none leaves none.
+  o.keep_best = false;
+  run(11, true);
+  CHECK_FALSE(std::filesystem::exists(file));
+}
+
 TEST_CASE("a signal in the middle of accumulation takes effect after the step",
           "[resume_test][device]") {
   const Scratch scratch;

@@ -43,6 +43,14 @@ says "\"loss\":$(cut -c1-8 least.txt)" out
 go parts --keep-best --pause-at 70
 ok train --run parts --resume
 same parts/weights.safetensors best/weights.safetensors
+# Best weights of a future that was given up, as a kill after them leaves, are not the run's.
+go cut --keep-best --validate-every 60 --pause-at 70
+cp cut/best.safetensors of_60
+go later --keep-best --validate-every 120 --pause-at 120
+cp later/best.safetensors cut/best.safetensors
+differ cut/best.safetensors of_60
+ok train --run cut --resume --pause-at 80
+same cut/best.safetensors of_60
 go parts --overwrite
 [ ! -e parts/best.safetensors ] || fail "an earlier best is left"
 same parts/weights.safetensors last/weights.safetensors
