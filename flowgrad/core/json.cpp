@@ -11,29 +11,37 @@ namespace flowgrad {
 
 namespace {
 
-class RepeatedKey : public Json::exception {
+/// Copies and prints go down level by level, each on the stack.
+constexpr int kMostLevels = 64;
+
+class Refused : public Json::exception {
  public:
-  explicit RepeatedKey(const std::string& key)
-      : Json::exception(600, fmt::format("key {} is given twice", quote(key)).c_str()) {}
+  explicit Refused(const std::string& what) : Json::exception(600, what.c_str()) {}
 };
 
 }  // namespace
 
 Json parse_json(std::string_view text) {
   std::vector<std::set<std::string>> seen;  // members of the objects that are open
-  const Json::parser_callback_t once = [&](int, Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) seen.emplace_back();
+  const Json::parser_callback_t check = [&](int depth, Json::parse_event_t event, Json& value) {
+    const bool object = event == Json::parse_event_t::object_start;
+    if ((object || event == Json::parse_event_t::array_start) && depth >= kMostLevels)
+      throw Refused(fmt::format("more than {} levels of objects and arrays", kMostLevels));
+    if (object) seen.emplace_back();
     if (event == Json::parse_event_t::object_end) seen.pop_back();
     if (event == Json::parse_event_t::key && !seen.back().insert(value.get<std::string>()).second)
-      throw RepeatedKey(value.get<std::string>());
+      throw Refused(fmt::format("key {} is given twice", quote(value.get<std::string>())));
     return true;
   };
-  return Json::parse(text, once);
+  return Json::parse(text, check);
 }
 
 Json parse_json_or_null(std::string_view text) {
-  Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return value.is_discarded() ? Json() : value;
+  try {
+    return parse_json(text);
+  } catch (const Json::exception&) {
+    return {};
+  }
 }
 
 std::string json_text(const Json& value, int indent) {

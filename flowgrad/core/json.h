@@ -11,10 +11,11 @@ namespace flowgrad {
 /// Members stay in the order in which they were added, so that files read as they were written.
 using Json = nlohmann::ordered_json;
 
-/// Raises Json::exception for what is not JSON, and for an object that names a member twice.
+/// Raises Json::exception for what is not JSON, for an object that names a member twice, and for
+/// more than 64 levels.
 Json parse_json(std::string_view text);
 
-/// Null where `text` is not JSON.
+/// Null where parse_json raises.
 Json parse_json_or_null(std::string_view text);
 
 /// On one line, or indented by `indent` spaces a level. Bytes that are not UTF-8 are replaced.
