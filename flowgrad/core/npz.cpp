@@ -5,6 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
+#include <map>
+#include <set>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -39,12 +43,17 @@ class Archive {
       file_.fail("a split or ZIP64 archive; single archives below 4 GiB are accepted");
     }
     NamedTensors out;
+    std::set<std::string> names;
+    Ranges taken;
     for (uint64_t i = 0; i < count; ++i) {
       const Bytes entry = bytes(at, kEntryBytes, "a directory entry");
       if (u32(entry, 0) != kEntryMagic) file_.fail("the directory is damaged");
       const uint64_t name_bytes = u16(entry, 28);
-      const Bytes name = bytes(at + kEntryBytes, name_bytes, "a member's name");
-      out.push_back(member(entry, {reinterpret_cast<const char*>(name.data()), name.size()}));
+      const Bytes name_read = bytes(at + kEntryBytes, name_bytes, "a member's name");
+      const std::string name(reinterpret_cast<const char*>(name_read.data()), name_read.size());
+      if (!names.insert(name).second)
+        file_.fail(fmt::format("member {}: it is there twice; one is accepted", quote(name)));
+      out.push_back(member(entry, name, taken));
       at += kEntryBytes + name_bytes + u16(entry, 30) + u16(entry, 32);
     }
     file_.check_size();
@@ -53,6 +62,16 @@ class Archive {
 
  private:
   using Bytes = std::vector<std::byte>;
+  using Ranges = std::map<uint64_t, uint64_t>;  // begin to end
+
+  /// False where a range before it has some of these bytes.
+  static bool take(Ranges& taken, uint64_t begin, uint64_t end) {
+    const auto next = taken.lower_bound(begin);
+    if (next != taken.end() && next->first < end) return false;
+    if (next != taken.begin() && std::prev(next)->second > begin) return false;
+    taken.emplace_hint(next, begin, end);
+    return true;
+  }
 
   static uint32_t u16(const Bytes& b, size_t at) {
     return std::to_integer<uint32_t>(b[at]) | std::to_integer<uint32_t>(b[at + 1]) << 8;
@@ -82,7 +101,7 @@ class Archive {
     file_.fail("not a .npz file: it has no end record of a ZIP archive, or is truncated");
   }
 
-  std::pair<std::string, Tensor> member(const Bytes& entry, std::string name) const {
+  std::pair<std::string, Tensor> member(const Bytes& entry, std::string name, Ranges& taken) const {
     const auto fail = [&](const std::string& what) {
       file_.fail(fmt::format("member {}: {}", quote(name), what));
     };
@@ -100,8 +119,10 @@ class Archive {
     const uint64_t at = u32(entry, 42);
     const Bytes local = bytes(at, kLocalBytes, "a member's header");
     if (u32(local, 0) != kLocalMagic) fail("its header is damaged");
-    Bytes content =
-        bytes(at + kLocalBytes + u16(local, 26) + u16(local, 28), packed_size, "a member");
+    const uint64_t begin = at + kLocalBytes + u16(local, 26) + u16(local, 28);
+    Bytes content = bytes(begin, packed_size, "a member");
+    // Otherwise a small archive could stand for any number of bytes.
+    if (!take(taken, at, begin + packed_size)) fail("it shares bytes with another member");
     if (method == 8) {
       Bytes plain(plain_size);
       if (!inflate_all(content, plain)) fail("the compressed data is damaged");

@@ -96,3 +96,21 @@ TEST_CASE("what the archive holds is checked", "[npz_test]") {
   CHECK(contains(npz_error(replaced(bytes, ends + std::string(2, '\0'), ends + "\x01")),
                  "a split or ZIP64 archive"));
 }
+
+TEST_CASE("a member that is there twice, or shares bytes with another, is refused", "[npz_test]") {
+  const std::string bytes = io_test::get(kArchive);
+  const size_t first = bytes.find("PK\x01\x02"), end = bytes.find("PK\x05\x06");
+  const size_t second = bytes.find("PK\x01\x02", first + 4);
+  // The first directory entry once more, at the end and under `name`.
+  const auto again = [&](const std::string& name) {
+    std::string entry = bytes.substr(first, second - first);
+    entry.replace(46, name.size(), name);
+    std::string out = bytes;
+    out.insert(end, entry);
+    const size_t record = end + entry.size();
+    out[record + 8] = out[record + 10] = 4;
+    return npz_error(out);
+  };
+  CHECK(contains(again("stored.npy"), "member \"stored.npy\": it is there twice"));
+  CHECK(contains(again("shared.npy"), "member \"shared.npy\": it shares bytes with another"));
+}
