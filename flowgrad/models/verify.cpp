@@ -19,7 +19,7 @@ constexpr uint64_t kRows = 1, kConditions = 2, kTimes = 3, kProbe = 4, kNoise = 
 /// n rows of x, from the start again where it has fewer.
 Tensor cycled(const Tensor& x, int64_t n) {
   std::vector<Tensor> parts;
-  for (int64_t at = 0; at < n; at += x.size(0))
+  for (int64_t at = 0; at < n; at += x.size(0))  // never 0: Subject refuses it
     parts.push_back(slice(x, 0, 0, std::min(x.size(0), n - at)));
   return parts.size() == 1 ? contiguous(parts[0]) : concat(parts, 0);
 }
@@ -53,6 +53,13 @@ Subject::Subject(Model& m, const VerifyOptions& o, const std::function<void(cons
       told_(told) {
   if (o.rows < 4)
     throw ValueError(fmt::format("verify: {} rows given; at least 4 are accepted", o.rows));
+  for (const Tensor* given : {&o.data, &o.condition}) {
+    if (given->defined() && (given->rank() == 0 || given->size(0) == 0)) {
+      throw ValueError(fmt::format("verify: {} {} given; at least one row is accepted",
+                                   given == &o.data ? "data" : "condition",
+                                   given->shape().to_string()));
+    }
+  }
   wide = copy(DType::float64);
   narrow = copy(DType::float32);
   NoGrad off;

@@ -26,10 +26,10 @@ std::string locate(const std::string& folder, const std::string& name) {
   const std::filesystem::path plain = std::filesystem::path(folder) / name;
   std::filesystem::path packed = plain;
   packed += ".gz";
-  std::error_code ignored;
-  if (std::filesystem::exists(packed, ignored)) return packed.string();
-  if (std::filesystem::exists(plain, ignored)) return plain.string();
-  fail(packed.string(), fmt::format("no such file. {}", kHowToGet));
+  std::error_code error;
+  if (std::filesystem::exists(packed, error)) return packed.string();
+  if (!error && std::filesystem::exists(plain, error)) return plain.string();
+  fail(packed.string(), fmt::format("{}. {}", error ? error.message() : "no such file", kHowToGet));
 }
 
 ImageSet load_set(const std::string& folder, const std::string& prefix) {
@@ -42,6 +42,9 @@ ImageSet load_set(const std::string& folder, const std::string& prefix) {
     labels = read_idx(label_path, 1);
   } catch (const IoError& error) {
     throw IoError(fmt::format("fashion_mnist: {}. {}", error.what(), kHowToGet));
+  }
+  if (images.sizes[0] == 0) {
+    fail(image_path, fmt::format("0 images found; expected is at least one. {}", kHowToGet));
   }
   if (images.sizes[1] != ImageSet::kSide || images.sizes[2] != ImageSet::kSide) {
     fail(image_path,

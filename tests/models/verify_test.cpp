@@ -274,3 +274,15 @@ TEST_CASE("a loss that is not its formula's fails", "[verify_test]") {
   };
   CHECK(fails(verify(*made_at_random("flow_matching", config), options), 14));
 }
+
+TEST_CASE("data without rows is refused", "[verify_test]") {
+  const auto model = made_at_random("planar", {});
+  CHECK(contains(raised<ValueError>([&] {
+                   verify(*model, {.data = zeros({0, 2})});
+                 }),
+                 {"verify: data (0, 2) given; at least one row is accepted"}));
+  CHECK(contains(raised<ValueError>([&] {
+                   verify(*model, {.condition = zeros({0, 2})});
+                 }),
+                 {"verify: condition (0, 2) given; at least one row is accepted"}));
+}

@@ -214,6 +214,8 @@ TEST_CASE("a folder that is not the data says how to get it", "[fashion_mnist_te
   check("train-labels-idx1-ubyte.gz", "3 labels found; expected are 4");
   put(folder / "train-labels-idx1-ubyte.gz", gzip(idx({4}, {1, 2, 3, 10})));
   check("train-labels-idx1-ubyte.gz", "label 3 is 10; expected is 0 to 9");
+  put_set(folder, "train", 0);
+  check("train-images-idx3-ubyte.gz", "0 images found; expected is at least one");
   put_set(folder, "train", 4);
   put(folder / "t10k-images-idx3-ubyte.gz", gzip(idx({4, 32, 32}, counting_bytes(4096))));
   check("t10k-images-idx3-ubyte.gz", "images of 32 x 32 pixels found; expected are 28 x 28");
@@ -222,6 +224,10 @@ TEST_CASE("a folder that is not the data says how to get it", "[fashion_mnist_te
   fs::remove(folder / "t10k-images-idx3-ubyte.gz");
   put(folder / "t10k-images-idx3-ubyte", idx({4, 28, 28}, counting_bytes(4 * 784)));
   CHECK(error() == "no error");  // the plain file serves as well
+  fs::create_symlink("t10k-labels-idx1-ubyte.gz", folder / "again");
+  fs::remove(folder / "t10k-labels-idx1-ubyte.gz");
+  fs::rename(folder / "again", folder / "t10k-labels-idx1-ubyte.gz");
+  check("t10k-labels-idx1-ubyte.gz", "Too many levels of symbolic links");
 }
 
 TEST_CASE("batches hold scaled pixels and their classes", "[fashion_mnist_test]") {
