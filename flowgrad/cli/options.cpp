@@ -210,6 +210,16 @@ bool Command::given(const std::string& name) const {
   return option && option->count() > 0;
 }
 
+bool Command::is_number(const std::string& name) const {
+  const CLI::Option* option = sub_->get_option_no_throw("--" + name);
+  return option && (option->get_type_name() == "N" || option->get_type_name() == "X");
+}
+
+bool Command::is_flag(const std::string& name) const {
+  const CLI::Option* option = sub_->get_option_no_throw("--" + name);
+  return option && option->get_items_expected_max() == 0;
+}
+
 std::string Command::config_text() const {
   std::string text = fmt::format("# flowgrad {} --config <this file>\n", sub_->get_name());
   for (const auto& [name, value] : values())

@@ -107,9 +107,17 @@ std::string value_of(const std::vector<std::string>& args, const std::string& na
   return value;
 }
 
-/// The arguments with those of the preset and of the configuration file put before them, so that
-/// the command line wins, and then the file.
-/// --resume continues with the configuration that the run was started with.
+/// What the last --name among the arguments says of a flag.
+bool is_on(const std::vector<std::string>& args, const std::string& name) {
+  bool on = false;
+  for (const std::string& arg : args) {
+    if (arg == name || arg.starts_with(name + "=")) on = arg == name || arg == name + "=true";
+  }
+  return on;
+}
+
+/// The arguments with those of the preset, of the run that --resume continues, and of the
+/// configuration file put before them, so that the command line wins, then the file, then the run.
 std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
                                      std::vector<std::string> args) {
   const std::vector<std::string> options = option_names(sub);
@@ -117,22 +125,20 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
     return std::find(options.begin(), options.end(), name) != options.end();
   };
   if (!has("config")) return args;
-  std::string path = value_of(args, "--config");
-  const bool given = !path.empty();
-  if (path.empty() && std::find(args.begin(), args.end(), "--resume") != args.end()) {
-    const std::string stored = value_of(args, "--run") + "/config.json";
-    std::error_code ignored;
-    if (std::filesystem::exists(stored, ignored)) path = stored;
-  }
   const auto put_first = [&](const std::vector<ConfigEntry>& entries) {
     const std::vector<std::string> own =
         config_arguments(entries, sub.get_name(), options, command_names(app));
     args.insert(args.begin(), own.begin(), own.end());
   };
+  const std::string path = value_of(args, "--config");
+  if (!path.empty()) put_first(read_config(path));
+  const std::string stored = value_of(args, "--run") + "/config.json";
+  std::error_code ignored;
   try {
-    if (!path.empty()) put_first(read_config(path));
+    // The file may ask for it too.
+    if (is_on(args, "--resume") && std::filesystem::exists(stored, ignored))
+      put_first(read_config(stored));
   } catch (const UsageError& e) {
-    if (given) throw;
     // Nobody wrote that file by hand.
     constexpr std::string_view kOption = "--config: ";
     const std::string_view what = e.what();

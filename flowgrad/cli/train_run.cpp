@@ -30,6 +30,7 @@ std::string option_of(const std::string& key) {
 std::string resume_config(const TrainArguments& a, const std::string& start, const Model& model) {
   Json json = parse_json(model_json(model.name(), model.config()));
   json["data"] = a.data;
+  if (!a.condition.empty()) json["condition"] = a.condition;
   if (!a.teacher.empty()) json["teacher"] = fmt::format("{} ({} pairs)", a.teacher, a.pairs);
   if (!start.empty()) json["weights"] = start;
   json["batch_size"] = a.batch_size;
@@ -56,7 +57,9 @@ void write_config(const std::string& run, const Command& command, const std::str
                   const Config& config) {
   Json options = Json::object();
   for (const auto& [name, value] : command.values()) {
-    if (name != "model" && name != "run") options[name] = plain_json(value);
+    if (name == "model" || name == "run") continue;
+    const bool plain = command.is_number(name) || command.is_flag(name);
+    options[name] = plain ? plain_json(value) : Json(value);
   }
   Json keys = Json::object();
   for (const auto& [key, value] : config) keys[key] = plain_json(value);

@@ -57,6 +57,29 @@ expect 3 "holds a training run already" train --model planar --data rings --run 
 expect 3 "holds no checkpoint" train --run nothing --resume
 [ ! -e nothing ] || fail "a folder was made"
 for f in config.json metrics.jsonl weights.safetensors checkpoints/step-00000008.safetensors; do same b/$f before/$f; done
+# However --resume is written, the run's own configuration is the start, and a file wins over it.
+ok train --model planar --data rings --schedule constant --steps 5 --run c
+ok train --run c --resume=true --steps 6
+printf 'steps = 7\n' >more.toml
+ok train --run c --resume --config more.toml
+printf 'steps = 8\nrun = c\nresume = true\n' >more.toml
+ok train --config more.toml
+same c/weights.safetensors a/weights.safetensors
+expect 2 "--data: none given" train --run c --resume --resume=false --overwrite --model planar
+# Texts stay texts, though they look like numbers.
+f="--model flow_matching --set hidden=8 --set time_dim=8 --data moons --batch-size 16 --steps 4"
+ok train $f --run 1.50
+ok train $f --teacher 1.50 --pairs 64 --run taught --pause-at 2
+says '"teacher": "1.50"' taught/config.json
+says '"steps": 4,' taught/config.json
+ok train --run taught --resume
+# The conditions belong to the data.
+ok sample --model planar --n 60 --seed 4 --output c1.npy
+ok sample --model planar --n 60 --seed 5 --output c2.npy
+ok train --model flow_matching --set hidden=8 --set time_dim=8 --data c1.npy --condition c1.npy --batch-size 16 --steps 4 \
+  --pause-at 2 --run told
+expect 3 "--condition: c2.npy given; the run in told was started with c1.npy" train --run told --resume --condition c2.npy
+ok train --run told --resume
 # A run that is done already says so, and writes its results again.
 rm -rf done
 cp -r b done
