@@ -11,12 +11,37 @@
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/kernels/parallel.h"
+#include "flowgrad/optim/checkpoint.h"
 
 // demo: the whole project in one command, from nothing to a page that shows what was learned.
 namespace flowgrad::cli {
 
+namespace {
+
+/// A training of one's own would lose its configuration and weights; what an earlier demo left may
+/// go.
+void check_folder(const std::string& run) {
+  const std::string path = run + "/config.json";
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(path, ignored)) {
+    const auto bytes = read_file(path, "--run");
+    const Json json =
+        parse_json_or_null({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    if (json.is_object() && json.value("command", Json()) == "demo") return;
+  }
+  for (const std::string& folder : {run, run + "/policy"}) {
+    if (CheckpointStore::list(folder).empty()) continue;
+    throw IoError(fmt::format(
+        "--run: {}: holds a training run; a new folder, or one of an earlier demo is accepted",
+        folder));
+  }
+}
+
+}  // namespace
+
 std::unique_ptr<FolderLock> prepare_run_folder(const DemoSettings& settings) {
   if (settings.run.empty()) throw UsageError("--run: nothing given; a folder is accepted");
+  check_folder(settings.run);
   std::error_code error;
   std::filesystem::create_directories(settings.run, error);
   if (error)

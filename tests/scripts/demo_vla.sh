@@ -8,6 +8,16 @@ expect 2 "--run" demo vla --quick --run ""
 : >file
 expect 3 "file" demo vla --quick --run file/run
 
+# A training is nobody's to overwrite.
+ok train --model planar --data moons --steps 2 --run mine --quiet
+cp mine/config.json kept
+expect 3 "--run: mine: holds a training run" demo vla --quick --run mine
+same mine/config.json kept
+mkdir theirs
+cp -r mine theirs/policy
+expect 3 "--run: theirs/policy: holds a training run" demo vla --quick --run theirs
+[ ! -e theirs/config.json ] || fail "the demo wrote into the folder of a training"
+
 ok demo vla --quick --run one --threads 1
 says "3 of 3 passed" out
 says "one/report.html" out
