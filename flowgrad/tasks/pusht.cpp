@@ -282,6 +282,14 @@ Demonstrations pusht_demonstrations(const std::string& path, bool mirror) {
                     "{} states",
                     path, ends.empty() ? 0 : ends.back(), states.size(0)));
   }
+  for (int64_t i = 0, last = 0; i < std::ssize(ends); last = ends[static_cast<size_t>(i++)]) {
+    const int64_t end = ends[static_cast<size_t>(i)];
+    if (end > last && end <= states.size(0)) continue;
+    throw IoError(
+        fmt::format("pusht_demonstrations: {}: episode_ends: {} after {}; increasing numbers from "
+                    "1 to {} are accepted",
+                    path, end, last, states.size(0)));
+  }
   std::vector<PushT::State> poses(static_cast<size_t>(states.size(0)));
   const auto numbers = states.to_vector<double>();
   for (size_t i = 0; i < poses.size(); ++i) std::copy_n(&numbers[5 * i], 5, poses[i].begin());

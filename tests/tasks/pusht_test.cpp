@@ -1,8 +1,11 @@
 #include "flowgrad/tasks/pusht.h"
 
+#include <zlib.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/npy.h"
@@ -28,6 +31,37 @@ PushT::State recorded(const Demonstrations& demos, int64_t frame) {
   PushT::State state;
   std::copy_n(data, state.size(), state.begin());
   return state;
+}
+
+Tensor zeros_of(const Shape& shape) {
+  Tensor t = Tensor::empty(shape);
+  std::fill_n(t.data<float>(), t.numel(), 0.0f);
+  return t;
+}
+
+/// As numpy.savez writes it.
+void put_npz(const std::string& path, const NamedTensors& arrays) {
+  const auto number = [](uint64_t value, int bytes) {
+    std::string out;
+    for (int i = 0; i < bytes; ++i) out += static_cast<char>(value >> (8 * i));
+    return out;
+  };
+  std::string members, directory;
+  for (const auto& [key, array] : arrays) {
+    save_npy(path + ".npy", array);
+    const std::string content = io_test::get(path + ".npy"), name = key + ".npy";
+    const auto crc =
+        crc32(0, reinterpret_cast<const Bytef*>(content.data()), static_cast<uInt>(content.size()));
+    const std::string facts = number(20, 2) + number(0, 8) + number(crc, 4) +
+                              number(content.size(), 4) + number(content.size(), 4) +
+                              number(name.size(), 2) + number(0, 2);
+    directory +=
+        "PK\x01\x02" + number(20, 2) + facts + number(0, 10) + number(members.size(), 4) + name;
+    members += "PK\x03\x04" + facts + name + content;
+  }
+  io_test::put(path, members + directory + "PK\x05\x06" + number(0, 4) + number(arrays.size(), 2) +
+                         number(arrays.size(), 2) + number(directory.size(), 4) +
+                         number(members.size(), 4) + number(0, 2));
 }
 
 struct Replay {
@@ -258,6 +292,16 @@ TEST_CASE("demonstrations of PushT are checked when they are read", "[pusht_test
   CHECK(contains(error_of<IoError>([&] { pusht_demonstrations(folder / "cut.npz"); }),
                  "is truncated"));
   // Frame 1 knows the frame before; a frame that begins an episode is its own past.
+  for (const std::vector<int64_t>& ends :
+       {std::vector<int64_t>{0, 4}, {3, 3, 4}, {std::numeric_limits<int64_t>::max(), 4}, {-1, 4}}) {
+    put_npz(folder / "ends.npz", {{"state", zeros_of({4, 5})},
+                                  {"action", zeros_of({4, 2})},
+                                  {"episode_ends", Tensor::from(ends, {std::ssize(ends)})}});
+    for (const bool mirror : {false, true}) {
+      CHECK(contains(error_of<IoError>([&] { pusht_demonstrations(folder / "ends.npz", mirror); }),
+                     "increasing numbers from 1 to 4 are accepted"));
+    }
+  }
   const Demonstrations demos = pusht_demonstrations(kExcerpt);
   const std::vector<int64_t> frames{0, 1, demos.first_frame(1)};
   const ChunkBatch batch = demos.batch(frames, 4, {16, 16});
