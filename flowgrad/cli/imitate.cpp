@@ -173,7 +173,6 @@ std::string text_result(const ImitateResult& r) {
 void run_imitate(ImitateArguments a, const Command& command,
                  const std::function<void(const ImitateResult&)>& done) {
   TrainArguments& t = a.training;
-  const InterruptGuard guard;
   if (t.resume && t.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
   if (a.world.empty())
     throw UsageError(fmt::format("--task: none given; {} are accepted", listing(world_names())));
@@ -247,6 +246,7 @@ void run_imitate(ImitateArguments a, const Command& command,
   }
   FlowTrainer training(policy, loss, std::move(sources), draws, trainer_o);
   if (t.resume) training.resume();
+  const InterruptGuard guard;  // as in train: before, there is nothing to lose
   Config settings = config;
   std::erase_if(settings, [](const auto& entry) { return is_decided_elsewhere(entry.first); });
   write_config(t.run, command, "", settings);

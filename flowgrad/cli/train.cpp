@@ -143,7 +143,6 @@ void finish(const TrainArguments& a, const Command& command, Model& model, Train
 }
 
 void run_train(TrainArguments a, const Command& command) {
-  const InterruptGuard guard;  // from here on a signal ends the run only where it can continue
   if (a.resume && a.run.empty()) throw UsageError("--resume: no run given; --run FOLDER names it");
   if (a.resume) check_run_folder(a);
   if (a.resume && a.data.empty()) {
@@ -224,6 +223,9 @@ void run_train(TrainArguments a, const Command& command) {
                : fmt::format("all {} steps are done already; --steps N trains on to N", step));
     }
   }
+  // From here on a signal ends the run only where it can continue; before, there is nothing to
+  // lose.
+  const InterruptGuard guard;
   write_config(a.run, command, model->name(), model->config());
   forget_results(a);
 

@@ -62,6 +62,26 @@ for delay in 0 0.01 0.02 0.04 0.06 0.1 0.15 0.2 0.3; do
   [ -z "$(find any -name '.flowgrad-*' 2>/dev/null)" ] || fail "SIGTERM after $delay s left $(find any -name '.flowgrad-*')"
   if [ -n "$(ls any/checkpoints 2>/dev/null)" ]; then ok train --run any --resume; else ok train --model planar --data moons --steps 3 --run any; fi
 done
+# During preparation nothing is lost: the command ends at once, and has not begun.
+prepares() { # <arguments...>
+  "$flowgrad" "$@" --run early >/dev/null 2>err &
+  pid=$!
+  tries=0
+  while ! grep -q '^seed' err && [ $tries -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.1
+  done
+  kill -s TERM $pid
+  rc=0
+  wait $pid || rc=$?
+  checks=$((checks + 2))
+  [ $rc -eq 143 ] || fail "SIGTERM during preparation ended with $rc: $*"
+  [ ! -e early ] || fail "begun in spite of SIGTERM: $*"
+}
+f="--model flow_matching --set hidden=8 --set time_dim=8 --data moons"
+ok train $f --steps 2 --run teacher
+prepares train $f --teacher teacher --pairs 5000000
+prepares imitate --task fork --demonstrations 100000
 # Killed outright: the last checkpoint counts.
 interrupt KILL 90
 checks=$((checks + 1))
