@@ -111,7 +111,7 @@ std::vector<ConfigEntry> parse_lines(std::string_view text, const std::string& p
 
 std::string json_value(const Json& value, const std::string& key, const std::string& path) {
   if (value.is_string() || value.is_number() || value.is_boolean()) return plain_text(value);
-  refuse(path, fmt::format("\"{}\" is {}; a string, a number, true or false is accepted", key,
+  refuse(path, fmt::format("{} is {}; a string, a number, true or false is accepted", quote(key),
                            value.type_name()));
 }
 
@@ -156,7 +156,11 @@ std::vector<ConfigEntry> parse_config(const std::string& text, const std::string
   std::set<std::pair<std::string, std::string>> seen;
   for (const ConfigEntry& e : out) {
     if (!seen.emplace(e.section, e.key).second)
-      refuse(e.place, fmt::format("key \"{}\" is given twice", e.key));
+      refuse(e.place, fmt::format("key {} is given twice", quote(e.key)));
+    if (e.value.find('\0') != std::string::npos) {
+      refuse(e.place, fmt::format("key {}: {} given; text without a NUL is accepted", quote(e.key),
+                                  quote(e.value)));
+    }
   }
   return out;
 }
@@ -180,23 +184,24 @@ std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entrie
                                           const std::string& command,
                                           const std::vector<std::string>& options,
                                           const std::vector<std::string>& commands) {
-  const std::set<std::string> model_keys = all_model_keys();
   const auto known = [](const std::vector<std::string>& names, const std::string& name) {
     return std::find(names.begin(), names.end(), name) != names.end();
   };
+  const bool has_model = known(options, "set");
+  const std::set<std::string> model_keys = has_model ? all_model_keys() : std::set<std::string>();
   std::vector<std::string> accepted;
   for (const std::string& o : options) {
     if (o != "config" && o != "print-config" && o != "help" && o != "set") accepted.push_back(o);
   }
   std::vector<std::string> out;
   for (const ConfigEntry& e : entries) {
-    if (e.section == "set") {
+    if (e.section == "set" && has_model) {
       out.push_back(fmt::format("--set={}={}", e.key, e.value));
     } else if (!e.section.empty() && e.section != command) {
       if (!known(commands, e.section)) {
-        refuse(e.place,
-               fmt::format("unknown section \"{}\"{}; set and the names of commands are accepted",
-                           e.section, suggestion(e.section, commands)));
+        refuse(e.place, fmt::format("unknown section {}{}; {}the names of commands are accepted",
+                                    quote(e.section), suggestion(e.section, commands),
+                                    has_model ? "set and " : ""));
       }
     } else if (known(accepted, e.key)) {
       out.push_back(fmt::format("--{}={}", e.key, e.value));
@@ -206,10 +211,9 @@ std::vector<std::string> config_arguments(const std::vector<ConfigEntry>& entrie
       std::vector<std::string> candidates = accepted;
       if (e.section.empty())
         candidates.insert(candidates.end(), model_keys.begin(), model_keys.end());
-      refuse(e.place,
-             fmt::format(
-                 "unknown key {}{}; options of \"flowgrad {}\" and keys of its model are accepted",
-                 quote(e.key), suggestion(e.key, candidates), command));
+      refuse(e.place, fmt::format("unknown key {}{}; options of \"flowgrad {}\"{} are accepted",
+                                  quote(e.key), suggestion(e.key, candidates), command,
+                                  has_model ? " and keys of its model" : ""));
     }
   }
   return out;

@@ -75,3 +75,27 @@ TEST_CASE("configuration files: entries become arguments", "[config_file_test]")
   CHECK_THROWS_AS(arguments("[trian]\nsteps = 3"), UsageError);
   CHECK_THROWS_AS(arguments("[train]\ndim = 3"), UsageError);
 }
+
+TEST_CASE("configuration files: a command without a model takes no keys of one",
+          "[config_file_test]") {
+  const auto refused = [](const std::string& text) -> std::string {
+    try {
+      config_arguments(parse_config(text, "c"), "demo", {"seed", "config"}, {"demo", "train"});
+    } catch (const UsageError& e) {
+      return e.what();
+    }
+    return "accepted";
+  };
+  CHECK(refused("seed = 3\n[train]\nsteps = 4") == "accepted");
+  CHECK(refused("hidden = 3") ==
+        "--config: c:1: unknown key \"hidden\"; options of \"flowgrad demo\" are accepted");
+  CHECK(refused("[set]\nhidden = 3") ==
+        "--config: c:2: unknown section \"set\"; the names of commands are accepted");
+}
+
+TEST_CASE("configuration files: a NUL is refused and seen", "[config_file_test]") {
+  const std::string nul(1, '\0');
+  CHECK(refusal("a = 1\nk = \"x" + nul + "y\"") ==
+        "--config: c:2: key \"k\": \"x\\x00y\" given; text without a NUL is accepted");
+  CHECK(refusal(R"({"k": "x\u0000y"})").find("without a NUL") != std::string::npos);
+}
