@@ -76,7 +76,8 @@ void add_model(Command& c, ModelOptions& o, Weights weights) {
 }
 
 void apply(const CommonOptions& o) {
-  device_of(o);  // refused first, where there is none
+  device_of(o);            // refused first, where there is none
+  kernels::num_threads();  // refuses what FLOWGRAD_NUM_THREADS may say
   if (o.threads > 0) kernels::set_num_threads(o.threads);
   if (o.backend == "reference") kernels::set_cpu_backend(kernels::CpuBackend::reference);
   set_matmul_precision(o.matmul_precision == "tf32"   ? MatmulPrecision::tf32
@@ -128,12 +129,12 @@ std::pair<std::string, Config> stored_model(const std::string& path) {
       throw IoError(fmt::format("{}: the folder holds no checkpoint of a training run", path));
     text = checkpoint->config;
   } else {
-    std::error_code ignored;
-    if (!std::filesystem::exists(path, ignored)) {
+    std::error_code error;
+    if (!std::filesystem::exists(path, error)) {
       throw IoError(
-          fmt::format("{}: no such file or folder; weights (.safetensors), a checkpoint or the "
+          fmt::format("{}: {}; weights (.safetensors), a checkpoint or the "
                       "folder of a training run are accepted",
-                      path));
+                      path, error ? error.message() : "no such file or folder"));
     }
     const auto metadata = load_safetensors(path).metadata;
     if (metadata.contains("flowgrad.checkpoint")) {

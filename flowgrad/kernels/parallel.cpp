@@ -14,6 +14,7 @@
 #include <limits>
 #include <mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -227,8 +228,16 @@ class Pool {
 
   void start_workers() {
     shares_ = std::vector<Share>(static_cast<std::size_t>(count()));
-    for (int t = 1; t < count(); ++t)
-      workers_.emplace_back([this, t, seen = ticket_.load()] { work(t, seen); });
+    try {
+      for (int t = 1; t < count(); ++t)
+        workers_.emplace_back([this, t, seen = ticket_.load()] { work(t, seen); });
+    } catch (const std::system_error& e) {
+      const std::size_t started = workers_.size() + 1;
+      stop_workers();
+      throw Error("threads: only " + std::to_string(started) + " of " + std::to_string(count()) +
+                  " can be started: " + e.code().message() +
+                  "; --threads or FLOWGRAD_NUM_THREADS asks for fewer");
+    }
   }
 
   void stop_workers() {

@@ -27,6 +27,19 @@ ok train --run run --resume --steps 8
 ok train $t --steps 8 --run whole
 same run/weights.safetensors whole/weights.safetensors
 
+# Threads that do not start are told of. A build with sanitizers has no room at all.
+if (ulimit -v 4000000 && "$flowgrad" --version >/dev/null 2>&1); then
+  (
+    ulimit -v 4000000
+    rc=0
+    "$flowgrad" sample --model realnvp --n 100000 --output many.npy --threads 1024 >/dev/null 2>err || rc=$?
+    echo $rc >rc
+  )
+  says "1" rc
+  says "of 1024 can be started" err
+  says "--threads" err
+fi
+
 if [ "$(id -u)" -ne 0 ]; then # root may write anywhere
   mkdir locked
   cp w.safetensors locked/w.safetensors
