@@ -291,6 +291,10 @@ std::unique_ptr<TrainingData> open_data(const DataOptions& o) {
     throw UsageError(
         fmt::format("--data-folder: given with --data {}; it belongs to {}", o.data, kGarments));
   }
+  if (o.all_rows && !file) {
+    throw UsageError(
+        fmt::format("--all-rows: given with --data {}; it belongs to a .npy file", o.data));
+  }
   if (toy) return std::make_unique<ToyData>(o);
   if (o.data == kGarments) return std::make_unique<GarmentData>(o);
   if (const int64_t size = robot_image_size(o.data)) return std::make_unique<RobotData>(o, size);

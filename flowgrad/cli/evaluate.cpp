@@ -148,10 +148,12 @@ void run_grad(const QuantityArguments& a, const Command& command) {
   Generator generator(a.common.seed);
   const auto model = open_model(a.model, a.common, generator);
   check_quantity(a, command, *model);
-  const Tensor value = model->evaluate(a.quantity, load_inputs(a), a.options, generator);
-  if (value.numel() == 0)
-    throw UsageError("--input: no rows given; the mean of at least one is accepted");
-  const Tensor objective = mean(value);
+  const QuantityInputs inputs = load_inputs(a);
+  if (inputs.input.numel() == 0) {
+    throw UsageError(fmt::format("--input: {}: {} given; the mean of at least one row is accepted",
+                                 a.input, inputs.input.shape().to_string()));
+  }
+  const Tensor objective = mean(model->evaluate(a.quantity, inputs, a.options, generator));
   std::vector<Tensor> leaves;
   const NamedTensors parameters = model->module().parameters();
   for (const auto& [name, p] : parameters) leaves.push_back(p);

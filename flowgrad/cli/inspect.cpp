@@ -222,8 +222,15 @@ void run_inspect(const InspectArguments& a) {
         "is accepted",
         listing(model_names())));
   }
-  if (!a.path.empty() && !std::filesystem::exists(a.path, ignored))
-    throw IoError(fmt::format("{}: cannot be opened: No such file or directory", a.path));
+  if (!a.path.empty() && !a.model.weights.empty()) {
+    throw UsageError(fmt::format("--weights: {} given beside {}; one of them is accepted",
+                                 a.model.weights, quote(a.path)));
+  }
+  std::error_code error;
+  if (!a.path.empty() && !std::filesystem::exists(a.path, error)) {
+    throw IoError(fmt::format("{}: cannot be opened: {}", a.path,
+                              error ? error.message() : "No such file or directory"));
+  }
   if (!wants_graph && !a.path.empty() && a.model.model.empty()) {
     if (!folder) return inspect_file(a, a.path);
     const auto checkpoint = CheckpointStore::newest(a.path);

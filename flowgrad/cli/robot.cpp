@@ -30,6 +30,18 @@ Demonstrations open_demonstrations(const DemonstrationSource& s) {
     throw UsageError(
         "--data: none given; pusht learns from people: the .npz file of docs/robot.md is accepted");
   }
+  // By value: a configuration file gives every option.
+  const DemonstrationSource own;
+  if (s.episodes != own.episodes) {
+    throw UsageError(fmt::format(
+        "--demonstrations: {} given for pusht, whose demonstrations are those of --data",
+        s.episodes));
+  }
+  if (s.noise != own.noise) {
+    throw UsageError(fmt::format(
+        "--demonstration-noise: {} given for pusht, whose demonstrations are those of --data",
+        s.noise));
+  }
   return pusht_demonstrations(s.file, s.mirror);
 }
 

@@ -78,7 +78,11 @@ expect 3 "(40, 3)" sample --model flow_matching --set condition_dim=2 --conditio
 expect 3 "--input: load_npy: missing.npy" $e --input missing.npy
 expect 3 "--input: whole.npy: int64 given" $e --input whole.npy
 expect 3 "--condition: load_npy: missing.npy" sample --model flow_matching --set condition_dim=2 --condition missing.npy --output x9.npy
-expect 3 "missing: cannot be opened" inspect missing
+expect 3 "missing: cannot be opened: No such file or directory" inspect missing
+ln -s round.npy round.npy
+expect 3 "round.npy: cannot be opened: Too many levels of symbolic links" inspect round.npy
+expect 3 "round.npy: Too many levels of symbolic links" $e --input x.npy --weights round.npy
+rm round.npy
 expect 2 "step 4 given in time; 0 to 3 are accepted" eval --model diffusion --set n_timesteps=4 \
   --quantity noise_prediction --input x4.npy --time whole.npy --output y.npy
 expect 2 "step 4 given in time; 0 to 3 are accepted" grad --model diffusion --set n_timesteps=4 --input x4.npy --time whole.npy \

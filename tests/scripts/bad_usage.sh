@@ -268,6 +268,13 @@ unknown key "hidden"@init --config "$c/c14.toml" --output w.safetensors
 unknown key "dim"@train --config "$c/c15.toml" --data moons
 c16.toml:1@init --config "$c/c16.toml" --output w.safetensors
 value@init --config "$c/c17.toml" --output w.safetensors
+unknown key "hidden"@demo --config "$c/c19.toml" --run demo
+unknown section "set"@bench --config "$c/c20.toml"
+without a NUL@init --config "$c/c21.toml" --output w.safetensors
+--weights: w.safetensors given beside "x.npy"@inspect --weights w.safetensors x.npy
+--all-rows: given with --data moons@analyze --model planar --data moons --all-rows
+(0, 2) given; the mean of at least one row@grad --model planar --input "$c/none.npy" --output g.safetensors
+(0, 2) given; the mean of at least one row@grad --model planar --quantity log_prob --input "$c/none.npy" --output g.safetensors
 END
 c=$table.d
 (cd "$c" && "$flowgrad" sample --model planar --n 4 --output x.npy --quiet)
@@ -290,6 +297,10 @@ printf 'model = planar\n[train]\ndim = 3\n' >"$c/c15.toml"
 printf '\000\001\002\377\n' >"$c/c16.toml"
 printf 'model = [planar]\n' >"$c/c17.toml"
 printf '{"model": "planar", "set": {"dim": 2, "dim": 3}}' >"$c/c18.json"
+printf 'hidden = 3\n' >"$c/c19.toml"
+printf '[set]\nhidden = 3\n' >"$c/c20.toml"
+printf 'model = "pla\000nar"\n' >"$c/c21.toml"
+zeros "$c/none.npy" 0 "(0, 2)"
 
 # A message of one line; the seed may be told before it.
 lines=0
@@ -307,6 +318,14 @@ while IFS=@ read -r words arguments; do
   [ -z "$(ls -A .)" ] || { fail "a file was made: $arguments: $(ls -A .)"; rm -rf ./*; }
   [ $failures -eq 0 ] || tail -n 2 "$c/err"
 done <"$table"
+# Before anything is written.
+for threads in abc 0 -3; do
+  rc=0
+  FLOWGRAD_NUM_THREADS=$threads "$flowgrad" train --model planar --data moons --steps 2 --run r >"$c/out" 2>"$c/err" || rc=$?
+  checks=$((checks + 2))
+  [ $rc -eq 2 ] && grep -q "FLOWGRAD_NUM_THREADS: .*$threads.* given" "$c/err" || { fail "exit code $rc: $threads threads"; cat "$c/err"; }
+  [ -z "$(ls -A .)" ] || { fail "a file was made: $threads threads"; rm -rf ./*; }
+done
 echo "$lines command lines"
 [ $lines -ge 120 ] || fail "fewer than 120 command lines"
 finish

@@ -178,6 +178,8 @@ ok inspect whole-flow
 expect 2 "--task: none given" imitate
 expect 2 "has no words" imitate --task pusht --encoder tiny --data x.npz
 expect 2 "--data: none given" imitate --task pusht
+expect 2 "--demonstrations: 5 given for pusht" imitate --task pusht --data x.npz --demonstrations 5
+expect 2 "--demonstration-noise: 0.05 given for pusht" imitate --task pusht --data x.npz --demonstration-noise 0.05
 expect 2 "scripted" imitate --task fork --data x.npz --run x
 expect 2 "horizn" imitate --task fork --set horizn=3 --run x
 expect 2 "--batch-size" imitate --task fork --demonstrations 1 --batch-size 100000 --run x
