@@ -28,8 +28,9 @@ ok train $t --steps 8 --run whole
 same run/weights.safetensors whole/weights.safetensors
 
 # Threads that do not start are told of. A build with sanitizers has no room at all.
-if (ulimit -v 4000000 && "$flowgrad" --version >/dev/null 2>&1); then
+if (ulimit -S -s 8192 && ulimit -v 4000000 && "$flowgrad" --version >/dev/null) 2>/dev/null; then
   (
+    ulimit -S -s 8192 # the stack of each thread
     ulimit -v 4000000
     rc=0
     "$flowgrad" sample --model realnvp --n 100000 --output many.npy --threads 1024 >/dev/null 2>err || rc=$?
