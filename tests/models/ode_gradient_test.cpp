@@ -194,7 +194,8 @@ TEST_CASE("the adjoint refuses to lose the gradient of what a field reads now an
   const Tensor data = tensor({0.4, 1.1}, DType::float64);
   const Tensor leaf = data.detach().requires_grad_();
   const auto solve = [&](const Tensor& y0, double until) {
-    const OdeField field = [&](double t, const OdeState& y) {
+    const OdeField field = [k, until](double t,
+                                      const OdeState& y) {  // lives until the backward pass
       return OdeState{t < until ? sin(y[0] * k) : sin(y[0])};
     };
     return solve_ode(field, {y0}, 0, 1, {.gradient = OdeGradient::adjoint}).y[0];
