@@ -210,14 +210,11 @@ bool Command::given(const std::string& name) const {
   return option && option->count() > 0;
 }
 
-bool Command::is_number(const std::string& name) const {
+bool Command::is_text(const std::string& name) const {
   const CLI::Option* option = sub_->get_option_no_throw("--" + name);
-  return option && (option->get_type_name() == "N" || option->get_type_name() == "X");
-}
-
-bool Command::is_flag(const std::string& name) const {
-  const CLI::Option* option = sub_->get_option_no_throw("--" + name);
-  return option && option->get_items_expected_max() == 0;
+  if (!option) return true;
+  const std::string type = option->get_type_name();
+  return type != "N" && type != "X" && option->get_items_expected_max() > 0;
 }
 
 std::string Command::config_text() const {

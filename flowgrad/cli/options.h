@@ -78,9 +78,8 @@ class Command {
   /// Whether the option (without its dashes) was given, on the command line or in a configuration
   /// file. An option that the subcommand lacks was not.
   bool given(const std::string& name) const;
-  /// Whether it is a number, or a flag; not a text that may look like one.
-  bool is_number(const std::string& name) const;
-  bool is_flag(const std::string& name) const;
+  /// Whether its value is a text, though it may look like a number; not a number or a flag.
+  bool is_text(const std::string& name) const;
   std::string name() const;
 
  private:

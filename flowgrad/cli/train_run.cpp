@@ -58,8 +58,7 @@ void write_config(const std::string& run, const Command& command, const std::str
   Json options = Json::object();
   for (const auto& [name, value] : command.values()) {
     if (name == "model" || name == "run") continue;
-    const bool plain = command.is_number(name) || command.is_flag(name);
-    options[name] = plain ? plain_json(value) : Json(value);
+    options[name] = command.is_text(name) ? Json(value) : plain_json(value);
   }
   Json keys = Json::object();
   for (const auto& [key, value] : config) keys[key] = plain_json(value);

@@ -137,20 +137,24 @@ ContinuousNormalizingFlow::ContinuousNormalizingFlow(const CNFOptions& options,
           add_module("ode_func", std::make_unique<ODEFunc>(options.dim, options.condition_dim,
                                                            options.hidden, generator, dtype))),
       probes_(generator.seed(), uint64_t{1} << 40) {  // far from weights' and data's streams
+  const auto refuse = [](const char* name, double given) {
+    throw ValueError(
+        fmt::format("ContinuousNormalizingFlow: {} = {} given; finite numbers from 0 are accepted",
+                    name, given));
+  };
+  if (options.condition_dim < 0)
+    refuse("condition_dim", static_cast<double>(options.condition_dim));
+  for (const auto& [name, weight] :
+       {std::pair("kinetic", options.kinetic), std::pair("jacobian_norm", options.jacobian_norm)}) {
+    if (!(weight >= 0) || std::isinf(weight)) refuse(name, weight);
+  }
   check_solver(options.solver);
 }
 
 void ContinuousNormalizingFlow::check_solver(const OdeOptions& solver) const {
-  const auto refuse = [](const std::string& what) {
+  const auto refuse = [](const char* what) {
     throw ValueError(fmt::format("ContinuousNormalizingFlow: {}", what));
   };
-  if (options_.condition_dim < 0)
-    refuse(fmt::format("condition_dim = {} given; at least 0 is accepted", options_.condition_dim));
-  for (const auto& [name, weight] : {std::pair("kinetic", options_.kinetic),
-                                     std::pair("jacobian_norm", options_.jacobian_norm)}) {
-    if (!(weight >= 0) || std::isinf(weight))
-      refuse(fmt::format("{} = {} given; numbers from 0 are accepted", name, weight));
-  }
   if (options_.per_row && is_adaptive(solver) && solver.gradient == OdeGradient::adjoint)
     refuse("per_row given with gradient adjoint; direct and checkpointed are accepted");
   if (options_.per_row && is_adaptive(solver) && solver.trace)

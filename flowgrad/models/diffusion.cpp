@@ -189,7 +189,7 @@ Tensor moved(const SamplerStage& s, const Tensor& x, const Tensor& v) {
 
 std::vector<SamplerStage> DiffusionPolicy::sampler_moves(const std::vector<int64_t>& steps,
                                                          const DiffusionSampling& s) const {
-  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
+  const bool ddim = s.is_ddim();
   const StepVariance variance = s.variance.value_or(options_.variance);
   std::vector<SamplerStage> moves;
   int64_t draws = 0;
@@ -223,10 +223,9 @@ std::vector<int64_t> DiffusionPolicy::sampling_steps(const DiffusionSampling& s)
     throw ValueError(fmt::format("generate: eta = {} given; 0 to 1 is accepted", s.eta));
   if (!(s.clip >= 0))
     throw ValueError(fmt::format("generate: clip = {} given; at least 0 is accepted", s.clip));
-  const bool ddim = s.ddim_steps > 0 || !s.ddim_timesteps.empty();
-  if (!ddim && s.eta != 0)
+  if (!s.is_ddim() && s.eta != 0)
     throw ValueError(fmt::format("generate: eta = {} given for DDPM; 0 is accepted", s.eta));
-  if (ddim && s.variance)
+  if (s.is_ddim() && s.variance)
     throw ValueError("generate: variance given for DDIM, whose noise is eta; none is accepted");
   if (s.ddim_steps > 0 && !s.ddim_timesteps.empty()) {
     throw ValueError(

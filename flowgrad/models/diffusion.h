@@ -37,6 +37,8 @@ struct DiffusionSampling {
   std::optional<StepVariance> variance = {};
   /// (n_timesteps, N, A): row t is the unit noise added after step t, in place of draws.
   Tensor step_noise = {};
+
+  bool is_ddim() const { return ddim_steps > 0 || !ddim_timesteps.empty(); }
 };
 
 /// Diffusion policy baseline (Ho et al. 2020; Chi et al. 2023): denoiser

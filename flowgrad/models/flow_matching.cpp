@@ -65,14 +65,6 @@ const std::vector<std::string>& time_law_names() {
 
 FlowMatching::FlowMatching(const FlowMatchingOptions& o, Generator& generator, DType dtype)
     : TimeNet("velocity_net", o.network(), generator, dtype), options_(o) {
-  if (o.condition_dim < 0) {
-    throw ValueError(fmt::format("FlowMatching: condition_dim = {} given; at least 0 is accepted",
-                                 o.condition_dim));
-  }
-  if (!std::isfinite(o.time_scale)) {
-    throw ValueError(fmt::format("FlowMatching: time_scale = {} given; a finite number is accepted",
-                                 o.time_scale));
-  }
   if (!(o.sigma >= 0) || !std::isfinite(o.sigma)) {
     throw ValueError(
         fmt::format("FlowMatching: sigma = {} given; at least 0 is accepted", o.sigma));

@@ -49,6 +49,7 @@ Tensor GaussianMixture::rsample(int64_t n, Generator& generator) const {
         "one component and logits without requires_grad",
         components));
   };
+  // Nothing but a way to the logits, which refuses a gradient when one is asked for.
   return z + sum(tap(logits_, refuse)) * 0.0;
 }
 

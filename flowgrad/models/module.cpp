@@ -146,14 +146,11 @@ Device Module::device() const {
 }
 
 DType Module::dtype() const {
-  DType found = DType::float32;
-  bool done = false;
+  std::optional<DType> first;
   collect("", [&](const std::string&, const Item& item) {
-    if (done || !is_floating(item.tensor.dtype())) return;
-    found = item.tensor.dtype();
-    done = true;
+    if (!first && is_floating(item.tensor.dtype())) first = item.tensor.dtype();
   });
-  return found;
+  return first.value_or(DType::float32);
 }
 
 void Module::train(bool on) {

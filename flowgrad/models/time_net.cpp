@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/models/flow.h"
 #include "flowgrad/models/time_embedding.h"
@@ -15,6 +17,14 @@ TimeNet::TimeNet(const char* body, const TimeNetOptions& o, Generator& generator
       condition_dim_(o.condition_dim),
       time_embed_(add_module("time_embed", std::make_unique<Sequential>())),
       body_(add_module(body, std::make_unique<Sequential>())) {
+  if (o.condition_dim < 0) {
+    throw ValueError(
+        fmt::format("TimeNet: condition_dim = {} given; at least 0 is accepted", o.condition_dim));
+  }
+  if (!std::isfinite(o.time_scale)) {
+    throw ValueError(
+        fmt::format("TimeNet: time_scale = {} given; a finite number is accepted", o.time_scale));
+  }
   const int64_t inputs = o.action_dim + o.condition_dim;
   if (o.net == NetKind::mlp) {
     if (o.depth < 1)
