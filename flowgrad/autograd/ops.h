@@ -67,7 +67,8 @@ Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType:
 // ------------------------------------------------------------------ elementwise
 // The functions of one argument without parameters, from the table: neg, abs, sign, floor, ceil,
 // round, exp, expm1, log, log1p, sqrt, rsqrt, square, reciprocal, sin, cos, tan, tanh, sinh, cosh,
-// erf, erfc, sigmoid, softplus, logsigmoid, relu, silu, gelu (by erf), mish.
+// asin, acos, atan, asinh, acosh, atanh (NaN outside their domains), erf, erfc, sigmoid, softplus,
+// logsigmoid, relu, silu, gelu (by erf), mish.
 #define UNARY(name, saves, zero, value, derivative) Tensor name(const Tensor& x);
 #define UNARY_P(name, saves, zero, value, derivative)
 #include "flowgrad/kernels/elementwise.def"

@@ -124,12 +124,13 @@ Tensors pooled(const Json& p, In x) {
 using Table = std::map<std::string, Pinned>;
 
 void add_elementwise(Table& t) {
-  t.insert({SAME(neg),     SAME(abs),        SAME(sign),       SAME(floor), SAME(round),
-            SAME(exp),     SAME(expm1),      SAME(log),        SAME(log1p), SAME(sqrt),
-            SAME(rsqrt),   SAME(square),     SAME(reciprocal), SAME(sin),   SAME(cos),
-            SAME(tan),     SAME(tanh),       SAME(sinh),       SAME(cosh),  SAME(erf),
-            SAME(sigmoid), SAME(logsigmoid), SAME(relu),       SAME(silu),  SAME(gelu),
-            SAME(mish),    SAME(isfinite),   SAME(logical_not)});
+  t.insert({SAME(neg),   SAME(abs),     SAME(sign),       SAME(floor),      SAME(round),
+            SAME(exp),   SAME(expm1),   SAME(log),        SAME(log1p),      SAME(sqrt),
+            SAME(rsqrt), SAME(square),  SAME(reciprocal), SAME(sin),        SAME(cos),
+            SAME(asin),  SAME(acos),    SAME(atan),       SAME(asinh),      SAME(acosh),
+            SAME(atanh), SAME(tan),     SAME(tanh),       SAME(sinh),       SAME(cosh),
+            SAME(erf),   SAME(sigmoid), SAME(logsigmoid), SAME(relu),       SAME(silu),
+            SAME(gelu),  SAME(mish),    SAME(isfinite),   SAME(logical_not)});
   t.insert({SAME2(add), SAME2(sub), SAME2(mul), SAME2(div), SAME2(maximum), SAME2(minimum),
             SAME2(atan2), SAME2(remainder), SAME2(logaddexp), SAME2(logical_and), SAME2(logical_or),
             SAME2(logical_xor)});

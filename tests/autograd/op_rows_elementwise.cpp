@@ -58,6 +58,12 @@ void add_elementwise_rows(std::vector<Op>& t) {
   t.push_back(unary("tanh", tanh).smooth());
   t.push_back(unary("sinh", sinh).smooth());
   t.push_back(unary("cosh", cosh).smooth());
+  t.push_back(unary("asin", asin, -0.8, 0.8).smooth());
+  t.push_back(unary("acos", acos, -0.8, 0.8).smooth());
+  t.push_back(unary("atan", atan).smooth());
+  t.push_back(unary("asinh", asinh).smooth());
+  t.push_back(unary("acosh", acosh, 1.5, 4).smooth());
+  t.push_back(unary("atanh", atanh, -0.8, 0.8).smooth());
   t.push_back(unary("erf", erf).smooth());
   t.push_back(unary("erfc", erfc).smooth());
   t.push_back(unary("sigmoid", sigmoid).smooth());

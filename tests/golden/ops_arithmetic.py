@@ -36,6 +36,11 @@ for name in ("log", "sqrt", "rsqrt"):
     unary(name, getattr(torch, name), positive)
 unary("log1p", torch.log1p, uniform("log1p", -0.9, 3.0, 3, 5))
 unary("tan", torch.tan, uniform("tan", -1.4, 1.4, 3, 5))
+for name in ("asin", "acos", "atanh"):
+    unary(name, getattr(torch, name), uniform(name, -0.95, 0.95, 3, 5))
+for name in ("atan", "asinh"):
+    unary(name, getattr(torch, name))
+unary("acosh", torch.acosh, uniform("acosh", 1.05, 4.0, 3, 5))
 unary("leaky_relu", F.leaky_relu, slope=0.01)
 emit("leaky_relu", "slope", lambda x: F.leaky_relu(x, 0.2), [apart(normal("lr", 7), 0.0)], slope=0.2)
 unary("elu", F.elu, alpha=1.0)
