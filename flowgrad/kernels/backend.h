@@ -241,12 +241,13 @@ struct LayerNorm {
 
 /// K planar layers (Rezende & Mohamed 2015, eq. 10), layer 0 first:
 ///
-///     h = tanh(w.x + b), x = x + u h, log-determinant log(1 + (1 - h^2) w.u)
+///     h = tanh(w.x + b), x = x + u h, log-determinant log(h^2 + (1 - h^2) (1 + w.u))
 ///
 /// or, inverse, their inverses, layer K - 1 first: h = tanh(s) with s + (w.u) tanh(s) = w.x + b.
-/// All contiguous, of one dtype.
+/// The margin is 1 + w.u, which u itself cannot tell where it is small beside u's rounding. All
+/// contiguous, of one dtype.
 struct PlanarStack {
-  View w, b, u;  // (K, D), (K), (K, D)
+  View w, b, u, margin;  // (K, D), (K), (K, D), (K)
   bool inverse = false;
 };
 
@@ -441,7 +442,7 @@ class Backend {
   /// heights (K, N), which may be undefined, gets the layers' h, which planar_grad reads.
   virtual void planar(const PlanarStack& stack, View z, View out, View log_det, View heights) = 0;
   /// From g (N, D) and g_log_det (N) to the cotangents of z and, one after the other in one array,
-  /// of w, b and u.
+  /// of w, b, u and the margin, which count as independent of each other.
   virtual void planar_grad(const PlanarStack& stack, View z, View heights, View g, View g_log_det,
                            View g_z, View g_weights) = 0;
 

@@ -10,7 +10,7 @@ namespace flowgrad::kernels {
 /// Newton's steps approach it from one side only, so no bracket is needed: 4 to 9 steps for k in
 /// [-0.99, 300], 19 for k = -0.999999.
 FLOWGRAD_HOST_DEVICE inline double planar_root(double c, double k) {
-  if (!(c - c == 0)) return c;  // infinite or NaN
+  if (!(c - c == 0) || c == 0) return c;  // infinite or NaN; and 0, slowly approached where k is -1
   double s = k > 0 ? 0 : c + std::copysign(std::abs(k), c);
   // The residual's own rounding ends the iteration; 60 steps are far beyond the slowest case.
   for (int step = 0; step < 60; ++step) {

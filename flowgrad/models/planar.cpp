@@ -10,9 +10,9 @@
 namespace flowgrad {
 namespace {
 
-/// w, b and u_hat of all layers at once: a few small operations whatever their number.
+/// w, b, u_hat and 1 + w.u_hat of all layers at once: a few small operations whatever their number.
 struct Constrained {
-  Tensor w, b, u;  // (K, D), (K), (K, D)
+  Tensor w, b, u, margin;  // (K, D), (K), (K, D), (K)
 
   explicit Constrained(std::span<const PlanarFlow* const> layers) {
     std::vector<Tensor> weights, biases, scales;
@@ -27,11 +27,12 @@ struct Constrained {
     const Tensor wu = sum(w * free, {1}, true);
     // w = 0 is divided by 1, so that u_hat = u there.
     const Tensor length = sum(square(w), {1}, true);
-    const Tensor norm = length + cast(equal(length, 0), length.dtype());
-    u = free + (softplus(wu) - 1.0 - wu) / norm * w;
+    const Tensor vanishes = equal(length, 0), lifted = softplus(wu);
+    u = free + (lifted - 1.0 - wu) / (length + cast(vanishes, length.dtype())) * w;
+    margin = squeeze(where(vanishes, wu + 1.0, lifted), 1);
   }
   Transformed apply(const Tensor& x, bool inverse) const {
-    const auto [value, log_det] = planar_stack(x, w, b, u, inverse);
+    const auto [value, log_det] = planar_stack(x, w, b, u, inverse, margin);
     return {value, log_det};
   }
 };

@@ -9,7 +9,8 @@ namespace flowgrad {
 
 /// One planar layer (Rezende & Mohamed 2015): x = z + u_hat tanh(w.z + b), with
 /// u_hat = u + (softplus(w.u) - 1 - w.u) w / |w|^2, which keeps w.u_hat > -1 and the map
-/// invertible: in float32 down to w.u = -14, where 1 + w.u_hat is lost in the rounding of u_hat.
+/// invertible. Its determinant is computed from 1 + w.u_hat = softplus(w.u) itself: u_hat's
+/// rounding would lose it below w.u = -14 in float32.
 /// Parameters: weight w (D), bias b (1), scale u (D).
 class PlanarFlow final : public Flow {
  public:

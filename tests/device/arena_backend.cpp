@@ -34,7 +34,9 @@ Coupling in(const Coupling& c) {
 }
 LayerNorm in(const LayerNorm& n) { return {in(n.weight), in(n.bias), n.epsilon}; }
 LstmSteps in(const LstmSteps& l) { return {in(l.weight), in(l.lengths), l.reverse}; }
-PlanarStack in(const PlanarStack& s) { return {in(s.w), in(s.b), in(s.u), s.inverse}; }
+PlanarStack in(const PlanarStack& s) {
+  return {in(s.w), in(s.b), in(s.u), in(s.margin), s.inverse};
+}
 
 /// Every method of the reference backend, on translated views. Derived from Backend and not from
 /// ReferenceBackend, so that a method forgotten here does not compile.

@@ -36,11 +36,12 @@ struct StackCase {
   int64_t n, d, k;
 };
 
-/// z, w, b, u with w.u > -1.
+/// z, w, b, u and a margin, positive.
 std::vector<Tensor> stack_inputs(const StackCase& c, DType dtype) {
   const double size = 1 / std::sqrt(static_cast<double>(c.d));
   return {values({c.n, c.d}, dtype, 1), values({c.k, c.d}, dtype, 2, -size, size),
-          values({c.k}, dtype, 3), values({c.k, c.d}, dtype, 4, -size, size)};
+          values({c.k}, dtype, 3), values({c.k, c.d}, dtype, 4, -size, size),
+          values({c.k}, dtype, 7, 0.05, 2)};
 }
 
 void check_stack(const StackCase& c, bool inverse, DType dtype) {
@@ -49,22 +50,22 @@ void check_stack(const StackCase& c, bool inverse, DType dtype) {
                            (inverse ? " inverse" : "");
   INFO(what);
   const std::vector<Tensor> in = stack_inputs(c, dtype);
-  REQUIRE(cuda_backend().has_planar({in[1], in[2], in[3], inverse}));
+  REQUIRE(cuda_backend().has_planar({in[1], in[2], in[3], in[4], inverse}));
   const Shape rows{c.n, c.d};
   const Tensor heights = fresh({c.k, c.n}, dtype);
-  same_as_reference(what,
-                    {fresh(rows, dtype), fresh({c.n}, dtype), heights, in[0], in[1], in[2], in[3]},
-                    3, [&](Backend& be, std::vector<View>& v) {
-                      be.planar({v[4], v[5], v[6], inverse}, v[3], v[0], v[1], v[2]);
-                    });
+  same_as_reference(
+      what, {fresh(rows, dtype), fresh({c.n}, dtype), heights, in[0], in[1], in[2], in[3], in[4]},
+      3, [&](Backend& be, std::vector<View>& v) {
+        be.planar({v[4], v[5], v[6], v[7], inverse}, v[3], v[0], v[1], v[2]);
+      });
   const Tensor out = fresh(rows, dtype), log_det = fresh({c.n}, dtype);
-  reference_backend().planar({in[1], in[2], in[3], inverse}, in[0], out, log_det, heights);
+  reference_backend().planar({in[1], in[2], in[3], in[4], inverse}, in[0], out, log_det, heights);
   same_as_reference(
       "gradient of " + what,
-      {fresh(rows, dtype), fresh({c.k * (2 * c.d + 1)}, dtype), in[0], in[1], in[2], in[3], heights,
-       values(rows, dtype, 5), values({c.n}, dtype, 6)},
+      {fresh(rows, dtype), fresh({2 * c.k * (c.d + 1)}, dtype), in[0], in[1], in[2], in[3], in[4],
+       heights, values(rows, dtype, 5), values({c.n}, dtype, 6)},
       2, [&](Backend& be, std::vector<View>& v) {
-        be.planar_grad({v[3], v[4], v[5], inverse}, v[2], v[6], v[7], v[8], v[0], v[1]);
+        be.planar_grad({v[3], v[4], v[5], v[6], inverse}, v[2], v[7], v[8], v[9], v[0], v[1]);
       });
 }
 
@@ -134,17 +135,17 @@ TEST_CASE("a planar stack with w.u = -1 and rows for half a tile", "[flow_layers
   };
   same_as_reference(
       "gradient",
-      {fresh({1, 2}, f), fresh({5}, f), at({0.3, 0.1}, {1, 2}), at({1, 0}, {1, 2}), at({0.2}, {1}),
-       at({-1, 2}, {1, 2}), at({0.4}, {1, 1}), at({1, 2}, {1, 2}), at({0.5}, {1})},
+      {fresh({1, 2}, f), fresh({6}, f), at({0.3, 0.1}, {1, 2}), at({1, 0}, {1, 2}), at({0.2}, {1}),
+       at({-1, 2}, {1, 2}), at({0}, {1}), at({0.4}, {1, 1}), at({1, 2}, {1, 2}), at({0.5}, {1})},
       2, [](Backend& be, std::vector<View>& v) {
-        be.planar_grad({v[3], v[4], v[5], false}, v[2], v[6], v[7], v[8], v[0], v[1]);
+        be.planar_grad({v[3], v[4], v[5], v[6], false}, v[2], v[7], v[8], v[9], v[0], v[1]);
       });
 }
 
 TEST_CASE("planar stacks that no block can hold are left to operations", "[flow_layers_test]") {
   const auto has = [](int64_t d, int64_t k, DType dtype) {
     const std::vector<Tensor> in = stack_inputs({1, d, k}, dtype);
-    return cuda_backend().has_planar({in[1], in[2], in[3], false});
+    return cuda_backend().has_planar({in[1], in[2], in[3], in[4], false});
   };
   CHECK(has(2, 10, DType::float64));
   CHECK(has(64, 10, DType::float64));

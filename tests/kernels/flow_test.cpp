@@ -39,6 +39,14 @@ std::vector<Tensor> coupled(Backend& on, int64_t n, int64_t d, double bound, boo
   return r;
 }
 
+/// 1 + w.u of every layer.
+Tensor margin_of(const Tensor& w, const Tensor& u) {
+  const std::vector<double> a = w.to_vector<double>(), b = u.to_vector<double>();
+  std::vector<double> margin(static_cast<size_t>(w.size(0)), 1.0);
+  for (size_t i = 0; i < a.size(); ++i) margin[i / static_cast<size_t>(w.size(1))] += a[i] * b[i];
+  return array(margin, {w.size(0)}, w.dtype());
+}
+
 /// {out, log_det, heights, g_z, g_weights} of a stack of seeded values, w.u > -1.
 std::vector<Tensor> stacked(Backend& on, int64_t n, int64_t d, int64_t k, bool inverse,
                             DType dtype) {
@@ -46,9 +54,10 @@ std::vector<Tensor> stacked(Backend& on, int64_t n, int64_t d, int64_t k, bool i
   const Tensor w = values({k, d}, dtype, 1, -size, size), b = values({k}, dtype, 2),
                u = values({k, d}, dtype, 3, -size, size), z = values({n, d}, dtype, 4),
                g = values({n, d}, dtype, 5), g_log_det = values({n}, dtype, 6);
-  const PlanarStack p{w, b, u, inverse};
+  const Tensor margin = margin_of(w, u);
+  const PlanarStack p{w, b, u, margin, inverse};
   std::vector<Tensor> r = {nothing({n, d}, dtype), nothing({n}, dtype), nothing({k, n}, dtype),
-                           nothing({n, d}, dtype), nothing({k * (2 * d + 1)}, dtype)};
+                           nothing({n, d}, dtype), nothing({2 * k * (d + 1)}, dtype)};
   on.planar(p, z, r[0], r[1], r[2]);
   on.planar_grad(p, z, r[2], g, g_log_det, r[3], r[4]);
   return r;
@@ -119,10 +128,10 @@ TEST_CASE("a planar stack with w.u = -1 and fewer rows than lanes", "[flow_test]
     const Tensor w = array({1, 0}, {1, 2}, f), b = array({0.2}, {1}, f),
                  u = array({-1, 2}, {1, 2}, f), z = array({0.3, 0.1}, {1, 2}, f),
                  heights = array({0.4}, {1, 1}, f), g = array({1, 2}, {1, 2}, f),
-                 g_log_det = array({0.5}, {1}, f);
+                 g_log_det = array({0.5}, {1}, f), margin = array({0}, {1}, f);
     const auto run = [&](Backend& on) {
-      std::vector<Tensor> r = {nothing({1, 2}, f), nothing({5}, f)};
-      on.planar_grad({w, b, u, false}, z, heights, g, g_log_det, r[0], r[1]);
+      std::vector<Tensor> r = {nothing({1, 2}, f), nothing({6}, f)};
+      on.planar_grad({w, b, u, margin, false}, z, heights, g, g_log_det, r[0], r[1]);
       return r;
     };
     agree(run(fast_cpu_backend()), run(reference_backend()));
@@ -151,10 +160,10 @@ TEST_CASE("a row of a flow layer does not depend on its batch", "[flow_test]") {
   // Slow and fast roots side by side: k = -0.95 with rows near and far from the flat place.
   const DType dtype = GENERATE(DType::float32, DType::float64);
   const Tensor w = array({0.95, 0.0}, {1, 2}, dtype), b = array({0.0}, {1}, dtype),
-               u = array({-1.0, 2.0}, {1, 2}, dtype);
+               u = array({-1.0, 2.0}, {1, 2}, dtype), margin = margin_of(w, u);
   const auto row = [&](const Tensor& z) {
     const Tensor out = nothing(z.shape(), dtype), log_det = nothing({z.shape()[0]}, dtype);
-    fast_cpu_backend().planar({w, b, u, true}, z, out, log_det, View());
+    fast_cpu_backend().planar({w, b, u, margin, true}, z, out, log_det, View());
     return std::pair(out.to_vector<double>()[0], log_det.to_vector<double>()[0]);
   };
   std::vector<double> many = {1e-3, 0.5};
@@ -165,14 +174,39 @@ TEST_CASE("a row of a flow layer does not depend on its batch", "[flow_test]") {
 TEST_CASE("the reference planar stack inverts itself", "[flow_test]") {
   const Tensor w = values({3, 2}, DType::float64, 1, -0.6, 0.6), b = values({3}, DType::float64, 2),
                u = values({3, 2}, DType::float64, 3, -0.6, 0.6),
-               z = values({20, 2}, DType::float64, 4);
+               z = values({20, 2}, DType::float64, 4), margin = margin_of(w, u);
   const Tensor x = nothing({20, 2}, DType::float64), back = nothing({20, 2}, DType::float64);
   const Tensor there = nothing({20}, DType::float64), here = nothing({20}, DType::float64);
-  reference_backend().planar({w, b, u, false}, z, x, there, View());
-  reference_backend().planar({w, b, u, true}, x, back, here, View());
+  reference_backend().planar({w, b, u, margin, false}, z, x, there, View());
+  reference_backend().planar({w, b, u, margin, true}, x, back, here, View());
   CHECK(scaled_error(back, z) < 1e-13);
   const auto a = there.to_vector<double>(), c = here.to_vector<double>();
   for (size_t i = 0; i < a.size(); ++i) CHECK(std::abs(a[i] + c[i]) < 1e-13);
+}
+
+TEST_CASE("a planar layer whose margin is far below its dtype's rounding", "[flow_test]") {
+  // w.u rounds to -1: the determinant and its derivatives come from the margin alone.
+  on_every_instruction_set([] {
+    for (const DType dtype : {DType::float32, DType::float64}) {
+      for (const double m : {1e-3, 1e-9, 1e-20}) {
+        for (const bool inverse : {false, true}) {
+          INFO(name_of(dtype) << " margin " << m << " " << inverse);
+          const Tensor w = array({1, 0}, {1, 2}, dtype), b = array({0}, {1}, dtype),
+                       u = array({-1, 2}, {1, 2}, dtype), margin = array({m}, {1}, dtype);
+          const Tensor z = array({0, 0.1, 1e-4, 0.2, -0.5, 3}, {3, 2}, dtype);
+          const auto run = [&](Backend& on) {
+            std::vector<Tensor> r = {nothing({3, 2}, dtype), nothing({3}, dtype),
+                                     nothing({1, 3}, dtype)};
+            on.planar({w, b, u, margin, inverse}, z, r[0], r[1], r[2]);
+            return r;
+          };
+          const std::vector<Tensor> got = run(fast_cpu_backend()), want = run(reference_backend());
+          agree(got, want);
+          CHECK(got[1].at({0}) == Catch::Approx((inverse ? -1 : 1) * std::log(m)).epsilon(1e-6));
+        }
+      }
+    }
+  });
 }
 
 TEST_CASE("planar roots at the edges of their equation", "[flow_test]") {

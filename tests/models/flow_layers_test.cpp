@@ -30,7 +30,8 @@ MultiFunction coupling_of(const Tensor& mask, CouplingOptions o) {
 
 MultiFunction stack_of(bool inverse) {
   return [inverse](std::span<const Tensor> in) {
-    const auto [x, log_det] = planar_stack(in[0], in[1], in[2], in[3], inverse);
+    const Tensor margin = in.size() > 4 ? in[4] : Tensor();
+    const auto [x, log_det] = planar_stack(in[0], in[1], in[2], in[3], inverse, margin);
     return std::vector<Tensor>{x, log_det};
   };
 }
@@ -39,11 +40,14 @@ std::vector<Tensor> coupling_inputs(int64_t n, int64_t d, DType dtype = DType::f
   return {draw({n, d}, 1, dtype), draw({n, d}, 2, dtype), draw({n, d}, 3, dtype)};
 }
 
-/// z, w, b, u with |w.u| below 1.
-std::vector<Tensor> stack_inputs(int64_t n, int64_t d, int64_t k, DType dtype = DType::float64) {
+/// z, w, b, u with |w.u| below 1, and a margin of its own where asked for.
+std::vector<Tensor> stack_inputs(int64_t n, int64_t d, int64_t k, DType dtype = DType::float64,
+                                 bool with_margin = false) {
   const double size = 0.9 / std::sqrt(static_cast<double>(d));
-  return {draw({n, d}, 4, dtype), draw({k, d}, 5, dtype) * size, draw({k}, 6, dtype),
-          draw({k, d}, 7, dtype) * size};
+  std::vector<Tensor> in = {draw({n, d}, 4, dtype), draw({k, d}, 5, dtype) * size,
+                            draw({k}, 6, dtype), draw({k, d}, 7, dtype) * size};
+  if (with_margin) in.push_back(square(draw({k}, 8, dtype)) + 0.05);
+  return in;
 }
 
 }  // namespace
@@ -69,9 +73,12 @@ TEST_CASE("a planar stack equals its twin", "[flow_layers_test][device]") {
     for (const auto& [n, d, k] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
              {1, 2, 1}, {7, 3, 4}, {0, 2, 3}, {40, 33, 2}, {9, 5, 10}}) {
       for (const bool inverse : {false, true}) {
-        INFO(name_of(dtype) << " " << n << " x " << d << ", " << k << " layers " << inverse);
-        const auto in = stack_inputs(n, d, k, dtype);
-        agree(all_of(stack_of(inverse), in, true), all_of(stack_of(inverse), in, false));
+        for (const bool with_margin : {false, true}) {
+          INFO(name_of(dtype) << " " << n << " x " << d << ", " << k << " layers " << inverse
+                              << ", margin given " << with_margin);
+          const auto in = stack_inputs(n, d, k, dtype, with_margin);
+          agree(all_of(stack_of(inverse), in, true), all_of(stack_of(inverse), in, false));
+        }
       }
     }
   }
@@ -83,9 +90,12 @@ TEST_CASE("flow layers are differentiable to the third order", "[flow_layers_tes
                                     coupling_inputs(2, 3), {.order = 3});
     INFO("coupling, inverse " << inverse << ": " << coupling.message);
     CHECK(coupling.passed);
-    const auto planar = gradcheck(stack_of(inverse), stack_inputs(2, 2, 2), {.order = 3});
-    INFO("planar, inverse " << inverse << ": " << planar.message);
-    CHECK(planar.passed);
+    for (const bool with_margin : {false, true}) {
+      const auto planar = gradcheck(
+          stack_of(inverse), stack_inputs(2, 2, 2, DType::float64, with_margin), {.order = 3});
+      INFO("planar, inverse " << inverse << ": " << planar.message);
+      CHECK(planar.passed);
+    }
   }
 }
 
@@ -174,4 +184,6 @@ TEST_CASE("flow layers refuse what does not fit", "[flow_layers_test]") {
   CHECK(contains(
       raised<DTypeError>([&] { planar_stack(cast(in[0], DType::int64), w[1], w[2], w[3]); }),
       {"planar_stack", "int64"}));
+  CHECK(contains(raised<ShapeError>([&] { planar_stack(in[0], w[1], w[2], w[3], false, w[1]); }),
+                 {"planar_stack", "margin is (2, 3)", "(2,)"}));
 }

@@ -65,6 +65,27 @@ TEST_CASE("a planar layer is invertible whatever its parameters", "[planar_test]
     CHECK(flow.forward(zero).log_det.at({0}) ==
           Catch::Approx(std::log1p((1 - h * h) * k)).epsilon(1e-13));
   }
+  // So is the determinant in float32 where w.u_hat rounds to -1: log(1 + w.u_hat) at w.x + b = 0.
+  PlanarFlow single(2, generator);
+  for (const double wu : {-5.0, -20.0, -80.0}) {
+    const auto at = [](std::vector<double> v, const Shape& shape) {
+      return Tensor::from(v, shape, DType::float32);
+    };
+    single.load_state_dict(
+        {{"weight", at({1, 0}, {2})}, {"bias", at({0}, {1})}, {"scale", at({wu, 1}, {2})}});
+    for (const bool fused : {false, true}) {
+      INFO("w.u = " << wu << ", fused " << fused);
+      const FusedKernels on(fused);
+      const Tensor zero = zeros({1, 2}, DType::float32);
+      const double want = std::log(std::log1p(std::exp(wu)));
+      const Transformed there = single.forward(zero), back = single.inverse(zero);
+      CHECK(there.log_det.at({0}) == Catch::Approx(want).epsilon(1e-6));
+      CHECK(back.log_det.at({0}) == Catch::Approx(-want).epsilon(1e-6));
+      // By u_0: sigmoid(w.u) / softplus(w.u).
+      const Tensor slope = grad(there.log_det, single.scale());
+      CHECK(slope.at({0}) == Catch::Approx(1 / (1 + std::exp(-wu)) / std::exp(want)).epsilon(1e-5));
+    }
+  }
   set({0, 0}, {1, 2});
   CHECK(distance(flow.forward(x).log_det, zeros({50}, DType::float64)) == 0);
   CHECK(reconstruction_error(flow, x).max < 1e-12);

@@ -86,28 +86,11 @@ void CpuBackendFast::coupling_grad(const Coupling& c, View z, View g, View g_log
 
 namespace {
 
-/// The layers with their products k = w.u.
 template <class T>
-struct Layers : PlanarLayers<T> {
-  explicit Layers(const PlanarStack& p) {
-    this->w = p.w.as<const T>();
-    this->b = p.b.as<const T>();
-    this->u = p.u.as<const T>();
-    this->layers = (*p.w.shape)[0];
-    this->dims = (*p.w.shape)[1];
-    this->inverse = p.inverse;
-    for (int64_t i = 0; i < this->layers; ++i) {
-      double sum = 0;
-      for (int64_t j = i * this->dims; j < (i + 1) * this->dims; ++j)
-        sum += static_cast<double>(this->w[j]) * static_cast<double>(this->u[j]);
-      products.push_back(static_cast<T>(sum));
-    }
-    this->k = products.data();
-  }
-  Layers(const Layers&) = delete;
-  Layers& operator=(const Layers&) = delete;
-  std::vector<T> products;
-};
+PlanarLayers<T> layers_of(const PlanarStack& p) {
+  return {p.w.as<const T>(), p.b.as<const T>(), p.u.as<const T>(), p.margin.as<const T>(),
+          (*p.w.shape)[0],   (*p.w.shape)[1],   p.inverse};
+}
 
 /// Rows in chunks; their number, and so the order of the gradient's sums, depends on the rows
 /// alone.
@@ -134,7 +117,7 @@ void CpuBackendFast::planar(const PlanarStack& stack, View z, View out, View log
   visit_floating("planar", z.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const FlowTable<T>& table = flow_table<T>();
-    const Layers<T> p(stack);
+    const PlanarLayers<T> p = layers_of<T>(stack);
     const int64_t d = p.dims;
     const RowChunks rows((*z.shape)[0]);
     for_chunks(rows.chunks, [&](int64_t chunk) {
@@ -153,7 +136,7 @@ void CpuBackendFast::planar_grad(const PlanarStack& stack, View z, View heights,
   visit_floating("planar_grad", z.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const FlowTable<T>& table = flow_table<T>();
-    const Layers<T> p(stack);
+    const PlanarLayers<T> p = layers_of<T>(stack);
     const int64_t d = p.dims, k = p.layers, items = k * (2 * d + 2), lanes = table.lanes;
     const RowChunks rows((*z.shape)[0]);
     double* const partial = scratch_of<double>(ScratchSlot::partial, rows.chunks * items + items);
@@ -175,16 +158,17 @@ void CpuBackendFast::planar_grad(const PlanarStack& stack, View z, View heights,
     double* const total = partial + rows.chunks * items;
     std::fill_n(total, items, 0.0);
     for (int64_t i = 0; i < rows.chunks * items; ++i) total[i % items] += partial[i];
-    T *const to_w = g_weights.as<T>(), *const to_b = to_w + k * d, *const to_u = to_b + k;
+    T *const to_w = g_weights.as<T>(), *const to_b = to_w + k * d, *const to_u = to_b + k,
+             *const to_margin = to_u + k * d;
     for (int64_t i = 0; i < k; ++i) {
       const double* const of_w = total + i * (2 * d + 2);
       const double *const of_u = of_w + d, *const of_b = of_u + d;
-      to_b[i] = static_cast<T>(of_b[0]);
-      for (int64_t j = 0; j < d; ++j) {  // k = w.u
-        const int64_t at = i * d + j;
-        to_w[at] = static_cast<T>(of_w[j] + of_b[1] * static_cast<double>(p.u[at]));
-        to_u[at] = static_cast<T>(of_u[j] + of_b[1] * static_cast<double>(p.w[at]));
+      for (int64_t j = 0; j < d; ++j) {
+        to_w[i * d + j] = static_cast<T>(of_w[j]);
+        to_u[i * d + j] = static_cast<T>(of_u[j]);
       }
+      to_b[i] = static_cast<T>(of_b[0]);
+      to_margin[i] = static_cast<T>(of_b[1]);
     }
   });
 }

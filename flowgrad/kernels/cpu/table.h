@@ -307,10 +307,10 @@ struct CouplingRun {
   bool inverse;
 };
 
-/// Layers of kernels::PlanarStack; k (K) is w.u.
+/// Layers of kernels::PlanarStack.
 template <class T>
 struct PlanarLayers {
-  const T *w, *b, *u, *k;
+  const T *w, *b, *u, *margin;
   std::int64_t layers, dims;
   bool inverse;
 };
@@ -344,7 +344,7 @@ struct FlowTable {
   void (*planar)(const PlanarLayers<T>& p, const T* z, int rows, T* out, T* log_det, T* heights,
                  std::int64_t stride, T* scratch);
   /// The same, adding to sums[(i * (2 dims + 2) + j) * lanes + lane] the gradients of layer i's w,
-  /// u, b and k. Room for (layers + 1) * dims * lanes in scratch.
+  /// u, b and margin. Room for (layers + 1) * dims * lanes in scratch.
   void (*planar_grad)(const PlanarLayers<T>& p, const T* z, const T* heights, std::int64_t stride,
                       const T* g, const T* g_log_det, int rows, T* g_z, T* sums, T* scratch);
 };

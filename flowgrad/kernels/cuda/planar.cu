@@ -23,7 +23,7 @@ constexpr int64_t kMostBlocks = 264;  // two for each multiprocessor of a large 
 
 template <class T>
 struct Stack {
-  const T *w, *b, *u;
+  const T *w, *b, *u, *margin;
   int64_t n;  // rows
   int layers, dims;
   int lanes;   // of one row
@@ -48,6 +48,7 @@ Stack<T> stack_of(const PlanarStack& p, int64_t n) {
   s.w = p.w.as<const T>();
   s.b = p.b.as<const T>();
   s.u = p.u.as<const T>();
+  s.margin = p.margin.as<const T>();
   s.n = n;
   s.layers = static_cast<int>((*p.w.shape)[0]);
   s.dims = static_cast<int>((*p.w.shape)[1]);
@@ -57,17 +58,17 @@ Stack<T> stack_of(const PlanarStack& p, int64_t n) {
   return s;
 }
 
-/// Places in shared memory: w, u (K, padded), b, k (K).
+/// Places in shared memory: w, u (K, padded), b, margin (K).
 template <class T>
 struct Weights {
-  const T *w, *u, *b, *k;
+  const T *w, *u, *b, *margin;
 
   /// All threads of the block bring them; ends with a barrier.
   GPU_INLINE Weights(const Stack<T>& s, T* shared) {
     T* const to_w = shared;
     T* const to_u = to_w + s.layers * s.padded;
     T* const to_b = to_u + s.layers * s.padded;
-    T* const to_k = to_b + s.layers;
+    T* const to_margin = to_b + s.layers;
     const int first = static_cast<int>(threadIdx.x);
     const int threads = static_cast<int>(blockDim.x);
     for (int i = first; i < s.layers * s.padded; i += threads) {
@@ -78,16 +79,12 @@ struct Weights {
     }
     for (int i = first; i < s.layers; i += threads) {
       to_b[i] = s.b[i];
-      double sum = 0;
-      for (int j = 0; j < s.dims; ++j) {
-        sum += static_cast<double>(s.w[i * s.dims + j]) * static_cast<double>(s.u[i * s.dims + j]);
-      }
-      to_k[i] = static_cast<T>(sum);
+      to_margin[i] = s.margin[i];
     }
     w = to_w;
     u = to_u;
     b = to_b;
-    k = to_k;
+    margin = to_margin;
     __syncthreads();
   }
 };
@@ -135,16 +132,16 @@ __global__ void __launch_bounds__(kWarps * 32)
   T sum = 0;
   for (int step = 0; step < s.layers; ++step) {
     const int i = s.layer(step);
-    const T k = p.k[i];
+    const T m = p.margin[i];
     const T a = x.dot(s, p.w + i * s.padded, at.lane) + p.b[i];
     T h;
     if (s.inverse) {
-      h = static_cast<T>(tanh(planar_root(static_cast<double>(a), static_cast<double>(k))));
+      h = static_cast<T>(tanh(planar_root(static_cast<double>(a), static_cast<double>(m) - 1)));
     } else {
       h = tanh(a);
     }
     x.add(s, s.sign() * h, p.u + i * s.padded, at.lane);
-    sum += s.sign() * log1p(fma(-h, h, T(1)) * k);
+    sum += s.sign() * log(fma(fma(-h, h, T(1)), m, h * h));
     if (heights != nullptr && at.row < s.n && at.lane == 0) heights[i * s.n + at.row] = h;
   }
   x.store(s, out, at.row, at.lane);
@@ -197,14 +194,14 @@ __global__ void __launch_bounds__(kWarps * 32)
       const int i = s.layer(step);
       const T h = height(i);
       const T q = fma(-h, h, T(1));
-      const T k = p.k[i];
-      const T f = fma(q, k, T(1));
+      const T m = p.margin[i];
+      const T f = fma(q, m, h * h);
       const T share = to_log_det / f;
       const T along = g.dot(s, p.u + i * s.padded, lane);
-      const T to_h = s.sign() * fma(T(-2) * h * k, share, along);
+      const T to_h = s.sign() * fma(T(2) * h * (T(1) - m), share, along);
       const T to_a = s.inverse ? to_h * q / f : to_h * q;
-      T to_k = s.sign() * q * share;
-      if (s.inverse) to_k = fma(-to_a, h, to_k);
+      T to_margin = s.sign() * q * share;
+      if (s.inverse) to_margin = fma(-to_a, h, to_margin);
       const T moved = s.sign() * h;
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
@@ -217,11 +214,11 @@ __global__ void __launch_bounds__(kWarps * 32)
         }
       }
       const T all_a = sum_over_rows(to_a, s.lanes);
-      const T all_k = sum_over_rows(to_k, s.lanes);
+      const T all_margin = sum_over_rows(to_margin, s.lanes);
       if (first % 32 == 0) {
         T* const behind = sums + 2 * s.layers * s.padded;
         behind[i] += all_a;
-        behind[s.layers + i] += all_k;
+        behind[s.layers + i] += all_margin;
       }
       g.add(s, to_a, p.w + i * s.padded, lane);
     }
@@ -235,32 +232,23 @@ __global__ void __launch_bounds__(kWarps * 32)
   }
 }
 
-/// One thread adds the blocks' shares of one weight, in their order. k = w.u gives to w and to u.
+/// One thread adds the blocks' shares of one weight, in their order. Out: w, b, u, margin.
 template <class T>
 __global__ void add_shares(const __grid_constant__ Stack<T> s, const T* __restrict__ shares,
                            int blocks, T* __restrict__ out) {
   const int n = s.layers * s.dims;
   const int item = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (item >= 2 * n + s.layers) return;
-  const auto total = [&](int element) {
-    double sum = 0;
-    for (int b = 0; b < blocks; ++b) {
-      sum += static_cast<double>(shares[static_cast<int64_t>(b) * s.elements() + element]);
-    }
-    return sum;
-  };
+  if (item >= 2 * (n + s.layers)) return;
+  const bool second = item >= n + s.layers;  // u and margin
+  const int at = second ? item - n - s.layers : item;
   const int matrix = s.layers * s.padded;
-  if (item >= n && item < n + s.layers) {
-    out[item] = static_cast<T>(total(2 * matrix + item - n));
-    return;
+  const int element = at < n ? (second ? matrix : 0) + at / s.dims * s.padded + at % s.dims
+                             : 2 * matrix + (second ? s.layers : 0) + at - n;
+  double sum = 0;
+  for (int b = 0; b < blocks; ++b) {
+    sum += static_cast<double>(shares[static_cast<int64_t>(b) * s.elements() + element]);
   }
-  const bool of_w = item < n;
-  const int at = of_w ? item : item - n - s.layers;
-  const int layer = at / s.dims;
-  const int place = layer * s.padded + at % s.dims;
-  const double other = static_cast<double>(of_w ? s.u[at] : s.w[at]);
-  const double own = total(of_w ? place : matrix + place);
-  out[item] = static_cast<T>(fma(total(2 * matrix + s.layers + layer), other, own));
+  out[item] = static_cast<T>(sum);
 }
 
 template <class T>

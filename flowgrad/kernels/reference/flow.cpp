@@ -71,26 +71,20 @@ void ReferenceBackend::coupling_grad(const Coupling& c, View z, View g, View g_l
 
 namespace {
 
-/// The weights in double, and the products k = w.u, which are rounded to the dtype: they stand in
-/// the equation of the inverse and in its log-determinant.
+/// The weights in double.
 struct StackedLayers {
   int64_t n, d;
-  std::vector<double> w, b, u, k;
+  std::vector<double> w, b, u, margin;
 
   template <class T>
   StackedLayers(const PlanarStack& p, T) : n((*p.w.shape)[0]), d((*p.w.shape)[1]) {
     w.assign(p.w.as<const T>(), p.w.as<const T>() + n * d);
     b.assign(p.b.as<const T>(), p.b.as<const T>() + n);
     u.assign(p.u.as<const T>(), p.u.as<const T>() + n * d);
-    for (int64_t i = 0; i < n; ++i) {
-      double sum = 0;
-      for (int64_t j = 0; j < d; ++j) sum += w_of(i)[j] * u_of(i)[j];
-      k.push_back(static_cast<double>(static_cast<T>(sum)));
-    }
+    margin.assign(p.margin.as<const T>(), p.margin.as<const T>() + n);
   }
   const double* w_of(int64_t i) const { return w.data() + i * d; }
   const double* u_of(int64_t i) const { return u.data() + i * d; }
-  double k_of(int64_t i) const { return k[static_cast<size_t>(i)]; }
 };
 
 double dot(const double* a, const double* b, int64_t n) {
@@ -114,11 +108,11 @@ void ReferenceBackend::planar(const PlanarStack& stack, View z, View out, View l
       double sum = 0;
       for (int64_t step = 0; step < p.n; ++step) {
         const int64_t i = stack.inverse ? p.n - 1 - step : step;
-        const double k = p.k_of(i);
+        const double m = p.margin[static_cast<size_t>(i)];
         const double a = p.b[static_cast<size_t>(i)] + dot(p.w_of(i), x.data(), p.d);
-        const double h = std::tanh(stack.inverse ? planar_root(a, k) : a);
+        const double h = std::tanh(stack.inverse ? planar_root(a, m - 1) : a);
         for (int64_t j = 0; j < p.d; ++j) x[static_cast<size_t>(j)] += sign * h * p.u_of(i)[j];
-        sum += sign * std::log1p((1 - h * h) * k);
+        sum += sign * std::log(h * h + (1 - h * h) * m);
         if (heights.defined()) heights.as<T>()[i * rows + row] = static_cast<T>(h);
       }
       for (int64_t j = 0; j < p.d; ++j) {
@@ -137,10 +131,10 @@ void ReferenceBackend::planar_grad(const PlanarStack& stack, View z, View height
     const int64_t rows = (*z.shape)[0];
     const double sign = stack.inverse ? -1 : 1;
     const auto size = static_cast<size_t>(p.d);
-    std::vector<double> sums(static_cast<size_t>(p.n * (2 * p.d + 1)));
+    std::vector<double> sums(static_cast<size_t>(p.n * (2 * p.d + 2)));
     double* const to_b = sums.data() + p.n * p.d;
     double* const to_u = to_b + p.n;
-    std::vector<double> to_k(static_cast<size_t>(p.n));
+    double* const to_margin = to_u + p.n * p.d;
     for (int64_t row = 0; row < rows; ++row) {
       const auto height = [&](int64_t i) {
         return static_cast<double>(heights.as<const T>()[i * rows + row]);
@@ -161,12 +155,12 @@ void ReferenceBackend::planar_grad(const PlanarStack& stack, View z, View height
         const int64_t i = layer(step);
         const double h = height(i);
         const double q = 1 - h * h;
-        const double k = p.k_of(i);
-        const double f = 1 + q * k;  // the layer's determinant
-        const double to_h = sign * (dot(p.u_of(i), gx.data(), p.d) - gl * 2 * h * k / f);
-        // Implicit differentiation of the root s: ds/da = 1 / f, ds/dk = -h / f.
+        const double m = p.margin[static_cast<size_t>(i)];
+        const double f = h * h + q * m;  // the layer's determinant
+        const double to_h = sign * (dot(p.u_of(i), gx.data(), p.d) + gl * 2 * h * (1 - m) / f);
+        // Implicit differentiation of the root s: ds/da = 1 / f, ds/dm = -h / f.
         const double to_a = to_h * q / (stack.inverse ? f : 1);
-        to_k[static_cast<size_t>(i)] += sign * gl * q / f - (stack.inverse ? to_a * h : 0);
+        to_margin[i] += sign * gl * q / f - (stack.inverse ? to_a * h : 0);
         to_b[i] += to_a;
         for (int64_t j = 0; j < p.d; ++j) {
           const auto at = static_cast<size_t>(j);
@@ -178,11 +172,6 @@ void ReferenceBackend::planar_grad(const PlanarStack& stack, View z, View height
       for (size_t j = 0; j < size; ++j) {
         g_z.as<T>()[row * p.d + static_cast<int64_t>(j)] = static_cast<T>(gx[j]);
       }
-    }
-    for (int64_t i = 0; i < p.n * p.d; ++i) {  // k = w.u
-      const double to_product = to_k[static_cast<size_t>(i / p.d)];
-      sums[static_cast<size_t>(i)] += to_product * p.u[static_cast<size_t>(i)];
-      to_u[i] += to_product * p.w[static_cast<size_t>(i)];
     }
     for (size_t i = 0; i < sums.size(); ++i) g_weights.as<T>()[i] = static_cast<T>(sums[i]);
   });

@@ -72,8 +72,9 @@ void coupling_grad(const CouplingRun<T>& run, const T* g, const T* g_log_det, T*
 template <int N>
 FG_INLINE vec<double, N> tanh_of_root(vec<double, N> c, double k) {
   using V = vec<double, N>;
-  // Infinite and NaN stay as they are.
-  V s = k > 0 ? select(c - c == V(0), V(0), c) : c + copysign(V(__builtin_fabs(k)), c);
+  // Infinite, NaN and 0 stay as they are.
+  V s = k > 0 ? select(c - c == V(0), V(0), c)
+              : select(c == V(0), c, c + copysign(V(__builtin_fabs(k)), c));
   V h = tanh(s);
   for (int step = 0; step < 60; ++step) {
     const V kh = V(k) * h, residual = s + kh - c;
@@ -87,10 +88,9 @@ FG_INLINE vec<double, N> tanh_of_root(vec<double, N> c, double k) {
   return h;
 }
 template <int N>
-FG_INLINE vec<float, N> tanh_of_root(vec<float, N> c, float k) {
+FG_INLINE vec<float, N> tanh_of_root(vec<float, N> c, double k) {
   const auto halves = widen(c);
-  return narrow<N>(tanh_of_root(halves.low, static_cast<double>(k)),
-                   tanh_of_root(halves.high, static_cast<double>(k)));
+  return narrow<N>(tanh_of_root(halves.low, k), tanh_of_root(halves.high, k));
 }
 
 /// tile[j * lanes + lane] = x[lane * dims + j], zeros beyond the rows; and back.
@@ -126,13 +126,14 @@ void planar(const PlanarLayers<T>& p, const T* z, int rows, T* out, T* log_det, 
   for (int64_t step = 0; step < p.layers; ++step) {
     const int64_t i = p.inverse ? p.layers - 1 - step : step;
     const V a = dot(p.w + i * p.dims, scratch, p.dims, V(p.b[i]));
-    const V h = p.inverse ? tanh_of_root(a, p.k[i]) : tanh(a);
+    const T margin = p.margin[i];
+    const V h = p.inverse ? tanh_of_root(a, static_cast<double>(margin) - 1) : tanh(a);
     const V moved = sign * h;
     for (int64_t j = 0; j < p.dims; ++j) {
       T* const at = scratch + j * W;
       fma(moved, V(p.u[i * p.dims + j]), V::load(at)).store(at);
     }
-    sum = fma(sign, log1p(fma(-h, h, V(1)) * V(p.k[i])), sum);
+    sum = fma(sign, log(fma(fma(-h, h, V(1)), V(margin), h * h)), sum);
     if (heights != nullptr) h.store(heights + i * stride, rows);
   }
   from_lanes(scratch, rows, p.dims, out);
@@ -172,13 +173,13 @@ void planar_grad(const PlanarLayers<T>& p, const T* z, const T* heights, int64_t
     T* const to_w = sums + i * (2 * d + 2) * W;
     T* const to_u = to_w + d * W;
     T* const to_b = to_u + d * W;
-    T* const to_k = to_b + W;
-    const V h = height(i), q = fma(-h, h, V(1)), k(p.k[i]), f = fma(q, k, V(1));
+    T* const to_margin = to_b + W;
+    const V h = height(i), q = fma(-h, h, V(1)), m(p.margin[i]), f = fma(q, m, h * h);
     const V share = gl / f;
-    const V to_h = sign * fma(V(-2) * h * k, share, dot(u, gx, d, V(0)));
+    const V to_h = sign * fma(V(2) * h * (V(1) - m), share, dot(u, gx, d, V(0)));
     const V to_a = p.inverse ? to_h * q / f : to_h * q;
-    const V by_k = sign * q * share;
-    (V::load(to_k) + (p.inverse ? fma(-to_a, h, by_k) : by_k)).store(to_k);
+    const V by_det = sign * q * share;
+    (V::load(to_margin) + (p.inverse ? fma(-to_a, h, by_det) : by_det)).store(to_margin);
     (V::load(to_b) + to_a).store(to_b);
     const V moved = sign * h;
     for (int64_t j = 0; j < d; ++j) {
