@@ -84,7 +84,7 @@ double error_of(int64_t m, int64_t n, int64_t k, int layout_a, int layout_b, boo
 template <class T>
 void check_shapes() {
   int turn = 0;
-  for (int64_t m : {0, 1, 2, 3, 5, 8, 13, 14, 15, 29, 64}) {
+  for (int64_t m : {0, 1, 2, 3, 5, 8, 13, 14, 15, 24, 29, 64}) {
     for (int64_t n : {0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 31, 33, 65, 130}) {
       for (int64_t k : {0, 1, 2, 7, 31, 33, 64, 257, 600}) {
         // Every pair of layouts and flags comes up many times over all shapes.

@@ -207,7 +207,9 @@ void block(const GemmBlock<T>& g) {
   const bool is_packed = g.packed != nullptr;
   const bool has_runs = is_packed || reads_b_in_place(g, g.k);
   const bool is_shallow = kShallowRows < kTileRows && g.k <= kShallowDepth && has_runs;
-  const std::int64_t tile_rows = is_shallow ? kShallowRows : kTileRows;
+  // Rows of A that lie apart would push each other out of the first-level cache.
+  const bool is_tall = g.n <= W && (is_shallow || g.a_row == 1);
+  const std::int64_t tile_rows = is_tall ? kTallRows : is_shallow ? kShallowRows : kTileRows;
   const RowTiles tiles(g.m, tile_rows);
   const int registers_wide = wide_registers(tiles.height);
   const bool takes_wide =
@@ -291,7 +293,7 @@ void runs(const RunsBlock<T>& g) {
   t.b_run = g.b_run;
   t.next = g.b;
   const int registers = g.n > kLanes<T> ? 2 : 1;
-  const RowTiles tiles(g.m);
+  const RowTiles tiles(g.m, most_rows(registers));
   std::int64_t row = 0;
   for (std::int64_t tile = 0; tile < tiles.count; ++tile) {
     const std::int64_t rows = tiles.rows(tile);

@@ -20,6 +20,9 @@ constexpr int kTileRows = 4;
 #endif
 /// 32 registers, and processors whose first two caches are larger and have more ways.
 constexpr bool kIsAvx512 = kTileRows >= 14;
+/// Rows of a tile of one register: more sums side by side, and fewer turns for what a tile or a run
+/// costs beside them.
+constexpr int kTallRows = kIsAvx512 ? 24 : kTileRows;
 /// Steps of k a turn of the sums' loop. What a turn costs beside its multiply-adds counts where a
 /// core shares its front end with another thread.
 constexpr int kSteps = 4;
@@ -159,17 +162,19 @@ struct TileTable<T, NV, std::integer_sequence<int, I...>> {
   static constexpr TileFunction<T> of[] = {kTile<T, I + 1, NV>...};
 };
 
-/// The tile of `rows` (1 to kTileRows) by `registers` (1 or 2).
+/// The tile of `rows` (1 to most_rows(registers)) by `registers` (1 or 2).
 template <class T>
 FG_INLINE TileFunction<T> tile_for(std::int64_t rows, int registers) {
+  using Tall = std::make_integer_sequence<int, kTallRows>;
   using Rows = std::make_integer_sequence<int, kTileRows>;
-  return registers == 1 ? TileTable<T, 1, Rows>::of[rows - 1] : TileTable<T, 2, Rows>::of[rows - 1];
+  return registers == 1 ? TileTable<T, 1, Tall>::of[rows - 1] : TileTable<T, 2, Rows>::of[rows - 1];
 }
+constexpr int most_rows(int registers) { return registers == 1 ? kTallRows : kTileRows; }
 
 /// Splits m rows into tiles of nearly equal height: 15 rows run as 8 + 7, not as 14 + 1.
 struct RowTiles {
   std::int64_t count, height, taller;
-  explicit RowTiles(std::int64_t m, std::int64_t most = kTileRows)
+  RowTiles(std::int64_t m, std::int64_t most)
       : count((m + most - 1) / most), height(m / count), taller(m % count) {}
   std::int64_t rows(std::int64_t tile) const { return height + (tile < taller ? 1 : 0); }
 };
