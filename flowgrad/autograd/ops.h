@@ -86,7 +86,7 @@ Tensor rademacher(const Shape& shape, Generator& generator, DType dtype = DType:
   Tensor name(const Tensor& a, double b);
 #include "flowgrad/kernels/elementwise.def"
 #undef COMPARE
-// isfinite, isnan: bool results.
+// isfinite, isinf, isnan: bool results.
 #define PREDICATE(name, value) Tensor name(const Tensor& x);
 #include "flowgrad/kernels/elementwise.def"
 #undef PREDICATE

@@ -86,6 +86,10 @@ TEST_CASE("C54 ties between two operands", "[conformance_edges][conformance_tota
   CHECK(slope([](const Tensor& x) { return minimum(x, x); }, 2) == 1);
   CHECK(slope([](const Tensor& x) { return maximum(x, x); }, 2) == 1);
   CHECK(differs(slopes(maximum, 2, 2), {.5, .5}) == "");
+  // Where one is NaN, so is the value, and neither argument is hidden.
+  const double nan = std::nan("");
+  CHECK(differs(slopes(maximum, nan, 2), {1, 1}) == "");
+  CHECK(differs(slopes(minimum, 2, nan), {1, 1}) == "");
   CHECK(differs(slopes(minimum, 2, 2), {.5, .5}) == "");
 }
 

@@ -82,6 +82,7 @@ void add_elementwise_rows(std::vector<Op>& t) {
       unary("hardtanh", FN(hardtanh(x[0], -1, 0.5)), -2, 2)
           .refuses("hardtanh: bounds low = 2 and high = 1", {{{3}}}, FN(hardtanh(x[0], 2, 1))));
   t.push_back(predicate("isfinite", isfinite));
+  t.push_back(predicate("isinf", isinf));
   t.push_back(predicate("isnan", isnan));
 
   t.push_back(unary("operator-", FN(-x[0]), -2, 2)

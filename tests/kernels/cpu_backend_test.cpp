@@ -155,7 +155,7 @@ TEST_CASE("NaN, infinities and zeros go where the reference sends them", "[cpu_b
         compare_backends(shape, dtype, 1e-5, false,
                          [&](Backend& be, View out) { be.binary(op, a, b, out); });
       }
-      for (PredicateOp op : {PredicateOp::isfinite, PredicateOp::isnan}) {
+      for (PredicateOp op : {PredicateOp::isfinite, PredicateOp::isinf, PredicateOp::isnan}) {
         compare_backends(shape, DType::boolean, 0, false,
                          [&](Backend& be, View out) { be.predicate(op, a, out); });
       }

@@ -251,6 +251,8 @@ TEST_CASE("comparisons, predicates and logic", "[reference_test]") {
   CHECK(compare(CompareOp::greater_equal) == B{false, true, false});
   be.predicate(PredicateOp::isfinite, vec({1, kInf, kNan}), out);
   CHECK(out.to_vector<bool>() == B{true, false, false});
+  be.predicate(PredicateOp::isinf, vec({1, -kInf, kNan}), out);
+  CHECK(out.to_vector<bool>() == B{false, true, false});
   be.predicate(PredicateOp::isnan, vec({1, kInf, kNan}, DType::float32), out);
   CHECK(out.to_vector<bool>() == B{false, false, true});
   const Tensor p = Tensor::from(B{true, true, false}, {3});
