@@ -51,7 +51,7 @@ Sizes check(std::span<const Tensor> in, const Tensor& mask, const CouplingOption
   const bool conditioned = in[kCondition].defined();
   const Sizes s{in[0].size(0), in[0].size(1), first.size(0), first.size(1)};
   const auto fits = [&](const char* name, const Tensor& t, const Shape& accepted) {
-    if (t.defined()) check_like(kOp, name, t, in[0]);
+    if (t.defined()) check_like(kOp, name, t, in[0], "z");
     if (t.defined() && t.shape() == accepted) return;
     throw ShapeError(fmt::format("{}: {} is {}; {} is accepted", kOp, name,
                                  t.defined() ? t.shape().to_string() : "undefined",

@@ -48,7 +48,7 @@ void check(const Tensor& z, const Tensor& w, const Tensor& b, const Tensor& u,
                     kOp, z.shape().to_string(), w.shape().to_string()));
   }
   const auto fits = [&](const char* name, const Tensor& t, const Shape& accepted) {
-    check_like(kOp, name, t, z);
+    check_like(kOp, name, t, z, "z");
     if (t.shape() == accepted) return;
     throw ShapeError(fmt::format("{}: {} is {}; {} is accepted", kOp, name, t.shape().to_string(),
                                  accepted.to_string()));

@@ -73,12 +73,13 @@ void check_numeric(const char* op, const Tensor& x) {
                   name_of(x.dtype())));
 }
 
-void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x) {
+void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x,
+                const char* other) {
   if (given.dtype() != x.dtype()) {
-    throw DTypeError(fmt::format("{}: {} is {} and x is {}; both must have one dtype", op, argument,
-                                 name_of(given.dtype()), name_of(x.dtype())));
+    throw DTypeError(fmt::format("{}: {} is {} and {} is {}; both must have one dtype", op,
+                                 argument, name_of(given.dtype()), other, name_of(x.dtype())));
   }
-  check_same_device(op, given, x, argument, "x");
+  check_same_device(op, given, x, argument, other);
 }
 
 namespace {

@@ -67,8 +67,10 @@ void check_promotion(const char* op, const Tensor& a, const char* name_a, const 
                      const char* name_b);
 /// DTypeError unless x is float32, float64 or int64.
 void check_numeric(const char* op, const Tensor& x);
-/// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device.
-void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x);
+/// DTypeError unless `given` has the dtype of x, DeviceError unless it is on the same device. The
+/// message calls x `other`.
+void check_like(const char* op, const char* argument, const Tensor& given, const Tensor& x,
+                const char* other = "x");
 /// check_indices with the text of indexing operations; DTypeError unless index is int64.
 Tensor checked_index(const char* op, const Tensor& index, int64_t size);
 /// bool as int64, anything else as it is: bools are counted, not added.

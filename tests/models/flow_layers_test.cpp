@@ -182,6 +182,9 @@ TEST_CASE("flow layers refuse what does not fit", "[flow_layers_test]") {
   CHECK(contains(raised<ShapeError>([&] { planar_stack(in[0], w[2], w[2], w[3]); }),
                  {"planar_stack", "(K, D)"}));
   CHECK(contains(
+      raised<DTypeError>([&] { planar_stack(cast(in[0], DType::float32), w[1], w[2], w[3]); }),
+      {"planar_stack: w is float64 and z is float32"}));
+  CHECK(contains(
       raised<DTypeError>([&] { planar_stack(cast(in[0], DType::int64), w[1], w[2], w[3]); }),
       {"planar_stack", "int64"}));
   CHECK(contains(raised<ShapeError>([&] { planar_stack(in[0], w[1], w[2], w[3], false, w[1]); }),
