@@ -32,7 +32,10 @@ struct Case {
   std::function<void(const std::vector<Tensor>&)> reference;
 };
 
-/// Work of a backend: both `apply` on `device` and the reference.
+/// Work of a backend, after c.flops is set: `apply` on `device`, and the reference by the plain
+/// loops of kernels/reference, which share nothing with what is measured; for more than 1e9
+/// operations they would take too long, and the CPU's kernels for double, which smaller sizes
+/// check, take their place.
 using Work = std::function<void(kernels::Backend&, const std::vector<Tensor>&)>;
 void set_work(Case& c, Device device, const Work& work);
 

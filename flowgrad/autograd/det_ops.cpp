@@ -15,23 +15,8 @@ using namespace linalg;
 
 namespace {
 
-Tensor entry(const Tensor& a, int64_t i, int64_t j) { return select(select(a, -2, i), -1, j); }
-
-/// Determinants up to 3 x 3 as polynomials: exact derivatives of every order, singular or not.
-Tensor small_det(const Tensor& a) {
-  const auto minor = [&](int64_t j, int64_t k) {
-    return entry(a, 1, j) * entry(a, 2, k) - entry(a, 1, k) * entry(a, 2, j);
-  };
-  switch (a.shape().back()) {
-    case 1: return contiguous(entry(a, 0, 0));
-    case 2: return entry(a, 0, 0) * entry(a, 1, 1) - entry(a, 0, 1) * entry(a, 1, 0);
-    default:
-      return entry(a, 0, 0) * minor(1, 2) - entry(a, 0, 1) * minor(0, 2) +
-             entry(a, 0, 2) * minor(0, 1);
-  }
-}
-
-/// The matrix of cofactors as determinants of minors: n^2 of them, but no division.
+/// The matrix of cofactors as determinants of minors: n^2 of them, but no division, so that
+/// derivatives of every order are exact, singular or not.
 Tensor cofactors(const Tensor& a) {
   const int64_t n = a.shape().back();
   int64_t batch = 1;
@@ -61,10 +46,14 @@ Tensor cofactors(const Tensor& a) {
   return reshape(stack(rows, 1), a.shape());
 }
 
+/// Rows up to which minors are always taken: they cost no more than an inverse.
+constexpr size_t kSmall = 3;
+
 /// Whether det(a) a^-T is a sound form of the cofactors. Its derivatives cancel terms of size
 /// 1 / pivot^2, so small matrices, where minors are cheap, change form early.
 bool is_well_conditioned(const Tensor& a) {
   const auto n = static_cast<size_t>(a.shape().back());
+  if (n <= kSmall) return false;
   const double epsilon = a.dtype() == DType::float32
                              ? static_cast<double>(std::numeric_limits<float>::epsilon())
                              : std::numeric_limits<double>::epsilon();
@@ -87,7 +76,7 @@ bool is_well_conditioned(const Tensor& a) {
 Tensor det(const Tensor& a) {
   check_square("det", a);
   const int64_t n = a.shape().back();
-  if (n >= 1 && n <= 3) return small_det(a);
+  if (n == 1) return contiguous(select(select(a, -2, 0), -1, 0));
   Tensor out;
   {
     NoGrad off;

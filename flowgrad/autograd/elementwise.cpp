@@ -16,13 +16,13 @@ namespace {
 
 using expression::Expr;
 using kernels::BinaryOp;
+using kernels::FLAT, kernels::STRONG, kernels::WEAK;
 using kernels::Params;
 using kernels::UnaryOp;
 
 Tensor unary(UnaryOp op, Params params, const Tensor& x);
 
 enum Saves : unsigned { NONE = 0, X = 1, Y = 2, XY = 3, AB = 3, BY = 6, ABY = 7 };
-enum Zero { WEAK, STRONG };
 enum How { PLAIN, FUSED };
 
 /// f'(x) as an expression that can be differentiated again.
@@ -54,7 +54,7 @@ Expr gradient(BinaryOp op, int wrt, const Expr& g, const Expr& a, const Expr& b,
 struct UnaryLine {
   const char* name;
   unsigned saves;
-  Zero zero;
+  kernels::Zero zero;
 };
 constexpr UnaryLine kUnary[] = {
 #define UNARY(name, saves, zero, value, derivative) {#name, saves, zero},
@@ -144,7 +144,7 @@ Tensor unary(UnaryOp op, Params params, const Tensor& given) {
              return;
            }
            const Tensor f = cast(d.t, g.dtype());
-           r.set(0, line.zero == STRONG ? mul_zero(g, f) : g * f);
+           r.set(0, times_slope(line.zero, Expr(g), Expr(f)).t);
          });
   return out;
 }

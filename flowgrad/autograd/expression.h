@@ -106,6 +106,10 @@ FLOWGRAD_EXPR_BINARY(mul_zero, flowgrad::mul_zero)
 FLOWGRAD_EXPR_BINARY(div_zero, div_zero)
 #undef FLOWGRAD_EXPR_BINARY
 
+inline Expr times_slope(kernels::Zero wins, const Expr& g, const Expr& slope) {
+  if (wins == kernels::WEAK) return g * slope;
+  return wins == kernels::STRONG ? mul_zero(g, slope) : mul_zero(slope, g);
+}
 inline Expr pow(const Expr& a, const Expr& b) {
   if (!a.is_number() && b.is_number()) return flowgrad::pow(a.t, b.c);
   if (a.is_number() && b.is_number()) return Expr(kernels::scalar::pow(a.c, b.c));

@@ -304,7 +304,7 @@ Tensor norm(const Tensor& x, const Dims& axes, double p, bool keepdim) {
       if (p == 2) {
         r.set(0, x * divide_or_zero(g, y));
       } else {
-        r.set(0, g * sign(x) * pow(divide_or_zero(abs(x), y), p - 1));
+        r.set(0, mul_zero(sign(x) * pow(divide_or_zero(abs(x), y), p - 1), g));
       }
     });
   }

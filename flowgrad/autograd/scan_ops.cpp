@@ -135,7 +135,8 @@ Tensor linear_scan(const Tensor& given_a, const Tensor& given_b, int64_t axis, b
       const int forward = reverse ? -1 : 1;
       const Tensor factors = shifted(expand(r.saved(0), r.grad().shape()), at, -forward, 0);
       const Tensor t = linear_scan(factors, r.grad(), at, !reverse);
-      if (r.needs(0)) r.set(0, t * shifted(r.saved(1), at, forward, 0));
+      // The first factor has multiplied nothing.
+      if (r.needs(0)) r.set(0, mul_zero(shifted(r.saved(1), at, forward, 0), t));
       if (r.needs(1)) r.set(1, t);
     });
   }

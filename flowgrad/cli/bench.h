@@ -47,6 +47,8 @@ Timing measure(const std::function<void()>& run, double budget, Device device);
 
 /// What a result is held against: computed on the CPU in double.
 Tensor exact(const Tensor& x);
+/// a b in double by plain loops on all threads: no product of the library takes part.
+Tensor product_in_loops(const Tensor& a, const Tensor& b);
 /// ||got - want|| / ||want||; both have the same length.
 double relative_error(const std::vector<double>& got, const std::vector<double>& want);
 

@@ -308,8 +308,8 @@ class Backend {
 
   // Elementwise. Inputs have been expanded (stride 0) to the output's shape.
   virtual void unary(UnaryOp op, Params params, View x, View out) = 0;
-  /// out = g * f'(x), where x or y is undefined if the table's line does not save it. STRONG lines
-  /// use mul_zero(g, f').
+  /// out = g * f'(x), where x or y is undefined if the table's line does not save it. Which 0
+  /// wins over what is infinite, its line says.
   virtual void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) = 0;
   virtual void binary(BinaryOp op, View a, View b, View out) = 0;
   /// Gradient of a (wrt = 0) or b (wrt = 1), before the sum over broadcast axes.

@@ -9,7 +9,13 @@
 /// The functions that elementwise.def may use, for one scalar, on the host and in kernels; is_nan
 /// and beats serve reductions alone. The vec forms are in cpu/isa/, the tensor forms in
 /// autograd/expression.h; all mean the same.
-namespace flowgrad::kernels::scalar {
+namespace flowgrad::kernels {
+
+/// Which zero wins over what is infinite or NaN where a cotangent meets a slope: neither, the
+/// cotangent, or the slope.
+enum Zero : std::uint8_t { WEAK, STRONG, FLAT };
+
+namespace scalar {
 
 using std::abs;
 using std::atan2;
@@ -74,6 +80,11 @@ FLOWGRAD_HOST_DEVICE T div_zero(T a, T b) {
   return a == T(0) ? T(0) : a / b;
 }
 template <class T>
+FLOWGRAD_HOST_DEVICE T times_slope(Zero wins, T g, T slope) {
+  if (wins == WEAK) return g * slope;
+  return wins == STRONG ? mul_zero(g, slope) : mul_zero(slope, g);
+}
+template <class T>
 FLOWGRAD_HOST_DEVICE T sigmoid(T x) {
   const T e = std::exp(-std::abs(x));
   return x >= T(0) ? T(1) / (T(1) + e) : e / (T(1) + e);
@@ -99,4 +110,5 @@ FLOWGRAD_HOST_DEVICE T logaddexp(T a, T b) {
   return max(a, b) + std::log1p(std::exp(-std::abs(a - b)));
 }
 
-}  // namespace flowgrad::kernels::scalar
+}  // namespace scalar
+}  // namespace flowgrad::kernels

@@ -67,6 +67,9 @@ const std::vector<TableFunction> kTableFunctions{
     FLOWGRAD_TWO(remainder),
     {"select", [](double a, double b) { return kernels::scalar::select(a > b, a, b); },
      [](const Expr& a, const Expr& b) { return select(a > b, a, b); }},
+    {"times_slope",
+     [](double a, double b) { return kernels::scalar::times_slope(kernels::FLAT, a, b); },
+     [](const Expr& a, const Expr& b) { return times_slope(kernels::FLAT, a, b); }},
 };
 #undef FLOWGRAD_ONE
 #undef FLOWGRAD_TWO

@@ -55,10 +55,58 @@ TEST_CASE("a zero cotangent wins over an infinite derivative, of the first and t
   CHECK(differs(grad(sum(slopes[0]), g), {-1, -.25}) == "");
 }
 
+TEST_CASE("a flat part wins over an infinite cotangent, of the first and the second order",
+          "[singular_gradients][device]") {
+  const auto slopes = [](const std::function<Tensor(const Tensor&)>& f, std::vector<double> at) {
+    const Tensor x = leaf(at);
+    const Tensor first = grad(sum(f(x)), x, {.create_graph = true});
+    CHECK(grad(sum(first), x).at({0}) == 0);
+    return first;
+  };
+  CHECK(differs(slopes([](const Tensor& x) { return sqrt(relu(x)); }, {-1, 0, 4}), {0, 0, .25}) ==
+        "");
+  CHECK(differs(slopes([](const Tensor& x) { return 1.0 / relu(x); }, {-1, 4}), {0, -.0625}) == "");
+  CHECK(differs(slopes([](const Tensor& x) { return sqrt(clamp(x, 0, 1e9)); }, {-1, 0, 4}),
+                {0, kFar, .25}) == "");
+  CHECK(differs(slopes([](const Tensor& x) { return acos(clamp(2 * x, -1, 1)); }, {-1, 4}),
+                {0, 0}) == "");
+  CHECK(differs(slopes([](const Tensor& x) { return atanh(hardtanh(x)); }, {-1, 0, 4}),
+                {0, 1, 0}) == "");
+  CHECK(differs(slopes([](const Tensor& x) { return sqrt(norm(x, {}, 3)); }, {0, 0}), {0, 0}) ==
+        "");
+  const Tensor factor = leaf({2, 0});
+  const Tensor states = linear_scan(factor, values({1, 0}), 0);
+  CHECK(grad(sum(sqrt(states)), factor).at({0}) == 0);
+}
+
+TEST_CASE("a power of a subnormal number with exponent 0 has no slope",
+          "[singular_gradients][device]") {
+  const Tensor x = leaf({1e-310, 2});
+  CHECK(differs(grad(sum(pow(x, values({0, 0}))), x), {0, 0}) == "");
+}
+
+TEST_CASE("small determinants do not overflow or cancel on the way", "[singular_gradients]") {
+  const auto of = [](std::vector<double> v, int64_t n, DType dtype) {
+    return det(Tensor::from(v, {n, n}, dtype)).item();
+  };
+  CHECK(of({1e200, 2e200, 3e200, 4e200}, 2, DType::float64) == -kFar);
+  CHECK(of({1e20, 2e20, 3e20, 4e20}, 2, DType::float32) == -kFar);
+  CHECK(of({1e150, 2, 3, 4e-150}, 2, DType::float64) == Catch::Approx(-2).epsilon(1e-14));
+  // Entries beside 1e6 whose minors cancel: the same matrix scaled down by elimination.
+  const double big = 1 << 20;
+  CHECK(of({big + 1, big, big, big, big + 1, big, big, big, big + 1}, 3, DType::float64) ==
+        Catch::Approx(3 * big + 1).epsilon(1e-9));
+  const Tensor singular = leaf({1, 2, 2, 4}, {2, 2});
+  CHECK(det(singular).item() == 0);
+  CHECK(differs(reshape(grad(det(singular), singular), {4}), {4, -2, -2, 1}) == "");
+}
+
 TEST_CASE("atan2 has no slope at the origin, and none that is not finite behind a where",
           "[singular_gradients][device]") {
   const Tensor x = leaf({0, 1});
   CHECK(differs(grad(sum(atan2(x, x)), x), {0, 0}) == "");
+  const auto angle = [](const Tensor& t) { return atan2(select(t, 0, 0), select(t, 0, 1)); };
+  CHECK(differs(reshape(hessian(angle, values({0, 0})), {4}), {0, 0, 0, 0}) == "");
   const Tensor y = where(equal(x, 0.0), number(0), atan2(x, x * 2.0));
   CHECK(differs(grad(sum(y), x), {0, 0}) == "");
 }

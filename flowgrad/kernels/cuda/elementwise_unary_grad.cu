@@ -9,9 +9,6 @@ namespace flowgrad::kernels {
 namespace scalar {
 namespace {
 
-constexpr bool STRONG = true;
-constexpr bool WEAK = false;
-
 // The compiler drops the loads of what a line does not read.
 #define UNARY(name, saves, zero, value, derivative)                                  \
   template <class T>                                                                 \
@@ -19,11 +16,7 @@ constexpr bool WEAK = false;
     T p, q;                                                                          \
     GPU_INLINE T operator()(T g, [[maybe_unused]] T x, [[maybe_unused]] T y) const { \
       const T slope = derivative;                                                    \
-      if constexpr (zero) {                                                          \
-        return mul_zero(g, slope);                                                   \
-      } else {                                                                       \
-        return g * slope;                                                            \
-      }                                                                              \
+      return times_slope(zero, g, slope);                                            \
     }                                                                                \
   };
 #include "flowgrad/kernels/elementwise.def"

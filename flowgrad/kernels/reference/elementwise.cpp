@@ -89,9 +89,7 @@ bool (*predicate_function(PredicateOp op))(T) {
   return nullptr;
 }
 
-bool zero_cotangent_wins(UnaryOp op) {
-  constexpr bool STRONG = true;
-  constexpr bool WEAK = false;
+Zero zero_of(UnaryOp op) {
   switch (op) {
 #define UNARY(name, saves, zero, value, derivative) \
   case UnaryOp::name:                               \
@@ -99,7 +97,7 @@ bool zero_cotangent_wins(UnaryOp op) {
 #include "flowgrad/kernels/elementwise.def"
 #undef UNARY
   }
-  return WEAK && STRONG;
+  return WEAK;
 }
 
 }  // namespace
@@ -195,7 +193,7 @@ void ReferenceBackend::unary_grad(UnaryOp op, Params params, View g, View x, Vie
   visit_floating(name_of(op), g.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const auto derivative = scalar::unary_derivative<T>(op);
-    const bool strong = scalar::zero_cotangent_wins(op);
+    const Zero wins = scalar::zero_of(op);
     const T p = T(params.p);
     const T q = T(params.q);
     for_each(
@@ -203,7 +201,7 @@ void ReferenceBackend::unary_grad(UnaryOp op, Params params, View g, View x, Vie
         [&](int64_t ig, int64_t ix, int64_t iy, int64_t o) {
           const T slope = derivative(load<T>(x, ix), load<T>(y, iy), p, q);
           const T gradient = g.as<T>()[ig];
-          out.as<T>()[o] = strong ? scalar::mul_zero(gradient, slope) : gradient * slope;
+          out.as<T>()[o] = scalar::times_slope(wins, gradient, slope);
         },
         *g.strides, x.defined() ? *x.strides : *g.strides, y.defined() ? *y.strides : *g.strides,
         *out.strides);

@@ -12,8 +12,6 @@ using cpu::ElementwiseTables;
 using std::int64_t;
 using std::uint8_t;
 
-constexpr bool STRONG = true, WEAK = false;
-
 /// Whether a list of saved names holds a letter; "NONE" holds none.
 constexpr bool saves_letter(const char* saves, char letter) {
   if (saves[0] == 'N') return false;
@@ -22,20 +20,21 @@ constexpr bool saves_letter(const char* saves, char letter) {
   return false;
 }
 
-#define UNARY(op, saves, zero, value_expression, derivative_expression)       \
-  struct unary_##op {                                                         \
-    static constexpr bool strong = zero, saves_x = saves_letter(#saves, 'X'), \
-                          saves_y = saves_letter(#saves, 'Y');                \
-    template <class T>                                                        \
-    static FG_INLINE T value(T x, T p, T q) {                                 \
-      (void)p, (void)q;                                                       \
-      return value_expression;                                                \
-    }                                                                         \
-    template <class T>                                                        \
-    static FG_INLINE T derivative(T x, T y, T p, T q) {                       \
-      (void)x, (void)y, (void)p, (void)q;                                     \
-      return derivative_expression;                                           \
-    }                                                                         \
+#define UNARY(op, saves, zero, value_expression, derivative_expression) \
+  struct unary_##op {                                                   \
+    static constexpr Zero wins = zero;                                  \
+    static constexpr bool saves_x = saves_letter(#saves, 'X'),          \
+                          saves_y = saves_letter(#saves, 'Y');          \
+    template <class T>                                                  \
+    static FG_INLINE T value(T x, T p, T q) {                           \
+      (void)p, (void)q;                                                 \
+      return value_expression;                                          \
+    }                                                                   \
+    template <class T>                                                  \
+    static FG_INLINE T derivative(T x, T y, T p, T q) {                 \
+      (void)x, (void)y, (void)p, (void)q;                               \
+      return derivative_expression;                                     \
+    }                                                                   \
   };
 #define BINARY(op, saves, how, value_expression, grad_a, grad_b) \
   struct binary_##op {                                           \
@@ -102,7 +101,8 @@ struct unary_accurate_silu : unary_silu {
 /// Powers that are a product or two.
 template <int Exponent>
 struct unary_whole_power {
-  static constexpr bool strong = STRONG, saves_x = true, saves_y = false;
+  static constexpr Zero wins = STRONG;
+  static constexpr bool saves_x = true, saves_y = false;
   template <class T>
   static FG_INLINE T value(T x, T, T) {
     return Exponent == 2 ? x * x : x * x * x;
@@ -138,7 +138,7 @@ void run_unary_grad(const T* g, const T* x, const T* y, T* out, int64_t n, T p, 
         if constexpr (Op::saves_x) vx = take(x + i, count);
         if constexpr (Op::saves_y) vy = take(y + i, count);
         const V vg = take(g + i, count), d = Op::derivative(vx, vy, vp, vq);
-        put(Op::strong ? mul_zero(vg, d) : vg * d, out + i, count);
+        put(times_slope(Op::wins, vg, d), out + i, count);
       });
 }
 

@@ -4,6 +4,7 @@
 
 #include "flowgrad/kernels/cpu/isa/math_erf.h"
 #include "flowgrad/kernels/cpu/isa/math_trig.h"
+#include "flowgrad/kernels/functions.h"
 
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
@@ -101,6 +102,11 @@ template <class T, int N>
 FG_INLINE vec<T, N> mul_zero(vec<T, N> a, vec<T, N> b) {
   using V = vec<T, N>;
   return select(a == V(0), V(0), a * b);
+}
+template <class T, int N>
+FG_INLINE vec<T, N> times_slope(Zero wins, vec<T, N> g, vec<T, N> slope) {
+  if (wins == WEAK) return g * slope;
+  return wins == STRONG ? mul_zero(g, slope) : mul_zero(slope, g);
 }
 /// Quotient where an exact zero in a wins over any b.
 template <class T, int N>

@@ -6,9 +6,9 @@ namespace {
 // A plain sum of k products of float32: its error grows with the square root of k, and stays below
 // this for the sizes that are measured.
 constexpr double kFloat32 = 1e-6;
-// Operands of 11 and of 8 bits, rounded to nearest: twice 2^-11 and 2^-9, and the sum's own error.
+// Operands of 11 and of 8 bits, rounded to nearest: twice 2^-11 and 2^-8, and the sum's own error.
 constexpr double kTf32 = 1e-3;
-constexpr double kBf16 = 4e-3;
+constexpr double kBf16 = 8e-3;
 constexpr double kTf32Thrice = 2e-6;
 
 constexpr LadderRung kRungs[] = {
