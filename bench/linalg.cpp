@@ -21,6 +21,7 @@ Case make(const char* kernel, std::string size, double flops, Device device, Ten
   for (const Tensor& t : tensors)
     c.bytes += static_cast<double>(t.numel()) * static_cast<double>(size_of(t.dtype()));
   for (size_t i = tensors.size() - outputs; i < tensors.size(); ++i) c.results.push_back(i);
+  c.poisoned = c.results;
   c.tensors = std::move(tensors);
   set_work(c, device, work);
   return c;

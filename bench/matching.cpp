@@ -9,6 +9,7 @@
 #include <cstdio>
 #include <numbers>
 
+#include "flowgrad/cli/options.h"
 #include "flowgrad/flowgrad.h"
 #include "flowgrad/kernels/parallel.h"
 #include "support/bench.h"
@@ -193,10 +194,15 @@ void run_one_step(const Arguments& a, const char* data) {
 
 void run(Arguments a) {
   const auto sizes = parse_sizes(a.sizes, 2, 2);
+  if (sizes.size() != 1)
+    throw cli::UsageError(
+        fmt::format("--sizes: {} pairs given in \"{}\"; one is accepted", sizes.size(), a.sizes));
   a.batch = sizes.front()[0];
   a.steps = sizes.front()[1];
   if (a.verify_only) a.points = a.batch;
   kernels::set_num_threads(a.threads);
+  if (a.one_step && a.tasks == "moons->8gaussians")
+    throw cli::UsageError("--one-step: starts from noise; --tasks moons->8gaussians does not");
   if (a.one_step || a.verify_only) {
     fmt::print(
         "| data | seed | sampler | W2 | times teacher's | straightness |\n"
@@ -227,9 +233,11 @@ int main(int argc, char** argv) {
   app.add_option("--device", a.device, "Where the work runs: cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
   app.add_option("--sizes", a.sizes, "Batch and steps, as 256x20000");
-  app.add_option("--tasks", a.tasks, "N->8gaussians, moons->8gaussians, N->moons or all");
+  app.add_option("--tasks", a.tasks, "N->8gaussians, moons->8gaussians, N->moons or all")
+      ->check(CLI::IsMember({"all", "N->8gaussians", "moons->8gaussians", "N->moons"}));
   app.add_option("--points", a.points, "Test points")->check(CLI::Range(2, 100000));
-  app.add_option("--seed", a.seed, "Of weights, training and test points");
+  app.add_option("--seed", a.seed, "Of weights, training and test points")
+      ->check(CLI::Range(int64_t{0}, INT64_MAX));
   app.add_option("--threads", a.threads, "Threads of the CPU")->check(CLI::Range(1, 1024));
   app.add_flag("--one-step", a.one_step,
                "Reflow and distillation from noise in place of the table");
@@ -240,6 +248,9 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
+  } catch (const flowgrad::cli::UsageError& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 2;
   } catch (const std::exception& e) {
     fmt::print(stderr, "{}: {}\n", argv[0], e.what());
     return 1;

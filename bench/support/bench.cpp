@@ -10,6 +10,7 @@
 
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/bench.h"
+#include "flowgrad/cli/common.h"
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/file.h"
@@ -35,13 +36,18 @@ struct Arguments {
 /// Operations up to which plain loops are waited for.
 constexpr double kMostInLoops = 1e9;
 
+/// The instruction set, or that FLOWGRAD_BACKEND chose the plain loops.
+std::string cpu_kernels() {
+  const bool is_plain = kernels::cpu_backend() == kernels::CpuBackend::reference;
+  return is_plain ? "plain loops (FLOWGRAD_BACKEND=reference)" : kernels::cpu::isa().name;
+}
+
 std::string device_name([[maybe_unused]] Device device) {
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
   if (!device.is_cpu()) return gpu::device_info(device.index).name;
 #endif
   const int n = kernels::num_threads();
-  return fmt::format("{}, {} thread{}, {}", cli::cpu_name(), n, n == 1 ? "" : "s",
-                     kernels::cpu::isa().name);
+  return fmt::format("{}, {} thread{}, {}", cli::cpu_name(), n, n == 1 ? "" : "s", cpu_kernels());
 }
 
 /// The emulator's times say nothing about a device.
@@ -57,7 +63,8 @@ Tensors copies(const Case& c) {
   Tensors out;
   for (const Tensor& t : c.tensors) out.push_back(clone(t));
   for (size_t i : c.poisoned) {
-    if (is_floating(out[i].dtype())) fill_(out[i], std::numeric_limits<double>::quiet_NaN());
+    if (out[i].dtype() == DType::boolean) continue;
+    fill_(out[i], is_floating(out[i].dtype()) ? std::numeric_limits<double>::quiet_NaN() : -1);
   }
   return out;
 }
@@ -174,6 +181,8 @@ std::string markdown(const std::vector<Row>& rows, Device device) {
 Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) {
   Json root;
   root["device"] = device_name(device);
+  root["threads"] = kernels::num_threads();
+  root["isa"] = cpu_kernels();
   root["measured_gflops"] = limits.gflops;
   root["measured_gbytes"] = limits.gbytes;
   for (const Row& r : rows) {
@@ -260,10 +269,29 @@ std::vector<Row> run_group(std::vector<Case>::iterator first, std::vector<Case>:
   return rows;
 }
 
+/// Before anything is measured.
+void check_arguments(const Arguments& a) {
+  if (!(a.budget >= 0))
+    throw cli::UsageError(fmt::format("--budget: {}; 0 to 3600 are accepted", a.budget));
+  const auto file = [](const char* option, const std::string& path, const char* ending) {
+    if (!path.empty()) cli::check_output(option, path, {ending});
+  };
+  file("--json", a.json, ".json");
+  file("--markdown", a.markdown, ".md");
+  file("--bars", a.bars, ".svg");
+  file("--roofline", a.roofline, ".svg");
+  if (a.isa.empty()) return;
+  try {
+    kernels::cpu::set_isa(a.isa.c_str());
+  } catch (const ValueError& e) {
+    throw cli::UsageError(fmt::format("--isa: {}", e.what()));
+  }
+}
+
 int run(const Arguments& a, const Program& program) {
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   const bool verify_only = a.verify_only || is_emulated(device);
-  if (!a.isa.empty()) kernels::cpu::set_isa(a.isa.c_str());
+  check_arguments(a);
   if (a.threads > 0) kernels::set_num_threads(a.threads);
   std::vector<Case> cases = program.cases({device, a.sizes, a.blas});
   std::erase_if(cases, [&](const Case& c) {

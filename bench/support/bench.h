@@ -23,7 +23,7 @@ struct Case {
   /// All arrays that `apply` reads or writes, on the device that is measured.
   std::vector<Tensor> tensors;
   /// Positions in `tensors` of what is compared, and of the pure outputs among them, which are
-  /// filled with NaN before every checked run.
+  /// filled with NaN, whole numbers with -1, before every checked run.
   std::vector<size_t> results, poisoned;
   /// ||result - reference|| / ||reference|| at most.
   double tolerance = 1e-5;

@@ -90,7 +90,8 @@ void run_bench(const BenchArguments& a) {
   Json root;
   root["peer"] = fmt::format("flowgrad {}", FLOWGRAD_VERSION);
   root["threads"] = kernels::num_threads();
-  root["isa"] = kernels::cpu::isa().name;
+  root["isa"] = kernels::cpu_backend() == kernels::CpuBackend::fast ? kernels::cpu::isa().name
+                                                                    : "plain loops";
   root["cpu"] = cpu_name();
   root["device"] = device.to_string();
   root["compiler"] = "g++ " __VERSION__;
@@ -106,7 +107,12 @@ void run_bench(const BenchArguments& a) {
   }
   Roofline limit;
   if (!device.is_cpu()) {
+#if defined(FLOWGRAD_GPU_EMULATED)
+    root["emulated"] = true;
+    fmt::print("{}, emulated: times say nothing about a device\n", device.to_string());
+#else
     fmt::print("{}\n", device.to_string());
+#endif
   } else if (!a.verify_only && !a.peak_memory) {
     limit = measure_roofline();
     root["measured_gflops"] = limit.gflops;

@@ -123,8 +123,8 @@ def write_table(path, version, rows):
                   "of spill stores and loads, bytes of stack, and\nstatic shared memory a block (dynamic "
                   "shared memory is chosen at the launch). `tests/static/registers.py --write` makes\nthis "
                   "page; without `--write` it fails where a kernel spills that does not here.\n\n"
-                  "What spills: rung 11 and `softmax_grad_rows` are held to 128 registers, so that two blocks "
-                  "fit on a multiprocessor;\n`stack_rows_grad` keeps one or two numbers in memory; others spill a few bytes on one architecture only.\n\n" % version)
+                  "What spills: rung 11 and the `softmax_grad_rows` of two resident blocks are held to 128 registers, so that two blocks "
+                  "fit on a multiprocessor;\n`stack_rows_grad` keeps up to three numbers in memory; others spill a few bytes on one architecture only.\n\n" % version)
         out.write("| file | kernel | instances | %s | shared bytes |\n" % " | ".join(ARCHITECTURES))
         out.write("|---|---|---|" + "---|" * len(ARCHITECTURES) + "---|\n")
         for (file, name), (count, cells, shared) in sorted(rows.items()):

@@ -9,6 +9,7 @@
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/emulator/checker.h"
+#include "flowgrad/kernels/emulator/environment.h"
 #include "flowgrad/kernels/emulator/report.h"
 
 namespace flowgrad::gpu::emulator {
@@ -19,9 +20,12 @@ constexpr std::size_t kMinimumGap = std::size_t{1} << 20;
 constexpr std::size_t kFrontSlack = 64;  // bytes before the data that are looked at for overruns
 constexpr std::size_t kRemembered = 64;
 
-std::size_t limit_from_environment() {
-  const char* text = std::getenv("FLOWGRAD_EMULATOR_MEMORY");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : std::size_t{8} << 30;
+std::string protection_from_environment() {
+  const char* text = std::getenv("FLOWGRAD_EMULATOR_PROTECTION");
+  const std::string wish = text != nullptr && *text != '\0' ? text : "keys";
+  if (wish == "keys" || wish == "pages" || wish == "off") return wish;
+  throw ValueError("FLOWGRAD_EMULATOR_PROTECTION is '" + wish +
+                   "'; accepted are keys, pages and off");
 }
 
 bool is_poison(const char* from, const char* to) {
@@ -35,7 +39,10 @@ Arena& Arena::instance() {
   return arena;
 }
 
-Arena::Arena() : limit_(limit_from_environment()) {
+Arena::Arena()
+    : limit_(number_from_environment("FLOWGRAD_EMULATOR_MEMORY", std::uint64_t{8} << 30)) {
+  const std::string wish = protection_from_environment();
+
   page_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   // Address space only; less of it where the system limits that.
   for (reserved_ = std::size_t{1} << 40; base_ == nullptr; reserved_ /= 4) {
@@ -46,8 +53,6 @@ Arena::Arena() : limit_(limit_from_environment()) {
     base_ = static_cast<char*>(range);
     break;
   }
-  const char* asked = std::getenv("FLOWGRAD_EMULATOR_PROTECTION");
-  const std::string wish = asked != nullptr ? asked : "keys";
   if (wish == "off") return;
   protection_ = Protection::pages;
 #if defined(PKEY_DISABLE_ACCESS)

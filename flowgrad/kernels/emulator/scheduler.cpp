@@ -9,6 +9,7 @@
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/emulator/async.h"
 #include "flowgrad/kernels/emulator/checker.h"
+#include "flowgrad/kernels/emulator/environment.h"
 #include "flowgrad/kernels/emulator/fault.h"
 #include "flowgrad/kernels/emulator/report.h"
 #include "flowgrad/kernels/emulator/sm90.h"
@@ -61,8 +62,7 @@ bool Scheduler::running_here() { return in_kernel; }
 void Scheduler::choose_order() {
   order_ = order_from_environment();
   if (random_ == 0) {
-    const char* seed = std::getenv("FLOWGRAD_EMULATOR_SEED");
-    random_ = (seed != nullptr ? std::strtoull(seed, nullptr, 10) : 0) + 0x9E3779B97F4A7C15u;
+    random_ = number_from_environment("FLOWGRAD_EMULATOR_SEED", 0) + 0x9E3779B97F4A7C15u;
   }
 }
 
