@@ -19,8 +19,8 @@ started() {
   wait_for_rows "$1/metrics.jsonl" "$2"
   [ $tries -lt 600 ] || { fail "$1 does not start"; finish; }
 }
-# interrupt <signal> <rows>: leaves the exit code in rc. Where the training was over before the
-# signal came, because the machine is fast or was busy elsewhere, all is done again with more steps.
+# interrupt <signal> <rows>: leaves the exit code in rc. Where the training was over, its report
+# written or even the command, before the signal came, because the machine is fast or was busy elsewhere, all is done again with more steps.
 interrupt() {
   while :; do
     go part
@@ -28,7 +28,7 @@ interrupt() {
     kill -s "$1" $pid 2>/dev/null || true
     rc=0
     wait $pid || rc=$?
-    [ $rc -eq 0 ] && [ $steps -lt 100000 ] || return 0
+    { [ $rc -eq 0 ] || [ -e part/report.html ]; } && [ $steps -lt 100000 ] || return 0
     steps=$((steps * 4))
     whole
   done
