@@ -4,7 +4,8 @@
     python3 bench/beside_torch.py --programs build/release/bin --rounds 5 --json docs/performance/MACHINE/kernels-1-thread.json
 
 In each round every kernel is timed by its program, which checks it first, and then in PyTorch, as often and as long, into memory
-that is there already where PyTorch takes an `out`. A kernel's figure is the median over the rounds of PyTorch's median time over ours in the same round.
+that is there already where PyTorch takes an `out`. A kernel's figure is the median over the rounds of PyTorch's median time over ours
+in the same round.
 """
 import argparse
 import json

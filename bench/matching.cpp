@@ -242,17 +242,8 @@ int main(int argc, char** argv) {
   app.add_flag("--one-step", a.one_step,
                "Reflow and distillation from noise in place of the table");
   app.add_flag("--verify-only", a.verify_only, "Both, with as few test points as the batch has");
-  try {
-    app.parse(argc, argv);
+  return flowgrad::bench::run_app(app, argc, argv, [&] {
     flowgrad::bench::run(a);
     return 0;
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  } catch (const flowgrad::cli::UsageError& e) {
-    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
-    return 2;
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
-    return 1;
-  }
+  });
 }

@@ -36,18 +36,11 @@ struct Arguments {
 /// Operations up to which plain loops are waited for.
 constexpr double kMostInLoops = 1e9;
 
-/// The instruction set, or that FLOWGRAD_BACKEND chose the plain loops.
-std::string cpu_kernels() {
-  const bool is_plain = kernels::cpu_backend() == kernels::CpuBackend::reference;
-  return is_plain ? "plain loops (FLOWGRAD_BACKEND=reference)" : kernels::cpu::isa().name;
-}
-
 std::string device_name([[maybe_unused]] Device device) {
 #if defined(FLOWGRAD_GPU_CUDA) || defined(FLOWGRAD_GPU_EMULATED)
   if (!device.is_cpu()) return gpu::device_info(device.index).name;
 #endif
-  const int n = kernels::num_threads();
-  return fmt::format("{}, {} thread{}, {}", cli::cpu_name(), n, n == 1 ? "" : "s", cpu_kernels());
+  return cli::cpu_description();
 }
 
 /// The emulator's times say nothing about a device.
@@ -182,7 +175,7 @@ Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) 
   Json root;
   root["device"] = device_name(device);
   root["threads"] = kernels::num_threads();
-  root["isa"] = cpu_kernels();
+  root["isa"] = cli::cpu_kernels();
   root["measured_gflops"] = limits.gflops;
   root["measured_gbytes"] = limits.gbytes;
   for (const Row& r : rows) {
@@ -280,12 +273,7 @@ void check_arguments(const Arguments& a) {
   file("--markdown", a.markdown, ".md");
   file("--bars", a.bars, ".svg");
   file("--roofline", a.roofline, ".svg");
-  if (a.isa.empty()) return;
-  try {
-    kernels::cpu::set_isa(a.isa.c_str());
-  } catch (const ValueError& e) {
-    throw cli::UsageError(fmt::format("--isa: {}", e.what()));
-  }
+  cli::choose_isa(a.isa);
 }
 
 int run(const Arguments& a, const Program& program) {
@@ -358,6 +346,21 @@ std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t le
   return out;
 }
 
+int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& run) {
+  try {
+    app.parse(argc, argv);
+    return run();
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  } catch (const cli::UsageError& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 2;
+  } catch (const std::exception& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 1;
+  }
+}
+
 int run_cases(int argc, char** argv, const Program& program) {
   Arguments a;
   CLI::App app(program.description);
@@ -384,18 +387,7 @@ int run_cases(int argc, char** argv, const Program& program) {
   app.add_flag("--verify-only", a.verify_only,
                "Check every case, time none; always so on the emulator");
   app.add_flag("--list", a.list, "Print the cases and stop");
-  try {
-    app.parse(argc, argv);
-    return run(a, program);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  } catch (const cli::UsageError& e) {
-    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
-    return 2;
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
-    return 1;
-  }
+  return run_app(app, argc, argv, [&] { return run(a, program); });
 }
 
 }  // namespace flowgrad::bench

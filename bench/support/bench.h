@@ -7,6 +7,10 @@
 #include "flowgrad/core/tensor.h"
 #include "flowgrad/kernels/backend.h"
 
+namespace CLI {
+class App;
+}
+
 /// What the benchmark programs share: each lists cases, and run_cases checks a case before it times
 /// it. A case that fails its check is printed as FAIL and has no speed.
 namespace flowgrad::bench {
@@ -50,6 +54,10 @@ struct Program {
   std::string sizes_help;
   std::function<std::vector<Case>(const Options&)> cases;
 };
+
+/// Parses the command line and runs. Returns the exit code: that of `run`, 1 for an error, which is
+/// printed, and 2 for a wrong command line.
+int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& run);
 
 /// Parses the command line, runs the cases, prints the table. Returns the exit code: 1 when a check
 /// failed, 2 for a wrong command line.

@@ -67,13 +67,7 @@ std::string share(const BenchCase& c, double time, const Roofline& limit) {
 
 void run_bench(const BenchArguments& a) {
   if (!a.json_file.empty()) check_output("--json", a.json_file, {".json"});
-  if (!a.isa.empty()) {
-    try {
-      kernels::cpu::set_isa(a.isa.c_str());
-    } catch (const ValueError& e) {
-      throw UsageError(fmt::format("--isa: {}", e.what()));
-    }
-  }
+  choose_isa(a.isa);
   if (a.threads > 0) kernels::set_num_threads(a.threads);
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   std::vector<BenchCase> cases = kernel_bench_cases(device);
@@ -90,8 +84,7 @@ void run_bench(const BenchArguments& a) {
   Json root;
   root["peer"] = fmt::format("flowgrad {}", FLOWGRAD_VERSION);
   root["threads"] = kernels::num_threads();
-  root["isa"] = kernels::cpu_backend() == kernels::CpuBackend::fast ? kernels::cpu::isa().name
-                                                                    : "plain loops";
+  root["isa"] = cpu_kernels();
   root["cpu"] = cpu_name();
   root["device"] = device.to_string();
   root["compiler"] = "g++ " __VERSION__;
@@ -117,10 +110,8 @@ void run_bench(const BenchArguments& a) {
     limit = measure_roofline();
     root["measured_gflops"] = limit.gflops;
     root["measured_gbytes"] = limit.gbytes;
-    fmt::print(
-        "{}, {} thread{}, {}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n",
-        cpu_name(), kernels::num_threads(), kernels::num_threads() == 1 ? "" : "s",
-        kernels::cpu::isa().name, limit.gflops, limit.gbytes);
+    fmt::print("{}; measured: {:.0f} GFLOP/s fused multiply-add, {:.1f} GB/s copy\n",
+               cpu_description(), limit.gflops, limit.gbytes);
   }
   int failed = 0;
   for (const BenchCase& c : cases) {
@@ -154,6 +145,25 @@ void run_bench(const BenchArguments& a) {
 }
 
 }  // namespace
+
+void choose_isa(const std::string& name) {
+  if (name.empty()) return;
+  try {
+    kernels::cpu::set_isa(name.c_str());
+  } catch (const ValueError& e) {
+    throw UsageError(fmt::format("--isa: {}", e.what()));
+  }
+}
+
+std::string cpu_kernels() {
+  const bool is_plain = kernels::cpu_backend() == kernels::CpuBackend::reference;
+  return is_plain ? "plain loops (FLOWGRAD_BACKEND=reference)" : kernels::cpu::isa().name;
+}
+
+std::string cpu_description() {
+  const int n = kernels::num_threads();
+  return fmt::format("{}, {} thread{}, {}", cpu_name(), n, n == 1 ? "" : "s", cpu_kernels());
+}
 
 std::string cpu_name() {
   std::ifstream file("/proc/cpuinfo");

@@ -54,5 +54,11 @@ double relative_error(const std::vector<double>& got, const std::vector<double>&
 
 /// As the operating system names the processor.
 std::string cpu_name();
+/// The instruction set, or that FLOWGRAD_BACKEND chose the plain loops.
+std::string cpu_kernels();
+/// "<processor>, 2 threads, avx2".
+std::string cpu_description();
+/// Chooses an instruction set; empty leaves it. UsageError naming --isa.
+void choose_isa(const std::string& name);
 
 }  // namespace flowgrad::cli

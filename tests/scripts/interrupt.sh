@@ -19,8 +19,8 @@ started() {
   wait_for_rows "$1/metrics.jsonl" "$2"
   [ $tries -lt 600 ] || { fail "$1 does not start"; finish; }
 }
-# interrupt <signal> <rows>: leaves the exit code in rc. Where the training was over, its report
-# written or even the command, before the signal came, because the machine is fast or was busy elsewhere, all is done again with more steps.
+# interrupt <signal> <rows>: leaves the exit code in rc. Where the signal came when the report was written, because the machine is
+# fast or was busy elsewhere, all is done again with more steps.
 interrupt() {
   while :; do
     go part

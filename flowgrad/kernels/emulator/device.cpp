@@ -12,6 +12,7 @@
 
 #include "flowgrad/core/error.h"
 #include "flowgrad/kernels/emulator/checker.h"
+#include "flowgrad/kernels/emulator/environment.h"
 #include "flowgrad/kernels/emulator/fault.h"
 #include "flowgrad/kernels/emulator/memory.h"
 #include "flowgrad/kernels/emulator/report.h"
@@ -31,11 +32,8 @@ using Work = std::vector<std::function<void()>>;
 thread_local std::shared_ptr<Work> recording;
 
 bool deferred() {
-  const char* text = std::getenv("FLOWGRAD_EMULATOR");
-  if (text == nullptr || *text == '\0' || std::strcmp(text, "deferred") == 0) return true;
-  if (std::strcmp(text, "eager") == 0) return false;
-  throw ValueError(std::string("FLOWGRAD_EMULATOR is '") + text +
-                   "'; accepted are deferred and eager");
+  static const std::vector<std::string> accepted{"deferred", "eager"};
+  return emulator::choice_from_environment("FLOWGRAD_EMULATOR", accepted) == 0;
 }
 
 /// One device for the process: a queue of work in the order it was issued, over all streams.

@@ -20,13 +20,7 @@ constexpr std::size_t kMinimumGap = std::size_t{1} << 20;
 constexpr std::size_t kFrontSlack = 64;  // bytes before the data that are looked at for overruns
 constexpr std::size_t kRemembered = 64;
 
-std::string protection_from_environment() {
-  const char* text = std::getenv("FLOWGRAD_EMULATOR_PROTECTION");
-  const std::string wish = text != nullptr && *text != '\0' ? text : "keys";
-  if (wish == "keys" || wish == "pages" || wish == "off") return wish;
-  throw ValueError("FLOWGRAD_EMULATOR_PROTECTION is '" + wish +
-                   "'; accepted are keys, pages and off");
-}
+enum class Wish : std::size_t { keys, pages, off };
 
 bool is_poison(const char* from, const char* to) {
   return std::all_of(from, to, [](char c) { return static_cast<unsigned char>(c) == kPoison; });
@@ -41,8 +35,8 @@ Arena& Arena::instance() {
 
 Arena::Arena()
     : limit_(number_from_environment("FLOWGRAD_EMULATOR_MEMORY", std::uint64_t{8} << 30)) {
-  const std::string wish = protection_from_environment();
-
+  const auto wish = static_cast<Wish>(
+      choice_from_environment("FLOWGRAD_EMULATOR_PROTECTION", {"keys", "pages", "off"}));
   page_ = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   // Address space only; less of it where the system limits that.
   for (reserved_ = std::size_t{1} << 40; base_ == nullptr; reserved_ /= 4) {
@@ -53,10 +47,10 @@ Arena::Arena()
     base_ = static_cast<char*>(range);
     break;
   }
-  if (wish == "off") return;
+  if (wish == Wish::off) return;
   protection_ = Protection::pages;
 #if defined(PKEY_DISABLE_ACCESS)
-  if (wish == "keys") key_ = pkey_alloc(0, PKEY_DISABLE_ACCESS);
+  if (wish == Wish::keys) key_ = pkey_alloc(0, PKEY_DISABLE_ACCESS);
   if (key_ > 0) protection_ = Protection::keys;
 #endif
 }

@@ -28,12 +28,8 @@ thread_local bool in_kernel = false;
 struct Failure {};
 
 Order order_from_environment() {
-  const char* text = std::getenv("FLOWGRAD_EMULATOR_ORDER");
-  if (text == nullptr || std::strcmp(text, "forward") == 0 || *text == '\0') return Order::forward;
-  if (std::strcmp(text, "reverse") == 0) return Order::reverse;
-  if (std::strcmp(text, "random") == 0) return Order::random;
-  throw ValueError(std::string("FLOWGRAD_EMULATOR_ORDER is '") + text +
-                   "'; accepted are forward, reverse and random");
+  static const std::vector<std::string> accepted{"forward", "reverse", "random"};
+  return static_cast<Order>(choice_from_environment("FLOWGRAD_EMULATOR_ORDER", accepted));
 }
 
 std::uint64_t next_random(std::uint64_t& state) {
