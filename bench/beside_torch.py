@@ -10,8 +10,10 @@ in the same round.
 import argparse
 import json
 import pathlib
+import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -134,27 +136,53 @@ def median_time(run, budget):
     return statistics.median(samples)
 
 
+def number(kind, least):
+    """A type of an argument: a number of this kind, at least `least`."""
+    def parse(text):
+        value = kind(text)
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text} given; at least {least} is accepted")
+        return value
+    return parse
+
+
+def run(command, **more):
+    """What a benchmark program prints; its failure ends this script with its message."""
+    try:
+        return subprocess.run(command, check=True, text=True, **more)
+    except OSError as e:
+        sys.exit(f"beside_torch.py: --programs: {command[0]}: {e.strerror}")
+    except subprocess.CalledProcessError as e:
+        sys.exit(f"beside_torch.py: {command[0]} failed with exit code {e.returncode}")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--programs", type=pathlib.Path, required=True, help="the folder of the benchmark programs")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--budget", type=float, default=0.1, help="seconds for a kernel, a side and a round")
+    parser.add_argument("--threads", type=number(int, 1), default=1)
+    parser.add_argument("--rounds", type=number(int, 1), default=5)
+    parser.add_argument("--budget", type=number(float, 0), default=0.1, help="seconds for a kernel, a side and a round")
     parser.add_argument("--only", default="", help="kernels whose name contains this")
     parser.add_argument("--json", type=pathlib.Path, required=True)
     a = parser.parse_args()
+    if a.json.is_dir() or not a.json.parent.is_dir():
+        parser.error(f"--json: {a.json}: a file in a folder that is there is accepted")
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
-    listed = {program: subprocess.run([a.programs / program, *sizes, "--list"], check=True, capture_output=True, text=True).stdout
+    listed = {program: run([a.programs / program, *sizes, "--list"], stdout=subprocess.PIPE).stdout
               for program, (sizes, _) in PROGRAMS.items()}
+    listed = [program for program, text in listed.items()
+              if any(a.only in re.split(r"\s+\d", line)[0] for line in text.splitlines())]
+    if not listed:
+        parser.error(f"--only: no kernel's name contains {a.only}")
     cases = {}
-    for number in range(a.rounds):
+    for turn in range(a.rounds):
         for program, (sizes, peers) in PROGRAMS.items():
-            if a.only not in listed[program]:
+            if program not in listed:
                 continue
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
-                subprocess.run([a.programs / program, *sizes, "--threads", str(a.threads), "--rounds", "1", "--budget", str(a.budget),
-                                "--only", a.only, "--json", file.name], check=True, stdout=subprocess.DEVNULL)
+                run([a.programs / program, *sizes, "--threads", str(a.threads), "--rounds", "1", "--budget", str(a.budget),
+                     "--only", a.only, "--json", file.name], stdout=subprocess.DEVNULL)
                 rows = json.loads(pathlib.Path(file.name).read_text())["rows"]
             runs, made_for = {}, None
             for row in rows:
@@ -166,7 +194,7 @@ def main():
                 case = cases.setdefault(f"{row['kernel']}, {row['size']}", {"ours_s": [], "torch_s": []})
                 case["ours_s"].append(row["median_s"])
                 case["torch_s"].append(median_time(runs[row["kernel"]], a.budget))
-        print(f"round {number + 1} of {a.rounds}", flush=True)
+        print(f"round {turn + 1} of {a.rounds}", flush=True)
     for name, case in cases.items():
         case["ratio"] = statistics.median(t / o for t, o in zip(case["torch_s"], case["ours_s"]))
         print(f"{name:45} {min(case['ours_s']) * 1e3:9.4f} ms  PyTorch / ours {case['ratio']:.2f}")

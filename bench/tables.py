@@ -29,7 +29,10 @@ GOALS = {"autograd/chain/1000x8": 8, "planar/train/d2_b128": 10, "cnf/train_rk4x
 
 
 def join(paths):
-    runs = [json.loads(pathlib.Path(p).read_text()) for p in paths]
+    runs = [content(p) for p in paths]
+    for path, run in zip(paths, runs):
+        if run.get("cases", {}).keys() != runs[0].get("cases", {}).keys() or not run.get("cases"):
+            sys.exit(f"tables.py: {path} has no cases or others than {paths[0]}; runs of the same cases can be joined")
     joined = {key: value for key, value in runs[0].items() if key != "cases"}
     joined["runs"] = len(runs)
     joined["cases"] = {}
@@ -44,9 +47,22 @@ def digits(x, n=3):
     return f"{x:.{max(0, n - 1 - math.floor(math.log10(x)))}f}" if x < 1000 else f"{x:.0f}"
 
 
+def content(path):
+    """Of a file of runs; what is wrong with it ends this script."""
+    try:
+        return json.loads(pathlib.Path(path).read_text())
+    except (OSError, ValueError) as e:
+        sys.exit(f"tables.py: {path}: {e.strerror if isinstance(e, OSError) else e}")
+
+
 def read(machine, name):
+    """None where that was not measured."""
     path = RUNS / machine / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+    return content(path) if path.exists() else None
+
+
+def needed(machine, name):
+    return content(RUNS / machine / f"{name}.json")
 
 
 def threads(n):
@@ -66,7 +82,7 @@ def ratio_of(peer, ours, name):
 
 
 def cases_table(machine):
-    ours = {n: read(machine, f"flowgrad-{n}-thread") for n in (1, 2)}
+    ours = {n: needed(machine, f"flowgrad-{n}-thread") for n in (1, 2)}
     peers = [(who, n, read(machine, f"{who}-{n}-thread")) for n in (1, 2) for who in ("torch", "compiled", "jax")]
     peers = [p for p in peers if p[2]]
     title = {"torch": "PyTorch", "compiled": "torch.compile", "jax": "JAX jit"}
@@ -95,13 +111,13 @@ def goals_table(*machines):
     for machine in machines:
         for n in (1, 2):
             heads.append(f"{MACHINES[machine]}, {threads(n)}")
-            ours, torch = (read(machine, f"{who}-{n}-thread") for who in ("flowgrad", "torch"))
+            ours, torch = (needed(machine, f"{who}-{n}-thread") for who in ("flowgrad", "torch"))
             columns.append([f"{ratio_of(torch, ours, name):.2f}" for name in GOALS])
     return rows_of(heads, [[name, f"{goal:g}", *ratios] for (name, goal), ratios in zip(GOALS.items(), zip(*columns))])
 
 
 def kernels_table(machine):
-    files = [(n, read(machine, f"kernels-{n}-thread")) for n in (1, 2)]
+    files = [(1, needed(machine, "kernels-1-thread")), (2, read(machine, "kernels-2-thread"))]
     files = [(n, f) for n, f in files if f]
     body = [[name, digits(min(case["ours_s"]) * 1e3)] + [f"{f['cases'][name]['ratio']:.2f}" for _, f in files]
             for name, case in files[0][1]["cases"].items()]
@@ -118,8 +134,10 @@ def products_table(machine):
         sizes = list(dict.fromkeys(r["size"] for r in rows))
         impls = list(dict.fromkeys(r["impl"] for r in rows))
         rate = {(r["impl"], r["size"]): r["gflops"] for r in rows}
+        paired = {r["size"]: r["percent_of_peer"] for r in rows if r["impl"] == "flowgrad"}
         lines += rows_of([f"GFLOP/s, {threads(n)}"] + sizes,
-                         [[impl] + [digits(rate[impl, size]) if rate.get((impl, size)) else "" for size in sizes] for impl in impls])
+                         [[impl] + [digits(rate[impl, size]) if rate.get((impl, size)) else "" for size in sizes] for impl in impls]
+                         + [[f"flowgrad, % of {impls[0]} in turn"] + [f"{paired[size]:.0f}" if paired.get(size) else "" for size in sizes]])
         lines.append("")
     return lines[:-1]
 

@@ -291,6 +291,9 @@ int run(const Arguments& a, const Program& program) {
     for (const Case& c : cases) fmt::print("{:18} {:>18} {}\n", c.kernel, c.size, c.impl);
     return 0;
   }
+  if (!a.roofline.empty() &&
+      std::none_of(cases.begin(), cases.end(), [](const Case& c) { return c.flops > 0; }))
+    throw cli::UsageError("--roofline: none of these cases counts operations; --bars draws GB/s");
   Limits limits;
   if (!verify_only) limits = measure_limits(device);
   fmt::print("{}", device_name(device));
@@ -329,6 +332,8 @@ void set_work(Case& c, Device device, const Work& work) {
 
 std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t least, size_t most) {
   std::vector<std::vector<int64_t>> out;
+  if (text.ends_with(',') || text.ends_with('x'))
+    throw cli::UsageError(fmt::format("--sizes: \"{}\" lacks a number at its end", text));
   for (const std::string& word : CLI::detail::split(text, ',')) {
     std::vector<int64_t> sizes;
     for (const std::string& part : CLI::detail::split(word, 'x')) {

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "flowgrad/plot/chart.h"
 #include "support/bench.h"
@@ -9,52 +11,82 @@
 namespace flowgrad::bench {
 namespace {
 
-/// "07 warp tile" of "sgemm 4096x4096x4096"; the library's own choice goes by the kernel's name
-/// where the rows have several kernels.
-std::string label_of(const Row& r, const std::vector<Row>& rows) {
-  const bool several =
-      std::any_of(rows.begin(), rows.end(), [&](const Row& o) { return o.kernel != r.kernel; });
-  return several && r.impl == "flowgrad" ? r.kernel : r.impl;
+bool was_timed(const Row& r) { return r.failure.empty() && r.seconds > 0; }
+
+/// What the timed rows have in common.
+struct Content {
+  std::vector<Row> rows;
+  std::vector<std::string> sizes;
+  bool several_kernels = false;
+  bool operations = false;  ///< all of them count operations
+  bool mixed = false;       ///< some do
+  bool every_size = true;   ///< every kernel was run at every size
+};
+
+Content content_of(const std::vector<Row>& rows) {
+  Content c;
+  std::map<std::string, std::set<std::string>> sizes_of;
+  size_t counting = 0;
+  for (const Row& r : rows) {
+    if (!was_timed(r)) continue;
+    c.rows.push_back(r);
+    sizes_of[r.kernel].insert(r.size);
+    if (std::find(c.sizes.begin(), c.sizes.end(), r.size) == c.sizes.end())
+      c.sizes.push_back(r.size);
+    counting += r.gflops > 0;
+  }
+  c.several_kernels = sizes_of.size() > 1;
+  c.operations = counting == c.rows.size();
+  c.mixed = counting > 0 && !c.operations;
+  for (const auto& [kernel, sizes] : sizes_of)
+    c.every_size = c.every_size && sizes.size() == c.sizes.size();
+  return c;
 }
 
-bool was_timed(const Row& r) { return r.failure.empty() && r.seconds > 0; }
+/// "07 warp tile" of "sgemm 4096x4096x4096"; the library's own choice goes by the kernel's name
+/// where the rows have several kernels.
+std::string label_of(const Row& r, const Content& c) {
+  const std::string label = c.several_kernels && r.impl == "flowgrad" ? r.kernel : r.impl;
+  return c.every_size ? label : label + ", " + r.size;
+}
 
 }  // namespace
 
 std::string bars_svg(const std::vector<Row>& rows, const std::string& title) {
-  const bool flops =
-      std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.gflops > 0; });
+  const Content c = content_of(rows);
+  const bool tera =
+      std::any_of(c.rows.begin(), c.rows.end(), [](const Row& r) { return r.gflops >= 1e3; });
+  const auto value_of = [&](const Row& r) {
+    if (c.mixed) return r.percent_of_limit;
+    return !c.operations ? r.gbytes : tera ? r.gflops * 1e-3 : r.gflops;
+  };
   plot::BarChart chart;
   chart.title = title;
-  chart.width = 1100;
   chart.height = 460;
-  const bool tera =
-      std::any_of(rows.begin(), rows.end(), [](const Row& r) { return r.gflops >= 1e3; });
-  chart.y.label = !flops ? "GB/s" : tera ? "TFLOP/s" : "GFLOP/s";
-  std::vector<std::string> sizes;
-  for (const Row& r : rows) {
-    if (!was_timed(r)) continue;
-    if (std::find(sizes.begin(), sizes.end(), r.size) == sizes.end()) sizes.push_back(r.size);
-    const std::string label = label_of(r, rows);
+  chart.y.label = c.mixed         ? "% of the measured rate of multiply-adds, or of a copy"
+                  : !c.operations ? "GB/s"
+                  : tera          ? "TFLOP/s"
+                                  : "GFLOP/s";
+  for (const Row& r : c.rows) {
+    const std::string label = label_of(r, c);
     if (std::find(chart.categories.begin(), chart.categories.end(), label) ==
         chart.categories.end())
       chart.categories.push_back(label);
   }
-  for (const std::string& size : sizes) {
+  chart.width = std::clamp(32.0 * static_cast<double>(chart.categories.size()), 1100.0, 4000.0);
+  const std::vector<std::string> groups = c.every_size ? c.sizes : std::vector<std::string>{""};
+  for (const std::string& size : groups) {
     plot::BarSeries series;
     series.name = size;
     for (const std::string& label : chart.categories) {
-      const auto row = std::find_if(rows.begin(), rows.end(), [&](const Row& r) {
-        return was_timed(r) && r.size == size && label_of(r, rows) == label;
+      const auto row = std::find_if(c.rows.begin(), c.rows.end(), [&](const Row& r) {
+        return (size.empty() || r.size == size) && label_of(r, c) == label;
       });
-      series.values.push_back(row == rows.end() ? 0
-                              : !flops          ? row->gbytes
-                              : tera            ? row->gflops * 1e-3
-                                                : row->gflops);
+      series.values.push_back(row == c.rows.end() ? 0 : value_of(*row));
     }
     chart.series.push_back(std::move(series));
   }
-  chart.value_labels = sizes.size() == 1;
+  chart.value_labels = groups.size() == 1;
   double low = INFINITY, high = 0;
   for (const plot::BarSeries& s : chart.series) {
     for (const double v : s.values) {
@@ -79,16 +111,21 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
   chart.height = 520;
   chart.x = {.label = "intensity", .unit = "FLOP/byte", .scale = plot::Scale::log};
   chart.y = {.label = "rate", .unit = "GFLOP/s", .scale = plot::Scale::log};
+  const bool several_kernels = content_of(rows).several_kernels;
   double lowest = 1, highest = 1;
   for (const Row& r : rows) {
     if (!was_timed(r) || r.gflops == 0 || r.gbytes == 0) continue;
     const double intensity = r.gflops / r.gbytes;
     lowest = std::min(lowest, intensity);
     highest = std::max(highest, intensity);
-    if (chart.series.empty() || chart.series.back().name != r.size)
-      chart.series.push_back({.name = r.size, .markers = true});
-    chart.series.back().x.push_back(intensity);
-    chart.series.back().y.push_back(r.gflops);
+    const std::string& name = several_kernels ? r.kernel : r.size;
+    auto series = std::find_if(chart.series.begin(), chart.series.end(),
+                               [&](const plot::Series& s) { return s.name == name; });
+    if (series == chart.series.end())
+      series = chart.series.insert(series, {.name = name, .markers = true});
+    // A gap after each, for nothing lies between two of them.
+    series->x.insert(series->x.end(), {intensity, intensity});
+    series->y.insert(series->y.end(), {r.gflops, NAN});
   }
   const auto exceeds = [&](const Row& r) {
     const bool on_tensor_cores =

@@ -19,6 +19,7 @@ namespace {
 /// derivatives of every order are exact, singular or not.
 Tensor cofactors(const Tensor& a) {
   const int64_t n = a.shape().back();
+  if (n == 1) return ones_like(a);
   int64_t batch = 1;
   for (int i = 0; i < a.rank() - 2; ++i) batch *= a.shape()[i];
   const Tensor flat = reshape(a, {batch, n, n});
@@ -46,18 +47,21 @@ Tensor cofactors(const Tensor& a) {
   return reshape(stack(rows, 1), a.shape());
 }
 
-/// Rows up to which minors are always taken: they cost no more than an inverse.
-constexpr size_t kSmall = 3;
+double epsilon_of(DType dtype) {
+  return dtype == DType::float32 ? static_cast<double>(std::numeric_limits<float>::epsilon())
+                                 : std::numeric_limits<double>::epsilon();
+}
+
+/// Rows up to which minors are always taken: they cost no more than an inverse; and up to which
+/// they are cheap beside what the inverse of an ill-conditioned matrix loses.
+constexpr size_t kSmall = 3, kMinors = 8;
 
 /// Whether det(a) a^-T is a sound form of the cofactors. Its derivatives cancel terms of size
-/// 1 / pivot^2, so small matrices, where minors are cheap, change form early.
+/// 1 / pivot^2, so the form changes early.
 bool is_well_conditioned(const Tensor& a) {
   const auto n = static_cast<size_t>(a.shape().back());
   if (n <= kSmall) return false;
-  const double epsilon = a.dtype() == DType::float32
-                             ? static_cast<double>(std::numeric_limits<float>::epsilon())
-                             : std::numeric_limits<double>::epsilon();
-  const double bound = n <= 8 ? std::sqrt(epsilon) : epsilon * static_cast<double>(n);
+  const double bound = std::sqrt(epsilon_of(a.dtype()));
   const std::vector<double> pivots = diagonal_of(factor(a).lu).to_vector<double>();
   for (size_t i = 0; i < pivots.size(); i += n) {
     double low = std::numeric_limits<double>::infinity();
@@ -69,6 +73,86 @@ bool is_well_conditioned(const Tensor& a) {
     if (low <= bound * high) return false;
   }
   return true;
+}
+
+/// Gaussian elimination of n x n numbers with complete pivoting: rows and columns in the order of
+/// their pivots, and the pivots' absolute values, which fall to rounding where the rank ends.
+struct Elimination {
+  std::vector<size_t> rows, columns;
+  std::vector<double> pivots;
+};
+Elimination eliminate(std::vector<double> a, size_t n) {
+  Elimination e;
+  for (size_t i = 0; i < n; ++i) {
+    e.rows.push_back(i);
+    e.columns.push_back(i);
+  }
+  const auto at = [&](size_t i, size_t j) -> double& { return a[e.rows[i] * n + e.columns[j]]; };
+  for (size_t k = 0; k < n; ++k) {
+    size_t row = k, column = k;
+    for (size_t i = k; i < n; ++i) {
+      for (size_t j = k; j < n; ++j) {
+        if (std::abs(at(i, j)) > std::abs(at(row, column))) row = i, column = j;
+      }
+    }
+    std::swap(e.rows[k], e.rows[row]);
+    std::swap(e.columns[k], e.columns[column]);
+    e.pivots.push_back(std::abs(at(k, k)));
+    if (at(k, k) == 0) continue;
+    for (size_t i = k + 1; i < n; ++i) {
+      const double factor = at(i, k) / at(k, k);
+      for (size_t j = k + 1; j < n; ++j) at(i, j) -= factor * at(k, j);
+    }
+  }
+  return e;
+}
+
+/// Constants u, v (..., N, K) with one number in each column: w = a + u v^T is well conditioned,
+/// and K is the largest deficiency in rank of the batch.
+std::pair<Tensor, Tensor> lift_of(const Tensor& a) {
+  const auto n = static_cast<size_t>(a.shape().back());
+  const size_t batch = static_cast<size_t>(a.numel()) / (n * n);
+  const std::vector<double> all = a.detach().to_vector<double>();
+  std::vector<Elimination> found;
+  size_t deficiency = 1;
+  for (size_t b = 0; b < batch; ++b) {
+    const auto first = all.begin() + static_cast<ptrdiff_t>(b * n * n);
+    found.push_back(eliminate({first, first + static_cast<ptrdiff_t>(n * n)}, n));
+    const std::vector<double>& pivots = found.back().pivots;
+    const double bound = std::sqrt(epsilon_of(a.dtype())) * pivots[0];
+    const auto kept = std::count_if(pivots.begin(), pivots.end(), [&](double p) {
+      return p > bound || !std::isfinite(bound);  // nothing helps what is not finite
+    });
+    deficiency = std::max(deficiency, n - static_cast<size_t>(kept));
+  }
+  std::vector<double> u(batch * n * deficiency), v(u.size());
+  for (size_t b = 0; b < batch; ++b) {
+    const Elimination& e = found[b];
+    // So large that what is left there of a matrix of a higher rank cannot cancel it.
+    const double lift = e.pivots[0] > 0 ? 2 * static_cast<double>(deficiency) * e.pivots[0] : 1;
+    for (size_t k = 0; k < deficiency; ++k) {
+      u[(b * n + e.rows[n - deficiency + k]) * deficiency + k] = lift;
+      v[(b * n + e.columns[n - deficiency + k]) * deficiency + k] = 1;
+    }
+  }
+  Shape shape = a.shape();
+  shape[shape.rank() - 1] = static_cast<int64_t>(deficiency);
+  return {Tensor::from(u, shape, a.dtype(), a.device()),
+          Tensor::from(v, shape, a.dtype(), a.device())};
+}
+
+/// The cofactors of an ill-conditioned matrix of many rows. With w = a + u v^T as above,
+/// det(a) = det(w) det(s), s = I - v^T w^-1 u (K, K), holds around a as well, so that the
+/// derivatives of this form are exact to every order; only of s are minors taken.
+Tensor lifted_cofactors(const Tensor& a) {
+  const auto [u, v] = lift_of(a);
+  const Tensor w = a + matmul(u, transpose(v));
+  const Tensor inverted = inverse_for("det (gradient)", w);
+  const Tensor of_u = matmul(inverted, u), of_v = matmul(transpose(inverted), v);
+  const Tensor s = eye(u.shape().back(), a.dtype(), a.device()) - matmul(transpose(v), of_u);
+  const Tensor inner = matmul(matmul(of_v, cofactors(s)), transpose(of_u));
+  const Tensor outer = beside_matrices(det(s)) * transpose(inverted);
+  return beside_matrices(det(w)) * (outer + inner);
 }
 
 }  // namespace
@@ -91,7 +175,8 @@ Tensor det(const Tensor& a) {
         const Tensor scale = beside_matrices(r.grad() * r.saved(1));
         r.set(0, scale * transpose(inverse_for("det (gradient)", a)));
       } else {
-        r.set(0, beside_matrices(r.grad()) * cofactors(a));
+        const bool few = a.shape().back() <= static_cast<int64_t>(kMinors);
+        r.set(0, beside_matrices(r.grad()) * (few ? cofactors(a) : lifted_cofactors(a)));
       }
     });
   }

@@ -1,7 +1,9 @@
 // Derivatives where a formula divides by zero, meets an infinity or steps over an integer.
 #include <limits>
+#include <numeric>
 
 #include "autograd/conformance.h"
+#include "flowgrad/autograd/gradcheck.h"
 
 namespace flowgrad::conformance {
 namespace {
@@ -99,6 +101,57 @@ TEST_CASE("small determinants do not overflow or cancel on the way", "[singular_
   const Tensor singular = leaf({1, 2, 2, 4}, {2, 2});
   CHECK(det(singular).item() == 0);
   CHECK(differs(reshape(grad(det(singular), singular), {4}), {4, -2, -2, 1}) == "");
+}
+
+/// (n, n) of rank `rank`.
+Tensor of_rank(int64_t n, int64_t rank, Generator& g) {
+  const Tensor left = randn({n, rank}, g, DType::float64, test_device());
+  return matmul(left, randn({rank, n}, g, DType::float64, test_device())) / static_cast<double>(n);
+}
+
+TEST_CASE("derivatives of the determinant of a singular matrix of many rows",
+          "[singular_gradients]") {
+  Generator g(1);
+  constexpr int64_t n = 12;
+  // Of a batch whose ranks differ, the cofactors are determinants of minors.
+  const Tensor a = stack({of_rank(n, n, g), of_rank(n, n - 1, g), of_rank(n, n - 3, g)}, 0);
+  std::vector<int64_t> all(n);
+  std::iota(all.begin(), all.end(), 0);
+  const auto without = [&](const Tensor& t, int axis, int64_t i) {
+    std::vector<int64_t> others = all;
+    others.erase(others.begin() + i);
+    return index_select(t, axis, indices(others));
+  };
+  std::vector<Tensor> cofactors;
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t j = 0; j < n; ++j)
+      cofactors.push_back(det(without(without(a, 1, i), 2, j)) * ((i + j) % 2 == 0 ? 1.0 : -1.0));
+  }
+  const Tensor x = a.detach().requires_grad_();
+  const Tensor error = grad(sum(det(x)), x) - reshape(stack(cofactors, 1), {3, n, n});
+  CHECK(max(abs(error)).item() < 1e-13);
+  // One and two ranks less: all slopes of the gradient, and of its gradient.
+  for (const int64_t rank : {n - 1, n - 2}) {
+    const GradcheckResult r =
+        gradcheck([](const Tensor& t) { return det(t); }, of_rank(n, rank, g), {.order = 3});
+    INFO(r.message);
+    CHECK(r);
+  }
+  const Tensor nothing = leaf(std::vector<double>(n * n), {n, n});
+  CHECK(max(abs(grad(det(nothing), nothing))).item() == 0);
+}
+
+TEST_CASE("second derivatives are infinite where the first are, at the ends of a domain",
+          "[singular_gradients][device]") {
+  const auto bend = [](auto f) {
+    const Tensor x = leaf({-1, 1});
+    return grad(sum(grad(sum(f(x)), x, {.create_graph = true})), x);
+  };
+  CHECK(differs(bend([](const Tensor& t) { return asin(t); }), {-kFar, kFar}) == "");
+  CHECK(differs(bend([](const Tensor& t) { return acos(t); }), {kFar, -kFar}) == "");
+  CHECK(differs(bend([](const Tensor& t) { return atanh(t); }), {-kFar, kFar}) == "");
+  const Tensor end = leaf(1.0);
+  CHECK(grad(grad(acosh(end), end, {.create_graph = true}), end).item() == -kFar);
 }
 
 TEST_CASE("atan2 has no slope at the origin, and none that is not finite behind a where",
