@@ -14,12 +14,14 @@ namespace {
 struct Constrained {
   Tensor w, b, u, margin;  // (K, D), (K), (K, D), (K)
 
-  explicit Constrained(std::span<const PlanarFlow* const> layers) {
+  /// For rows of x: in the wider of their dtypes, the one that the kernel takes.
+  Constrained(std::span<const PlanarFlow* const> layers, const Tensor& x) {
     std::vector<Tensor> weights, biases, scales;
     for (const PlanarFlow* layer : layers) {
-      weights.push_back(layer->weight());
-      biases.push_back(layer->bias());
-      scales.push_back(layer->scale());
+      const DType dtype = promote(x.dtype(), layer->weight().dtype());
+      weights.push_back(cast(layer->weight(), dtype));
+      biases.push_back(cast(layer->bias(), dtype));
+      scales.push_back(cast(layer->scale(), dtype));
     }
     w = stack(weights);
     b = concat(biases);
@@ -32,7 +34,7 @@ struct Constrained {
     margin = squeeze(where(vanishes, wu + 1.0, lifted), 1);
   }
   Transformed apply(const Tensor& x, bool inverse) const {
-    const auto [value, log_det] = planar_stack(x, w, b, u, inverse, margin);
+    const auto [value, log_det] = planar_stack(cast(x, w.dtype()), w, b, u, inverse, margin);
     return {value, log_det};
   }
 };
@@ -52,13 +54,13 @@ PlanarFlow::PlanarFlow(int64_t dim, Generator& generator, DType dtype) : dim_(di
 Transformed PlanarFlow::forward(const Tensor& z, const Tensor& condition) {
   check_rows("PlanarFlow", z, dim_);
   check_condition("PlanarFlow", condition, z.size(0), 0);
-  return Constrained(std::array<const PlanarFlow*, 1>{this}).apply(z, false);
+  return Constrained(std::array<const PlanarFlow*, 1>{this}, z).apply(z, false);
 }
 
 Transformed PlanarFlow::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("PlanarFlow", x, dim_);
   check_condition("PlanarFlow", condition, x.size(0), 0);
-  return Constrained(std::array<const PlanarFlow*, 1>{this}).apply(x, true);
+  return Constrained(std::array<const PlanarFlow*, 1>{this}, x).apply(x, true);
 }
 
 NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& generator, DType dtype)
@@ -75,13 +77,13 @@ NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& genera
 Transformed NormalizingFlow::forward(const Tensor& z, const Tensor& condition) {
   check_rows("NormalizingFlow", z, dim_);
   check_condition("NormalizingFlow", condition, z.size(0), 0);
-  return Constrained(flows_).apply(z, false);
+  return Constrained(flows_, z).apply(z, false);
 }
 
 Transformed NormalizingFlow::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("NormalizingFlow", x, dim_);
   check_condition("NormalizingFlow", condition, x.size(0), 0);
-  return Constrained(flows_).apply(x, true);
+  return Constrained(flows_, x).apply(x, true);
 }
 
 }  // namespace flowgrad

@@ -31,11 +31,11 @@ std::unique_ptr<MLP> coupling_net(const RealNVPOptions& o, Generator& generator,
   return net;
 }
 
-CouplingNet weights_of(const MLP& net) {
+CouplingNet weights_of(const MLP& net, DType dtype) {
   CouplingNet out;
   for (size_t i = 0; i < out.weight.size(); ++i) {
-    out.weight[i] = net.linears()[i]->weight();
-    out.bias[i] = net.linears()[i]->bias();
+    out.weight[i] = cast(net.linears()[i]->weight(), dtype);
+    out.bias[i] = cast(net.linears()[i]->bias(), dtype);
   }
   return out;
 }
@@ -53,9 +53,13 @@ Transformed CouplingLayer::move(const Tensor& x, const Tensor& given_condition, 
   check_rows("CouplingLayer", x, options_.dim);
   const Tensor condition =
       check_condition("CouplingLayer", given_condition, x.size(0), options_.condition_dim);
-  const auto [value, log_det] =
-      mlp_coupling(x, condition, mask_, weights_of(scale_net_), weights_of(translate_net_),
-                   {.bound = options_.log_scale_bound, .inverse = inverse});
+  // The kernel takes one dtype.
+  DType dtype = promote(x.dtype(), mask_.dtype());
+  if (condition.defined()) dtype = promote(dtype, condition.dtype());
+  const auto [value, log_det] = mlp_coupling(
+      cast(x, dtype), condition.defined() ? cast(condition, dtype) : condition, cast(mask_, dtype),
+      weights_of(scale_net_, dtype), weights_of(translate_net_, dtype),
+      {.bound = options_.log_scale_bound, .inverse = inverse});
   return {value, log_det};
 }
 

@@ -446,3 +446,25 @@ TEST_CASE("flows refuse arrays that do not fit", "[density_test]") {
   CHECK(contains(raised<ValueError>([&] { RealNVP(o, generator); }),
                  {"dim = 1", "at least 2", "because"}));
 }
+
+TEST_CASE("a model of float32 takes rows of float64 and promotes", "[density_test]") {
+  for (const std::string kind : {"planar", "realnvp", "realnvp_all", "spline_all", "cnf"}) {
+    INFO(kind);
+    const std::unique_ptr<Flow> flow = make(kind, 2, DType::float32);
+    Generator generator(5);
+    const Tensor x = randn({6, 2}, generator, DType::float64);
+    const Tensor condition =
+        kind.ends_with("_all") ? randn({6, 2}, generator, DType::float32) : Tensor();
+    const Tensor wide = flow->log_prob(x, condition);
+    REQUIRE(wide.dtype() == DType::float64);
+    CHECK(distance(wide, flow->log_prob(cast(x, DType::float32), condition)) < 1e-4);
+    const Transformed back = flow->forward(flow->inverse(x, condition).value, condition);
+    // Permutations and base distributions have numbers of their own, made in float32.
+    CHECK(distance(back.value, x) < (kind == "planar" || kind == "realnvp" ? 1e-12 : 1e-5));
+    backward(sum(wide));
+    for (const auto& [name, p] : flow->parameters()) {
+      INFO(name);
+      CHECK(p.grad().dtype() == DType::float32);
+    }
+  }
+}
