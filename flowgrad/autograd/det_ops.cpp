@@ -57,11 +57,13 @@ double epsilon_of(DType dtype) {
 constexpr size_t kSmall = 3, kMinors = 8;
 
 /// Whether det(a) a^-T is a sound form of the cofactors. Its derivatives cancel terms of size
-/// 1 / pivot^2, so the form changes early.
+/// 1 / pivot^2, so small matrices, where minors are cheap, change form early. Others do where
+/// nothing of a pivot is left: before, this form is right to the last digits of small elements too.
 bool is_well_conditioned(const Tensor& a) {
   const auto n = static_cast<size_t>(a.shape().back());
   if (n <= kSmall) return false;
-  const double bound = std::sqrt(epsilon_of(a.dtype()));
+  const double epsilon = epsilon_of(a.dtype());
+  const double bound = n <= kMinors ? std::sqrt(epsilon) : epsilon * static_cast<double>(n);
   const std::vector<double> pivots = diagonal_of(factor(a).lu).to_vector<double>();
   for (size_t i = 0; i < pivots.size(); i += n) {
     double low = std::numeric_limits<double>::infinity();
