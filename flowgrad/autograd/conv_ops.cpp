@@ -86,6 +86,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
     return conv2d(cast(x, dtype), cast(weight, dtype), bias.defined() ? cast(bias, dtype) : bias,
                   options);
   }
+  if (x.rank() == 3) return squeeze(conv2d(unsqueeze(x, 0), weight, bias, options), 0);
   check_images("conv2d", x);
   check_same_device("conv2d", x, weight, "x", "weight");
   check_same_device("conv2d", x, bias, "x", "bias");
@@ -168,6 +169,7 @@ Tensor window_means(const kernels::Pooling& p, const Tensor& x, const Dims& plac
 }  // namespace
 
 Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride, int64_t padding) {
+  if (x.rank() == 3) return squeeze(avg_pool2d(unsqueeze(x, 0), kernel, stride, padding), 0);
   check_images("avg_pool2d", x);
   check_at_least("avg_pool2d", "kernel", kernel, 1);
   check_at_least("avg_pool2d", "stride", stride, 0);
@@ -204,6 +206,7 @@ Tensor adaptive_mean(const Tensor& x, int axis, int64_t n) {
 }  // namespace
 
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {
+  if (x.rank() == 3) return squeeze(adaptive_avg_pool2d(unsqueeze(x, 0), height, width), 0);
   check_images("adaptive_avg_pool2d", x);
   check_at_least("adaptive_avg_pool2d", "height", height, 1);
   check_at_least("adaptive_avg_pool2d", "width", width, 1);

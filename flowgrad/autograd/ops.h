@@ -285,7 +285,8 @@ Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction =
 /// Logits (N, C) and int64 classes (N); `ignore_index` rows count for nothing.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target,
                      Reduction reduction = Reduction::mean, int64_t ignore_index = -100);
-/// Images (N, C, H, W), weight (O, C / groups, kh, kw), bias (O) or undefined.
+/// Images (N, C, H, W), or one (C, H, W), here and in pooling; weight (O, C / groups, kh, kw), bias
+/// (O) or undefined.
 struct ConvOptions {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
 };

@@ -134,6 +134,7 @@ void add_network_rows(std::vector<Op>& t) {
           .also({{{1, 2, 5, 4}}, {{2, 2, 2, 2}}}, FN(conv2d(x[0], x[1], {}, {3, 0, 1, 1})))
           .also({{{1, 1, 2, 3}}, {{2, 1, 1, 1}}}, FN(conv2d(x[0], x[1], {}, {2, 2, 1, 1})))
           .also({{{1, 2, 3, 3}}, {{2, 1, 2, 2}}, {{2}}}, FN(conv2d(x[0], x[1], x[2], {1, 2, 2, 2})))
+          .also({{{2, 3, 4}}, {{2, 2, 2, 2}}, {{2}}}, FN(conv2d(x[0], x[1], x[2], {1, 1, 1, 1})))
           .refuses("conv2d: x is (3, 4); images (N, C, H, W)", {{{3, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1])))
           .refuses("conv2d: bias is (3,), weight is (2, 1, 2, 2)",
@@ -150,6 +151,7 @@ void add_network_rows(std::vector<Op>& t) {
           .dtypes(real)
           .mixes("one tensor")
           .also({{{1, 1, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1, 1)))
+          .also({{{2, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1)))
           .refuses("avg_pool2d: x is (3, 4); images", {{{3, 4}}}, FN(avg_pool2d(x[0], 2)))
           .refuses("avg_pool2d: padding = 2 given with kernel = 2; at most half", {{{1, 1, 4, 4}}},
                    FN(avg_pool2d(x[0], 2, 1, 2)))
@@ -161,6 +163,7 @@ void add_network_rows(std::vector<Op>& t) {
                   .dtypes(real)
                   .mixes("one tensor")
                   .also({{{1, 1, 2, 3}}}, FN(adaptive_avg_pool2d(x[0], 1, 4)))
+                  .also({{{2, 3, 4}}}, FN(adaptive_avg_pool2d(x[0], 2, 3)))
                   .refuses("adaptive_avg_pool2d: x is (3, 4); images", {{{3, 4}}},
                            FN(adaptive_avg_pool2d(x[0], 2, 2)))
                   .refuses("adaptive_avg_pool2d: height = 0 given", {{{1, 1, 4, 4}}},
