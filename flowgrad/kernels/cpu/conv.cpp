@@ -33,17 +33,18 @@ struct Runs {
   int64_t depth, at_once;
   std::vector<int64_t> start, packed;
 
-  Runs(const Taps& y, const Taps& x, int64_t channels, int64_t row, int64_t panel) {
-    const bool whole = x.adjacent() && x.count() * channels <= kGemmDepth;
+  template <class T>
+  Runs(const GemmTable<T>& t, const Taps& y, const Taps& x, int64_t channels, int64_t row) {
+    const bool whole = x.adjacent() && x.count() * channels <= t.depth;
     depth = channels * (whole ? x.count() : 1);
-    at_once = std::max<int64_t>(1, kGemmDepth / std::max<int64_t>(1, depth));
+    at_once = std::max<int64_t>(1, t.depth / std::max<int64_t>(1, depth));
     for (const int64_t py : y.pixel) {
       for (const int64_t px : x.pixel) {
         if (whole && px > 0) break;
         start.push_back(py * row + px * channels);
       }
     }
-    for (int64_t r = 0; r < count(); ++r) packed.push_back(r * depth * panel);
+    for (int64_t r = 0; r < count(); ++r) packed.push_back(r * depth * t.panel_columns);
   }
   int64_t count() const { return static_cast<int64_t>(start.size()); }
 };
@@ -112,7 +113,7 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
   const int64_t reach_y = ty.pixel.back(), depth = s.channels * s.taps();
   PixelWindow<T> window{s.channels, s.height, s.width, 0, 0, -s.padding, 0};
   window.columns = (s.out_width - 1) * s.stride + tx.pixel.back() + 1;
-  const Runs runs(ty, tx, s.channels, window.row(), panel);
+  const Runs runs(gemm_table<T>(), ty, tx, s.channels, window.row());
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * panels * panel * depth);
   for_products(s.groups * panels, s.work(), [&](int64_t i) {
     const int64_t j = i % panels * panel;
@@ -170,8 +171,8 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   for (int64_t i = 0; i < s.stride * s.stride; ++i) {
     const PhaseTaps y(s.kernel_height, s, i / s.stride), x(s.kernel_width, s, i % s.stride);
     if (y.count() * x.count() == 0) continue;
-    phases.push_back({y, x, Runs(y, x, s.outputs, window.row(), panel), i / s.stride, i % s.stride,
-                      taps * per_tap});
+    phases.push_back({y, x, Runs(gemm_table<T>(), y, x, s.outputs, window.row()), i / s.stride,
+                      i % s.stride, taps * per_tap});
     taps += y.count() * x.count();
   }
   const bool gaps = std::ssize(phases) < s.stride * s.stride;

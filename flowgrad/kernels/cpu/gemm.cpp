@@ -91,10 +91,10 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
 template <class T>
 void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
             bool threads_help) {
-  const std::int64_t panels = divide_up(g.n, t.panel_columns), depths = divide_up(g.k, kGemmDepth);
+  const std::int64_t panels = divide_up(g.n, t.panel_columns), depths = divide_up(g.k, t.depth);
   const auto pack_one = [&](std::int64_t i) {
-    const std::int64_t k0 = i / panels * kGemmDepth, j = i % panels * t.panel_columns;
-    const std::int64_t kc = std::min(kGemmDepth, g.k - k0);
+    const std::int64_t k0 = i / panels * t.depth, j = i % panels * t.panel_columns;
+    const std::int64_t kc = std::min(t.depth, g.k - k0);
     const std::int64_t n = std::min<std::int64_t>(t.panel_columns, g.n - j);
     t.pack(g.b + k0 * g.b_row + j * g.b_col, g.b_row, g.b_col, kc, n, round_up(n, t.lanes),
            out + k0 * width + j * kc);

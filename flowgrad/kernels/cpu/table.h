@@ -7,10 +7,6 @@
 
 namespace flowgrad::kernels::cpu {
 
-/// Length of the blocks that every product sums k in: within a block one running sum, then the
-/// blocks' sums in order. It is part of the result, so all paths and tile shapes share it.
-constexpr std::int64_t kGemmDepth = 256;
-
 /// A part of C = A B (+ bias) (+ C): all of k, some rows, some columns starting at a panel.
 template <class T>
 struct GemmBlock {
@@ -52,6 +48,9 @@ struct RunsBlock {
 template <class T>
 struct GemmTable {
   int tile_rows, panel_columns, lanes;
+  /// Length of the blocks that every product sums k in: within a block one running sum, then the
+  /// blocks' sums in order. It is part of the result, so all paths and tile shapes share it.
+  std::int64_t depth;
   /// Rows that go over the panels of a B with n columns together.
   std::int64_t (*group_rows)(std::int64_t n);
   /// Elements of B that are packed at a time.

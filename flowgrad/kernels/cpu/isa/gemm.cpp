@@ -9,7 +9,6 @@ namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
 using cpu::GemmBlock;
-using cpu::kGemmDepth;
 using cpu::RunsBlock;
 
 /// Tiles of rows that go over the panels of B together, so that their parts of A and of C stay in
@@ -436,8 +435,8 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows, kPanelColumns<T>, kLanes<T>,   &group_rows<T>, kPackedAtOnce,
-          &pack<T>,  &block<T>,        kScratch<T>, &narrow<T, 1>,  &runs<T>};
+  return {kTileRows, kPanelColumns<T>, kLanes<T>,   kGemmDepth,    &group_rows<T>, kPackedAtOnce,
+          &pack<T>,  &block<T>,        kScratch<T>, &narrow<T, 1>, &runs<T>};
 }
 
 }  // namespace

@@ -62,7 +62,7 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
     for (int v = 0; v < NVs; ++v)
       ((total[v][R] = add ? V::load(c[R] + j + v * W, columns) : V(0)), ...);
     for (std::int64_t k = 0; k < g.k;) {
-      const std::int64_t end = g.k - k < cpu::kGemmDepth ? g.k : k + cpu::kGemmDepth;
+      const std::int64_t end = g.k - k < kGemmDepth ? g.k : k + kGemmDepth;
       for (int v = 0; v < NVs; ++v) {
         const bool biased = k == 0 && g.bias != nullptr;
         const V first = biased ? V::load(g.bias + j + v * W, columns) : V(0);

@@ -20,6 +20,9 @@ constexpr int kTileRows = 4;
 #endif
 /// 32 registers, and processors whose first two caches are larger and have more ways.
 constexpr bool kIsAvx512 = kTileRows >= 14;
+/// See GemmTable::depth. With AVX-512 a panel of B is longer than the first-level cache, which
+/// costs less there than to write C twice as often.
+constexpr std::int64_t kGemmDepth = kIsAvx512 ? 512 : 256;
 /// Rows of a tile of one register: more sums side by side, and fewer turns for what a tile or a run
 /// costs beside them.
 constexpr int kTallRows = kIsAvx512 ? 24 : kTileRows;
