@@ -10,7 +10,6 @@ in the same round.
 import argparse
 import json
 import pathlib
-import re
 import statistics
 import subprocess
 import sys
@@ -146,14 +145,15 @@ def number(kind, least):
     return parse
 
 
-def run(command, **more):
-    """What a benchmark program prints; its failure ends this script with its message."""
+def run(command, accepted=(0,), **streams):
+    """The exit code of a benchmark program; another than those accepted ends this script."""
     try:
-        return subprocess.run(command, check=True, text=True, **more)
+        code = subprocess.run(command, **streams).returncode
     except OSError as e:
         sys.exit(f"beside_torch.py: --programs: {command[0]}: {e.strerror}")
-    except subprocess.CalledProcessError as e:
-        sys.exit(f"beside_torch.py: {command[0]} failed with exit code {e.returncode}")
+    if code not in accepted:
+        sys.exit(f"beside_torch.py: {command[0]} failed with exit code {code}")
+    return code
 
 
 def main():
@@ -169,17 +169,15 @@ def main():
         parser.error(f"--json: {a.json}: a file in a folder that is there is accepted")
     torch.set_num_threads(a.threads)
     torch.set_grad_enabled(False)
-    listed = {program: run([a.programs / program, *sizes, "--list"], stdout=subprocess.PIPE).stdout
-              for program, (sizes, _) in PROGRAMS.items()}
-    listed = [program for program, text in listed.items()
-              if any(a.only in re.split(r"\s+\d", line)[0] for line in text.splitlines())]
-    if not listed:
+    # A program without such kernels calls that a wrong command line, 2.
+    chosen = {program: peers for program, peers in PROGRAMS.items()
+              if run([a.programs / program, *peers[0], "--only", a.only, "--list"], accepted=(0, 2), stdout=subprocess.DEVNULL,
+                     stderr=subprocess.DEVNULL) == 0}
+    if not chosen:
         parser.error(f"--only: no kernel's name contains {a.only}")
     cases = {}
     for turn in range(a.rounds):
-        for program, (sizes, peers) in PROGRAMS.items():
-            if program not in listed:
-                continue
+        for program, (sizes, peers) in chosen.items():
             with tempfile.NamedTemporaryFile(suffix=".json") as file:
                 run([a.programs / program, *sizes, "--threads", str(a.threads), "--rounds", "1", "--budget", str(a.budget),
                      "--only", a.only, "--json", file.name], stdout=subprocess.DEVNULL)

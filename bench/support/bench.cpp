@@ -331,12 +331,15 @@ void set_work(Case& c, Device device, const Work& work) {
 }
 
 std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t least, size_t most) {
+  const auto split = [](const std::string& given, char at) {
+    std::vector<std::string> parts = CLI::detail::split(given, at);
+    if (given.ends_with(at)) parts.emplace_back();  // which it drops
+    return parts;
+  };
   std::vector<std::vector<int64_t>> out;
-  if (text.ends_with(',') || text.ends_with('x'))
-    throw cli::UsageError(fmt::format("--sizes: \"{}\" lacks a number at its end", text));
-  for (const std::string& word : CLI::detail::split(text, ',')) {
+  for (const std::string& word : split(text, ',')) {
     std::vector<int64_t> sizes;
-    for (const std::string& part : CLI::detail::split(word, 'x')) {
+    for (const std::string& part : split(word, 'x')) {
       int64_t value = 0;
       if (!CLI::detail::lexical_cast(part, value) || value < 1 || value > INT32_MAX)
         throw cli::UsageError(

@@ -42,13 +42,6 @@ Blas open_blas(const std::string& text) {
   const std::string library =
       text.substr(equals + 1, named ? colon - equals - 1 : std::string::npos);
   const std::string symbol = named ? text.substr(colon + 1) : "sgemm_";
-  const auto fits = [&](const char* ending) { return symbol.ends_with(ending); };
-  if (!fits("sgemm_") && !fits("sgemm_64_") && symbol != "sgemm" && symbol != "dnnl_sgemm") {
-    throw cli::UsageError(fmt::format(
-        "--blas: symbol {} given; Fortran's sgemm_, sgemm or ...sgemm_64_ and dnnl_sgemm are "
-        "accepted",
-        symbol));
-  }
   // Two such libraries may carry the same symbols in different versions; each keeps to its own.
   void* const handle = dlopen(library.c_str(), RTLD_NOW | RTLD_GLOBAL | RTLD_DEEPBIND);
   if (handle == nullptr) throw cli::UsageError(fmt::format("--blas: {}", dlerror()));
@@ -65,10 +58,15 @@ Blas open_blas(const std::string& text) {
                     const float* a, const float* b, float* c, int64_t m, int64_t n, int64_t k) {
       sgemm('N', 'N', m, n, k, 1, a, k, b, n, 0, c, n);
     };
-  } else if (symbol.ends_with("64_")) {
+  } else if (symbol.ends_with("sgemm_64_")) {
     out.sgemm = fortran<int64_t>(found);
-  } else {
+  } else if (symbol.ends_with("sgemm_") || symbol == "sgemm") {
     out.sgemm = fortran<int>(found);
+  } else {
+    throw cli::UsageError(fmt::format(
+        "--blas: symbol {} given; Fortran's sgemm_, sgemm or ...sgemm_64_ and dnnl_sgemm are "
+        "accepted",
+        symbol));
   }
   return out;
 }

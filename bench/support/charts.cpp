@@ -111,14 +111,14 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
   chart.height = 520;
   chart.x = {.label = "intensity", .unit = "FLOP/byte", .scale = plot::Scale::log};
   chart.y = {.label = "rate", .unit = "GFLOP/s", .scale = plot::Scale::log};
-  const bool several_kernels = content_of(rows).several_kernels;
+  const Content c = content_of(rows);
   double lowest = 1, highest = 1;
-  for (const Row& r : rows) {
-    if (!was_timed(r) || r.gflops == 0 || r.gbytes == 0) continue;
+  for (const Row& r : c.rows) {
+    if (r.gflops == 0 || r.gbytes == 0) continue;
     const double intensity = r.gflops / r.gbytes;
     lowest = std::min(lowest, intensity);
     highest = std::max(highest, intensity);
-    const std::string& name = several_kernels ? r.kernel : r.size;
+    const std::string& name = c.several_kernels ? r.kernel : r.size;
     auto series = std::find_if(chart.series.begin(), chart.series.end(),
                                [&](const plot::Series& s) { return s.name == name; });
     if (series == chart.series.end())
@@ -130,9 +130,9 @@ std::string roofline_svg(const std::vector<Row>& rows, const Limits& limits,
   const auto exceeds = [&](const Row& r) {
     const bool on_tensor_cores =
         r.impl.find("TF32") != std::string::npos || r.impl.find("bf16") != std::string::npos;
-    return was_timed(r) && on_tensor_cores && r.gflops > limits.gflops;
+    return on_tensor_cores && r.gflops > limits.gflops;
   };
-  if (limits.gflops > 0 && std::any_of(rows.begin(), rows.end(), exceeds))
+  if (limits.gflops > 0 && std::any_of(c.rows.begin(), c.rows.end(), exceeds))
     chart.subtitle += ", which TF32 and bf16 on tensor cores exceed";
   if (limits.gflops > 0 && limits.gbytes > 0) {
     const double knee = limits.gflops / limits.gbytes;

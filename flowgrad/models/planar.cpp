@@ -10,34 +10,26 @@
 namespace flowgrad {
 namespace {
 
-/// w, b, u_hat and 1 + w.u_hat of all layers at once: a few small operations whatever their number.
-struct Constrained {
-  Tensor w, b, u, margin;  // (K, D), (K), (K, D), (K)
-
-  /// For rows of x: in the wider of their dtypes, the one that the kernel takes.
-  Constrained(std::span<const PlanarFlow* const> layers, const Tensor& x) {
-    std::vector<Tensor> weights, biases, scales;
-    for (const PlanarFlow* layer : layers) {
-      const DType dtype = promote(x.dtype(), layer->weight().dtype());
-      weights.push_back(cast(layer->weight(), dtype));
-      biases.push_back(cast(layer->bias(), dtype));
-      scales.push_back(cast(layer->scale(), dtype));
-    }
-    w = stack(weights);
-    b = concat(biases);
-    const Tensor free = stack(scales);
-    const Tensor wu = sum(w * free, {1}, true);
-    // w = 0 is divided by 1, so that u_hat = u there.
-    const Tensor length = sum(square(w), {1}, true);
-    const Tensor vanishes = equal(length, 0), lifted = softplus(wu);
-    u = free + (lifted - 1.0 - wu) / (length + cast(vanishes, length.dtype())) * w;
-    margin = squeeze(where(vanishes, wu + 1.0, lifted), 1);
+/// Rows x through all layers, in the wider of their dtypes, the one that the kernel takes. u_hat
+/// and 1 + w.u_hat of all layers at once: a few small operations whatever their number.
+Transformed through(std::span<const PlanarFlow* const> layers, const Tensor& x, bool inverse) {
+  const DType dtype = promote(x.dtype(), layers.front()->weight().dtype());
+  std::vector<Tensor> weights, biases, scales;
+  for (const PlanarFlow* layer : layers) {
+    weights.push_back(cast(layer->weight(), dtype));
+    biases.push_back(cast(layer->bias(), dtype));
+    scales.push_back(cast(layer->scale(), dtype));
   }
-  Transformed apply(const Tensor& x, bool inverse) const {
-    const auto [value, log_det] = planar_stack(cast(x, w.dtype()), w, b, u, inverse, margin);
-    return {value, log_det};
-  }
-};
+  const Tensor w = stack(weights), free = stack(scales);  // (K, D)
+  const Tensor wu = sum(w * free, {1}, true);
+  // w = 0 is divided by 1, so that u_hat = u there.
+  const Tensor length = sum(square(w), {1}, true);
+  const Tensor vanishes = equal(length, 0), lifted = softplus(wu);
+  const Tensor u = free + (lifted - 1.0 - wu) / (length + cast(vanishes, dtype)) * w;
+  const Tensor margin = squeeze(where(vanishes, wu + 1.0, lifted), 1);
+  const auto [value, log_det] = planar_stack(cast(x, dtype), w, concat(biases), u, inverse, margin);
+  return {value, log_det};
+}
 
 }  // namespace
 
@@ -54,13 +46,13 @@ PlanarFlow::PlanarFlow(int64_t dim, Generator& generator, DType dtype) : dim_(di
 Transformed PlanarFlow::forward(const Tensor& z, const Tensor& condition) {
   check_rows("PlanarFlow", z, dim_);
   check_condition("PlanarFlow", condition, z.size(0), 0);
-  return Constrained(std::array<const PlanarFlow*, 1>{this}, z).apply(z, false);
+  return through(std::array<const PlanarFlow*, 1>{this}, z, false);
 }
 
 Transformed PlanarFlow::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("PlanarFlow", x, dim_);
   check_condition("PlanarFlow", condition, x.size(0), 0);
-  return Constrained(std::array<const PlanarFlow*, 1>{this}, x).apply(x, true);
+  return through(std::array<const PlanarFlow*, 1>{this}, x, true);
 }
 
 NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& generator, DType dtype)
@@ -77,13 +69,13 @@ NormalizingFlow::NormalizingFlow(int64_t dim, int64_t n_flows, Generator& genera
 Transformed NormalizingFlow::forward(const Tensor& z, const Tensor& condition) {
   check_rows("NormalizingFlow", z, dim_);
   check_condition("NormalizingFlow", condition, z.size(0), 0);
-  return Constrained(flows_, z).apply(z, false);
+  return through(flows_, z, false);
 }
 
 Transformed NormalizingFlow::inverse(const Tensor& x, const Tensor& condition) {
   check_rows("NormalizingFlow", x, dim_);
   check_condition("NormalizingFlow", condition, x.size(0), 0);
-  return Constrained(flows_, x).apply(x, true);
+  return through(flows_, x, true);
 }
 
 }  // namespace flowgrad
