@@ -80,8 +80,17 @@ def convolutions(images, height, channels, outputs, kernel, stride):
                                                    list(wanted))
     return {
         "conv2d": lambda: F.conv2d(x, w, b, stride, kernel // 2),
+        "conv2d + relu": lambda: F.relu(F.conv2d(x, w, b, stride, kernel // 2)),
         "conv2d grad of x": lambda: gradient(True, False, False),
         "conv2d grad of w": lambda: gradient(False, True, True),
+    }
+
+
+def linears(rows, inputs, outputs):
+    x, w, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    return {
+        "linear": lambda: F.linear(x, w, b),
+        "linear + silu": lambda: F.silu(F.linear(x, w, b)),
     }
 
 
@@ -115,7 +124,7 @@ def factorisations(n):
 
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling, 4: adaptive_pooling}),
+            "bench_network": ([], {6: convolutions, 5: pooling, 4: adaptive_pooling, 3: linears}),
             "bench_linalg": ([], {1: factorisations})}
 
 

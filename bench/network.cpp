@@ -1,5 +1,5 @@
-// Convolutions of the encoders' layers, pooling and recurrent networks: values and gradients. Their
-// measure is the peak of multiply-adds, and of pooling a plain copy.
+// Convolutions of the encoders' layers, linear layers, pooling and recurrent networks: values and
+// gradients. Their measure is the peak of multiply-adds, and of pooling a plain copy.
 #include <fmt/format.h>
 
 #include "flowgrad/autograd/ops.h"
@@ -9,6 +9,7 @@ namespace flowgrad::bench {
 namespace {
 
 using kernels::Backend;
+using kernels::UnaryOp;
 using kernels::View;
 using Tensors = std::vector<Tensor>;
 
@@ -66,6 +67,10 @@ void add_convolution(Cases& to, const Layer& l) {
                g = to.normal(outputs);
   to.add("conv2d", size, products, {to.space(outputs), x, w, b}, {0},
          [c](Backend& k, const Tensors& t) { k.conv2d(c, t[1], t[2], t[3], t[0]); });
+  to.add("conv2d + relu", size, products, {to.space(outputs), x, w, b}, {0},
+         [c](Backend& k, const Tensors& t) {
+           k.conv2d_unary(UnaryOp::relu, c, t[1], t[2], t[3], t[0]);
+         });
   to.add("conv2d grad of x", size, products, {to.space(images), x, w, g}, {0},
          [c](Backend& k, const Tensors& t) {
            k.conv2d_grad(c, t[1], t[2], t[3], t[0], View(), View());
@@ -74,6 +79,18 @@ void add_convolution(Cases& to, const Layer& l) {
          {0, 1}, [c](Backend& k, const Tensors& t) {
            k.conv2d_grad(c, t[2], t[3], t[4], View(), t[0], t[1]);
          });
+}
+
+void add_linear(Cases& to, int64_t rows, int64_t inputs, int64_t outputs) {
+  const double products = static_cast<double>(rows) * static_cast<double>(inputs * outputs);
+  const std::string size = fmt::format("{}x{}x{}", rows, inputs, outputs);
+  const Tensor x = to.normal({rows, inputs}), w = transpose(to.normal({outputs, inputs})),
+               b = to.normal({outputs});
+  to.add("linear", size, products, {to.space({rows, outputs}), x, w, b}, {0},
+         [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], t[3], false, t[0]); });
+  to.add(
+      "linear + silu", size, products, {to.space({rows, outputs}), x, w, b}, {0},
+      [](Backend& k, const Tensors& t) { k.matmul_unary(UnaryOp::silu, t[1], t[2], t[3], t[0]); });
 }
 
 /// Names of the values and of their gradient.
@@ -143,6 +160,8 @@ std::vector<Case> cases(const Options& o) {
   Cases all(o.device);
   if (o.sizes.empty()) {
     for (const Layer& l : kLayers) add_convolution(all, l);
+    add_linear(all, 256, 391, 512);
+    add_linear(all, 4096, 512, 512);
     add_pooling(all, 32, 56, 64, 2, 2);
     add_pooling(all, 32, 56, 64, 3, 2);
     add_adaptive_pooling(all, 32, 50, 64, 7);
@@ -157,7 +176,9 @@ std::vector<Case> cases(const Options& o) {
     add_convolution(all, {s[0], s[1], or_else(2, 3), or_else(3, 16), or_else(4, 5), or_else(5, 2)});
     add_pooling(all, s[0], s[1], or_else(2, 3), 3, or_else(5, 2));
     add_adaptive_pooling(all, s[0], s[1], or_else(2, 3), 4);
-    if (s.size() == 2) add_lstm(all, s[0], 3, s[1]);
+    if (s.size() > 2) continue;
+    add_linear(all, s[0], s[1], s[1]);
+    add_lstm(all, s[0], 3, s[1]);
   }
   return std::move(all.all);
 }
@@ -170,6 +191,6 @@ int main(int argc, char** argv) {
       argc, argv,
       {"Convolutions, pooling and recurrent networks",
        "IMAGESxHEIGHT[xCHANNELSxOUTPUTSxKERNELxSTRIDE], a list; two numbers stand for ROWSxHIDDEN "
-       "of an LSTM too",
+       "of a linear layer and an LSTM too",
        flowgrad::bench::cases});
 }

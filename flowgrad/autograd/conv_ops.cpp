@@ -114,13 +114,18 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
   const Shape places{images, outputs, places_of("conv2d", x, 2, window.height, window),
                      places_of("conv2d", x, 3, window.width, window)};
   const std::array<Tensor, 3> in = {x, weight, bias};
-  if (!fused_kernels()) return composed(in, options)[0];
+  const Epilogue epilogue = options.epilogue;
+  if (!fused_kernels()) return with_epilogue(composed(in, options)[0], epilogue, false);
+  const bool records = recording(std::span<const Tensor>(in)), fused = is_fused(epilogue, records);
   const auto dense = [](const Tensor& t) { return contiguous(t.detach()); };
   const kernels::Convolution c{options.stride, options.padding, options.dilation, options.groups};
   const Tensor out = Tensor::empty(places, dtype, x.device());
   const Tensor from = dense(x), by = dense(weight), plus = bias.defined() ? dense(bias) : bias;
-  kernels::backend(x.device()).conv2d(c, from, by, plus, out);
-  if (recording(std::span<const Tensor>(in))) {
+  if (fused)
+    kernels::backend(x.device()).conv2d_unary(operation_of(epilogue), c, from, by, plus, out);
+  else
+    kernels::backend(x.device()).conv2d(c, from, by, plus, out);
+  if (records) {
     const std::array<Saved, 2> saved = {save(x), save(weight)};
     record("conv2d", std::span(&out, 1), std::span<const Tensor>(in), std::span<const Saved>(saved),
            [options, c, dense](Backward& r) {
@@ -144,7 +149,7 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
              }
            });
   }
-  return out;
+  return with_epilogue(out, epilogue, fused);
 }
 
 namespace {

@@ -21,6 +21,7 @@ using kernels::Params;
 using kernels::UnaryOp;
 
 Tensor unary(UnaryOp op, Params params, const Tensor& x);
+void record_unary(UnaryOp op, Params params, const Tensor& x, const Tensor& out);
 
 enum Saves : unsigned { NONE = 0, X = 1, Y = 2, XY = 3, AB = 3, BY = 6, ABY = 7 };
 enum How { PLAIN, FUSED };
@@ -120,11 +121,15 @@ Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
 namespace {
 
 Tensor unary(UnaryOp op, Params params, const Tensor& given) {
-  const UnaryLine& line = kUnary[static_cast<size_t>(op)];
   const Tensor x = cast(given, computing_dtype(op, params, given.dtype()));
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::backend(x.device()).unary(op, params, x, out);
-  if (!recording(x)) return out;
+  if (recording(x)) record_unary(op, params, x, out);
+  return out;
+}
+
+void record_unary(UnaryOp op, Params params, const Tensor& x, const Tensor& out) {
+  const UnaryLine& line = kUnary[static_cast<size_t>(op)];
   record(line.name, out, {x},
          {save(x, line.saves & X), line.saves & Y ? save_output(out) : Saved{}},
          [op, params](Backward& r) {
@@ -146,7 +151,6 @@ Tensor unary(UnaryOp op, Params params, const Tensor& given) {
            const Tensor f = cast(d.t, g.dtype());
            r.set(0, times_slope(line.zero, Expr(g), Expr(f)).t);
          });
-  return out;
 }
 
 Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
@@ -223,6 +227,27 @@ Tensor hardtanh(const Tensor& x, double low, double high) {
 }
 Tensor pow(const Tensor& x, double exponent) {
   return unary(UnaryOp::pow_scalar, {exponent, 0}, x);
+}
+
+UnaryOp operation_of(Epilogue epilogue) {
+  constexpr UnaryOp kOperations[] = {UnaryOp::relu, UnaryOp::tanh, UnaryOp::sigmoid, UnaryOp::silu,
+                                     UnaryOp::gelu};
+  return kOperations[static_cast<size_t>(epilogue) - 1];
+}
+
+bool is_fused(Epilogue epilogue, bool records) {
+  const bool needs_argument = epilogue == Epilogue::silu || epilogue == Epilogue::gelu;
+  return epilogue != Epilogue::none && fused_kernels() && !(records && needs_argument);
+}
+
+Tensor with_epilogue(const Tensor& z, Epilogue epilogue, bool fused) {
+  if (epilogue == Epilogue::none) return z;
+  if (!fused) return unary(operation_of(epilogue), {}, z);
+  if (!z.requires_grad()) return z;
+  // The rule of relu reads z, and finds the same slope in its value.
+  Tensor out = z.detach();
+  record_unary(operation_of(epilogue), {}, z, out);
+  return out;
 }
 
 Tensor operator-(const Tensor& x) { return neg(x); }

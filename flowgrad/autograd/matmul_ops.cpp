@@ -29,25 +29,30 @@ std::optional<Layout> as_rows(const Layout& in, int64_t rows) {
   return viewed(in, {rows, depth});
 }
 
-/// out = a b [+ bias] [+ out]. b has rank 2 or more; a's rank is out's, or less where it
-/// broadcasts.
+/// out = a b [+ bias] [+ out], or the epilogue of a b [+ bias]. b has rank 2 or more; a's rank is
+/// out's, or less where it broadcasts.
 void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Tensor& bias,
-              bool accumulate, const Tensor& out) {
+              bool accumulate, const Tensor& out, Epilogue epilogue = Epilogue::none) {
   if (out.numel() == 0) return;
+  const auto run = [&](kernels::View left, kernels::View right, kernels::View row,
+                       kernels::View to) {
+    if (epilogue == Epilogue::none)
+      backend(out.device()).matmul(left, right, row, accumulate, to);
+    else
+      backend(out.device()).matmul_unary(operation_of(epilogue), left, right, row, to);
+  };
   const Tensor row = bias.defined() && !bias.is_contiguous() ? contiguous(bias.detach()) : bias;
   if (b_layout.rank() == 2 && out.rank() != 2) {
     // One large product instead of many small ones.
     const int64_t rows = out.numel() / out.shape().back();
     if (const std::optional<Layout> flat = as_rows(a.layout(), rows)) {
       const Layout flat_out = contiguous_layout({rows, out.shape().back()});
-      backend(out.device())
-          .matmul(ViewAs(a, *flat), ViewAs(b, b_layout), row, accumulate, ViewAs(out, flat_out));
-      return;
+      return run(ViewAs(a, *flat), ViewAs(b, b_layout), row, ViewAs(out, flat_out));
     }
   }
   const Layout left = spread_batch(a.layout(), out.shape());
   const Layout right = spread_batch(b_layout, out.shape());
-  backend(out.device()).matmul(ViewAs(a, left), ViewAs(b, right), row, accumulate, out);
+  run(ViewAs(a, left), ViewAs(b, right), row, out);
 }
 
 void check_operands(const char* op, const Tensor& a, const Tensor& b) {
@@ -211,13 +216,14 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
   return out;
 }
 
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Epilogue epilogue) {
   check_same_device("linear", x, weight, "x", "weight");
   check_same_device("linear", x, bias, "x", "bias");
   const DType dtype = promote(x.dtype(), weight.dtype());
   if (x.dtype() != dtype || weight.dtype() != dtype || (bias.defined() && bias.dtype() != dtype)) {
     const DType all = bias.defined() ? promote(dtype, bias.dtype()) : dtype;
-    return linear(cast(x, all), cast(weight, all), bias.defined() ? cast(bias, all) : bias);
+    return linear(cast(x, all), cast(weight, all), bias.defined() ? cast(bias, all) : bias,
+                  epilogue);
   }
   check_floating("linear", x);
   if (x.rank() == 0 || weight.rank() != 2 || x.shape().back() != weight.shape()[1]) {
@@ -232,11 +238,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
         fmt::format("linear: bias is {}, weight is {}; a bias of shape ({},) is accepted",
                     bias.shape().to_string(), weight.shape().to_string(), outputs));
   }
+  const bool records = recording(x, weight, bias), fused = is_fused(epilogue, records);
   Shape shape = x.shape();
   shape[x.rank() - 1] = outputs;
   Tensor out = Tensor::empty(shape, dtype, x.device());
-  multiply(x, weight, transposed("linear", weight.layout(), 0, 1), bias, false, out);
-  if (recording(x, weight, bias)) {
+  multiply(x, weight, transposed("linear", weight.layout(), 0, 1), bias, false, out,
+           fused ? epilogue : Epilogue::none);
+  if (records) {
     const std::array<Tensor, 3> inputs{x, weight, bias};
     const std::array<Saved, 2> saved{save(x, weight.requires_grad()),
                                      save(weight, x.requires_grad())};
@@ -252,7 +260,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias) {
       if (r.needs(2)) r.set(2, sum(rows, {0}));
     });
   }
-  return out;
+  return with_epilogue(out, epilogue, fused);
 }
 
 Tensor outer(const Tensor& a, const Tensor& b) {

@@ -242,8 +242,13 @@ std::pair<Tensor, Tensor> topk(const Tensor& x, int64_t k, int64_t axis = -1, bo
 Tensor matmul(const Tensor& a, const Tensor& b);
 /// c + a b, with c broadcast to the product.
 Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b);
+/// A function that linear and conv2d apply to their values while these are near: the same bits as
+/// the operation of that name afterwards, without its pass over memory. While a tape is recorded,
+/// silu and gelu take that pass all the same: their gradients read what they were taken of.
+enum class Epilogue : uint8_t { none, relu, tanh, sigmoid, silu, gelu };
 /// x W^T + b for x (..., in), weight (out, in), bias (out) or undefined.
-Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {});
+Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
+              Epilogue epilogue = Epilogue::none);
 Tensor outer(const Tensor& a, const Tensor& b);
 /// Einstein summation: "ij,jk->ik", "...i,i", "ii" (repeated letters in one operand take the
 /// diagonal).
@@ -289,6 +294,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target,
 /// (O) or undefined.
 struct ConvOptions {
   int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  Epilogue epilogue = Epilogue::none;
 };
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
               const ConvOptions& options = {});

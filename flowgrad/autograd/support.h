@@ -3,7 +3,7 @@
 #include <span>
 #include <string>
 
-#include "flowgrad/core/tensor.h"
+#include "flowgrad/autograd/ops.h"
 #include "flowgrad/kernels/backend.h"
 
 /// Checks and small helpers that the files of operations share.
@@ -21,6 +21,14 @@ inline void check_same_device(const char* op, const Tensor& a, const Tensor& b,
 void check_same_device(const char* op, const char* name, std::span<const Tensor> list);
 /// ValueError unless low <= high.
 void check_ordered(const char* op, double low, double high);
+
+/// The table's operation of an epilogue that is not none.
+kernels::UnaryOp operation_of(Epilogue epilogue);
+/// Whether an epilogue is left to the kernel before it.
+bool is_fused(Epilogue epilogue, bool records);
+/// The epilogue of z: an operation, or, fused, what it records, for the memory of z holds it
+/// already.
+Tensor with_epilogue(const Tensor& z, Epilogue epilogue, bool fused);
 
 /// x shown with a broadcast shape (stride 0), off the tape: what a kernel reads.
 inline Tensor spread(const Tensor& x, const Shape& shape) {

@@ -54,6 +54,17 @@ StepNumbers numbers_of(const SgdParams& o) {
   return {.rate = o.lr, .first_step = o.first_step ? 1.0 : 0.0};
 }
 
+void Backend::matmul_unary(UnaryOp op, View a, View b, View bias, View out) {
+  matmul(a, b, bias, false, out);
+  unary(op, {}, out, out);
+}
+
+void Backend::conv2d_unary(UnaryOp op, const Convolution& c, View x, View weight, View bias,
+                           View out) {
+  conv2d(c, x, weight, bias, out);
+  unary(op, {}, out, out);
+}
+
 bool is_solvable(const CnfField& field, const SolveSteps& steps, bool gradient) {
   const View* const given[] = {&field.x,           &field.t,    &field.bias,     &field.middle,
                                &field.middle_bias, &field.out,  &field.out_bias, &field.left,

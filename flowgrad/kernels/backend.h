@@ -343,9 +343,14 @@ class Backend {
   /// out (..., M, N) = a (..., M, K) b (..., K, N) [+ bias (N)] [+ out]. Batch axes of a and b have
   /// out's sizes (stride 0 where broadcast). Any strides on a and b; out is contiguous.
   virtual void matmul(View a, View b, View bias, bool accumulate, View out) = 0;
+  /// out = op(a b [+ bias]), the operation as unary does it without parameters.
+  virtual void matmul_unary(UnaryOp op, View a, View b, View bias, View out);
 
   /// out = the convolution of x with weight [+ bias (O)].
   virtual void conv2d(const Convolution& c, View x, View weight, View bias, View out) = 0;
+  /// out = op(the convolution [+ bias]), likewise.
+  virtual void conv2d_unary(UnaryOp op, const Convolution& c, View x, View weight, View bias,
+                            View out);
   /// From the cotangent g of out to those of x, weight and bias; any of them may be undefined.
   virtual void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
                            View g_weight, View g_bias) = 0;

@@ -32,7 +32,7 @@ Pass run(const CnfTensors& w, const Time& t, const Tensor& x, const Tensor& from
   Pass p;
   const Tensor in = first_layer(w, t, x);
   p.h1 = tanh(from_condition.defined() ? in + from_condition : in);
-  p.h2 = tanh(linear(p.h1, w.middle, w.middle_bias));
+  p.h2 = linear(p.h1, w.middle, w.middle_bias, Epilogue::tanh);
   p.velocity = linear(p.h2, w.out, w.out_bias);
   return p;
 }

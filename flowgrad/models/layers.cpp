@@ -20,7 +20,10 @@ Linear::Linear(int64_t in, int64_t out, Generator& generator, DType dtype, bool 
   if (bias) bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
 }
 
-Tensor Linear::forward(const Tensor& x) { return linear(x, weight_, bias_); }
+Tensor Linear::forward_then(Layer& next, const Tensor& x) {
+  if (next.epilogue() == Epilogue::none) return Layer::forward_then(next, x);
+  return linear(x, weight_, bias_, next.epilogue());
+}
 
 void Linear::set_zero() {
   NoGrad off;
@@ -47,7 +50,12 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DT
   bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
 }
 
-Tensor Conv2d::forward(const Tensor& x) { return conv2d(x, weight_, bias_, options_); }
+Tensor Conv2d::forward_then(Layer& next, const Tensor& x) {
+  if (next.epilogue() == Epilogue::none) return Layer::forward_then(next, x);
+  ConvOptions options = options_;
+  options.epilogue = next.epilogue();
+  return conv2d(x, weight_, bias_, options);
+}
 
 void Conv2d::set_zero() {
   NoGrad off;
@@ -136,10 +144,30 @@ Dropout::Dropout(double p, Generator& generator) : p_(p), generator_(&generator)
     throw ValueError(fmt::format("Dropout: p = {} given; 0 to 1 is accepted", p));
 }
 
+Activation::Activation(std::function<Tensor(const Tensor&)> f) : f_(std::move(f)) {
+  using Function = Tensor (*)(const Tensor&);
+  const Function* const function = f_.target<Function>();
+  if (function == nullptr) return;
+  const std::pair<Function, Epilogue> operations[] = {{relu, Epilogue::relu},
+                                                      {tanh, Epilogue::tanh},
+                                                      {sigmoid, Epilogue::sigmoid},
+                                                      {silu, Epilogue::silu},
+                                                      {gelu, Epilogue::gelu}};
+  for (const auto& [operation, epilogue] : operations)
+    if (*function == operation) epilogue_ = epilogue;
+}
+
 Tensor Sequential::forward_from(size_t first, const Tensor& x) {
   Tensor y = x;
-  for (size_t i = first; i < layers_.size(); ++i) y = layers_[i]->forward(y);
-  return y;
+  size_t i = first;
+  for (; i + 1 < layers_.size(); ++i) {
+    Layer& next = *layers_[i + 1];
+    if (next.epilogue() == Epilogue::none)
+      y = layers_[i]->forward(y);
+    else
+      y = layers_[i++]->forward_then(next, y);
+  }
+  return i < layers_.size() ? layers_[i]->forward(y) : y;
 }
 
 MLP::MLP(const std::vector<int64_t>& widths, const std::function<Tensor(const Tensor&)>& activation,

@@ -11,6 +11,10 @@ namespace flowgrad {
 class Layer : public Module {
  public:
   virtual Tensor forward(const Tensor& x) = 0;
+  /// next(forward(x)), by one kernel where this layer's has such an epilogue.
+  virtual Tensor forward_then(Layer& next, const Tensor& x) { return next.forward(forward(x)); }
+  /// What this layer is to the one before it.
+  virtual Epilogue epilogue() const { return Epilogue::none; }
   Tensor operator()(const Tensor& x) { return forward(x); }
 };
 
@@ -20,7 +24,8 @@ class Linear final : public Layer {
  public:
   Linear(int64_t in, int64_t out, Generator& generator, DType dtype = DType::float32,
          bool bias = true);
-  Tensor forward(const Tensor& x) override;
+  Tensor forward(const Tensor& x) override { return linear(x, weight_, bias_); }
+  Tensor forward_then(Layer& next, const Tensor& x) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
   const Tensor& weight() const { return weight_; }
@@ -46,7 +51,8 @@ class Conv2d final : public Layer {
  public:
   Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator,
          DType dtype = DType::float32, const Conv2dOptions& options = {});
-  Tensor forward(const Tensor& x) override;
+  Tensor forward(const Tensor& x) override { return conv2d(x, weight_, bias_, options_); }
+  Tensor forward_then(Layer& next, const Tensor& x) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
 
@@ -155,17 +161,21 @@ class Dropout final : public Layer {
   Generator* generator_;
 };
 
-/// An activation or any other function without parameters.
+/// An activation or any other function without parameters; an epilogue where it is the operation of
+/// that name itself.
 class Activation final : public Layer {
  public:
-  explicit Activation(std::function<Tensor(const Tensor&)> f) : f_(std::move(f)) {}
+  explicit Activation(std::function<Tensor(const Tensor&)> f);
   Tensor forward(const Tensor& x) override { return f_(x); }
+  Epilogue epilogue() const override { return epilogue_; }
 
  private:
   std::function<Tensor(const Tensor&)> f_;
+  Epilogue epilogue_ = Epilogue::none;
 };
 
-/// Layers one after the other; their names are their positions, activations counted.
+/// Layers one after the other; their names are their positions, activations counted. A linear layer
+/// or a convolution and the epilogue behind it are one kernel.
 class Sequential : public Layer {
  public:
   template <class L, class... Args>

@@ -87,6 +87,8 @@ void add_linalg_rows(std::vector<Op>& t) {
           .smooth()
           .dtypes("refused refused refused")
           .also({{{2, 3}}, {{2, 3}}}, FN(linear(x[0], x[1])))
+          .also({{{2, 3}}, {{2, 3}}, {{2}}}, FN(linear(x[0], x[1], x[2], Epilogue::tanh)))
+          .also({{{3}}, {{2, 3}}}, FN(linear(x[0], x[1], {}, Epilogue::gelu)))
           .refuses("linear: x is (3, 4), weight is (2, 5); the last axis of x",
                    {{{3, 4}}, {{2, 5}}}, FN(linear(x[0], x[1])))
           .refuses("linear: bias is (3,), weight is (2, 4); a bias of shape (2,)",

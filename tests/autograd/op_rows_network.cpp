@@ -135,6 +135,8 @@ void add_network_rows(std::vector<Op>& t) {
           .also({{{1, 1, 2, 3}}, {{2, 1, 1, 1}}}, FN(conv2d(x[0], x[1], {}, {2, 2, 1, 1})))
           .also({{{1, 2, 3, 3}}, {{2, 1, 2, 2}}, {{2}}}, FN(conv2d(x[0], x[1], x[2], {1, 2, 2, 2})))
           .also({{{2, 3, 4}}, {{2, 2, 2, 2}}, {{2}}}, FN(conv2d(x[0], x[1], x[2], {1, 1, 1, 1})))
+          .also({{{1, 1, 3, 3}}, {{2, 1, 2, 2}}, {{2}}},
+                FN(conv2d(x[0], x[1], x[2], {1, 0, 1, 1, Epilogue::sigmoid})))
           .refuses("conv2d: x is (3, 4); images (N, C, H, W)", {{{3, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1])))
           .refuses("conv2d: bias is (3,), weight is (2, 1, 2, 2)",

@@ -36,7 +36,10 @@ class CpuBackendFast final : public ReferenceBackend {
                        View g_weight, View g_bias) override;
 
   void matmul(View a, View b, View bias, bool accumulate, View out) override;
+  void matmul_unary(UnaryOp op, View a, View b, View bias, View out) override;
   void conv2d(const Convolution& c, View x, View weight, View bias, View out) override;
+  void conv2d_unary(UnaryOp op, const Convolution& c, View x, View weight, View bias,
+                    View out) override;
   void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x, View g_weight,
                    View g_bias) override;
   void avg_pool2d(const Pooling& p, View x, View out) override;

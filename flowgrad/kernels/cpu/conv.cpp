@@ -1,5 +1,7 @@
 #include "flowgrad/kernels/cpu/conv.h"
 
+#include <optional>
+
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/scratch.h"
 
@@ -9,7 +11,8 @@ using namespace cpu;
 
 namespace {
 
-/// Elements of a block of pixels, which should stay in the second-level cache.
+/// Elements of a block of pixels, and of one of outputs, which should stay in the second-level
+/// cache.
 constexpr int64_t kBlockElements = 3 << 15;
 
 /// Those that reach input pixels i with (i + padding) % stride = phase. Tap k of them reads output
@@ -106,8 +109,10 @@ struct WindowProduct {
   }
 };
 
+/// out = f(convolution + bias); f may be null, and meets the elements while they are near.
 template <class T>
-void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* out) {
+void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* out,
+             UnaryKernel<T> f) {
   const int64_t panel = gemm_table<T>().panel_columns, panels = divide_up(s.outputs, panel);
   const Taps ty = all_taps(s.kernel_height, s.dilation), tx = all_taps(s.kernel_width, s.dilation);
   const int64_t reach_y = ty.pixel.back(), depth = s.channels * s.taps();
@@ -121,7 +126,8 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
                  std::min(panel, s.outputs - j), s.taps(), s.channels, ty, tx, s.kernel_width,
                  panel, packed + i * panel * depth);
   });
-  const Blocks blocks(s.out_height, (kBlockElements / window.row() - reach_y) / s.stride);
+  const Blocks blocks(s.out_height, std::min((kBlockElements / window.row() - reach_y) / s.stride,
+                                             kBlockElements / (s.out_width * s.outputs)));
   for_products(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
     const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
     const int64_t image_and_group = task / blocks.count;
@@ -143,11 +149,14 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
                      s.out_width * s.outputs,
                      s.outputs}
         .run(runs);
-    conv_table<T>().transpose(
-        c, s.outputs, rows * s.out_width, s.outputs,
-        bias == nullptr ? nullptr : bias + group * s.outputs,
-        out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width, s.out_plane(),
-        s.outputs, 0);
+    T* const to = out + image_and_group * s.outputs * s.out_plane() + begin * s.out_width;
+    conv_table<T>().transpose(c, s.outputs, rows * s.out_width, s.outputs,
+                              bias == nullptr ? nullptr : bias + group * s.outputs, to,
+                              s.out_plane(), s.outputs, 0);
+    for (int64_t o = 0; f != nullptr && o < s.outputs; ++o) {
+      T* const plane = to + o * s.out_plane();
+      f(plane, plane, rows * s.out_width, T(0), T(0));
+    }
   });
 }
 
@@ -222,17 +231,30 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   });
 }
 
+/// Whether `forward` takes these, and has: with f from the table of elementwise kernels, or none.
+bool convolved(const Convolution& c, const View& x, const View& weight, const View& bias,
+               const View& out, std::optional<UnaryOp> op) {
+  const ConvSizes s(c, x, weight, out);
+  if (out.numel() == 0) return true;
+  if (s.channels == 0) return false;
+  visit_floating("conv2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    forward<T>(s, x.as<const T>(), weight.as<const T>(),
+               bias.defined() ? bias.as<const T>() : nullptr, out.as<T>(),
+               op ? elementwise_table<T>().unary[static_cast<int>(*op)] : nullptr);
+  });
+  return true;
+}
+
 }  // namespace
 
 void CpuBackendFast::conv2d(const Convolution& c, View x, View weight, View bias, View out) {
-  visit_floating("conv2d", x.dtype, [&](auto tag) {
-    using T = typename decltype(tag)::type;
-    const ConvSizes s(c, x, weight, out);
-    if (out.numel() == 0) return;
-    if (s.channels == 0) return ReferenceBackend::conv2d(c, x, weight, bias, out);
-    forward(s, x.as<const T>(), weight.as<const T>(), bias.defined() ? bias.as<const T>() : nullptr,
-            out.as<T>());
-  });
+  if (!convolved(c, x, weight, bias, out, {})) ReferenceBackend::conv2d(c, x, weight, bias, out);
+}
+
+void CpuBackendFast::conv2d_unary(UnaryOp op, const Convolution& c, View x, View weight, View bias,
+                                  View out) {
+  if (!convolved(c, x, weight, bias, out, op)) Backend::conv2d_unary(op, c, x, weight, bias, out);
 }
 
 void CpuBackendFast::conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,

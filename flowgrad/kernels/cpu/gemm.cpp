@@ -58,19 +58,28 @@ Gemm<T> columns_of(Gemm<T> g, std::int64_t begin, std::int64_t end) {
   return g;
 }
 
+/// Gemm::f of elements of C that are complete.
+template <class T>
+void finish(UnaryKernel<T> f, std::int64_t m, std::int64_t n, T* c, std::int64_t ldc) {
+  if (f == nullptr) return;
+  if (ldc == n) return f(c, c, m * n, T(0), T(0));
+  for (std::int64_t i = 0; i < m; ++i) f(c + i * ldc, c + i * ldc, n, T(0), T(0));
+}
+
 /// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
 /// group of rows each where there are many, so that a thread that is done early takes over.
 /// Which thread computes what does not matter for the bits.
 template <class T>
-void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help) {
+void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help,
+                UnaryKernel<T> f) {
   const std::int64_t panels = divide_up(whole.n, t.panel_columns);
-  std::int64_t rows = 1, columns = 1;
+  std::int64_t rows = f == nullptr ? 1 : divide_up(whole.m, t.group_rows(whole.n)), columns = 1;
   if (threads_help) {
     rows = std::min<std::int64_t>(num_threads(), divide_up(whole.m, kTilesOfFewRows * t.tile_rows));
     columns = std::min(divide_up(num_threads(), rows), panels);
     rows *= divide_up(whole.m, rows * t.group_rows(whole.n));
   }
-  parallel_for(rows * columns, [&](std::int64_t chunk) {
+  parallel_for_if(threads_help, rows * columns, [&](std::int64_t chunk) {
     const std::int64_t r = chunk / columns, c = chunk % columns;
     GemmBlock<T> part = whole;
     take_rows(part, whole.m * r / rows, whole.m * (r + 1) / rows);
@@ -84,6 +93,7 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
       part.b += begin * part.b_col;
     part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements);
     t.block(part);
+    finish(f, part.m, part.n, part.c, part.ldc);
   });
 }
 
@@ -109,7 +119,7 @@ void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool thr
   block.row_bias = row_bias;
   block.packed_width = round_up(g.n, t.lanes);
   block.packed = packed;
-  run_blocks(t, block, threads_help);
+  run_blocks(t, block, threads_help, g.f);
 }
 
 template <class T>
@@ -146,6 +156,7 @@ void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
     GemmBlock<T> part = whole;
     take_rows(part, whole.m * i / parts, whole.m * (i + 1) / parts);
     t.narrow(part, bt, k_padded);
+    finish(g.f, part.m, part.n, part.c, part.ldc);
   });
 }
 
@@ -166,6 +177,7 @@ void run_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
   run_packed(t, product<T>(g.n, g.m, g.k, {g.b, g.b_col, g.b_row}, {g.a, g.a_col, g.a_row}, c),
              /*threads_help=*/false, g.bias);
   t.pack(c, 1, g.m, g.m, g.n, g.n, g.c);
+  finish(g.f, g.m, g.n, g.c, g.ldc);
 }
 
 /// Rows share the panels of B: packing all of B pays when a thread goes over it several times, else
@@ -179,7 +191,7 @@ void run_by_rows(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
   block.b = g.b;
   block.b_row = g.b_row;
   block.b_col = g.b_col;
-  run_blocks(t, block, threads_help);
+  run_blocks(t, block, threads_help, g.f);
 }
 
 /// Whether threads had better share out the columns, each packing its part of B and going over all
@@ -203,7 +215,7 @@ void run_by_columns(const GemmTable<T>& t, const Gemm<T>& g) {
   });
 }
 
-/// A sum over nothing: C = bias (+ C).
+/// A sum over nothing: C = f(bias (+ C)).
 template <class T>
 void run_empty(const Gemm<T>& g) {
   for (std::int64_t i = 0; i < g.m; ++i) {
@@ -213,6 +225,7 @@ void run_empty(const Gemm<T>& g) {
       c = g.accumulate ? value + c : value;
     }
   }
+  finish(g.f, g.m, g.n, g.c, g.ldc);
 }
 
 }  // namespace

@@ -2,11 +2,14 @@
 
 #include <cstdint>
 
+#include "flowgrad/kernels/cpu/table.h"
+
 namespace flowgrad::kernels::cpu {
 
-/// C (m, n) = A (m, k) B (k, n) [+ bias (n)] [+ C]. Any strides on A and B, in elements; the rows
-/// of C are contiguous, ldc apart. T is float or double. Element (i, j) has the same bits for every
-/// m and every number of threads: k is summed in one order, chosen by n and k alone.
+/// C (m, n) = f(A (m, k) B (k, n) [+ bias (n)] [+ C]). Any strides on A and B, in elements; the
+/// rows of C are contiguous, ldc apart. f, which may be null, meets elements of C while they are
+/// near. T is float or double. Element (i, j) has the same bits for every m and every number of
+/// threads: k is summed in one order, chosen by n and k alone.
 template <class T>
 struct Gemm {
   std::int64_t m = 0, n = 0, k = 0;
@@ -18,6 +21,7 @@ struct Gemm {
   std::int64_t ldc = 0;
   const T* bias = nullptr;
   bool accumulate = false;
+  UnaryKernel<T> f = nullptr;
 };
 
 template <class T>

@@ -1,8 +1,10 @@
 #include <algorithm>
+#include <optional>
 
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/gemm.h"
 #include "flowgrad/kernels/cpu/loop.h"
+#include "flowgrad/kernels/cpu/table_of.h"
 
 namespace flowgrad::kernels {
 
@@ -11,7 +13,8 @@ using namespace cpu;
 namespace {
 
 template <class T>
-void multiply(const View& a, const View& b, const View& bias, bool accumulate, const View& out) {
+void multiply(const View& a, const View& b, const View& bias, bool accumulate, const View& out,
+              UnaryKernel<T> f) {
   const int row = out.rank() - 2, column = out.rank() - 1;
   Gemm<T> g;
   g.m = (*out.shape)[row];
@@ -26,6 +29,7 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
   g.c = out.as<T>();
   g.ldc = g.n;
   g.accumulate = accumulate;
+  g.f = f;
   if (bias.defined()) {
     g.bias = bias.as<T>();
     if ((*bias.strides)[0] != 1 && g.n > 1) {
@@ -67,17 +71,30 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
                [&](int64_t i) { range(i * chunk, std::min(batch.total, (i + 1) * chunk)); });
 }
 
+/// Whether multiply takes these, and has: with f from the table of elementwise kernels, or none.
+bool multiplied(const View& a, const View& b, const View& bias, bool accumulate, const View& out,
+                std::optional<UnaryOp> op) {
+  const bool same = a.dtype == b.dtype && a.dtype == out.dtype &&
+                    (!bias.defined() || bias.dtype == out.dtype) && out.is_contiguous();
+  const auto run = [&](auto zero) {
+    using T = decltype(zero);
+    multiply<T>(a, b, bias, accumulate, out,
+                op ? elementwise_table<T>().unary[static_cast<int>(*op)] : nullptr);
+    return true;
+  };
+  if (same && out.dtype == DType::float32) return run(float{});
+  return same && out.dtype == DType::float64 && run(double{});
+}
+
 }  // namespace
 
 void CpuBackendFast::matmul(View a, View b, View bias, bool accumulate, View out) {
-  const bool same = a.dtype == b.dtype && a.dtype == out.dtype &&
-                    (!bias.defined() || bias.dtype == out.dtype) && out.is_contiguous();
-  if (same && out.dtype == DType::float32)
-    multiply<float>(a, b, bias, accumulate, out);
-  else if (same && out.dtype == DType::float64)
-    multiply<double>(a, b, bias, accumulate, out);
-  else
+  if (!multiplied(a, b, bias, accumulate, out, {}))
     ReferenceBackend::matmul(a, b, bias, accumulate, out);
+}
+
+void CpuBackendFast::matmul_unary(UnaryOp op, View a, View b, View bias, View out) {
+  if (!multiplied(a, b, bias, false, out, op)) Backend::matmul_unary(op, a, b, bias, out);
 }
 
 }  // namespace flowgrad::kernels

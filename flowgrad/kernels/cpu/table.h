@@ -223,8 +223,10 @@ enum Predicate : int {
 /// Elementwise kernels over n contiguous elements. out may be one of the inputs. Bools are bytes 0
 /// or 1.
 template <class T>
+using UnaryKernel = void (*)(const T* x, T* out, std::int64_t n, T p, T q);
+template <class T>
 struct ElementwiseTable {
-  void (*unary[number::unary_count])(const T* x, T* out, std::int64_t n, T p, T q);
+  UnaryKernel<T> unary[number::unary_count];
   /// x and y are read only where the operation saves them.
   void (*unary_grad[number::unary_count])(const T* g, const T* x, const T* y, T* out,
                                           std::int64_t n, T p, T q);
