@@ -76,10 +76,10 @@ struct Product {
 TEST_CASE("linear with an epilogue has the bits of the operation after it",
           "[epilogue_test][device]") {
   const std::vector<Product> products = {
-      {{5, 7}, 9},           {{64, 33}, 70},      {{1, 40}, 50},          {{3, 600}, 33},
-      {{40, 300}, 3},        {{700, 20}, 65},     {{350, 600}, 40},       {{9000, 3}, 17},
-      {{2, 3, 11}, 6},       {{13}, 4},           {{0, 5}, 3},            {{4, 0}, 3},
-      {{4, 5}, 0},           {{7, 31}, 20, true}, {{24, 700}, 800},       {{130, 9}, 2, true},
+      {{5, 7}, 9},     {{64, 33}, 70},      {{1, 40}, 50},    {{3, 600}, 33},
+      {{40, 300}, 3},  {{700, 20}, 65},     {{350, 600}, 40}, {{9000, 3}, 17},
+      {{2, 3, 11}, 6}, {{13}, 4},           {{0, 5}, 3},      {{4, 0}, 3},
+      {{4, 5}, 0},     {{7, 31}, 20, true}, {{24, 700}, 800}, {{130, 9}, 2, true},
   };
   for (const DType dtype : {DType::float32, DType::float64}) {
     for (const Product& p : products) {
@@ -154,11 +154,14 @@ TEST_CASE("what an epilogue hides: infinities, NaN and signs of zero", "[epilogu
   const Tensor one = ones({1, 1}, DType::float64);
   for (const Named& f : kAll) {
     INFO(f.name);
-    check_same([&](std::span<const Tensor> t) {
-      return std::vector<Tensor>{linear(t[0], t[1], {}, f.epilogue)};
-    }, [&](std::span<const Tensor> t) {
-      return std::vector<Tensor>{f.operation(linear(t[0], t[1]))};
-    }, {x, one});
+    check_same(
+        [&](std::span<const Tensor> t) {
+          return std::vector<Tensor>{linear(t[0], t[1], {}, f.epilogue)};
+        },
+        [&](std::span<const Tensor> t) {
+          return std::vector<Tensor>{f.operation(linear(t[0], t[1]))};
+        },
+        {x, one});
   }
 }
 
