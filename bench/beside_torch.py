@@ -94,6 +94,11 @@ def linears(rows, inputs, outputs):
     }
 
 
+def batches(items, rows, columns, depth):
+    a, b = torch.randn(items, rows, depth), torch.randn(items, depth, columns)
+    return {"batched product": lambda: torch.bmm(a, b)}
+
+
 def pooling(images, height, channels, kernel, stride):
     x = torch.randn(images, channels, height, height)
     shape = [kernel] * 2, [stride] * 2, [kernel // 2] * 2
@@ -124,7 +129,7 @@ def factorisations(n):
 
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling, 4: adaptive_pooling, 3: linears}),
+            "bench_network": ([], {6: convolutions, 5: pooling, 4: lambda *size: adaptive_pooling(*size) | batches(*size), 3: linears}),
             "bench_linalg": ([], {1: factorisations})}
 
 
@@ -203,6 +208,8 @@ def main():
                 case = cases.setdefault(f"{row['kernel']}, {row['size']}", {"ours_s": [], "torch_s": []})
                 case["ours_s"].append(row["median_s"])
                 case["torch_s"].append(median_time(runs[row["kernel"]], a.budget))
+        if not cases:
+            parser.error(f"--only: no kernel with a peer has a name that contains {a.only}")
         print(f"round {turn + 1} of {a.rounds}", flush=True)
     for name, case in cases.items():
         case["ratio"] = statistics.median(t / o for t, o in zip(case["torch_s"], case["ours_s"]))

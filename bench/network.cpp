@@ -93,6 +93,16 @@ void add_linear(Cases& to, int64_t rows, int64_t inputs, int64_t outputs) {
       [](Backend& k, const Tensors& t) { k.matmul_unary(UnaryOp::silu, t[1], t[2], t[3], t[0]); });
 }
 
+/// Many small products.
+void add_batch(Cases& to, int64_t items, int64_t side) {
+  const double products = static_cast<double>(items) * static_cast<double>(side * side * side);
+  const Shape shape{items, side, side};
+  const Tensor a = to.normal(shape), b = to.normal(shape);
+  to.add("batched product", fmt::format("{}x{}x{}x{}", items, side, side, side), products,
+         {to.space(shape), a, b}, {0},
+         [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], View(), false, t[0]); });
+}
+
 /// Names of the values and of their gradient.
 using Names = const char* [2];
 constexpr Names kPool = {"avg_pool2d", "avg_pool2d grad"},
@@ -162,6 +172,7 @@ std::vector<Case> cases(const Options& o) {
     for (const Layer& l : kLayers) add_convolution(all, l);
     add_linear(all, 256, 391, 512);
     add_linear(all, 4096, 512, 512);
+    for (const int64_t side : {2, 3, 8, 16}) add_batch(all, 4096, side);
     add_pooling(all, 32, 56, 64, 2, 2);
     add_pooling(all, 32, 56, 64, 3, 2);
     add_adaptive_pooling(all, 32, 50, 64, 7);

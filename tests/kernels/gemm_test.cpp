@@ -116,8 +116,8 @@ void check_rows() {
   // Narrow, one panel, several panels, several depth blocks; few rows of the larger ones are
   // computed as a transposed product.
   const std::vector<std::pair<int64_t, int64_t>> shapes{
-      {1, 300}, {2, 5},    {2, 128},  {3, 2500}, {8, 70},    {16, 33},
-      {31, 9},  {32, 256}, {64, 257}, {100, 1},  {130, 520}, {301, 530}};
+      {1, 300},  {2, 5},    {2, 128}, {3, 2500},  {8, 70},    {16, 33}, {31, 9},
+      {32, 256}, {64, 257}, {100, 1}, {130, 520}, {301, 530}, {20, 32}, {4, 1}};
   int turn = 0;
   for (const auto& [n, k] : shapes) {
     const Matrix<T> row(1, n, 0, 7);
@@ -176,7 +176,57 @@ void check_packed() {
   }
 }
 
+/// Items of a batch, of which one operand may be shared, against products of their own.
+template <class T>
+void check_batches() {
+  constexpr int64_t kCount = 5;
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{1, 1, 1},
+                                {2, 2, 2},
+                                {3, 4, 5},
+                                {8, 8, 8},
+                                {16, 17, 16},
+                                {9, 32, 31},
+                                {32, 5, 7},
+                                {5, 2, 40},
+                                {33, 3, 2}}) {
+    for (int layout_a : {0, 1, 3, 5}) {
+      for (int layout_b : {0, 1, 3, 5}) {
+        for (int shared : {0, 1, 2}) {
+          const bool accumulate = (layout_a + layout_b + shared) % 2 == 1;
+          const Matrix<T> a(kCount * m, k, layout_a, 31), b(kCount * k, n, layout_b, 32),
+              row(1, n, 0, 33), c0(kCount * m, n, 2, 34);
+          Gemm<T> g = product_of(a, b, static_cast<T*>(nullptr), c0.row);
+          g.m = m;
+          g.accumulate = accumulate;
+          g.bias = shared == 0 ? row.begin() : nullptr;
+          const int64_t a_item = shared == 1 ? 0 : m * a.row, b_item = shared == 2 ? 0 : k * b.row,
+                        c_item = m * c0.row;
+          std::vector<T> got = c0.data, want = c0.data;
+          g.c = got.data();
+          gemm_batch(g, kCount, a_item, b_item, c_item);
+          for (int64_t i = 0; i < kCount; ++i) {
+            Gemm<T> one = g;
+            one.a += i * a_item;
+            one.b += i * b_item;
+            one.c = want.data() + i * c_item;
+            gemm(one);
+          }
+          CAPTURE(m, n, k, layout_a, layout_b, shared, accumulate);
+          REQUIRE((got == want));
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("a batch has the bits of its items", "[gemm_test]") {
+  each_instruction_set([&] {
+    check_batches<float>();
+    check_batches<double>();
+  });
+}
 
 TEST_CASE("products of odd shapes in every layout", "[gemm_test]") {
   each_instruction_set([&] {

@@ -228,6 +228,21 @@ void run_empty(const Gemm<T>& g) {
   finish(g.f, g.m, g.n, g.c, g.ldc);
 }
 
+template <class T>
+bool is_small(const Gemm<T>& g) {
+  return std::max({g.m, g.n, g.k}) <= kSmallSize && std::min({g.m, g.n, g.k}) > 0 &&
+         !is_narrow<T>(g.k, g.n);
+}
+
+template <class T>
+void run_small(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t count, std::int64_t a_item,
+               std::int64_t b_item, std::int64_t c_item) {
+  t.small({count, g.m, g.n, g.k, g.a, g.a_row, g.a_col, a_item, g.b, g.b_row, g.b_col, b_item, g.c,
+           g.ldc, c_item, g.bias, g.accumulate});
+  for (std::int64_t i = 0; g.f != nullptr && i < count; ++i)
+    finish(g.f, g.m, g.n, g.c + i * c_item, g.ldc);
+}
+
 }  // namespace
 
 template <class T>
@@ -238,11 +253,19 @@ void gemm(Gemm<T> g) {
   // A stride over one element is never used, so it may as well be the handiest.
   if (g.n == 1) g.b_col = 1;
   if (g.k == 1) g.a_col = 1;
+  if (is_small(g)) return run_small(t, g, 1, 0, 0, 0);
   const bool threads_help = worth_threads(g);
   if (is_narrow<T>(g.k, g.n)) return run_narrow(t, g, threads_help);
   if (!threads_help && is_better_transposed(t, g)) return run_transposed(t, g);
   if (threads_help && is_better_by_columns(t, g)) return run_by_columns(t, g);
   run_by_rows(t, g, threads_help);
+}
+
+template <class T>
+void gemm_batch(Gemm<T> g, std::int64_t count, std::int64_t a_item, std::int64_t b_item,
+                std::int64_t c_item) {
+  if (is_small(g)) return run_small(gemm_table<T>(), g, count, a_item, b_item, c_item);
+  for (; count > 0; --count, g.a += a_item, g.b += b_item, g.c += c_item) gemm(g);
 }
 
 template <class T>
@@ -279,6 +302,8 @@ void gemm_packed(const Gemm<T>& g, const T* packed) {
 
 template void gemm(Gemm<float>);
 template void gemm(Gemm<double>);
+template void gemm_batch(Gemm<float>, std::int64_t, std::int64_t, std::int64_t, std::int64_t);
+template void gemm_batch(Gemm<double>, std::int64_t, std::int64_t, std::int64_t, std::int64_t);
 template bool is_narrow<float>(std::int64_t, std::int64_t);
 template bool is_narrow<double>(std::int64_t, std::int64_t);
 template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);

@@ -26,6 +26,10 @@ struct Gemm {
 
 template <class T>
 void gemm(Gemm<T> g);
+/// `count` products, operands of one and the next so many elements apart, by the calling thread.
+template <class T>
+void gemm_batch(Gemm<T> g, std::int64_t count, std::int64_t a_item, std::int64_t b_item,
+                std::int64_t c_item);
 
 /// Whether gemm has a path of its own for so few columns, faster than one with a packed B.
 template <class T>
@@ -43,6 +47,10 @@ void gemm_packed(const Gemm<T>& g, const T* packed);
 
 extern template void gemm(Gemm<float>);
 extern template void gemm(Gemm<double>);
+extern template void gemm_batch(Gemm<float>, std::int64_t, std::int64_t, std::int64_t,
+                                std::int64_t);
+extern template void gemm_batch(Gemm<double>, std::int64_t, std::int64_t, std::int64_t,
+                                std::int64_t);
 extern template bool is_narrow<float>(std::int64_t, std::int64_t);
 extern template bool is_narrow<double>(std::int64_t, std::int64_t);
 extern template std::int64_t packed_elements<float>(std::int64_t, std::int64_t);

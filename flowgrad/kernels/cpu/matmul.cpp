@@ -47,19 +47,21 @@ void multiply(const View& a, const View& b, const View& bias, bool accumulate, c
     g.m *= batch.total;
     return gemm(g);
   }
-  const auto item = [&](const RowCursor& cursor, int64_t i) {
-    Gemm<T> part = g;
-    part.c += cursor.offset(0) + i * batch.stride[0][batch.rank - 1];
-    part.a += cursor.offset(1) + i * batch.stride[1][batch.rank - 1];
-    part.b += cursor.offset(2) + i * batch.stride[2][batch.rank - 1];
-    gemm(part);
-  };
+  // Items of the innermost axis are equally far apart.
   const auto range = [&](int64_t begin, int64_t end) {
     const int64_t inner = batch.inner();
+    const int64_t step[] = {batch.stride[0][batch.rank - 1], batch.stride[1][batch.rank - 1],
+                            batch.stride[2][batch.rank - 1]};
     RowCursor cursor(batch, begin / inner);
-    for (int64_t i = begin; i < end; ++i) {
-      item(cursor, i % inner);
-      if (i % inner == inner - 1) cursor.advance();
+    while (begin < end) {
+      const int64_t at = begin % inner, count = std::min(inner - at, end - begin);
+      Gemm<T> first = g;
+      first.c += cursor.offset(0) + at * step[0];
+      first.a += cursor.offset(1) + at * step[1];
+      first.b += cursor.offset(2) + at * step[2];
+      gemm_batch(first, count, step[1], step[2], step[0]);
+      begin += count;
+      cursor.advance();
     }
   };
   // Many small products: whole ones go to the threads. Few large ones: each is split.

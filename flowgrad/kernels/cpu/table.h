@@ -29,6 +29,24 @@ struct GemmBlock {
   T* scratch;
 };
 
+/// Sizes up to which a product is small.
+constexpr std::int64_t kSmallSize = 32;
+
+/// Small products C (m, n) = A (m, k) B (k, n) (+ bias) (+ C), operands of one and the next `item`
+/// apart. Any strides on A and B.
+template <class T>
+struct GemmBatch {
+  std::int64_t count, m, n, k;
+  const T* a;
+  std::int64_t a_row, a_col, a_item;
+  const T* b;
+  std::int64_t b_row, b_col, b_item;
+  T* c;
+  std::int64_t ldc, c_item;
+  const T* bias;
+  bool accumulate;
+};
+
 /// c (m, n) = [c +] the sum over runs r and k < depth of
 /// a[i * a_row + a_run[r] + k * a_col] b[b_run[r] + k * b_row + j], n at most panel_columns.
 /// Registers past column n are read from b and dropped.
@@ -64,6 +82,7 @@ struct GemmTable {
   /// The path for few columns (n <= lanes / 2): B transposed and padded, bt[j * k_padded + k].
   void (*narrow)(const GemmBlock<T>& block, const T* bt, std::int64_t k_padded);
   void (*runs)(const RunsBlock<T>& block);
+  void (*small)(const GemmBatch<T>& batch);
 };
 
 struct GemmTables {

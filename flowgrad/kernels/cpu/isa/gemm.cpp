@@ -2,6 +2,7 @@
 // the path for few columns. See gemm_tile.h for the tile and cpu/gemm.cpp for threads and memory.
 
 #include "flowgrad/kernels/cpu/isa/gemm_few_rows.h"
+#include "flowgrad/kernels/cpu/isa/gemm_small.h"
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
 
@@ -435,8 +436,10 @@ void narrow(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
 
 template <class T>
 constexpr cpu::GemmTable<T> table_of() {
-  return {kTileRows, kPanelColumns<T>, kLanes<T>,   kGemmDepth,    &group_rows<T>, kPackedAtOnce,
-          &pack<T>,  &block<T>,        kScratch<T>, &narrow<T, 1>, &runs<T>};
+  return {kTileRows,     kPanelColumns<T>, kLanes<T>,
+          kGemmDepth,    &group_rows<T>,   kPackedAtOnce,
+          &pack<T>,      &block<T>,        kScratch<T>,
+          &narrow<T, 1>, &runs<T>,         [](const cpu::GemmBatch<T>& g) { small(g, &pack<T>); }};
 }
 
 }  // namespace
