@@ -44,23 +44,40 @@ def theirs(script, name, threads):
     return int(done.stdout.split()[-1])
 
 
+def at_least_one(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} given; 1 and more are accepted")
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--flowgrad", required=True, help="the program")
     parser.add_argument("--peer", required=True, help="the peer's file")
     parser.add_argument("--only", default="train", help="cases whose name contains this (train)")
-    parser.add_argument("--threads", default="1")
+    parser.add_argument("--threads", type=at_least_one, default="1")
     a = parser.parse_args()
-    listed = subprocess.run([a.flowgrad, "bench", "--list"], check=True, capture_output=True, text=True).stdout.split()
+    if not pathlib.Path(a.peer).is_file():
+        parser.error(f"--peer: {a.peer} is no file")
+    try:
+        listed = subprocess.run([a.flowgrad, "bench", "--list"], check=True, capture_output=True, text=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError) as e:
+        parser.error(f"--flowgrad: {e}")
+    chosen = [name for name in listed if a.only in name]
+    if not chosen:
+        parser.error(f"--only: no case's name contains {a.only}")
+    failed = False
     print("| case | ours, MiB | PyTorch, MiB | ratio |\n|---|---|---|---|")
-    for name in (n for n in listed if a.only in n):
+    for name in chosen:
         try:
             x, y = ours(a.flowgrad, name, a.threads), theirs(a.peer, name, a.threads)
         except subprocess.CalledProcessError as e:
             print(f"| {name} | no figure: {(e.stderr or str(e)).strip().splitlines()[-1]} | | |")
+            failed = True
             continue
         print(f"| {name} | {x / 2**20:.2f} | {y / 2**20:.2f} | {y / max(x, 1):.2f} |", flush=True)
+    return failed
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -33,6 +33,8 @@ def join(paths):
     for path, run in zip(paths, runs):
         if run.get("cases", {}).keys() != runs[0].get("cases", {}).keys() or not run.get("cases"):
             sys.exit(f"tables.py: {path} has no cases or others than {paths[0]}; runs of the same cases can be joined")
+        if not all("min_s" in c and "median_s" in c for c in run["cases"].values()):
+            sys.exit(f"tables.py: {path} has cases without times")
     joined = {key: value for key, value in runs[0].items() if key != "cases"}
     joined["runs"] = len(runs)
     joined["cases"] = {}

@@ -291,6 +291,11 @@ int run(const Arguments& a, const Program& program) {
     for (const Case& c : cases) fmt::print("{:18} {:>18} {}\n", c.kernel, c.size, c.impl);
     return 0;
   }
+  if (verify_only && !(a.bars.empty() && a.roofline.empty())) {
+    throw cli::UsageError(fmt::format("{}: nothing is timed {}, so there is no rate to draw",
+                                      a.bars.empty() ? "--roofline" : "--bars",
+                                      a.verify_only ? "with --verify-only" : "on the emulator"));
+  }
   if (!a.roofline.empty() &&
       std::none_of(cases.begin(), cases.end(), [](const Case& c) { return c.flops > 0; }))
     throw cli::UsageError("--roofline: none of these cases counts operations; --bars draws GB/s");

@@ -236,8 +236,10 @@ UnaryOp operation_of(Epilogue epilogue) {
 }
 
 bool is_fused(Epilogue epilogue, bool records) {
+  if (epilogue == Epilogue::none || !fused_kernels()) return false;
   const bool needs_argument = epilogue == Epilogue::silu || epilogue == Epilogue::gelu;
-  return epilogue != Epilogue::none && fused_kernels() && !(records && needs_argument);
+  // An anomaly is looked for in what the function is taken of, too.
+  return !records || !(needs_argument || mode().anomaly != AnomalyCheck::off);
 }
 
 Tensor with_epilogue(const Tensor& z, Epilogue epilogue, bool fused) {

@@ -32,8 +32,8 @@ class EnableGrad : public NoGrad {
   EnableGrad() : NoGrad(false) {}
 };
 
-/// Whether models use kernels that run a whole solve, where the device has them. They round
-/// differently from the operations that they stand for.
+/// Whether kernels stand for several operations, where the device has them: a whole solve, which
+/// rounds differently, or a product and its epilogue, which does not.
 inline bool fused_kernels() { return mode().fused_kernels; }
 
 /// Turns them off, or on, while this lives.

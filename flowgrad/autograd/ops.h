@@ -245,7 +245,7 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b);
 /// A function that linear and conv2d apply to their values, on the CPU while these are near: the
 /// bits of the operation of that name afterwards, without its pass over memory. While a tape is
 /// recorded, silu and gelu take that pass all the same: their gradients read what they were taken
-/// of.
+/// of. That of relu reads its result then, which must not be overwritten before.
 enum class Epilogue : uint8_t { none, relu, tanh, sigmoid, silu, gelu };
 /// x W^T + b for x (..., in), weight (out, in), bias (out) or undefined.
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
