@@ -11,6 +11,12 @@ namespace {
 
 /// Rows of a tile of two registers.
 constexpr int kSmallRows = kIsAvx512 ? 8 : 4;
+/// Whether a part of a register is loaded by one instruction; else B is padded first.
+#if defined(__AVX2__)
+constexpr bool kMaskedLoads = true;
+#else
+constexpr bool kMaskedLoads = false;
+#endif
 
 template <class T>
 struct SmallTile {
@@ -35,7 +41,8 @@ struct SmallProduct<T, NV, std::integer_sequence<int, R...>> {
 
   FG_INLINE static void take_row(const T* p, int last, V (&row)[NV]) {
     for (int j = 0; j < NV - 1; ++j) row[j] = V::load(p + j * W);
-    row[NV - 1] = V::load(p + (NV - 1) * W, last);
+    p += (NV - 1) * W;
+    row[NV - 1] = !kMaskedLoads && last == W ? V::load(p) : V::load(p, last);
   }
   FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) {
     for (int j = 0; j < NV; ++j) sum[j] = from[j];
@@ -61,7 +68,7 @@ struct SmallProduct<T, NV, std::integer_sequence<int, R...>> {
     const T *a = t.a, *b = t.b;
     const std::int64_t a_row = t.a_row;
     for (std::int64_t k = 0; k < t.k; ++k, a += t.a_col, b += t.b_row) {
-      take_row(b, t.last, row);
+      take_row(b, kMaskedLoads ? t.last : W, row);
       (multiply_row(V(a[R * a_row]), row, sum[R]), ...);
     }
     (finish_row(sum[R], t.c + R * t.ldc, t.add, t.last), ...);
@@ -76,11 +83,13 @@ struct SmallTable<T, NV, std::integer_sequence<int, I...>> {
       &SmallProduct<T, NV, std::make_integer_sequence<int, I + 1>>::run...};
 };
 
-/// out[k * width + j] = b[k * b_row + j * b_col].
+/// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width.
 template <class T>
 FG_INLINE void turn_small(const cpu::GemmBatch<T>& g, const T* b, std::int64_t width, T* out) {
   for (std::int64_t j = 0; j < g.n; ++j)
     for (std::int64_t k = 0; k < g.k; ++k) out[k * width + j] = b[k * g.b_row + j * g.b_col];
+  for (std::int64_t j = g.n; j < width; ++j)
+    for (std::int64_t k = 0; k < g.k; ++k) out[k * width + j] = T(0);
 }
 
 /// `pack` is GemmTable::pack, for a B worth a transposition in registers.
@@ -91,18 +100,19 @@ void small(const cpu::GemmBatch<T>& g, decltype(cpu::GemmTable<T>::pack) pack) {
   T turned[most * (most + W)];
   const RowTiles tiles(g.m, kSmallRows);
   const std::int64_t width = (g.n + W - 1) / W * W;
-  const bool packs = g.b_row == 1 && g.n >= W / 2 && g.k >= W / 2;
+  const bool in_place = g.b_col == 1 && (kMaskedLoads || g.n == width);
+  const bool packs = g.b_col == 1 || (g.b_row == 1 && g.n >= W / 2 && g.k >= W / 2);
   SmallTile<T> t{};
   t.k = g.k;
   t.a_row = g.a_row;
   t.a_col = g.a_col;
-  t.b_row = g.b_col == 1 ? g.b_row : width;
+  t.b_row = in_place ? g.b_row : width;
   t.ldc = g.ldc;
   t.add = g.accumulate;
   for (std::int64_t item = 0; item < g.count; ++item) {
     const T *const a = g.a + item * g.a_item, *b = g.b + item * g.b_item;
     T* const c = g.c + item * g.c_item;
-    if (g.b_col != 1) {
+    if (!in_place) {
       if ((item == 0 || g.b_item != 0) && packs)
         pack(b, g.b_row, g.b_col, g.k, g.n, width, turned);
       else if (item == 0 || g.b_item != 0)
