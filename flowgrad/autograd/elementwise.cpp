@@ -121,7 +121,9 @@ Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
 namespace {
 
 Tensor unary(UnaryOp op, Params params, const Tensor& given) {
-  const Tensor x = cast(given, computing_dtype(op, params, given.dtype()));
+  const DType dtype = computing_dtype(op, params, given.dtype());
+  Tensor converted;
+  const Tensor& x = given.dtype() == dtype ? given : (converted = cast(given, dtype));
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::backend(x.device()).unary(op, params, x, out);
   if (recording(x)) record_unary(op, params, x, out);
@@ -160,16 +162,16 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
     const bool real = op == BinaryOp::div || op == BinaryOp::atan2 || op == BinaryOp::logaddexp;
     dtype = real ? DType::float32 : DType::int64;
   }
-  const Tensor a = cast(left, dtype);
-  const Tensor b = cast(right, dtype);
+  // Handles that are not copied: a count of references costs as much as a small kernel.
+  Tensor converted[2], spread_out[2];
+  const Tensor& a = left.dtype() == dtype ? left : (converted[0] = cast(left, dtype));
+  const Tensor& b = right.dtype() == dtype ? right : (converted[1] = cast(right, dtype));
   check_same_device(line.name, a, b);
   const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, dtype, a.device());
-  {
-    const Tensor ax = spread(a, shape);
-    const Tensor bx = spread(b, shape);
-    kernels::backend(a.device()).binary(op, ax, bx, out);
-  }
+  const Tensor& ax = a.shape() == shape ? a : (spread_out[0] = spread(a, shape));
+  const Tensor& bx = b.shape() == shape ? b : (spread_out[1] = spread(b, shape));
+  kernels::backend(a.device()).binary(op, ax, bx, out);
   if (!recording(a, b)) return out;
   // A product reads only the other factor; every other line needs what it says for either side.
   const bool product = op == BinaryOp::mul;
