@@ -19,6 +19,8 @@ import time
 import torch
 import torch.nn.functional as F
 
+from arguments import number
+
 
 def memory_kernels(rows, columns):
     x, y, out = (torch.randn(rows, columns) for _ in range(3))
@@ -147,16 +149,6 @@ def median_time(run, budget):
             run()
         samples.append((time.perf_counter() - start) / repeats)
     return statistics.median(samples)
-
-
-def number(kind, least):
-    """A type of an argument: a number of this kind, at least `least`."""
-    def parse(text):
-        value = kind(text)
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{text} given; at least {least} is accepted")
-        return value
-    return parse
 
 
 def run(command, accepted=(0,), **streams):

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 
+from arguments import number
+
 PEER = """
 import importlib.util, pathlib, sys
 import torch
@@ -34,20 +36,14 @@ print(1024 * max(0, resident("VmHWM") - before))
 def ours(program, name, threads):
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder) / "case.json"
-        subprocess.run([program, "bench", "--only", name, "--peak-memory", "--threads", threads, "--json", path], check=True,
+        subprocess.run([program, "bench", "--only", name, "--peak-memory", "--threads", str(threads), "--json", path], check=True,
                        stdout=subprocess.DEVNULL)
         return json.loads(path.read_text())["cases"][name]["peak_bytes"]
 
 
 def theirs(script, name, threads):
-    done = subprocess.run([sys.executable, "-c", PEER, script, name, threads], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", PEER, script, name, str(threads)], check=True, capture_output=True, text=True)
     return int(done.stdout.split()[-1])
-
-
-def at_least_one(text):
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} given; 1 and more are accepted")
-    return text
 
 
 def main():
@@ -55,7 +51,7 @@ def main():
     parser.add_argument("--flowgrad", required=True, help="the program")
     parser.add_argument("--peer", required=True, help="the peer's file")
     parser.add_argument("--only", default="train", help="cases whose name contains this (train)")
-    parser.add_argument("--threads", type=at_least_one, default="1")
+    parser.add_argument("--threads", type=number(int, 1), default=1)
     a = parser.parse_args()
     if not pathlib.Path(a.peer).is_file():
         parser.error(f"--peer: {a.peer} is no file")

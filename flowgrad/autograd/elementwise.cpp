@@ -99,6 +99,15 @@ DType computing_dtype(UnaryOp op, Params params, DType dtype) {
   return keeps_integers(op, params) && whole ? DType::int64 : DType::float32;
 }
 
+// cast and spread without a copy of a handle, whose count of references costs as much as a small
+// kernel: `memory` holds what is not x itself.
+const Tensor& cast(const Tensor& x, DType dtype, Tensor& memory) {
+  return x.dtype() == dtype ? x : (memory = cast(x, dtype));
+}
+const Tensor& spread(const Tensor& x, const Shape& shape, Tensor& memory) {
+  return x.shape() == shape ? x : (memory = spread(x, shape));
+}
+
 }  // namespace
 
 Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
@@ -121,9 +130,8 @@ Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
 namespace {
 
 Tensor unary(UnaryOp op, Params params, const Tensor& given) {
-  const DType dtype = computing_dtype(op, params, given.dtype());
   Tensor converted;
-  const Tensor& x = given.dtype() == dtype ? given : (converted = cast(given, dtype));
+  const Tensor& x = cast(given, computing_dtype(op, params, given.dtype()), converted);
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   kernels::backend(x.device()).unary(op, params, x, out);
   if (recording(x)) record_unary(op, params, x, out);
@@ -162,16 +170,14 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
     const bool real = op == BinaryOp::div || op == BinaryOp::atan2 || op == BinaryOp::logaddexp;
     dtype = real ? DType::float32 : DType::int64;
   }
-  // Handles that are not copied: a count of references costs as much as a small kernel.
   Tensor converted[2], spread_out[2];
-  const Tensor& a = left.dtype() == dtype ? left : (converted[0] = cast(left, dtype));
-  const Tensor& b = right.dtype() == dtype ? right : (converted[1] = cast(right, dtype));
+  const Tensor& a = cast(left, dtype, converted[0]);
+  const Tensor& b = cast(right, dtype, converted[1]);
   check_same_device(line.name, a, b);
   const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, dtype, a.device());
-  const Tensor& ax = a.shape() == shape ? a : (spread_out[0] = spread(a, shape));
-  const Tensor& bx = b.shape() == shape ? b : (spread_out[1] = spread(b, shape));
-  kernels::backend(a.device()).binary(op, ax, bx, out);
+  kernels::backend(a.device())
+      .binary(op, spread(a, shape, spread_out[0]), spread(b, shape, spread_out[1]), out);
   if (!recording(a, b)) return out;
   // A product reads only the other factor; every other line needs what it says for either side.
   const bool product = op == BinaryOp::mul;

@@ -6,8 +6,13 @@
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/autograd/support.h"
 
 namespace flowgrad {
+
+Tensor Layer::forward_with(const Tensor& x, Epilogue epilogue) {
+  return with_epilogue(forward(x), epilogue, /*fused=*/false);
+}
 
 Linear::Linear(int64_t in, int64_t out, Generator& generator, DType dtype, bool bias)
     : in_(in), out_(out) {
@@ -18,11 +23,6 @@ Linear::Linear(int64_t in, int64_t out, Generator& generator, DType dtype, bool 
   const double bound = 1 / std::sqrt(static_cast<double>(in));
   weight_ = add_parameter("weight", rand({out, in}, generator, dtype, -bound, bound));
   if (bias) bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
-}
-
-Tensor Linear::forward_then(Layer& next, const Tensor& x) {
-  if (next.epilogue() == Epilogue::none) return Layer::forward_then(next, x);
-  return linear(x, weight_, bias_, next.epilogue());
 }
 
 void Linear::set_zero() {
@@ -50,10 +50,9 @@ Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DT
   bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
 }
 
-Tensor Conv2d::forward_then(Layer& next, const Tensor& x) {
-  if (next.epilogue() == Epilogue::none) return Layer::forward_then(next, x);
+Tensor Conv2d::forward_with(const Tensor& x, Epilogue epilogue) {
   ConvOptions options = options_;
-  options.epilogue = next.epilogue();
+  options.epilogue = epilogue;
   return conv2d(x, weight_, bias_, options);
 }
 
@@ -159,15 +158,12 @@ Activation::Activation(std::function<Tensor(const Tensor&)> f) : f_(std::move(f)
 
 Tensor Sequential::forward_from(size_t first, const Tensor& x) {
   Tensor y = x;
-  size_t i = first;
-  for (; i + 1 < layers_.size(); ++i) {
-    Layer& next = *layers_[i + 1];
-    if (next.epilogue() == Epilogue::none)
-      y = layers_[i]->forward(y);
-    else
-      y = layers_[i++]->forward_then(next, y);
+  for (size_t i = first; i < layers_.size(); ++i) {
+    const Epilogue next = i + 1 < layers_.size() ? layers_[i + 1]->epilogue() : Epilogue::none;
+    y = layers_[i]->forward_with(y, next);
+    if (next != Epilogue::none) ++i;
   }
-  return i < layers_.size() ? layers_[i]->forward(y) : y;
+  return y;
 }
 
 MLP::MLP(const std::vector<int64_t>& widths, const std::function<Tensor(const Tensor&)>& activation,

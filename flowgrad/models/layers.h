@@ -11,8 +11,8 @@ namespace flowgrad {
 class Layer : public Module {
  public:
   virtual Tensor forward(const Tensor& x) = 0;
-  /// next(forward(x)), by one kernel where this layer's has such an epilogue.
-  virtual Tensor forward_then(Layer& next, const Tensor& x) { return next.forward(forward(x)); }
+  /// The epilogue of forward(x), by one kernel where this layer's has it.
+  virtual Tensor forward_with(const Tensor& x, Epilogue epilogue);
   /// What this layer is to the one before it.
   virtual Epilogue epilogue() const { return Epilogue::none; }
   Tensor operator()(const Tensor& x) { return forward(x); }
@@ -25,7 +25,9 @@ class Linear final : public Layer {
   Linear(int64_t in, int64_t out, Generator& generator, DType dtype = DType::float32,
          bool bias = true);
   Tensor forward(const Tensor& x) override { return linear(x, weight_, bias_); }
-  Tensor forward_then(Layer& next, const Tensor& x) override;
+  Tensor forward_with(const Tensor& x, Epilogue epilogue) override {
+    return linear(x, weight_, bias_, epilogue);
+  }
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
   const Tensor& weight() const { return weight_; }
@@ -52,7 +54,7 @@ class Conv2d final : public Layer {
   Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator,
          DType dtype = DType::float32, const Conv2dOptions& options = {});
   Tensor forward(const Tensor& x) override { return conv2d(x, weight_, bias_, options_); }
-  Tensor forward_then(Layer& next, const Tensor& x) override;
+  Tensor forward_with(const Tensor& x, Epilogue epilogue) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
   void set_zero();
 

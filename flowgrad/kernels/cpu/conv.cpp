@@ -240,8 +240,7 @@ bool convolved(const Convolution& c, const View& x, const View& weight, const Vi
   visit_floating("conv2d", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     forward<T>(s, x.as<const T>(), weight.as<const T>(),
-               bias.defined() ? bias.as<const T>() : nullptr, out.as<T>(),
-               op ? elementwise_table<T>().unary[static_cast<int>(*op)] : nullptr);
+               bias.defined() ? bias.as<const T>() : nullptr, out.as<T>(), unary_kernel<T>(op));
   });
   return true;
 }

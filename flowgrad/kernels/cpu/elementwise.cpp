@@ -16,20 +16,6 @@ static_assert(static_cast<int>(BinaryOp::logaddexp) == number::binary_logaddexp)
 static_assert(static_cast<int>(CompareOp::greater_equal) == number::compare_greater_equal);
 static_assert(static_cast<int>(PredicateOp::isnan) == number::predicate_isnan);
 
-/// Calls f with the element type and returns true for the two types that have vector kernels.
-template <class F>
-bool with_floating(DType dtype, F&& f) {
-  if (dtype == DType::float32) {
-    f(float{});
-    return true;
-  }
-  if (dtype == DType::float64) {
-    f(double{});
-    return true;
-  }
-  return false;
-}
-
 template <class T>
 T* as(void* p) {
   return static_cast<T*>(p);

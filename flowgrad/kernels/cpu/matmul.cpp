@@ -78,14 +78,10 @@ bool multiplied(const View& a, const View& b, const View& bias, bool accumulate,
                 std::optional<UnaryOp> op) {
   const bool same = a.dtype == b.dtype && a.dtype == out.dtype &&
                     (!bias.defined() || bias.dtype == out.dtype) && out.is_contiguous();
-  const auto run = [&](auto zero) {
-    using T = decltype(zero);
-    multiply<T>(a, b, bias, accumulate, out,
-                op ? elementwise_table<T>().unary[static_cast<int>(*op)] : nullptr);
-    return true;
-  };
-  if (same && out.dtype == DType::float32) return run(float{});
-  return same && out.dtype == DType::float64 && run(double{});
+  return same && with_floating(out.dtype, [&](auto zero) {
+           using T = decltype(zero);
+           multiply<T>(a, b, bias, accumulate, out, unary_kernel<T>(op));
+         });
 }
 
 }  // namespace

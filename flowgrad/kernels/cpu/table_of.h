@@ -1,9 +1,26 @@
 #pragma once
 
+#include <optional>
+
+#include "flowgrad/kernels/backend.h"
 #include "flowgrad/kernels/cpu/dispatch.h"
 
 /// The chosen instruction set's table for an element type.
 namespace flowgrad::kernels::cpu {
+
+/// Calls f with the element type and returns true for the two types that have vector kernels.
+template <class F>
+bool with_floating(DType dtype, F&& f) {
+  if (dtype == DType::float32) {
+    f(float{});
+    return true;
+  }
+  if (dtype == DType::float64) {
+    f(double{});
+    return true;
+  }
+  return false;
+}
 
 /// What a pair of tables, for float and for double, has for T.
 template <class T, class Tables>
@@ -17,6 +34,11 @@ const auto& half_of(const Tables* tables) {
 template <class T>
 const ElementwiseTable<T>& elementwise_table() {
   return half_of<T>(isa().elementwise);
+}
+/// The kernel of an operation without parameters; null for none.
+template <class T>
+UnaryKernel<T> unary_kernel(std::optional<UnaryOp> op) {
+  return op ? elementwise_table<T>().unary[static_cast<int>(*op)] : nullptr;
 }
 template <class T>
 const ReduceTable<T>& reduce_table() {

@@ -3,6 +3,7 @@
 // each, without the preparations that a large product earns back. k is summed as in gemm_tile.h:
 // same bits.
 
+#include "flowgrad/kernels/cpu/isa/gemm_pack.h"
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"
 
@@ -11,12 +12,6 @@ namespace {
 
 /// Rows of a tile of two registers.
 constexpr int kSmallRows = kIsAvx512 ? 8 : 4;
-/// Whether a part of a register is loaded by one instruction; else B is padded first.
-#if defined(__AVX2__)
-constexpr bool kMaskedLoads = true;
-#else
-constexpr bool kMaskedLoads = false;
-#endif
 
 template <class T>
 struct SmallTile {
@@ -83,25 +78,15 @@ struct SmallTable<T, NV, std::integer_sequence<int, I...>> {
       &SmallProduct<T, NV, std::make_integer_sequence<int, I + 1>>::run...};
 };
 
-/// out[k * width + j] = b[k * b_row + j * b_col], zeros for n <= j < width.
 template <class T>
-FG_INLINE void turn_small(const cpu::GemmBatch<T>& g, const T* b, std::int64_t width, T* out) {
-  for (std::int64_t j = 0; j < g.n; ++j)
-    for (std::int64_t k = 0; k < g.k; ++k) out[k * width + j] = b[k * g.b_row + j * g.b_col];
-  for (std::int64_t j = g.n; j < width; ++j)
-    for (std::int64_t k = 0; k < g.k; ++k) out[k * width + j] = T(0);
-}
-
-/// `pack` is GemmTable::pack, for a B worth a transposition in registers.
-template <class T>
-void small(const cpu::GemmBatch<T>& g, decltype(cpu::GemmTable<T>::pack) pack) {
+void small(const cpu::GemmBatch<T>& g) {
   using Rows = std::make_integer_sequence<int, kSmallRows>;
   constexpr std::int64_t W = kLanes<T>, most = cpu::kSmallSize;
-  T turned[most * (most + W)];
+  T packed[most * (most + W)];
   const RowTiles tiles(g.m, kSmallRows);
   const std::int64_t width = (g.n + W - 1) / W * W;
   const bool in_place = g.b_col == 1 && (kMaskedLoads || g.n == width);
-  const bool packs = g.b_col == 1 || (g.b_row == 1 && g.n >= W / 2 && g.k >= W / 2);
+  const bool by_registers = g.b_col == 1 || (g.b_row == 1 && g.n >= W / 2 && g.k >= W / 2);
   SmallTile<T> t{};
   t.k = g.k;
   t.a_row = g.a_row;
@@ -113,11 +98,9 @@ void small(const cpu::GemmBatch<T>& g, decltype(cpu::GemmTable<T>::pack) pack) {
     const T *const a = g.a + item * g.a_item, *b = g.b + item * g.b_item;
     T* const c = g.c + item * g.c_item;
     if (!in_place) {
-      if ((item == 0 || g.b_item != 0) && packs)
-        pack(b, g.b_row, g.b_col, g.k, g.n, width, turned);
-      else if (item == 0 || g.b_item != 0)
-        turn_small(g, b, width, turned);
-      b = turned;
+      if (item == 0 || g.b_item != 0)
+        (by_registers ? pack<T> : pack_elements<T>)(b, g.b_row, g.b_col, g.k, g.n, width, packed);
+      b = packed;
     }
     for (std::int64_t j = 0; j < g.n; j += 2 * W) {
       const std::int64_t left = g.n - j < 2 * W ? g.n - j : 2 * W;

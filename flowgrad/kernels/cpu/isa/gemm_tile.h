@@ -8,14 +8,16 @@
 namespace flowgrad::kernels::FLOWGRAD_ISA {
 namespace {
 
+/// Whether a part of a register is one instruction to load, and costs no more than a whole one to
+/// store.
 #if defined(FG_AVX512)
-constexpr bool kMaskedStores = true;
+constexpr bool kMaskedLoads = true, kMaskedStores = true;
 constexpr int kTileRows = 14;
 #elif defined(__AVX2__)
-constexpr bool kMaskedStores = false;
+constexpr bool kMaskedLoads = true, kMaskedStores = false;
 constexpr int kTileRows = 6;
 #else
-constexpr bool kMaskedStores = false;
+constexpr bool kMaskedLoads = false, kMaskedStores = false;
 constexpr int kTileRows = 4;
 #endif
 /// 32 registers, and processors whose first two caches are larger and have more ways.
