@@ -196,6 +196,7 @@ class Pass {
     }
     if (!v.runs) return;
     Backward backward(node, cotangents);
+    for (size_t i = 0; i < node->edges.size(); ++i) backward.slots[i] = slot_of(node->edges[i]);
     node->run(backward);
     for (size_t i = 0; i < node->edges.size(); ++i) {
       const Edge& edge = node->edges[i];
@@ -204,13 +205,17 @@ class Pass {
       if (mode().anomaly != AnomalyCheck::off) {
         check_anomaly(g, fmt::format("the gradient that {} gave its input {}", node->label(), i));
       }
-      const uint32_t* at = index_.position(edge.node.get());
-      if (!at || !visits_[*at].needed) continue;
-      const Visit& target = visits_[*at];
-      add_to(gradients_[target.first_gradient + edge.output],
-             check(std::move(g), edge.node.get(), edge.output, node.get(), i));
+      if (Tensor* const slot = backward.slots[i])
+        add_to(*slot, check(std::move(g), edge.node.get(), edge.output, node.get(), i));
     }
     if (!options_.retain_graph) node->release_saved();
+  }
+
+  /// Where the gradient that goes along an edge is collected; null where nobody asks for it.
+  Tensor* slot_of(const Edge& edge) {
+    const uint32_t* const at = edge.node ? index_.position(edge.node.get()) : nullptr;
+    if (at == nullptr || !visits_[*at].needed) return nullptr;
+    return &gradients_[visits_[*at].first_gradient + edge.output];
   }
 
   void drop(const Visit& v) {

@@ -42,6 +42,7 @@ void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Te
       backend(out.device()).matmul_unary(operation_of(epilogue), left, right, row, to);
   };
   const Tensor row = bias.defined() && !bias.is_contiguous() ? contiguous(bias.detach()) : bias;
+  if (a.rank() == 2 && b_layout.rank() == 2) return run(a, ViewAs(b, b_layout), row, out);
   if (b_layout.rank() == 2 && out.rank() != 2) {
     // One large product instead of many small ones.
     const int64_t rows = out.numel() / out.shape().back();
@@ -151,6 +152,17 @@ Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
   return sum_of_products(lead_as_one(g), lead_as_one(bt));
 }
 
+/// The share of an input of shape (K, N) in a gradient: a^T g for a (M, K) and g (M, N), added to
+/// what others gave where that saves memory of its own.
+void give_product(Backward& r, int input, const Tensor& a, const Tensor& g) {
+  const Tensor at = transpose(a);
+  const Tensor sum = r.sum_so_far(input, {at.shape()[0], g.shape()[1]}, g.dtype());
+  if (sum.defined())
+    multiply(at, g, g.layout(), {}, /*accumulate=*/true, sum);
+  else
+    r.set(input, matmul(at, g));
+}
+
 /// Gradients of a b for the inputs numbered `first` (a) and `first + 1` (b), saved as 0 and 1.
 void product_rule(Backward& r, int first, int rank_a, int rank_b) {
   const Tensor& g = r.grad();
@@ -158,8 +170,10 @@ void product_rule(Backward& r, int first, int rank_a, int rank_b) {
   if (r.needs(first + 1)) {
     const Tensor a = r.saved(0);
     // A b without batch axes collects from all of them: one product instead of a batch to sum.
-    r.set(first + 1, rank_b == 2 && rank_a > 2 ? matmul(transpose(rows_of(a)), rows_of(g))
-                                               : matmul(transpose(a), g));
+    if (rank_b == 2)
+      give_product(r, first + 1, rows_of(a), rows_of(g));
+    else
+      r.set(first + 1, matmul(transpose(a), g));
   }
 }
 
@@ -255,7 +269,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Epilogu
       const Tensor rows = g.rank() == 1 ? unsqueeze(g, 0) : rows_of(g);
       if (r.needs(1)) {
         const Tensor x = r.saved(0);
-        r.set(1, matmul(transpose(rows), x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x)));
+        give_product(r, 1, rows, x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x));
       }
       if (r.needs(2)) r.set(2, sum(rows, {0}));
     });

@@ -78,9 +78,9 @@ class Node : public TapeNode {
 /// What a backward rule sees and fills in.
 class Backward {
  public:
-  explicit Backward(const Ref<Node>& node, Tensor* cotangents)
-      : node_(node), cotangents_(cotangents) {
+  Backward(const Ref<Node>& node, Tensor* cotangents) : node_(node), cotangents_(cotangents) {
     results.resize(node->edges.size());
+    slots.resize(node->edges.size());
   }
   const Node& node() const { return *node_; }
   /// Cotangent of an output; undefined when nothing downstream used that output.
@@ -98,7 +98,14 @@ class Backward {
     results[static_cast<size_t>(input)] = std::move(gradient);
   }
 
+  /// What others gave to this input so far, where a rule may add its own share to it in place of
+  /// `set`: undefined where it must not, as when the gradient is recorded or somebody holds the
+  /// sum.
+  Tensor sum_so_far(int input, const Shape& shape, DType dtype) const;
+
   InlineVector<Tensor, 3> results;
+  /// Where the engine collects the gradient of each input; null where nobody asks.
+  InlineVector<Tensor*, 3> slots;
 
  private:
   const Ref<Node>& node_;

@@ -166,4 +166,11 @@ Tensor Backward::saved(int i) const {
   return value;
 }
 
+Tensor Backward::sum_so_far(int input, const Shape& shape, DType dtype) const {
+  const Tensor* const slot = slots[static_cast<size_t>(input)];
+  if (slot == nullptr || mode().recording || mode().anomaly != AnomalyCheck::off) return {};
+  const bool own = slot->is_sole_owner() && slot->is_contiguous();
+  return own && slot->shape() == shape && slot->dtype() == dtype ? *slot : Tensor();
+}
+
 }  // namespace flowgrad

@@ -6,10 +6,10 @@
 
 namespace flowgrad {
 
-bool Layout::is_contiguous() const {
+bool is_contiguous(const Shape& shape, const Strides& strides) {
   int64_t expected = 1;
   bool packed = true;
-  for (int i = rank() - 1; i >= 0; --i) {
+  for (int i = shape.rank() - 1; i >= 0; --i) {
     if (shape[i] == 0) return true;
     if (shape[i] != 1 && strides[i] != expected) packed = false;
     expected *= shape[i];

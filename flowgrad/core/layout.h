@@ -6,6 +6,9 @@
 
 namespace flowgrad {
 
+/// Elements follow each other in row-major order without gaps.
+bool is_contiguous(const Shape& shape, const Strides& strides);
+
 /// How elements lie in a storage: sizes, strides and offset, all counted in elements.
 struct Layout {
   Shape shape;
@@ -13,7 +16,7 @@ struct Layout {
   int64_t offset = 0;
 
   int rank() const { return shape.rank(); }
-  bool is_contiguous() const;
+  bool is_contiguous() const { return flowgrad::is_contiguous(shape, strides); }
 };
 
 /// Row-major layout without gaps.

@@ -1,10 +1,16 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <utility>
 
 namespace flowgrad {
+
+/// Memory of handles and tape nodes, which come and go by the thousand. Freed blocks wait in lists
+/// of the thread that freed them, a bounded number of each size, and taking one needs no lock.
+void* object_allocate(size_t bytes);
+void object_free(void* object, size_t bytes) noexcept;
 
 /// Base of objects with an intrusive reference count. `release_last` is called when the last
 /// reference goes; the default deletes at once.
@@ -14,6 +20,8 @@ class RefCounted {
   RefCounted(const RefCounted&) = delete;
   RefCounted& operator=(const RefCounted&) = delete;
   virtual ~RefCounted() = default;
+  static void* operator new(size_t bytes) { return object_allocate(bytes); }
+  static void operator delete(void* object, size_t bytes) noexcept { object_free(object, bytes); }
 
   // A new object's first owner and an old one's last are alone with it and need no locked
   // instruction.

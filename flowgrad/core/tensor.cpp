@@ -33,14 +33,9 @@ void for_each_offset(const Layout& l, F&& f) {
 }  // namespace
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device device) {
-  Tensor t;
   const int64_t n = flowgrad::numel(shape);
-  t.impl_ = make_ref<Impl>();
-  t.impl_->layout = contiguous_layout(shape);
-  t.impl_->numel = n;
-  t.impl_->dtype = dtype;
-  t.impl_->storage = make_ref<Storage>(static_cast<size_t>(n) * size_of(dtype), device);
-  return t;
+  return of(contiguous_layout(shape), n,
+            make_ref<Storage>(static_cast<size_t>(n) * size_of(dtype), device), dtype);
 }
 
 Tensor Tensor::over(Ref<Storage> storage, const Layout& layout, DType dtype) {
@@ -53,26 +48,14 @@ Tensor Tensor::over(Ref<Storage> storage, const Layout& layout, DType dtype) {
                     layout.shape.to_string(), layout.strides.to_string(), layout.offset, e.begin,
                     e.end - 1, have));
   }
-  Tensor t;
-  t.impl_ = make_ref<Impl>();
-  t.impl_->layout = layout;
-  t.impl_->numel = flowgrad::numel(layout.shape);
-  t.impl_->dtype = dtype;
-  t.impl_->storage = std::move(storage);
-  return t;
+  return of(layout, flowgrad::numel(layout.shape), std::move(storage), dtype);
 }
 
 Tensor Tensor::with_layout(const Layout& layout) const {
-  Tensor t;
-  t.impl_ = make_ref<Impl>();
-  t.impl_->layout = layout;
-  t.impl_->numel = flowgrad::numel(layout.shape);
-  t.impl_->dtype = impl().dtype;
-  t.impl_->storage = impl().storage;
-  return t;
+  return of(layout, flowgrad::numel(layout.shape), impl().storage, impl().dtype);
 }
 
-Tensor Tensor::detach() const { return with_layout(layout()); }
+Tensor Tensor::detach() const { return of(layout(), numel(), impl().storage, dtype()); }
 
 int64_t Tensor::size(int64_t axis) const {
   if (rank() == 0)

@@ -106,14 +106,22 @@ class Tensor {
 
  private:
   struct Impl final : RefCounted {
+    Impl(const Layout& layout, int64_t numel, Ref<Storage> storage, DType dtype)
+        : layout(layout), numel(numel), storage(std::move(storage)), dtype(dtype) {}
     Layout layout;
-    int64_t numel = 0;
+    int64_t numel;
     Ref<Storage> storage;
     Ref<TapeNode> node;
     Ref<Leaf> retained;
     uint32_t output = 0;
-    DType dtype = DType::float32;
+    DType dtype;
   };
+  // Not a constructor: Tensor would have a second reading of {0}.
+  static Tensor of(const Layout& layout, int64_t numel, Ref<Storage> storage, DType dtype) {
+    Tensor t;
+    t.impl_ = make_ref<Impl>(layout, numel, std::move(storage), dtype);
+    return t;
+  }
   Impl& impl() const {
     if (!impl_) undefined();
     return *impl_;

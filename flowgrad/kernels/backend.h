@@ -59,7 +59,7 @@ struct View {
   bool defined() const { return shape != nullptr; }
   int rank() const { return shape->rank(); }
   int64_t numel() const { return flowgrad::numel(*shape); }
-  bool is_contiguous() const { return Layout{*shape, *strides, 0}.is_contiguous(); }
+  bool is_contiguous() const { return flowgrad::is_contiguous(*shape, *strides); }
   template <class T>
   T* as() const {
     return static_cast<T*>(data);
