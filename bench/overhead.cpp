@@ -68,7 +68,9 @@ Tensor run(const Chain& c, const Tensors& leaves, const Tensor& x, int64_t steps
 /// Values and the gradients of their squares' half in x and the leaves.
 std::vector<std::vector<double>> results(const Chain& c, DType dtype, Device device,
                                          const Tensor& x, int64_t steps) {
-  const auto leaf = [&](const Tensor& t) { return clone(to(cast(t, dtype), device)).requires_grad_(); };
+  const auto leaf = [&](const Tensor& t) {
+    return clone(to(cast(t, dtype), device)).requires_grad_();
+  };
   Tensors inputs{leaf(x)}, leaves;
   for (const Tensor& t : c.leaves) inputs.push_back(leaves.emplace_back(leaf(t)));
   const Tensor y = run(c, leaves, inputs[0], steps);
@@ -123,7 +125,8 @@ int run(const Arguments& a) {
   if (!a.json.empty()) cli::check_output("--json", a.json, {".json"});
   const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   std::vector<Chain> all = chains(n);
-  std::erase_if(all, [&](const Chain& c) { return std::string(c.name).find(a.only) == std::string::npos; });
+  std::erase_if(
+      all, [&](const Chain& c) { return std::string(c.name).find(a.only) == std::string::npos; });
   if (all.empty()) throw cli::UsageError("--only: no chain is left");
   Generator g(2);
   const Tensor x = randn({4, n}, g);
@@ -131,7 +134,8 @@ int run(const Arguments& a) {
   root["cpu"] = cli::cpu_description();
   root["numbers"] = 4 * n;
   bool failed = false;
-  fmt::print("{:<20} {:>8} {:>14} {:>14} {:>14}\n", "", "error", "no tape, ns", "recorded, ns", "backward, ns");
+  fmt::print("{:<20} {:>8} {:>14} {:>14} {:>14}\n", "", "error", "no tape, ns", "recorded, ns",
+             "backward, ns");
   for (const Chain& c : all) {
     const auto want = results(c, DType::float64, Device::cpu(), x, steps);
     const auto got = results(c, DType::float32, device, x, steps);

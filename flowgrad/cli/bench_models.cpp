@@ -37,15 +37,13 @@ class Training {
            const Recipe& recipe)
       : module_(std::move(module)),
         loss_(std::move(loss)),
-        optimizer_({{module_->parameters()}}, recipe.adam),
-        parameters_(module_->parameters()) {}
+        optimizer_({{module_->parameters()}}, recipe.adam) {}
 
   double step() {
     optimizer_.zero_grad();
     const Tensor loss = loss_(*module_, generator_);
     backward(loss);
-    clip_grad_norm(parameters_, 1.0);
-    optimizer_.step();
+    optimizer_.clipped_step(1.0);
     return loss.item();
   }
   /// Loss of fixed draws, so that two of them can be compared.
@@ -59,7 +57,6 @@ class Training {
   std::unique_ptr<Module> module_;
   std::function<Tensor(Module&, Generator&)> loss_;
   Adam optimizer_;
-  NamedTensors parameters_;
   Generator generator_{5};
 };
 

@@ -103,6 +103,8 @@ struct AdamParams {
   double correction1, correction2;
   /// True: AdamW's decay, applied to the parameter. False: L2 added to the gradient.
   bool decoupled;
+  /// Of the gradients, which stay as they are; a captured step has the verdict's.
+  double gradient_factor = 1;
   CapturedStep captured = {};
 };
 StepNumbers numbers_of(const AdamParams& params);
@@ -110,6 +112,7 @@ StepNumbers numbers_of(const AdamParams& params);
 struct SgdParams {
   double lr, momentum, dampening, weight_decay;
   bool nesterov, first_step;
+  double gradient_factor = 1;
   CapturedStep captured = {};
 };
 StepNumbers numbers_of(const SgdParams& params);

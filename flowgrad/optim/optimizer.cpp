@@ -102,7 +102,8 @@ int64_t Optimizer::next_update(const Batch& batch) const {
   return age + 1;
 }
 
-void Optimizer::queue(const Batch& batch, const kernels::CapturedStep& captured) {
+void Optimizer::queue(const Batch& batch, double gradient_factor,
+                      const kernels::CapturedStep& captured) {
   std::vector<kernels::OptimizerSlot> slots;
   std::vector<Tensor> gradients;  // slots borrow from them
   gradients.reserve(batch.members.size());
@@ -117,7 +118,7 @@ void Optimizer::queue(const Batch& batch, const kernels::CapturedStep& captured)
     if (state.moments.size() > 1) slot.moment2 = state.moments[1];
   }
   const ParameterGroup& group = groups_[batch.group];
-  update(slots, group, next_update(batch), lr_ * group.lr_factor, captured);
+  update(slots, group, next_update(batch), lr_ * group.lr_factor, gradient_factor, captured);
 }
 
 void Optimizer::count(const std::vector<Batch>& batches) {
@@ -137,11 +138,21 @@ kernels::StepNumbers Optimizer::next_numbers(const Batch& batch) const {
   return numbers(group, next_update(batch), lr_ * group.lr_factor);
 }
 
-void Optimizer::step() {
+void Optimizer::step(double gradient_factor) {
+  check_setting("Optimizer::step", "gradient_factor", gradient_factor,
+                std::isfinite(gradient_factor) && gradient_factor >= 0,
+                "a finite number of 0 or more");
   NoGrad off;
   const std::vector<Batch> all = batches();
-  for (const Batch& batch : all) queue(batch, {});
+  for (const Batch& batch : all) queue(batch, gradient_factor, {});
   count(all);
+}
+
+double Optimizer::clipped_step(double max_norm) {
+  check_setting("Optimizer::clipped_step", "max_norm", max_norm, max_norm > 0, "a number above 0");
+  const double norm = gradient_norm(all_);
+  if (std::isfinite(norm)) step(clip_factor(norm, max_norm));
+  return norm;
 }
 
 NamedTensors Optimizer::state_dict() const {
@@ -209,8 +220,10 @@ kernels::SgdParams Sgd::params(const ParameterGroup& group, int64_t count, doubl
 }
 
 void Sgd::update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                 int64_t count, double lr, const kernels::CapturedStep& captured) {
+                 int64_t count, double lr, double gradient_factor,
+                 const kernels::CapturedStep& captured) {
   kernels::SgdParams p = params(group, count, lr);
+  p.gradient_factor = gradient_factor;
   p.captured = captured;
   kernels::backend(group.parameters.front().second.device()).sgd_step(slots, p);
 }
@@ -243,8 +256,10 @@ kernels::AdamParams Adam::params(const ParameterGroup& group, int64_t count, dou
 }
 
 void Adam::update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                  int64_t count, double lr, const kernels::CapturedStep& captured) {
+                  int64_t count, double lr, double gradient_factor,
+                  const kernels::CapturedStep& captured) {
   kernels::AdamParams p = params(group, count, lr);
+  p.gradient_factor = gradient_factor;
   p.captured = captured;
   kernels::backend(group.parameters.front().second.device()).adam_step(slots, p);
 }
@@ -273,12 +288,14 @@ double gradient_norm(const NamedTensors& parameters) {
   return std::sqrt(kernels::backend(grads.front().device()).sum_of_squares(views));
 }
 
+double clip_factor(double norm, double max_norm) {
+  return std::isfinite(norm) ? std::min(1.0, max_norm / (norm + 1e-6)) : 1;
+}
+
 double clip_grad_norm(const NamedTensors& parameters, double max_norm) {
   check_setting("clip_grad_norm", "max_norm", max_norm, max_norm > 0, "a number above 0");
-  const double norm = gradient_norm(parameters);
-  // PyTorch's factor, its 1e-6 included.
-  const double factor = max_norm / (norm + 1e-6);
-  if (!std::isfinite(norm) || factor >= 1) return norm;
+  const double norm = gradient_norm(parameters), factor = clip_factor(norm, max_norm);
+  if (factor == 1) return norm;
   for (const auto& [name, p] : parameters) {
     const Tensor g = p.grad();
     if (!g.defined()) continue;

@@ -39,7 +39,12 @@ class Optimizer {
   const NamedTensors& parameters() const { return all_; }
   /// Drops the stored gradients.
   void zero_grad() const;
-  void step();
+  /// One update, as if every gradient was `gradient_factor` times what is stored; it must be finite
+  /// and at least 0 (ValueError).
+  void step(double gradient_factor = 1);
+  /// clip_grad_norm and step in one pass over gradients and parameters: the stored gradients stay
+  /// as they are. Returns the norm; one that is not finite changes nothing.
+  double clipped_step(double max_norm);
 
   /// Moments as "<parameter>.<moment>", updates of each parameter as "<parameter>.step" and calls
   /// of step() as "step" (int64). The tensors are the optimiser's own, not copies.
@@ -55,7 +60,8 @@ class Optimizer {
   Optimizer(std::vector<ParameterGroup> groups, double lr, std::vector<const char*> moments);
   /// Updates parameters of one group whose gradients are here; it is the `count`-th update of each.
   virtual void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-                      int64_t count, double lr, const kernels::CapturedStep& captured) = 0;
+                      int64_t count, double lr, double gradient_factor,
+                      const kernels::CapturedStep& captured) = 0;
   /// What of that update a captured one reads from the device.
   virtual kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
                                        double lr) const = 0;
@@ -75,7 +81,7 @@ class Optimizer {
   std::vector<Batch> batches() const;
   /// The number of the batch's next update. DeviceError where its members differ in age by now.
   int64_t next_update(const Batch& batch) const;
-  void queue(const Batch& batch, const kernels::CapturedStep& captured);
+  void queue(const Batch& batch, double gradient_factor, const kernels::CapturedStep& captured);
   /// Notes that all batches were updated.
   void count(const std::vector<Batch>& batches);
   kernels::StepNumbers next_numbers(const Batch& batch) const;
@@ -106,7 +112,8 @@ class Sgd final : public Optimizer {
 
  protected:
   void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-              int64_t count, double lr, const kernels::CapturedStep& captured) override;
+              int64_t count, double lr, double gradient_factor,
+              const kernels::CapturedStep& captured) override;
   kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
                                double lr) const override;
 
@@ -131,7 +138,8 @@ class Adam final : public Optimizer {
 
  protected:
   void update(std::span<const kernels::OptimizerSlot> slots, const ParameterGroup& group,
-              int64_t count, double lr, const kernels::CapturedStep& captured) override;
+              int64_t count, double lr, double gradient_factor,
+              const kernels::CapturedStep& captured) override;
   kernels::StepNumbers numbers(const ParameterGroup& group, int64_t count,
                                double lr) const override;
 
@@ -142,6 +150,10 @@ class Adam final : public Optimizer {
 
 /// Norm of all stored gradients together; parameters without one count as 0.
 double gradient_norm(const NamedTensors& parameters);
+
+/// What gradients of this norm are multiplied by to have at most `max_norm`, as PyTorch computes
+/// it: max_norm / (norm + 1e-6), or 1 where that is more or the norm is not finite.
+double clip_factor(double norm, double max_norm);
 
 /// Scales the stored gradients so that their norm is at most `max_norm`, and returns the norm
 /// before. A norm that is not finite changes nothing: the caller must not step (it is returned as

@@ -66,7 +66,7 @@ void StepGraph::capture() {
   const auto* numbers = static_cast<const StepNumbers*>(numbers_.raw());
   kernels::backend(device).judge_step(loss_, norm_of, parts_.clip_norm, captured_any_index(),
                                       verdict);
-  for (const auto& batch : batches_) optimizer.queue(batch, {numbers++, verdict});
+  for (const auto& batch : batches_) optimizer.queue(batch, 1, {numbers++, verdict});
   if (parts_.ema && !parts_.after_update) parts_.ema->queue({numbers, verdict});
 }
 

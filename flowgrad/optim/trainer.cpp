@@ -167,7 +167,7 @@ StepGraph* Trainer::step_graph() {
   return graph_.get();
 }
 
-/// Loss and gradients, clipped, with their norm; the first micro-batch is prepared. A loss that is
+/// Loss and gradients with their norm; the first micro-batch is prepared. A loss that is
 /// not finite ends it, without a norm.
 Trainer::Outcome Trainer::accumulate_gradients() {
   Outcome out;
@@ -186,9 +186,7 @@ Trainer::Outcome Trainer::accumulate_gradients() {
     if (options_.accumulate > 1) loss = loss * share;
     backward(loss, Tensor());
   }
-  const NamedTensors& trained = parts_.optimizer->parameters();
-  out.norm =
-      options_.clip_norm > 0 ? clip_grad_norm(trained, options_.clip_norm) : gradient_norm(trained);
+  out.norm = gradient_norm(parts_.optimizer->parameters());
   return out;
 }
 
@@ -238,7 +236,8 @@ Trainer::Outcome Trainer::train_step() {
   }
   if (out.problem.empty()) {
     if (!out.updated) {
-      parts_.optimizer->step();
+      parts_.optimizer->step(options_.clip_norm > 0 ? clip_factor(out.norm, options_.clip_norm)
+                                                    : 1);
       if (parts_.after_update) parts_.after_update();
       if (ema_) ema_->update();
     }

@@ -82,7 +82,7 @@ enum class NanPolicy {
 /// parts. A loss that copies from the host, reads a value of the device or branches on one cannot
 /// be captured; numbers of the host that it reads, such as the step's, stay what they were. Those
 /// of the update, such as the rate, do not: the device gets them before each run. An index out of
-/// range raises ValueError, and the step changes nothing. Stored gradients are not clipped.
+/// range raises ValueError, and the step changes nothing.
 /// `after_update` and the averages after it stay outside of the graph.
 enum class GraphUse {
   never,
@@ -95,7 +95,8 @@ struct TrainerOptions {
   int64_t steps = 1000;
   /// Micro-batches per step; the gradient is that of the mean of their losses.
   int64_t accumulate = 1;
-  /// Largest norm of all gradients together; 0: no clipping.
+  /// Largest norm of all gradients together in an update; 0: no clipping. The stored gradients
+  /// stay as they are.
   double clip_norm = 0;
   /// Decay of the averaged weights; 0: none are kept.
   double ema_decay = 0;

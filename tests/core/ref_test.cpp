@@ -45,7 +45,7 @@ TEST_CASE("memory of objects is writable in all sizes and comes back", "[ref_tes
 TEST_CASE("a freed object's memory serves the next of its size", "[ref_test]") {
   void* const first = object_allocate(100);
   object_free(first, 100);
-  void* const other = object_allocate(200), *second = object_allocate(97);
+  void *const other = object_allocate(200), *second = object_allocate(97);
   CHECK(second == first);
   CHECK(other != first);
   object_free(second, 97);

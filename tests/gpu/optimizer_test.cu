@@ -54,7 +54,7 @@ TEST_CASE("adam: many slots of both dtypes", "[optimizer_test]") {
   for (size_t n : {1, 10, 63, 64, 65, 150}) {
     const Slots s(n, kFloating, kSizes);
     for (bool decoupled : {false, true}) {
-      const AdamParams params{0.1, 0.9, 0.999, 1e-8, 0.01, 1 - 0.9, 1 - 0.999, decoupled};
+      const AdamParams params{0.1, 0.9, 0.999, 1e-8, 0.01, 1 - 0.9, 1 - 0.999, decoupled, 0.7};
       same_as_reference(
           "adam, slots: " + std::to_string(n), s.tensors, 3 * n,
           [&](Backend& b, const std::vector<View>& v) { b.adam_step(s.of(v, true), params); });
@@ -72,7 +72,8 @@ TEST_CASE("sgd: plain, momentum, dampening, nesterov", "[optimizer_test]") {
   for (double momentum : {0.0, 0.9}) {
     for (bool nesterov : {false, true}) {
       for (bool first : {false, true}) {
-        const SgdParams params{0.1, momentum, nesterov ? 0 : 0.3, 0.01, nesterov, first};
+        SgdParams params{0.1, momentum, nesterov ? 0 : 0.3, 0.01, nesterov, first};
+        params.gradient_factor = 0.7;
         same_as_reference("sgd", s.tensors, momentum == 0 ? s.n() : 2 * s.n(),
                           [&](Backend& b, const std::vector<View>& v) {
                             b.sgd_step(s.of(v, momentum != 0), params);
@@ -219,7 +220,7 @@ TEST_CASE("a captured update reads its numbers and its verdict", "[optimizer_tes
         AdamParams p = adam;
         if (c.numbers != nullptr) {  // what was so at the capture
           p.lr = 5;
-          p.correction1 = p.correction2 = 0.5;
+          p.correction1 = p.correction2 = p.gradient_factor = 0.5;
           p.captured = c;
         }
         cuda_backend().adam_step(s.of(v, true), p);

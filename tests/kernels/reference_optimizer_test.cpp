@@ -76,6 +76,11 @@ TEST_CASE("sgd: plain, momentum, dampening, nesterov", "[reference_optimizer_tes
   const std::vector<OptimizerSlot> slots{{w, g, View(), View()}, {none, none, View(), View()}};
   be.sgd_step(slots, {0.5, 0, 0, 0.25, false, true});
   CHECK(w.item() == 3);
+  SgdParams halved{0.5, 0, 0, 0, false, true};
+  halved.gradient_factor = 0.5;
+  be.sgd_step(slots, halved);
+  CHECK(w.item() == 2.75);
+  CHECK(g.item() == 1);
 }
 
 TEST_CASE("sums of squares, scaling, averaging", "[reference_optimizer_test]") {

@@ -285,6 +285,73 @@ TEST_CASE("clipping by the norm of all gradients", "[optimizer_test]") {
   CHECK_THAT(error_of<ValueError>([&] { clip_grad_norm(all, 0); }), Contains("max_norm = 0"));
 }
 
+TEST_CASE("a clipped step is clipping and a step, and leaves the gradients", "[optimizer_test]") {
+  Generator generator(3);
+  const std::vector<Shape> shapes{{3, 5}, {7}, {}};
+  const auto parameters = [&](const std::vector<Tensor>& from) {
+    NamedTensors out;
+    for (const Tensor& t : from)
+      out.emplace_back(std::to_string(out.size()), clone(t).requires_grad_());
+    return out;
+  };
+  using Make = std::unique_ptr<Optimizer> (*)(const NamedTensors&);
+  const std::vector<Make> optimizers = {
+      [](const NamedTensors& p) -> std::unique_ptr<Optimizer> {
+        return std::make_unique<Adam>(std::vector<ParameterGroup>{{p, 1, 0.1}});
+      },
+      [](const NamedTensors& p) -> std::unique_ptr<Optimizer> {
+        return std::make_unique<Adam>(std::vector<ParameterGroup>{{p, 1, 0.1}},
+                                      AdamOptions{.decoupled = false});
+      },
+      [](const NamedTensors& p) -> std::unique_ptr<Optimizer> {
+        return std::make_unique<Sgd>(std::vector<ParameterGroup>{{p, 1, 0.1}},
+                                     SgdOptions{.momentum = 0.9, .nesterov = true});
+      },
+      [](const NamedTensors& p) -> std::unique_ptr<Optimizer> {
+        return std::make_unique<Sgd>(std::vector<ParameterGroup>{{p}});
+      }};
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    std::vector<Tensor> start;
+    for (const Shape& s : shapes) start.push_back(randn(s, generator, dtype));
+    for (size_t which = 0; which < optimizers.size(); ++which) {
+      CAPTURE(name_of(dtype), which);
+      const NamedTensors one = parameters(start), two = parameters(start);
+      const auto apart = optimizers[which](one), together = optimizers[which](two);
+      for (const double max_norm : {0.5, 100.0, 0.25}) {
+        for (size_t i = 0; i < one.size(); ++i) {
+          const Tensor g = randn(shapes[i], generator, dtype);
+          one[i].second.set_grad(g);
+          two[i].second.set_grad(clone(g));
+        }
+        const auto stored = two[0].second.grad().to_vector<double>();
+        const double norm = clip_grad_norm(one, max_norm);
+        apart->step();
+        CHECK(together->clipped_step(max_norm) == norm);
+        CHECK(two[0].second.grad().to_vector<double>() == stored);
+        for (size_t i = 0; i < one.size(); ++i)
+          CHECK(two[i].second.to_vector<double>() == one[i].second.to_vector<double>());
+      }
+    }
+  }
+}
+
+TEST_CASE("a clipped step refuses what cannot be one", "[optimizer_test]") {
+  const Tensor w = ones({2}).requires_grad_();
+  Adam adam({{{{"w", w}}}});
+  for (const double bad : {std::numeric_limits<double>::infinity(), std::nan("")}) {
+    w.set_grad(tensor({5, bad}));
+    CHECK_FALSE(std::isfinite(adam.clipped_step(1)));
+    CHECK(adam.steps_done() == 0);
+    CHECK(w.to_vector<double>() == std::vector<double>{1, 1});
+    CHECK_THAT(error_of<ValueError>([&] { adam.step(bad); }), Contains("gradient_factor"));
+  }
+  CHECK_THAT(error_of<ValueError>([&] { adam.clipped_step(0); }), Contains("max_norm = 0"));
+  CHECK_THAT(error_of<ValueError>([&] { adam.step(-1); }), Contains("gradient_factor = -1"));
+  CHECK(clip_factor(2, 1) == 1 / (2 + 1e-6));
+  CHECK(clip_factor(0.5, 1) == 1);
+  CHECK(clip_factor(std::nan(""), 1) == 1);
+}
+
 TEST_CASE("clipping refuses a norm that is not finite", "[optimizer_test]") {
   const Tensor a = zeros({2}).requires_grad_();
   for (const double bad : {std::numeric_limits<double>::infinity(), std::nan("")}) {

@@ -94,7 +94,8 @@ void CpuBackendFast::adam_step(std::span<const OptimizerSlot> slots, const AdamP
                            o.epsilon,
                            o.decoupled ? 1 - o.lr * o.weight_decay : o.weight_decay,
                            1 / std::sqrt(o.correction2),
-                           o.decoupled};
+                           o.decoupled,
+                           o.gradient_factor};
   for_slots(slots, [&](auto zero, const OptimizerSlot& s, int64_t begin, int64_t n) {
     using T = decltype(zero);
     reduce_table<T>().adam(part<T>(s.parameter, begin), part<T>(s.gradient, begin),
@@ -104,8 +105,8 @@ void CpuBackendFast::adam_step(std::span<const OptimizerSlot> slots, const AdamP
 
 void CpuBackendFast::sgd_step(std::span<const OptimizerSlot> slots, const SgdParams& o) {
   if (!is_plain(slots)) return ReferenceBackend::sgd_step(slots, o);
-  const SgdCoefficients c{o.lr,           o.momentum, 1 - o.dampening,
-                          o.weight_decay, o.nesterov, o.first_step};
+  const SgdCoefficients c{o.lr,       o.momentum,   1 - o.dampening,  o.weight_decay,
+                          o.nesterov, o.first_step, o.gradient_factor};
   for_slots(slots, [&](auto zero, const OptimizerSlot& s, int64_t begin, int64_t n) {
     using T = decltype(zero);
     reduce_table<T>().sgd(part<T>(s.parameter, begin), part<T>(s.gradient, begin),

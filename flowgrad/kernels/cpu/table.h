@@ -281,10 +281,12 @@ struct AdamCoefficients {
   double rate, beta1, beta2, epsilon, decay, inverse_root_correction2;
   /// True: `decay` multiplies the parameter. False: it is the L2 factor added to the gradient.
   bool decoupled;
+  double gradient_factor;
 };
 struct SgdCoefficients {
   double rate, momentum, keep, decay;
   bool nesterov, first_step;
+  double gradient_factor;
 };
 
 /// The most columns that a kernel of columns with room of its own goes down at once.

@@ -77,9 +77,8 @@ GPU_INLINE T scaled(T x, double factor) {
 /// captured and those that are not, so that the compiler cannot contract their sums differently.
 template <class T, class Rule>
 __global__ void __launch_bounds__(kBlock)
-    step_slots(const __grid_constant__ Table<T, 4> table, Rule rule, const StepNumbers* numbers,
-               const StepVerdict* verdict) {
-  double factor = 1;
+    step_slots(const __grid_constant__ Table<T, 4> table, Rule rule, double factor,
+               const StepNumbers* numbers, const StepVerdict* verdict) {
   if (verdict != nullptr) {
     if (verdict->counts == 0) return;
     factor = verdict->factor;
@@ -138,7 +137,7 @@ T* data_of(const View& v) {
 }
 
 template <class T, class Rule>
-void step_all(std::span<const OptimizerSlot> slots, const Rule& rule,
+void step_all(std::span<const OptimizerSlot> slots, const Rule& rule, double factor,
               const CapturedStep& captured) {
   for_tables<T, 4>(
       slots, int64_t{kBlock} * kGroup, [](const OptimizerSlot& s) { return s.parameter; },
@@ -150,7 +149,7 @@ void step_all(std::span<const OptimizerSlot> slots, const Rule& rule,
       },
       [&](const Table<T, 4>& table, unsigned blocks) {
         gpu::launch(step_slots<T, Rule>, blocks, kBlock, 0, gpu::default_stream(), table, rule,
-                    captured.numbers, captured.verdict);
+                    factor, captured.numbers, captured.verdict);
       });
 }
 
@@ -162,18 +161,19 @@ void adam_all(std::span<const OptimizerSlot> slots, const AdamParams& o) {
       as(now.rate),    as(o.beta1),   as(1 - o.beta1), as(o.beta2),
       as(1 - o.beta2), as(o.epsilon), as(now.shrink),  as(o.decoupled ? 0 : o.weight_decay),
       as(now.root)};
-  step_all<T>(slots, rule, o.captured);
+  step_all<T>(slots, rule, o.gradient_factor, o.captured);
 }
 
 template <class T>
 void sgd_all(std::span<const OptimizerSlot> slots, const SgdParams& o) {
   const auto rate = static_cast<T>(o.lr);
   const auto decay = static_cast<T>(o.weight_decay);
-  if (o.momentum == 0.0) return step_all<T>(slots, Sgd<T>{rate, decay}, o.captured);
+  if (o.momentum == 0.0)
+    return step_all<T>(slots, Sgd<T>{rate, decay}, o.gradient_factor, o.captured);
   const Momentum<T> rule{
       rate,       decay,       static_cast<T>(o.momentum), static_cast<T>(1 - o.dampening),
       o.nesterov, o.first_step};
-  step_all<T>(slots, rule, o.captured);
+  step_all<T>(slots, rule, o.gradient_factor, o.captured);
 }
 
 void require_floating(const char* op, std::span<const OptimizerSlot> slots) {

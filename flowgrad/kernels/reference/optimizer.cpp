@@ -7,6 +7,16 @@ namespace flowgrad::kernels {
 
 using namespace reference;
 
+namespace {
+
+/// As ReferenceBackend::scale leaves a gradient.
+template <class T>
+double scaled(T gradient, double factor) {
+  return static_cast<double>(static_cast<T>(static_cast<double>(gradient) * factor));
+}
+
+}  // namespace
+
 /// Adam (Kingma and Ba 2015, algorithm 1) and AdamW (Loshchilov and Hutter 2019, algorithm 2).
 void ReferenceBackend::adam_step(std::span<const OptimizerSlot> slots, const AdamParams& o) {
   for (const OptimizerSlot& slot : slots) {
@@ -19,7 +29,7 @@ void ReferenceBackend::adam_step(std::span<const OptimizerSlot> slots, const Ada
       const int64_t n = slot.parameter.numel();
       for (int64_t i = 0; i < n; ++i) {
         auto w = static_cast<double>(parameter[i]);
-        auto g = static_cast<double>(gradient[i]);
+        double g = scaled(gradient[i], o.gradient_factor);
         if (o.decoupled) {
           w *= 1.0 - o.lr * o.weight_decay;
         } else {
@@ -48,7 +58,7 @@ void ReferenceBackend::sgd_step(std::span<const OptimizerSlot> slots, const SgdP
       const int64_t n = slot.parameter.numel();
       for (int64_t i = 0; i < n; ++i) {
         const auto w = static_cast<double>(parameter[i]);
-        double g = static_cast<double>(gradient[i]) + o.weight_decay * w;
+        double g = scaled(gradient[i], o.gradient_factor) + o.weight_decay * w;
         if (o.momentum != 0.0) {
           // The buffer starts as the first gradient, undamped.
           const double b =

@@ -259,12 +259,13 @@ void adam(T* parameter, const T* gradient, T* moment1, T* moment2, int64_t n,
           const AdamCoefficients& c) {
   using V = vec<T>;
   const V beta1(c.beta1), rest1(1 - c.beta1), beta2(c.beta2), rest2(1 - c.beta2), rate(c.rate),
-      root(c.inverse_root_correction2), epsilon(c.epsilon), decay(c.decay);
+      root(c.inverse_root_correction2), epsilon(c.epsilon), decay(c.decay),
+      factor(c.gradient_factor);
   const bool decoupled = c.decoupled;
   for_row(
       parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
         const bool whole = static_cast<int>(count) == V::size;
-        V g = whole ? V::load(gradient + i) : V::load(gradient + i, count);
+        V g = factor * (whole ? V::load(gradient + i) : V::load(gradient + i, count));
         const V m0 = whole ? V::load(moment1 + i) : V::load(moment1 + i, count);
         const V v0 = whole ? V::load(moment2 + i) : V::load(moment2 + i, count);
         if (decoupled)
@@ -281,12 +282,14 @@ void adam(T* parameter, const T* gradient, T* moment1, T* moment2, int64_t n,
 template <class T>
 void sgd(T* parameter, const T* gradient, T* buffer, int64_t n, const SgdCoefficients& c) {
   using V = vec<T>;
-  const V rate(c.rate), momentum(c.momentum), keep(c.keep), decay(c.decay);
+  const V rate(c.rate), momentum(c.momentum), keep(c.keep), decay(c.decay),
+      factor(c.gradient_factor);
   const bool has_momentum = c.momentum != 0, first = c.first_step, nesterov = c.nesterov;
   for_row(
       parameter, n, 0, [=](int64_t i, V w, auto count) __attribute__((always_inline)) {
         const bool whole = static_cast<int>(count) == V::size;
-        V g = fma(decay, w, whole ? V::load(gradient + i) : V::load(gradient + i, count));
+        V g = factor * (whole ? V::load(gradient + i) : V::load(gradient + i, count));
+        g = fma(decay, w, g);
         if (has_momentum) {
           V b = g;
           if (!first)
