@@ -89,11 +89,22 @@ def convolutions(images, height, channels, outputs, kernel, stride):
 
 
 def linears(rows, inputs, outputs):
-    x, w, b = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
+    x, w, b, g = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs), torch.randn(rows, outputs)
+    g64, w64 = g.double(), w.double()
     return {
+        "linear grad of x": lambda: g @ w,
+        "linear grad of w": lambda: g.t() @ x,
+        "product of transposes": lambda: w.t() @ g.t(),
+        "product, float64": lambda: g64 @ w64,
         "linear": lambda: F.linear(x, w, b),
         "linear + silu": lambda: F.silu(F.linear(x, w, b)),
     }
+
+
+def recurrent(rows, steps, hidden):
+    layer, x = torch.nn.LSTM(hidden, hidden), torch.randn(steps, rows, hidden)
+    start = torch.randn(1, rows, hidden), torch.randn(1, rows, hidden)
+    return {"lstm layer": lambda: layer(x, start)}
 
 
 def batches(items, rows, columns, depth):
@@ -131,7 +142,7 @@ def factorisations(n):
 
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling, 4: lambda *size: adaptive_pooling(*size) | batches(*size), 3: linears}),
+            "bench_network": ([], {6: convolutions, 5: pooling, 4: lambda *size: adaptive_pooling(*size) | batches(*size), 3: lambda *size: linears(*size) | recurrent(*size)}),
             "bench_linalg": ([], {1: factorisations})}
 
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "flowgrad/autograd/ops.h"
+#include "flowgrad/cli/bench.h"
 #include "support/bench.h"
 
 namespace flowgrad::bench {
@@ -33,16 +34,17 @@ class Cases {
   Tensor space(const Shape& s) { return zeros(s, DType::float32, device_); }
 
   void add(const char* kernel, const std::string& size, double products, Tensors tensors,
-           std::vector<size_t> results, const Work& work) {
+           std::vector<size_t> results, const Work& work, double tolerance = kTolerance) {
     Case c;
     c.kernel = kernel;
     c.size = size;
     c.impl = "flowgrad";
     c.flops = 2 * products;
-    for (const Tensor& t : tensors) c.bytes += 4 * static_cast<double>(t.numel());
+    for (const Tensor& t : tensors)
+      c.bytes += static_cast<double>(size_of(t.dtype())) * static_cast<double>(t.numel());
     c.tensors = std::move(tensors);
     c.results = c.poisoned = std::move(results);
-    c.tolerance = kTolerance;
+    c.tolerance = tolerance;
     set_work(c, device_, work);
     all.push_back(std::move(c));
   }
@@ -81,11 +83,27 @@ void add_convolution(Cases& to, const Layer& l) {
          });
 }
 
+/// A linear layer and the products of its gradients: every transposition of the operands.
 void add_linear(Cases& to, int64_t rows, int64_t inputs, int64_t outputs) {
   const double products = static_cast<double>(rows) * static_cast<double>(inputs * outputs);
   const std::string size = fmt::format("{}x{}x{}", rows, inputs, outputs);
-  const Tensor x = to.normal({rows, inputs}), w = transpose(to.normal({outputs, inputs})),
-               b = to.normal({outputs});
+  const Tensor x = to.normal({rows, inputs}), weight = to.normal({outputs, inputs}),
+               w = transpose(weight), b = to.normal({outputs}), g = to.normal({rows, outputs});
+  const auto product = [&](const char* name, const Shape& shape, const Tensor& left,
+                           const Tensor& right, double tolerance = kTolerance) {
+    const Tensor out = zeros(shape, left.dtype(), left.device());
+    to.add(
+        name, size, products, {out, left, right}, {0},
+        [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], View(), false, t[0]); }, tolerance);
+    to.all.back().reference = [](const Tensors& t) {
+      copy_(t[0], cli::product_in_loops(t[1], t[2]));
+    };
+  };
+  product("linear grad of x", {rows, inputs}, g, weight);
+  product("linear grad of w", {outputs, inputs}, transpose(g), x);
+  product("product of transposes", {inputs, rows}, w, transpose(g));
+  product("product, float64", {rows, inputs}, cast(g, DType::float64), cast(weight, DType::float64),
+          1e-14);
   to.add("linear", size, products, {to.space({rows, outputs}), x, w, b}, {0},
          [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], t[3], false, t[0]); });
   to.add(
@@ -135,7 +153,8 @@ void add_adaptive_pooling(Cases& to, int64_t images, int64_t height, int64_t cha
               {images, channels, height, height}, {images, channels, places, places});
 }
 
-/// Steps, rows and hidden units of a direction; the product with x is an ordinary one.
+/// Steps, rows and hidden units of a direction, with as many inputs for "lstm layer"; for the
+/// others the product with x is an ordinary one.
 void add_lstm(Cases& to, int64_t rows, int64_t steps, int64_t hidden) {
   const Shape gate{steps, rows, 4 * hidden}, state{steps, rows, hidden}, last{rows, hidden};
   const double products = static_cast<double>(numel(gate)) * static_cast<double>(hidden);
@@ -157,6 +176,14 @@ void add_lstm(Cases& to, int64_t rows, int64_t steps, int64_t hidden) {
                      c0};
   forward(kernels::backend(weight.device()), tensors);
   const Tensor gates = clone(tensors[3]), c_before = clone(tensors[5]), c = clone(tensors[2]);
+  Tensors layer = tensors;
+  layer.insert(layer.end(), {to.normal(state), transpose(weight), to.normal({4 * hidden})});
+  to.add("lstm layer", size, 2 * products, std::move(layer), {0, 1, 2, 3, 4, 5, 7},
+         [forward](Backend& k, const Tensors& t) {
+           const auto rows = [](const Tensor& x) { return reshape(x, {-1, x.shape().back()}); };
+           k.matmul(rows(t[10]), t[11], t[12], false, rows(t[7]));
+           forward(k, t);
+         });
   to.add("lstm", size, products, std::move(tensors), {0, 1, 2, 3, 4, 5}, forward);
   to.add("lstm grad", size, products,
          {to.space(gate), to.space(last), to.space(last), weight, gates, c_before, c,

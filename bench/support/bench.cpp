@@ -230,12 +230,13 @@ Row checked_row(const Case& c) {
   return row;
 }
 
-void set_rates(const Case& c, const Limits& limits, Row& row) {
+void set_rates(const Case& c, const Limits& limits, Device device, Row& row) {
   row.seconds = median(row.rounds);
   row.gflops = c.flops / row.seconds * 1e-9;
   row.gbytes = c.bytes / row.seconds * 1e-9;
-  if (c.flops == 0 && limits.gbytes > 0) row.percent_of_limit = 100 * row.gbytes / limits.gbytes;
-  if (c.flops > 0 && limits.gflops > 0) row.percent_of_limit = 100 * row.gflops / limits.gflops;
+  const double least =
+      std::max(c.flops / limits.gflops, c.bytes / copy_rate(device, c.bytes, limits.gbytes)) * 1e-9;
+  if (std::isfinite(least)) row.percent_of_limit = 100 * least / row.seconds;
 }
 
 /// All implementations of a kernel and size: checked first, then timed in turn, round by round.
@@ -253,7 +254,7 @@ std::vector<Row> run_group(std::vector<Case>::iterator first, std::vector<Case>:
   }
   for (size_t i = 0; i < rows.size(); ++i) {
     Case& c = first[static_cast<ptrdiff_t>(i)];
-    if (!rows[i].rounds.empty()) set_rates(c, limits, rows[i]);
+    if (!rows[i].rounds.empty()) set_rates(c, limits, device, rows[i]);
     compare(c, rows, rows[i]);
     print_row(columns(rows[i]), device);
     c.tensors.clear();

@@ -73,6 +73,9 @@ struct Limits {
   double gbytes = 0;
 };
 Limits measure_limits(Device device);
+/// GB/s of a copy that reads and writes so many bytes in all, again and again: on the CPU they stay
+/// in the caches that hold them, and for a device `beyond_caches` is taken.
+double copy_rate(Device device, double bytes, double beyond_caches);
 
 /// A row of the table, after the check.
 struct Row {
@@ -82,7 +85,9 @@ struct Row {
   std::vector<double> rounds;  ///< the median of each
   double seconds = 0;          ///< median of the rounds; 0 when not timed
   double gflops = 0, gbytes = 0;
-  double percent_of_limit = 0, percent_of_peer = 0;  ///< 0: not known
+  /// Of the rate at which the multiply-adds or a copy of as many bytes would end, whichever is
+  /// later; 0: not known.
+  double percent_of_limit = 0, percent_of_peer = 0;
   std::string peer;
   size_t launches = 0;
   int registers = 0;  ///< the most of its kernels

@@ -1,5 +1,8 @@
 #include "support/kernels.h"
 
+#include <bit>
+#include <map>
+
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/cli/bench.h"
 #include "flowgrad/kernels/gpu_runtime.h"
@@ -33,6 +36,22 @@ Limits measure_limits(Device device) {
   limits.gflops = operations / adds.minimum * 1e-9;
 #endif
   return limits;
+}
+
+double copy_rate(Device device, double bytes, double beyond_caches) {
+  if (!device.is_cpu()) return beyond_caches;
+  // Sizes within a factor of two share a figure.
+  static std::map<uint64_t, double> known;
+  const uint64_t each = std::bit_ceil(static_cast<uint64_t>(bytes) / 2 + 1);
+  const auto [at, is_new] = known.try_emplace(each);
+  if (is_new) {
+    const Tensor from = zeros({static_cast<int64_t>(each)}, DType::boolean),
+                 to = zeros(from.shape(), DType::boolean);
+    const cli::Timing copy =
+        cli::measure([&] { kernels::backend(device).copy(from, to); }, 0.1, device);
+    at->second = 2 * static_cast<double>(each) / copy.minimum * 1e-9;
+  }
+  return at->second;
 }
 
 }  // namespace flowgrad::bench
