@@ -36,6 +36,14 @@ def memory_kernels(rows, columns):
     for p in parameters:
         p.grad = torch.randn_like(p)
     adam = torch.optim.Adam(parameters, fused=True)
+    pieces = [torch.randn(n, requires_grad=True) for n in [rows * columns // 96] * 96 + [rows * columns % 96] if n > 0]
+    for p in pieces:
+        p.grad = torch.randn_like(p)
+    adamw, fused_adamw = torch.optim.AdamW(pieces), torch.optim.AdamW(pieces, fused=True)
+
+    def clipped(optimizer):
+        torch.nn.utils.clip_grad_norm_(pieces, 1)
+        optimizer.step()
     aten = torch.ops.aten
     return {
         "copy": lambda: out.copy_(x),
@@ -70,6 +78,8 @@ def memory_kernels(rows, columns):
         "uniform": lambda: out.uniform_(),
         "normal": lambda: out.normal_(),
         "Adam step": adam.step,
+        "clip + AdamW": lambda: clipped(adamw),
+        "clip + AdamW beside fused": lambda: clipped(fused_adamw),
     }
 
 
@@ -206,11 +216,12 @@ def main():
                     continue
                 if made_for != size:
                     runs, made_for = peers[len(size)](*size), size
-                if row["kernel"] not in runs:
-                    continue
-                case = cases.setdefault(f"{row['kernel']}, {row['size']}", {"ours_s": [], "torch_s": []})
-                case["ours_s"].append(row["median_s"])
-                case["torch_s"].append(median_time(runs[row["kernel"]], a.budget))
+                for name, peer in runs.items():
+                    if name.split(" beside ")[0] != row["kernel"]:
+                        continue
+                    case = cases.setdefault(f"{name}, {row['size']}", {"ours_s": [], "torch_s": []})
+                    case["ours_s"].append(row["median_s"])
+                    case["torch_s"].append(median_time(peer, a.budget))
         if not cases:
             parser.error(f"--only: no kernel with a peer has a name that contains {a.only}")
         print(f"round {turn + 1} of {a.rounds}", flush=True)

@@ -2,6 +2,8 @@
 // once and each output written once; its measure is a plain copy.
 #include <fmt/format.h>
 
+#include <cmath>
+
 #include "flowgrad/autograd/ops.h"
 #include "support/bench.h"
 
@@ -173,28 +175,32 @@ void add_random(Builder& b) {
   }
 }
 
-/// Adam over parameters in four arrays, and one of what is left.
-void add_optimizer(Builder& b) {
+/// Adam over parameters in so many arrays, and one of what is left; as it is, or after the norm of
+/// all gradients, which they are scaled by.
+void add_optimizer(Builder& b, const char* name, int64_t arrays, bool clips) {
   const int64_t n = b.shape()[0] * b.shape()[1];
   Tensors tensors;
   std::vector<size_t> results;
-  const int64_t size = std::max<int64_t>(1, n / 4);
+  const int64_t size = std::max<int64_t>(1, n / arrays);
   for (int64_t left = n; left > 0; left -= size) {
     const Shape shape{std::min(size, left)};
     results.push_back(tensors.size());
     for (int i = 0; i < 3; ++i) tensors.push_back(b.normal(shape));
     tensors.push_back(abs(b.normal(shape)));
   }
-  const auto slots = [](const Tensors& t) {
-    std::vector<kernels::OptimizerSlot> out;
-    for (size_t i = 0; i + 3 < t.size(); i += 4)
-      out.push_back({t[i], t[i + 1], t[i + 2], t[i + 3]});
-    return out;
-  };
-  b.add("Adam step", tensors, results, {}, [slots](Backend& k, const Tensors& t) {
-    k.adam_step(slots(t), {1e-3, 0.9, 0.999, 1e-8, 0, 0.1, 1e-3, false});
+  b.add(name, tensors, results, {}, [clips](Backend& k, const Tensors& t) {
+    std::vector<kernels::OptimizerSlot> slots;
+    std::vector<kernels::View> gradients;
+    for (size_t i = 0; i + 3 < t.size(); i += 4) {
+      slots.push_back({t[i], t[i + 1], t[i + 2], t[i + 3]});
+      gradients.emplace_back(t[i + 1]);
+    }
+    kernels::AdamParams p{1e-3, 0.9, 0.999, 1e-8, clips ? 0.01 : 0, 0.1, 1e-3, clips};
+    if (clips) p.gradient_factor = 1 / (std::sqrt(k.sum_of_squares(gradients)) + 1e-6);
+    k.adam_step(slots, p);
   });
-  b.bytes(28.0 * static_cast<double>(n));  // four arrays read, three written
+  // Four arrays read and three written, and the gradients once more for their norm.
+  b.bytes((clips ? 32.0 : 28.0) * static_cast<double>(n));
 }
 
 std::vector<Case> cases(const Options& o) {
@@ -208,7 +214,8 @@ std::vector<Case> cases(const Options& o) {
     add_scans(b);
     add_indexing(b);
     add_random(b);
-    add_optimizer(b);
+    add_optimizer(b, "Adam step", 4, false);
+    add_optimizer(b, "clip + AdamW", 96, true);
     for (Case& c : b.cases) out.push_back(std::move(c));
   }
   return out;

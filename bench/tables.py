@@ -7,7 +7,7 @@
 
 A mark on the page names a table and the folder of the machine whose runs it shows. Of `flowgrad bench` and its peers a file there
 is several runs of one program joined by --join: of every case the smallest minimum and the median of the medians. Files of kernels
-come from bench/beside_torch.py, of products from bench_matmul --json.
+come from bench/beside_torch.py, of products from bench_matmul --json, of overhead from bench_overhead --json.
 """
 import argparse
 import json
@@ -144,7 +144,13 @@ def products_table(machine):
     return lines[:-1]
 
 
-TABLES = {"cases": cases_table, "goals": goals_table, "kernels": kernels_table, "products": products_table}
+def overhead_table(machine):
+    runs = needed(machine, "overhead")
+    body = [[r["operation"]] + [f"{r[part + '_ns']:.0f}" for part in ("plain", "recorded", "backward")] for r in runs["rows"]]
+    return rows_of([f"nanoseconds, {runs['numbers']} numbers", "no tape", "recorded", "backward node"], body)
+
+
+TABLES = {"cases": cases_table, "goals": goals_table, "kernels": kernels_table, "products": products_table, "overhead": overhead_table}
 
 
 def main():

@@ -1,7 +1,9 @@
 #include <array>
+#include <atomic>
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <thread>
 
 #include "catch.hpp"
 #include "kernels/cpu_support.h"
@@ -86,22 +88,38 @@ double ulps(T got, Real exact) {
 }
 
 template <class T>
-void check(const Function& f, const std::vector<T>& arguments) {
+struct Worst {
+  double ulp = 0;
+  T at = 0;
+  void join(const Worst& other) {
+    if (other.ulp > ulp) *this = other;
+  }
+};
+
+template <class T>
+Worst<T> worst_error(const Function& f, const std::vector<T>& arguments) {
   const Tensor x = Tensor::from(arguments, {static_cast<int64_t>(arguments.size())});
   const Tensor y = Tensor::empty(x.shape(), x.dtype());
   backend(Device::cpu()).unary(f.op, {f.p, 0}, x, y);
-  double worst = 0;
-  T at = 0;
+  Worst<T> worst;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const T v = arguments[i];
     if (static_cast<double>(v) < f.low || static_cast<double>(v) > f.high) continue;
     const Real exact =
         sizeof(T) == 4 ? f.exact_for_float(static_cast<double>(v)) : f.exact(static_cast<Real>(v));
-    const double error = ulps(y.data<T>()[i], exact);
-    if (error > worst) worst = error, at = v;
+    worst.join({ulps(y.data<T>()[i], exact), v});
   }
-  INFO(f.name << ": " << worst << " ulp at " << at);
-  CHECK(worst <= f.ulp);
+  return worst;
+}
+
+template <class T>
+void check(const Function& f, const Worst<T>& worst) {
+  INFO(f.name << ": " << worst.ulp << " ulp at " << worst.at);
+  CHECK(worst.ulp <= f.ulp);
+}
+template <class T>
+void check(const Function& f, const std::vector<T>& arguments) {
+  check(f, worst_error(f, arguments));
 }
 
 /// Floats by their bits: every `step`-th from `first`, at most `count`.
@@ -161,10 +179,20 @@ TEST_CASE("float64 functions over a sparse sweep", "[math_test]") {
   });
 }
 
-TEST_CASE("float32 functions over one float in sixteen", "[math_test][nightly]") {
+TEST_CASE("float32 functions over all floats", "[math_test][nightly]") {
+  constexpr uint64_t kParts = 1 << 10, kFloats = (uint64_t{1} << 32) / kParts;
   for (const Function& f : kFunctions) {
-    for (uint64_t first = 0; first < (uint64_t{1} << 32); first += (uint64_t{1} << 24))
-      check(f, floats(first, 16, 1u << 20));
+    std::vector<Worst<float>> worst(std::max(1u, std::thread::hardware_concurrency()));
+    std::atomic<uint64_t> next = 0;
+    std::vector<std::thread> threads;
+    for (Worst<float>& own : worst)
+      threads.emplace_back([&own, &next, &f] {
+        for (uint64_t part = 0; (part = next++) < kParts;)
+          own.join(worst_error(f, floats(part * kFloats, 1, kFloats)));
+      });
+    for (std::thread& t : threads) t.join();
+    for (const Worst<float>& one : worst) worst[0].join(one);
+    check(f, worst[0]);
   }
 }
 
