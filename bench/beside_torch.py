@@ -44,6 +44,7 @@ def memory_kernels(rows, columns):
     def clipped(optimizer):
         torch.nn.utils.clip_grad_norm_(pieces, 1)
         optimizer.step()
+
     aten = torch.ops.aten
     return {
         "copy": lambda: out.copy_(x),
@@ -152,7 +153,8 @@ def factorisations(n):
 
 # Program, the sizes it is given (none: its own), and the peers by the number of sizes.
 PROGRAMS = {"bench_memory": (["--sizes", "4096x256,128x128"], {2: memory_kernels}),
-            "bench_network": ([], {6: convolutions, 5: pooling, 4: lambda *size: adaptive_pooling(*size) | batches(*size), 3: lambda *size: linears(*size) | recurrent(*size)}),
+            "bench_network": ([], {6: convolutions, 5: pooling, 4: lambda *size: adaptive_pooling(*size) | batches(*size),
+                                   3: lambda *size: linears(*size) | recurrent(*size)}),
             "bench_linalg": ([], {1: factorisations})}
 
 

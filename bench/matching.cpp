@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <numbers>
+#include <tuple>
 
 #include "flowgrad/cli/options.h"
 #include "flowgrad/flowgrad.h"
@@ -18,7 +19,7 @@ namespace flowgrad::bench {
 namespace {
 
 struct Arguments {
-  std::string device = "cpu";
+  Device device;
   std::string sizes = "256x20000";
   std::string tasks = "all";
   uint64_t seed = 0;
@@ -26,8 +27,6 @@ struct Arguments {
   bool one_step = false;
   bool verify_only = false;
   int64_t batch = 256, steps = 20000, points = 2000;
-
-  Device where() const { return device == "cuda" ? Device::cuda() : Device::cpu(); }
 };
 
 struct Task {
@@ -90,18 +89,18 @@ void run_task(const Arguments& a, const Task& task, Coupling coupling) {
   options.hidden = 64;
   options.sigma = 0.1;
   FlowMatching model(options, generator);
-  model.to(a.where());
+  model.to(a.device);
   const double ms = train(
       model.parameters(),
       [&](int64_t, Generator& g) {
-        const Tensor x1 = draw(task.data, a.batch, g, a.where());
-        const Tensor x0 = draw(task.source, a.batch, g, a.where());
+        const Tensor x1 = draw(task.data, a.batch, g, a.device);
+        const Tensor x0 = draw(task.source, a.batch, g, a.device);
         return model.loss(x1, {}, g, couple(x0, x1, coupling, g));
       },
       a.steps, false, a.seed);
   Generator held_out(a.seed, uint64_t{1} << 40);
-  const Tensor x0 = draw(task.source, a.points, held_out, a.where());
-  const Tensor x1 = draw(task.data, a.points, held_out, a.where());
+  const Tensor x0 = draw(task.source, a.points, held_out, a.device);
+  const Tensor x1 = draw(task.data, a.points, held_out, a.device);
   const double least = wasserstein2(x0, x1);
   const VelocityField field = velocity_field(model);
   const double npe = normalised_path_energy(finite(path_energy(field, x0)), least);
@@ -118,7 +117,7 @@ void run_task(const Arguments& a, const Task& task, Coupling coupling) {
              coupling == Coupling::optimal ? "OT" : "I", a.seed,
              finite(wasserstein2(model.generate(x0, {}, euler(100)), x1)), npe, low_steps,
              solution.statistics.evaluations,
-             wasserstein2(draw(task.data, a.points, held_out, a.where()), x1), ms);
+             wasserstein2(draw(task.data, a.points, held_out, a.device), x1), ms);
   std::fflush(stdout);
 }
 
@@ -133,11 +132,11 @@ void run_one_step(const Arguments& a, const char* data) {
       one_step(options, generator);
   Consistency consistent({.network = options.network()}, generator);
   for (Module* m : std::initializer_list<Module*>{&teacher, &reflowed, &one_step, &consistent})
-    m->to(a.where());
-  const auto sample = [&](Generator& g) { return draw(data, a.batch, g, a.where()); };
+    m->to(a.device);
+  const auto sample = [&](Generator& g) { return draw(data, a.batch, g, a.device); };
   Generator held_out(a.seed, uint64_t{1} << 40);
-  const Tensor x0 = draw("", a.points, held_out, a.where());
-  const Tensor x1 = draw(data, a.points, held_out, a.where());
+  const Tensor x0 = draw("", a.points, held_out, a.device);
+  const Tensor x1 = draw(data, a.points, held_out, a.device);
   double base = 0;
   const auto tell = [&](const char* what, const Tensor& x, double straight) {
     const double w2 = finite(wasserstein2(x, x1));
@@ -156,7 +155,7 @@ void run_one_step(const Arguments& a, const char* data) {
   tell("teacher, 1 step", teacher.generate(x0, {}, euler(1)), none);
 
   const Pairs pairs =
-      reflow_pairs(teacher, randn({a.batch * 200, 2}, generator, DType::float32, a.where()));
+      reflow_pairs(teacher, randn({a.batch * 200, 2}, generator, DType::float32, a.device));
   reflowed.load_state_dict(teacher.state_dict());
   train(
       reflowed.parameters(),
@@ -175,7 +174,7 @@ void run_one_step(const Arguments& a, const char* data) {
       [&](int64_t, Generator& g) {
         const Pairs p = draw_pairs(straighter, a.batch, g);
         return one_step.loss(p.x1, {}, g, p.x0,
-                             distillation_times(a.batch, 1, g, DType::float32, a.where()));
+                             distillation_times(a.batch, 1, g, DType::float32, a.device));
       },
       a.steps, true, a.seed + 2);
   tell("reflow + distillation, 1 step", one_step.generate(x0, {}, euler(1)), none);
@@ -193,12 +192,7 @@ void run_one_step(const Arguments& a, const char* data) {
 }
 
 void run(Arguments a) {
-  const auto sizes = parse_sizes(a.sizes, 2, 2);
-  if (sizes.size() != 1)
-    throw cli::UsageError(
-        fmt::format("--sizes: {} pairs given in \"{}\"; one is accepted", sizes.size(), a.sizes));
-  a.batch = sizes.front()[0];
-  a.steps = sizes.front()[1];
+  std::tie(a.batch, a.steps) = parse_pair(a.sizes);
   if (a.verify_only) a.points = a.batch;
   kernels::set_num_threads(a.threads);
   if (a.one_step && a.tasks == "moons->8gaussians")
@@ -230,8 +224,7 @@ void run(Arguments a) {
 int main(int argc, char** argv) {
   flowgrad::bench::Arguments a;
   CLI::App app("Flow matching in the plane: couplings, straight paths and one-step samplers");
-  app.add_option("--device", a.device, "Where the work runs: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+  flowgrad::bench::add_device_option(app, a.device);
   app.add_option("--sizes", a.sizes, "Batch and steps, as 256x20000");
   app.add_option("--tasks", a.tasks, "N->8gaussians, moons->8gaussians, N->moons or all")
       ->check(CLI::IsMember({"all", "N->8gaussians", "moons->8gaussians", "N->moons"}));

@@ -83,6 +83,8 @@ void add_convolution(Cases& to, const Layer& l) {
          });
 }
 
+void multiply(Backend& k, const Tensors& t) { k.matmul(t[1], t[2], View(), false, t[0]); }
+
 /// A linear layer and the products of its gradients: every transposition of the operands.
 void add_linear(Cases& to, int64_t rows, int64_t inputs, int64_t outputs) {
   const double products = static_cast<double>(rows) * static_cast<double>(inputs * outputs);
@@ -92,9 +94,7 @@ void add_linear(Cases& to, int64_t rows, int64_t inputs, int64_t outputs) {
   const auto product = [&](const char* name, const Shape& shape, const Tensor& left,
                            const Tensor& right, double tolerance = kTolerance) {
     const Tensor out = zeros(shape, left.dtype(), left.device());
-    to.add(
-        name, size, products, {out, left, right}, {0},
-        [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], View(), false, t[0]); }, tolerance);
+    to.add(name, size, products, {out, left, right}, {0}, multiply, tolerance);
     to.all.back().reference = [](const Tensors& t) {
       copy_(t[0], cli::product_in_loops(t[1], t[2]));
     };
@@ -117,8 +117,7 @@ void add_batch(Cases& to, int64_t items, int64_t side) {
   const Shape shape{items, side, side};
   const Tensor a = to.normal(shape), b = to.normal(shape);
   to.add("batched product", fmt::format("{}x{}x{}x{}", items, side, side, side), products,
-         {to.space(shape), a, b}, {0},
-         [](Backend& k, const Tensors& t) { k.matmul(t[1], t[2], View(), false, t[0]); });
+         {to.space(shape), a, b}, {0}, multiply);
 }
 
 /// Names of the values and of their gradient.

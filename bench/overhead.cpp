@@ -24,7 +24,8 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 struct Arguments {
-  std::string device = "cpu", sizes = "8x500", only, json;
+  Device device;
+  std::string sizes = "8x500", only, json;
   double budget = 1;
   bool verify_only = false;
 };
@@ -117,13 +118,8 @@ Times measure(const Chain& c, Device device, const Tensor& x, int64_t steps, dou
 }
 
 int run(const Arguments& a) {
-  const auto sizes = parse_sizes(a.sizes, 2, 2);
-  if (sizes.size() != 1)
-    throw cli::UsageError(
-        fmt::format("--sizes: {} pairs given in \"{}\"; one is accepted", sizes.size(), a.sizes));
-  const int64_t n = sizes[0][0], steps = sizes[0][1];
+  const auto [n, steps] = parse_pair(a.sizes);
   if (!a.json.empty()) cli::check_output("--json", a.json, {".json"});
-  const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
   std::vector<Chain> all = chains(n);
   std::erase_if(
       all, [&](const Chain& c) { return std::string(c.name).find(a.only) == std::string::npos; });
@@ -138,7 +134,7 @@ int run(const Arguments& a) {
              "backward, ns");
   for (const Chain& c : all) {
     const auto want = results(c, DType::float64, Device::cpu(), x, steps);
-    const auto got = results(c, DType::float32, device, x, steps);
+    const auto got = results(c, DType::float32, a.device, x, steps);
     double error = 0;
     for (size_t i = 0; i < want.size(); ++i)
       error = std::max(error, cli::relative_error(got[i], want[i]));
@@ -152,7 +148,7 @@ int run(const Arguments& a) {
       continue;
     }
     if (!a.verify_only) {
-      const Times t = measure(c, device, x, steps, a.budget);
+      const Times t = measure(c, a.device, x, steps, a.budget);
       fmt::print(" {:>14.0f} {:>14.0f} {:>14.0f}", t.plain, t.recorded, t.backward);
       row["plain_ns"] = t.plain, row["recorded_ns"] = t.recorded, row["backward_ns"] = t.backward;
     }
@@ -170,8 +166,7 @@ int run(const Arguments& a) {
 int main(int argc, char** argv) {
   flowgrad::bench::Arguments a;
   CLI::App app("What an operation on small tensors costs: alone, recorded, and its backward node");
-  app.add_option("--device", a.device, "Where the work runs: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+  flowgrad::bench::add_device_option(app, a.device);
   app.add_option("--sizes", a.sizes, "Columns of y, which has 4 rows, and operations, as 8x500");
   app.add_option("--only", a.only, "Operations whose name contains this");
   app.add_option("--budget", a.budget, "Seconds per operation")->check(CLI::Range(0.0, 3600.0));

@@ -26,7 +26,8 @@ namespace {
 using Tensors = std::vector<Tensor>;
 
 struct Arguments {
-  std::string device = "cpu", impl = "all", only, sizes, json, markdown, bars, roofline, isa;
+  Device device;
+  std::string impl = "all", only, sizes, json, markdown, bars, roofline, isa;
   std::vector<std::string> blas;
   int threads = 0, rounds = 3;
   double budget = 0.5;
@@ -278,7 +279,7 @@ void check_arguments(const Arguments& a) {
 }
 
 int run(const Arguments& a, const Program& program) {
-  const Device device = a.device == "cuda" ? Device::cuda() : Device::cpu();
+  const Device device = a.device;
   const bool verify_only = a.verify_only || is_emulated(device);
   check_arguments(a);
   if (a.threads > 0) kernels::set_num_threads(a.threads);
@@ -360,6 +361,24 @@ std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t le
   return out;
 }
 
+std::pair<int64_t, int64_t> parse_pair(const std::string& text) {
+  const auto sizes = parse_sizes(text, 2, 2);
+  if (sizes.size() != 1)
+    throw cli::UsageError(
+        fmt::format("--sizes: {} pairs given in \"{}\"; one is accepted", sizes.size(), text));
+  return {sizes[0][0], sizes[0][1]};
+}
+
+void add_device_option(CLI::App& app, Device& device) {
+  app.add_option_function<std::string>(
+         "--device",
+         [&device](const std::string& name) {
+           device = name == "cuda" ? Device::cuda() : Device::cpu();
+         },
+         "Where the work runs: cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+}
+
 int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& run) {
   try {
     app.parse(argc, argv);
@@ -378,8 +397,7 @@ int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& ru
 int run_cases(int argc, char** argv, const Program& program) {
   Arguments a;
   CLI::App app(program.description);
-  app.add_option("--device", a.device, "Where the work runs: cpu or cuda")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+  add_device_option(app, a.device);
   app.add_option("--impl", a.impl, "Implementations whose name contains this, or all");
   app.add_option("--only", a.only, "Kernels whose name contains this");
   app.add_option("--sizes", a.sizes, program.sizes_help);

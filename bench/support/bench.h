@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "flowgrad/core/tensor.h"
@@ -63,8 +64,13 @@ int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& ru
 /// failed, 2 for a wrong command line.
 int run_cases(int argc, char** argv, const Program& program);
 
+/// Adds --device, which sets `device`.
+void add_device_option(CLI::App& app, Device& device);
+
 /// "512,1024x64" as numbers: one list for each comma. UsageError names --sizes.
 std::vector<std::vector<int64_t>> parse_sizes(const std::string& text, size_t least, size_t most);
+/// "256x20000" as its two numbers. UsageError names --sizes.
+std::pair<int64_t, int64_t> parse_pair(const std::string& text);
 
 /// The measured limits of a device: of float32 multiply-adds outside the matrix units, in GFLOP/s,
 /// and of a copy between two arrays beyond the caches, reads and writes counted, in GB/s.

@@ -174,16 +174,10 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
   const Tensor& a = cast(left, dtype, converted[0]);
   const Tensor& b = cast(right, dtype, converted[1]);
   check_same_device(line.name, a, b);
-  Tensor out;
-  if (a.shape() == b.shape()) {
-    out = Tensor::empty(a.shape(), dtype, a.device());
-    kernels::backend(a.device()).binary(op, a, b, out);
-  } else {
-    const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
-    out = Tensor::empty(shape, dtype, a.device());
-    kernels::backend(a.device())
-        .binary(op, spread(a, shape, spread_out[0]), spread(b, shape, spread_out[1]), out);
-  }
+  const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
+  Tensor out = Tensor::empty(shape, dtype, a.device());
+  kernels::backend(a.device())
+      .binary(op, spread(a, shape, spread_out[0]), spread(b, shape, spread_out[1]), out);
   if (!recording(a, b)) return out;
   // A product reads only the other factor; every other line needs what it says for either side.
   const bool product = op == BinaryOp::mul;

@@ -167,8 +167,8 @@ StepGraph* Trainer::step_graph() {
   return graph_.get();
 }
 
-/// Loss and gradients with their norm; the first micro-batch is prepared. A loss that is
-/// not finite ends it, without a norm.
+/// Loss and gradients with their norm; the first micro-batch is prepared. A loss that is not finite
+/// ends it, without a norm.
 Trainer::Outcome Trainer::accumulate_gradients() {
   Outcome out;
   const double share = 1 / static_cast<double>(options_.accumulate);

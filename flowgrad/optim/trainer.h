@@ -82,8 +82,8 @@ enum class NanPolicy {
 /// parts. A loss that copies from the host, reads a value of the device or branches on one cannot
 /// be captured; numbers of the host that it reads, such as the step's, stay what they were. Those
 /// of the update, such as the rate, do not: the device gets them before each run. An index out of
-/// range raises ValueError, and the step changes nothing.
-/// `after_update` and the averages after it stay outside of the graph.
+/// range raises ValueError, and the step changes nothing. `after_update` and the averages after it
+/// stay outside of the graph.
 enum class GraphUse {
   never,
   always,          ///< DeviceError for a loss that cannot be captured
