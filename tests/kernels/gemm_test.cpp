@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "catch.hpp"
+#include "flowgrad/kernels/cpu/table_of.h"
 #include "kernels/cpu_support.h"
 #include "kernels/strided.h"
 
@@ -199,6 +200,7 @@ void check_batches() {
           g.m = m;
           g.accumulate = accumulate;
           g.bias = shared == 0 ? row.begin() : nullptr;
+          g.gate = shared == 1 ? c0.begin() : nullptr;
           const int64_t a_item = shared == 1 ? 0 : m * a.row, b_item = shared == 2 ? 0 : k * b.row,
                         c_item = m * c0.row;
           std::vector<T> got = c0.data, want = c0.data;
@@ -209,6 +211,7 @@ void check_batches() {
             one.a += i * a_item;
             one.b += i * b_item;
             one.c = want.data() + i * c_item;
+            if (g.gate != nullptr) one.gate += i * c_item;
             gemm(one);
           }
           CAPTURE(m, n, k, layout_a, layout_b, shared, accumulate);
@@ -219,12 +222,72 @@ void check_batches() {
   }
 }
 
+/// A relu in f and a gate, which meet sums in registers, against the kernels after the product.
+template <class T>
+void check_gates(int64_t m, int64_t n, int64_t k, int layout_a, int layout_b, bool accumulate) {
+  Matrix<T> a(m, k, layout_a, 41), b(k, n, layout_b, 42), row(1, n, 0, 43), gate(m, n, 2, 44),
+      c0(m, n, 2, 45);
+  row.data[0] = T(-0.0);
+  const T values[] = {T(0), T(-0.0), std::numeric_limits<T>::quiet_NaN(),
+                      std::numeric_limits<T>::infinity()};
+  for (size_t i = 0; i < gate.data.size(); i += 3) gate.data[i] = values[i / 3 % 4];
+  if (m > 4 && k > 0) {
+    a.data[static_cast<size_t>(a.origin)] = values[2];
+    for (int64_t i = 0; i < k; ++i)
+      a.data[static_cast<size_t>(a.origin + 2 * a.row + i * a.column)] = T(0);
+  }
+  std::vector<T> panels(static_cast<size_t>(packed_elements<T>(k, n)));
+  pack_matrix(b.begin(), b.row, b.column, k, n, panels.data());
+  const auto relu = elementwise_table<T>().unary[number::unary_relu];
+  const auto relu_grad = elementwise_table<T>().unary_grad[number::unary_relu];
+  for (const bool packed : {false, true}) {
+    for (const bool is_gated : {false, true}) {
+      std::vector<T> got = c0.data, want = c0.data;
+      Gemm<T> g = product_of(a, b, want.data(), c0.row);
+      g.bias = row.begin();
+      g.accumulate = accumulate;
+      const auto run = [&] { packed ? gemm_packed(g, panels.data()) : gemm(g); };
+      run();
+      for (int64_t i = 0; i < m; ++i) {
+        T* const at = want.data() + i * c0.row;
+        if (is_gated)
+          relu_grad(at, gate.begin() + i * gate.row, nullptr, at, n, T(0), T(0));
+        else
+          relu(at, at, n, T(0), T(0));
+      }
+      g.c = got.data();
+      g.f = is_gated ? nullptr : relu;
+      g.gate = is_gated ? gate.begin() : nullptr;
+      run();
+      CAPTURE(m, n, k, layout_a, layout_b, accumulate, packed, is_gated);
+      REQUIRE(std::memcmp(got.data(), want.data(), got.size() * sizeof(T)) == 0);
+    }
+  }
+}
+
 }  // namespace
 
 TEST_CASE("a batch has the bits of its items", "[gemm_test]") {
   each_instruction_set([&] {
     check_batches<float>();
     check_batches<double>();
+  });
+}
+
+TEST_CASE("relu and its gradient have their bits within a product", "[gemm_test]") {
+  CpuSettings restore;
+  set_num_threads(2);
+  each_instruction_set([&] {
+    int turn = 0;
+    for (int64_t m : {1, 3, 5, 9, 40, 67, 300}) {
+      for (int64_t n : {1, 3, 16, 31, 64, 130, 300}) {
+        for (int64_t k : {0, 7, 40, 257, 600}) {
+          const int layout_a = turn % 6, layout_b = turn / 6 % 6;
+          check_gates<float>(m, n, k, layout_a, layout_b, turn % 5 < 2);
+          check_gates<double>(m, n, k, layout_b, layout_a, turn++ % 3 < 2);
+        }
+      }
+    }
   });
 }
 

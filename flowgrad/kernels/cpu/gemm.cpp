@@ -39,6 +39,7 @@ GemmBlock<T> block_of(const Gemm<T>& g) {
   b.ldc = g.ldc;
   b.bias = g.bias;
   b.accumulate = g.accumulate;
+  b.gate = g.gate;
   return b;
 }
 
@@ -47,6 +48,7 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.m = end - begin;
   part.a += begin * part.a_row;
   part.c += begin * part.ldc;
+  if (part.gate != nullptr) part.gate += begin * part.ldc;
 }
 
 template <class T>
@@ -55,23 +57,31 @@ Gemm<T> columns_of(Gemm<T> g, std::int64_t begin, std::int64_t end) {
   g.b += begin * g.b_col;
   g.c += begin;
   if (g.bias != nullptr) g.bias += begin;
+  if (g.gate != nullptr) g.gate += begin;
   return g;
 }
 
-/// Gemm::f of elements of C that are complete.
+/// Gemm::f or Gemm::gate of elements of C that are complete.
 template <class T>
-void finish(UnaryKernel<T> f, std::int64_t m, std::int64_t n, T* c, std::int64_t ldc) {
-  if (f == nullptr) return;
-  if (ldc == n) return f(c, c, m * n, T(0), T(0));
-  for (std::int64_t i = 0; i < m; ++i) f(c + i * ldc, c + i * ldc, n, T(0), T(0));
+void finish(UnaryKernel<T> f, const T* gate, std::int64_t m, std::int64_t n, T* c,
+            std::int64_t ldc) {
+  if (f == nullptr && gate == nullptr) return;
+  const auto relu_grad = elementwise_table<T>().unary_grad[number::unary_relu];
+  const std::int64_t runs = ldc == n ? 1 : m, length = m * n / runs;
+  for (std::int64_t i = 0; i < runs; ++i) {
+    T* const at = c + i * ldc;
+    if (f != nullptr) f(at, at, length, T(0), T(0));
+    if (gate != nullptr) relu_grad(at, gate + i * ldc, nullptr, at, length, T(0), T(0));
+  }
 }
 
 /// Splits C over the threads, rows first since they share the panels of B, and runs every part: a
 /// group of rows each where there are many, so that a thread that is done early takes over.
 /// Which thread computes what does not matter for the bits.
 template <class T>
-void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_help,
-                UnaryKernel<T> f) {
+void run_blocks(const GemmTable<T>& t, GemmBlock<T> whole, bool threads_help, UnaryKernel<T> f) {
+  whole.relu = f == elementwise_table<T>().unary[number::unary_relu];
+  if (whole.relu) f = nullptr;
   const std::int64_t panels = divide_up(whole.n, t.panel_columns);
   std::int64_t rows = f == nullptr ? 1 : divide_up(whole.m, t.group_rows(whole.n)), columns = 1;
   if (threads_help) {
@@ -87,13 +97,14 @@ void run_blocks(const GemmTable<T>& t, const GemmBlock<T>& whole, bool threads_h
     part.n = std::min(whole.n, panels * (c + 1) / columns * t.panel_columns) - begin;
     part.c += begin;
     if (part.bias != nullptr) part.bias += begin;
+    if (part.gate != nullptr) part.gate += begin;
     if (part.packed != nullptr)
       part.packed_column += begin;
     else
       part.b += begin * part.b_col;
     part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements);
     t.block(part);
-    finish(f, part.m, part.n, part.c, part.ldc);
+    finish<T>(f, nullptr, part.m, part.n, part.c, part.ldc);
   });
 }
 
@@ -156,7 +167,7 @@ void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
     GemmBlock<T> part = whole;
     take_rows(part, whole.m * i / parts, whole.m * (i + 1) / parts);
     t.narrow(part, bt, k_padded);
-    finish(g.f, part.m, part.n, part.c, part.ldc);
+    finish(g.f, part.gate, part.m, part.n, part.c, part.ldc);
   });
 }
 
@@ -177,7 +188,7 @@ void run_transposed(const GemmTable<T>& t, const Gemm<T>& g) {
   run_packed(t, product<T>(g.n, g.m, g.k, {g.b, g.b_col, g.b_row}, {g.a, g.a_col, g.a_row}, c),
              /*threads_help=*/false, g.bias);
   t.pack(c, 1, g.m, g.m, g.n, g.n, g.c);
-  finish(g.f, g.m, g.n, g.c, g.ldc);
+  finish(g.f, g.gate, g.m, g.n, g.c, g.ldc);
 }
 
 /// Rows share the panels of B: packing all of B pays when a thread goes over it several times, else
@@ -225,7 +236,7 @@ void run_empty(const Gemm<T>& g) {
       c = g.accumulate ? value + c : value;
     }
   }
-  finish(g.f, g.m, g.n, g.c, g.ldc);
+  finish(g.f, g.gate, g.m, g.n, g.c, g.ldc);
 }
 
 template <class T>
@@ -239,8 +250,10 @@ void run_small(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t count, std:
                std::int64_t b_item, std::int64_t c_item) {
   t.small({count, g.m, g.n, g.k, g.a, g.a_row, g.a_col, a_item, g.b, g.b_row, g.b_col, b_item, g.c,
            g.ldc, c_item, g.bias, g.accumulate});
-  for (std::int64_t i = 0; g.f != nullptr && i < count; ++i)
-    finish(g.f, g.m, g.n, g.c + i * c_item, g.ldc);
+  const bool is_finished = g.f == nullptr && g.gate == nullptr;
+  for (std::int64_t i = 0; !is_finished && i < count; ++i)
+    finish(g.f, g.gate == nullptr ? nullptr : g.gate + i * c_item, g.m, g.n, g.c + i * c_item,
+           g.ldc);
 }
 
 }  // namespace
@@ -265,7 +278,10 @@ template <class T>
 void gemm_batch(Gemm<T> g, std::int64_t count, std::int64_t a_item, std::int64_t b_item,
                 std::int64_t c_item) {
   if (is_small(g)) return run_small(gemm_table<T>(), g, count, a_item, b_item, c_item);
-  for (; count > 0; --count, g.a += a_item, g.b += b_item, g.c += c_item) gemm(g);
+  for (; count > 0; --count, g.a += a_item, g.b += b_item, g.c += c_item) {
+    gemm(g);
+    if (g.gate != nullptr) g.gate += c_item;
+  }
 }
 
 template <class T>

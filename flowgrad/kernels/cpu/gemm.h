@@ -8,7 +8,9 @@ namespace flowgrad::kernels::cpu {
 
 /// C (m, n) = f(A (m, k) B (k, n) [+ bias (n)] [+ C]). Any strides on A and B, in elements; the
 /// rows of C are contiguous, ldc apart. f, which may be null, meets elements of C while they are
-/// near. T is float or double. Element (i, j) has the same bits for every m and every number of
+/// near, a relu in the registers of their sums. In place of f there may be `gate`, laid out as C
+/// is: C becomes 0 where it is at most 0, the gradient of the relu that it is. T is float or
+/// double. Element (i, j) has the same bits for every m and every number of
 /// threads: k is summed in one order, chosen by n and k alone.
 template <class T>
 struct Gemm {
@@ -22,6 +24,7 @@ struct Gemm {
   const T* bias = nullptr;
   bool accumulate = false;
   UnaryKernel<T> f = nullptr;
+  const T* gate = nullptr;
 };
 
 template <class T>

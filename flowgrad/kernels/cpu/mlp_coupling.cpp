@@ -17,8 +17,9 @@ using namespace cpu;
 
 namespace {
 
-/// Rows of a tile, and rows in all from which packing the weights pays.
-constexpr int64_t kTileRows = 64, kPackRows = 24;
+/// Rows of a tile, whole register tiles with every instruction set where there are enough to go
+/// round the threads; and rows in all from which packing the weights pays.
+constexpr int64_t kTileRows = 84, kFewTileRows = 64, kManyRows = 512, kPackRows = 24;
 constexpr int kNets = 2, kLayers = 3;
 
 /// What a net leaves for its gradient: hidden layers (N, H) and outputs (N, D).
@@ -30,7 +31,7 @@ struct Values {
 template <class T>
 class Layer {
  public:
-  const int64_t n, d, h, in;
+  const int64_t n, d, h, in, tile_rows;
   const MlpCoupling& c;
 
   Layer(const MlpCoupling& c, const View& z)
@@ -38,14 +39,15 @@ class Layer {
         d((*z.shape)[1]),
         h((*c.nets[0].weight[1].shape)[0]),
         in((*c.nets[0].weight[0].shape)[1]),
+        tile_rows(n < kManyRows ? kFewTileRows : kTileRows),
         c(c),
         z_(z.as<const T>()) {
     const int64_t packed = packed_elements<T>(in, h) + packed_elements<T>(h, in) +
                            packed_elements<T>(h, h) + packed_elements<T>(h, d) +
                            packed_elements<T>(d, h);
-    memory_ = scratch_of<T>(ScratchSlot::partial, kTileRows * d + kNets * packed);
-    T* const repeated = std::exchange(memory_, memory_ + kTileRows * d);
-    for (int64_t r = 0; r < kTileRows; ++r) std::copy_n(c.mask.as<const T>(), d, repeated + r * d);
+    memory_ = scratch_of<T>(ScratchSlot::partial, tile_rows * d + kNets * packed);
+    T* const repeated = std::exchange(memory_, memory_ + tile_rows * d);
+    for (int64_t r = 0; r < tile_rows; ++r) std::copy_n(c.mask.as<const T>(), d, repeated + r * d);
     mask_ = repeated;
   }
 
@@ -53,10 +55,10 @@ class Layer {
   template <class F>
   void each_tile(F&& f) const {
     parallel_for(tiles(), [&](int64_t tile) {
-      f(tile * kTileRows, std::min(kTileRows, n - tile * kTileRows));
+      f(tile * tile_rows, std::min(tile_rows, n - tile * tile_rows));
     });
   }
-  int64_t tiles() const { return divide_up(n, kTileRows); }
+  int64_t tiles() const { return divide_up(n, tile_rows); }
 
   /// Layer i's weight of a net as the values' products read it, (in, out), or, back, as the
   /// cotangents' do.
@@ -118,10 +120,8 @@ void forward(const MlpCoupling& c, const View& z, T* out, T* log_det, T* kept) {
       const Values<T> v = kept != nullptr ? values_at(l, kept, net, row)
                                           : Values<T>{own.one, own.two, outputs[net]};
       const Factor<T>* const w = &weights[static_cast<size_t>(net * kLayers)];
-      w[0].multiply(rows, x, v.one, l.bias(net, 0));
-      relu(v.one, v.one, rows * l.h, T(0), T(0));
-      w[1].multiply(rows, v.one, v.two, l.bias(net, 1));
-      relu(v.two, v.two, rows * l.h, T(0), T(0));
+      w[0].multiply(rows, x, v.one, l.bias(net, 0), relu);
+      w[1].multiply(rows, v.one, v.two, l.bias(net, 1), relu);
       w[2].multiply(rows, v.two, v.out, l.bias(net, 2));
       scale_and_shift[net] = v.out;
     }
@@ -150,7 +150,6 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
                     double* sums) {
   const Factor<T> first = l.factor(net, 0, true), middle = l.factor(net, 1, true),
                   last = l.factor(net, 2, true);
-  const auto relu_grad = elementwise_table<T>().unary_grad[number::unary_relu];
   const auto fold = reduce_table<T>().fold_columns[number::fold_sum];
   const int64_t more = l.in - l.d;
   l.each_tile([&](int64_t row, int64_t rows) {
@@ -158,11 +157,9 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
     T *const one = work.one + row * l.h, *const two = work.two + row * l.h;
     const T* const out = work.out[net] + row * l.d;
     // A relu is above 0 where what it was taken of is.
-    last.multiply(rows, out, two, nullptr);
-    relu_grad(two, v.two, nullptr, two, rows * l.h, T(0), T(0));
-    middle.multiply(rows, two, one, nullptr);
-    relu_grad(one, v.one, nullptr, one, rows * l.h, T(0), T(0));
-    double* const to = sums + row / kTileRows * (2 * l.h + l.d);
+    last.multiply_gated(rows, out, v.two, two);
+    middle.multiply_gated(rows, two, v.one, one);
+    double* const to = sums + row / l.tile_rows * (2 * l.h + l.d);
     fold(one, rows, l.h, l.h, to);
     fold(two, rows, l.h, l.h, to + l.h);
     fold(out, rows, l.d, l.d, to + 2 * l.h);

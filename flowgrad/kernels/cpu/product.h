@@ -55,11 +55,27 @@ struct Factor {
     panels = to;
     return *this;
   }
-  /// c (m, n) = a (m, k) B [+ bias] [+ c], all contiguous.
+  /// c (m, n) = f(a (m, k) B [+ bias] [+ c]), all contiguous.
   void multiply(std::int64_t m, const T* a, T* c, const T* bias, bool accumulate = false) const {
-    const Gemm<T> g = product<T>(m, n, k, rows_of(a, k), {b, row, column}, c, accumulate, bias);
-    panels != nullptr ? gemm_packed(g, panels) : gemm(g);
+    run(product_with(m, a, c, accumulate, bias));
   }
+  void multiply(std::int64_t m, const T* a, T* c, const T* bias, UnaryKernel<T> f) const {
+    Gemm<T> g = product_with(m, a, c, false, bias);
+    g.f = f;
+    run(g);
+  }
+  /// c = a B, 0 where gate (m, n) is at most 0.
+  void multiply_gated(std::int64_t m, const T* a, const T* gate, T* c) const {
+    Gemm<T> g = product_with(m, a, c, false, nullptr);
+    g.gate = gate;
+    run(g);
+  }
+
+ private:
+  Gemm<T> product_with(std::int64_t m, const T* a, T* c, bool accumulate, const T* bias) const {
+    return product<T>(m, n, k, rows_of(a, k), {b, row, column}, c, accumulate, bias);
+  }
+  void run(const Gemm<T>& g) const { panels != nullptr ? gemm_packed(g, panels) : gemm(g); }
 };
 
 }  // namespace flowgrad::kernels::cpu

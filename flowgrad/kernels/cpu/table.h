@@ -25,6 +25,9 @@ struct GemmBlock {
   /// Of the columns, and of the rows (m) where C is a transposed result; null: none.
   const T *bias, *row_bias;
   bool accumulate;
+  /// C becomes its relu, or 0 where `gate`, laid out as C is, is at most 0: the gradient of a relu.
+  bool relu;
+  const T* gate;
   /// Room for gemm.scratch_elements.
   T* scratch;
 };

@@ -147,6 +147,8 @@ void block(const GemmBlock<T>& g) {
       t.k = kc;
       t.ldc = g.ldc;
       t.add = g.accumulate || k0 > 0;
+      const bool is_last = k0 + kc == g.k;
+      t.relu = is_last && g.relu;
       if (pack_a) pack_tiles(g, tiles, first, last, row, k0, kc, packed_a);
       std::int64_t columns = 0;
       for (std::int64_t j = 0; j < g.n; j += columns) {
@@ -185,6 +187,7 @@ void block(const GemmBlock<T>& g) {
           }
           t.row_bias = g.row_bias != nullptr && k0 == 0 ? g.row_bias + i : nullptr;
           t.c = g.c + i * g.ldc + j;
+          t.gate = is_last && g.gate != nullptr ? g.gate + i * g.ldc + j : nullptr;
           (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;
           t.next += t.next_step * kc;

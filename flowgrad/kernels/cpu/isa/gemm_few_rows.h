@@ -84,8 +84,16 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
         ((total[v][R] = add ? sum[v][R] + total[v][R] : sum[v][R]), ...);
       add = true;
     }
-    for (int v = 0; v < NVs; ++v)
-      for (int i = 0; i < g.m; ++i) total[v][i].store(c[i] + j + v * W, columns);
+    for (int v = 0; v < NVs; ++v) {
+      for (int i = 0; i < g.m; ++i) {
+        const std::int64_t at = j + v * W;
+        V x = total[v][i];
+        if (g.relu) x = select(x <= V(0), V(0), x);
+        if (g.gate != nullptr)
+          x = select(V::load(g.gate + i * g.ldc + at, columns) <= V(0), V(0), x);
+        x.store(c[i] + at, columns);
+      }
+    }
   }
 
   static void run(const cpu::GemmBlock<T>& g) {

@@ -55,6 +55,9 @@ struct Tile {
   const T *bias, *row_bias;
   /// Adds to C instead of overwriting it.
   bool add;
+  /// See GemmBlock.
+  bool relu;
+  const T* gate;
   /// What is needed next, fetched while the sums run: an address and its step for each k.
   const T* next;
   std::int64_t next_step;
@@ -92,7 +95,8 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     const V av(*a);
     ((sum[C] = fma(av, b[C], sum[C])), ...);
   }
-  FG_INLINE static void fetch_row(const T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
+  FG_INLINE static void fetch_row(T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
+  FG_INLINE static void fetch_row(const T* gate) { (__builtin_prefetch(gate + C * W), ...); }
   FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) { ((sum[C] = from[C]), ...); }
   FG_INLINE static void fill_row(V value, V (&sum)[NV]) { ((sum[C] = value), ...); }
   FG_INLINE static void add_row(V (&sum)[NV], const T* c, auto last) {
@@ -101,8 +105,18 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
   FG_INLINE static void store_row(const V (&sum)[NV], T* c, auto last) {
     ((C < NV - 1 ? sum[C].store(c + C * W) : put(sum[C], c + C * W, last)), ...);
   }
-  FG_INLINE static void finish(V (&sum)[MR][NV], T* c, std::int64_t ldc, bool add, auto last) {
-    if (add) (add_row(sum[R], c + R * ldc, last), ...);
+  FG_INLINE static V gated(V gate, V x) { return select(gate <= V(0), V(0), x); }
+  FG_INLINE static void relu_row(V (&sum)[NV]) { ((sum[C] = gated(sum[C], sum[C])), ...); }
+  FG_INLINE static void gate_row(V (&sum)[NV], const T* gate, auto last) {
+    ((sum[C] = gated(take_register(gate, C, last), sum[C])), ...);
+  }
+  FG_INLINE static void finish(const Tile<T>& t, V (&sum)[MR][NV], auto last) {
+    T* const c = t.c;
+    const T* const gate = t.gate;
+    const std::int64_t ldc = t.ldc;
+    if (t.add) (add_row(sum[R], c + R * ldc, last), ...);
+    if (t.relu) (relu_row(sum[R]), ...);
+    if (gate != nullptr) (gate_row(sum[R], gate + R * ldc, last), ...);
     (store_row(sum[R], c + R * ldc, last), ...);
   }
 
@@ -112,11 +126,9 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     if (t.bias != nullptr) ((first[C] = take_register(t.bias, C, last)), ...);
     (set_row(first, sum[R]), ...);
     if (t.row_bias != nullptr) (fill_row(V(t.row_bias[R]), sum[R]), ...);
-    T* const c = t.c;
-    const std::int64_t ldc = t.ldc;
-    const bool add = t.add;
     // While the sums run.
-    if (add || t.k <= kShortSum) (fetch_row(c + R * ldc), ...);
+    if (t.add || t.k <= kShortSum) (fetch_row(t.c + R * t.ldc), ...);
+    if (t.gate != nullptr) (fetch_row(t.gate + R * t.ldc), ...);
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
     [[maybe_unused]] const T* next = t.next;
@@ -147,9 +159,9 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     }
     // Where a masked store costs no more than another, one end is enough.
     if (kMaskedStores || last < W)
-      finish(sum, c, ldc, add, last);
+      finish(t, sum, last);
     else
-      finish(sum, c, ldc, add, std::integral_constant<int, W>{});
+      finish(t, sum, std::integral_constant<int, W>{});
   }
 };
 
