@@ -1,5 +1,6 @@
 #include <array>
 #include <cmath>
+#include <optional>
 #include <utility>
 
 #include "flowgrad/autograd/expression.h"
@@ -99,14 +100,30 @@ DType computing_dtype(UnaryOp op, Params params, DType dtype) {
   return keeps_integers(op, params) && whole ? DType::int64 : DType::float32;
 }
 
-// cast and spread without a copy of a handle, whose count of references costs as much as a small
-// kernel: `memory` holds what is not x itself.
+/// cast without a copy of a handle, whose count of references costs as much as a small kernel:
+/// `memory` holds what is not x itself.
 const Tensor& cast(const Tensor& x, DType dtype, Tensor& memory) {
   return x.dtype() == dtype ? x : (memory = cast(x, dtype));
 }
-const Tensor& spread(const Tensor& x, const Shape& shape, Tensor& memory) {
-  return x.shape() == shape ? x : (memory = spread(x, shape));
-}
+
+/// A kernel's operand, shown with a broadcast shape; undefined where x is.
+class Spread {
+ public:
+  Spread(const Tensor& x, const Shape& shape) {
+    if (!x.defined()) return;
+    if (x.shape() == shape)
+      view_ = x;
+    else
+      view_ = layout_.emplace(x, expanded("broadcast", x.layout(), shape));
+  }
+  Spread(const Spread&) = delete;
+  Spread& operator=(const Spread&) = delete;
+  operator kernels::View() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  std::optional<ViewAs> layout_;
+  kernels::View view_;
+};
 
 }  // namespace
 
@@ -114,9 +131,9 @@ Tensor expression::div_zero(const Tensor& a, const Tensor& b) {
   const Shape shape = broadcast_shapes("div", a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, a.dtype(), a.device());
   // The slope of a quotient in its dividend, along a.
-  const Tensor divisor = spread(b, shape);
+  const Spread divisor(b, shape);
   kernels::backend(a.device())
-      .binary_grad(BinaryOp::div, 0, spread(a, shape), Tensor(), divisor, divisor, out);
+      .binary_grad(BinaryOp::div, 0, Spread(a, shape), {}, divisor, divisor, out);
   if (recording(a, b)) {
     record("div", out, {a, b}, {save(b), save_output(out)}, [](Backward& r) {
       const Tensor b = r.saved(0), y = r.saved(1);
@@ -147,20 +164,48 @@ void record_unary(UnaryOp op, Params params, const Tensor& x, const Tensor& out)
            const Tensor x = line.saves & X ? r.saved(0) : Tensor();
            const Tensor y = line.saves & Y ? r.saved(1) : Tensor();
            const Tensor& g = r.grad();
+           kernels::Backend& backend = kernels::backend(g.device());
            if (!mode().recording && line.saves != NONE) {
-             Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
-             kernels::backend(g.device()).unary_grad(op, params, g, x, y, out);
-             r.set(0, out);
-             return;
+             const Tensor out = r.memory_of_grad();
+             backend.unary_grad(op, params, g, x, y, out);
+             return r.set(0, out);
            }
            const Expr d = derivative(op, x, y, Expr(params.p), Expr(params.q));
            if (d.is_number()) {
-             r.set(0, d.c == 0 ? zeros_like(g) : (Expr(g) * d).t);
-             return;
+             if (d.c == 0) return r.set(0, zeros_like(g));
+             if (mode().recording || d.c == 1) return r.set(0, (Expr(g) * d).t);
+             const Tensor out = r.memory_of_grad();
+             backend.unary(UnaryOp::mul_scalar, {d.c, 0}, g, out);
+             return r.set(0, out);
            }
            const Tensor f = cast(d.t, g.dtype());
            r.set(0, times_slope(line.zero, Expr(g), Expr(f)).t);
          });
+}
+
+Tensor empty_like(const Tensor& x) { return Tensor::empty(x.shape(), x.dtype(), x.device()); }
+
+/// The gradients of a product, added to what others gave where that saves memory of their own.
+void give_factors(Backward& r, const Tensor& a, const Tensor& b) {
+  const Tensor& g = r.grad();
+  kernels::Backend& backend = kernels::backend(g.device());
+  const auto sum_of = [&](int input) {
+    return r.needs(input) ? r.sum_so_far(input, g.shape(), g.dtype()) : Tensor();
+  };
+  // Sums first, so that what needs memory is the last to read g.
+  const int first = sum_of(0).defined() ? 0 : 1;
+  for (const int input : {first, 1 - first}) {
+    if (!r.needs(input)) continue;
+    const Spread factor(input == 0 ? b : a, g.shape());
+    if (const Tensor sum = sum_of(input); sum.defined()) {
+      backend.multiply_add(g, factor, sum);
+      continue;
+    }
+    const bool is_last = input != first || !r.needs(1 - first);
+    const Tensor out = is_last ? r.memory_of_grad() : empty_like(g);
+    backend.binary(BinaryOp::mul, g, factor, out);
+    r.set(input, out);
+  }
 }
 
 Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
@@ -170,14 +215,13 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
     const bool real = op == BinaryOp::div || op == BinaryOp::atan2 || op == BinaryOp::logaddexp;
     dtype = real ? DType::float32 : DType::int64;
   }
-  Tensor converted[2], spread_out[2];
+  Tensor converted[2];
   const Tensor& a = cast(left, dtype, converted[0]);
   const Tensor& b = cast(right, dtype, converted[1]);
   check_same_device(line.name, a, b);
   const Shape shape = broadcast_shapes(line.name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, dtype, a.device());
-  kernels::backend(a.device())
-      .binary(op, spread(a, shape, spread_out[0]), spread(b, shape, spread_out[1]), out);
+  kernels::backend(a.device()).binary(op, Spread(a, shape), Spread(b, shape), out);
   if (!recording(a, b)) return out;
   // A product reads only the other factor; every other line needs what it says for either side.
   const bool product = op == BinaryOp::mul;
@@ -191,16 +235,17 @@ Tensor binary(BinaryOp op, const Tensor& left, const Tensor& right) {
            const Tensor b = keep_b ? r.saved(1) : Tensor();
            const Tensor y = line.saves & 4 ? r.saved(2) : Tensor();
            const Tensor& g = r.grad();
+           if (op == BinaryOp::mul && !mode().recording) return give_factors(r, a, b);
            for (int wrt = 0; wrt < 2; ++wrt) {
              if (!r.needs(wrt)) continue;
              if (line.how == PLAIN || mode().recording) {
                r.set(wrt, gradient(op, wrt, g, a, b, y).t);
                continue;
              }
-             const Tensor ax = a.defined() ? spread(a, g.shape()) : a;
-             const Tensor bx = b.defined() ? spread(b, g.shape()) : b;
-             Tensor out = Tensor::empty(g.shape(), g.dtype(), g.device());
-             kernels::backend(g.device()).binary_grad(op, wrt, g, ax, bx, y, out);
+             const bool is_last = wrt == 1 || !r.needs(1);
+             const Tensor out = is_last ? r.memory_of_grad() : empty_like(g);
+             kernels::backend(g.device())
+                 .binary_grad(op, wrt, g, Spread(a, g.shape()), Spread(b, g.shape()), y, out);
              r.set(wrt, out);
            }
          });

@@ -196,6 +196,7 @@ class Pass {
     }
     if (!v.runs) return;
     Backward backward(node, cotangents);
+    backward.is_last_reader = !v.is_target;
     for (size_t i = 0; i < node->edges.size(); ++i) backward.slots[i] = slot_of(node->edges[i]);
     node->run(backward);
     for (size_t i = 0; i < node->edges.size(); ++i) {

@@ -29,10 +29,20 @@ std::optional<Layout> as_rows(const Layout& in, int64_t rows) {
   return viewed(in, {rows, depth});
 }
 
+/// An operand as it lies in some layout: a transposed one needs no tensor of its own.
+struct Operand {
+  const Tensor& tensor;
+  const Layout& layout;
+  Operand(const Tensor& t)
+      : tensor(t), layout(t.layout()) {}  // NOLINT(google-explicit-constructor)
+  Operand(const Tensor& t, const Layout& layout) : tensor(t), layout(layout) {}
+  bool is_plain() const { return &layout == &tensor.layout(); }
+};
+
 /// out = a b [+ bias] [+ out], or the epilogue of a b [+ bias]. b has rank 2 or more; a's rank is
 /// out's, or less where it broadcasts.
-void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Tensor& bias,
-              bool accumulate, const Tensor& out, Epilogue epilogue = Epilogue::none) {
+void multiply(const Operand& a, const Operand& b, const Tensor& bias, bool accumulate,
+              const Tensor& out, Epilogue epilogue = Epilogue::none) {
   if (out.numel() == 0) return;
   const auto run = [&](kernels::View left, kernels::View right, kernels::View row,
                        kernels::View to) {
@@ -42,18 +52,22 @@ void multiply(const Tensor& a, const Tensor& b, const Layout& b_layout, const Te
       backend(out.device()).matmul_unary(operation_of(epilogue), left, right, row, to);
   };
   const Tensor row = bias.defined() && !bias.is_contiguous() ? contiguous(bias.detach()) : bias;
-  if (a.rank() == 2 && b_layout.rank() == 2) return run(a, ViewAs(b, b_layout), row, out);
-  if (b_layout.rank() == 2 && out.rank() != 2) {
+  if (a.layout.rank() == 2 && b.layout.rank() == 2) {
+    const ViewAs right(b.tensor, b.layout);
+    return a.is_plain() ? run(a.tensor, right, row, out)
+                        : run(ViewAs(a.tensor, a.layout), right, row, out);
+  }
+  if (b.layout.rank() == 2 && out.rank() != 2) {
     // One large product instead of many small ones.
     const int64_t rows = out.numel() / out.shape().back();
-    if (const std::optional<Layout> flat = as_rows(a.layout(), rows)) {
+    if (const std::optional<Layout> flat = as_rows(a.layout, rows)) {
       const Layout flat_out = contiguous_layout({rows, out.shape().back()});
-      return run(ViewAs(a, *flat), ViewAs(b, b_layout), row, ViewAs(out, flat_out));
+      return run(ViewAs(a.tensor, *flat), ViewAs(b.tensor, b.layout), row, ViewAs(out, flat_out));
     }
   }
-  const Layout left = spread_batch(a.layout(), out.shape());
-  const Layout right = spread_batch(b_layout, out.shape());
-  run(ViewAs(a, left), ViewAs(b, right), row, out);
+  const Layout left = spread_batch(a.layout, out.shape());
+  const Layout right = spread_batch(b.layout, out.shape());
+  run(ViewAs(a.tensor, left), ViewAs(b.tensor, right), row, out);
 }
 
 void check_operands(const char* op, const Tensor& a, const Tensor& b) {
@@ -138,8 +152,15 @@ constexpr int64_t kFewElements = 1024;
 
 /// Gradient of a for (..., M, K) where b has `lead` more axes, all of which a was repeated over.
 Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
-  const Tensor bt = transpose(b);
   const int rank = b.rank();
+  if (rank == 2 && g.rank() >= 2 && !mode().recording) {
+    Shape shape = g.shape();
+    shape[g.rank() - 1] = b.shape()[0];
+    const Tensor out = Tensor::empty(shape, g.dtype(), g.device());
+    multiply(g, {b, transposed("matmul", b.layout(), 0, 1)}, {}, false, out);
+    return out;
+  }
+  const Tensor bt = transpose(b);
   if (lead < 1 || g.shape()[rank - 2] * bt.shape().back() < kFewElements) return matmul(g, bt);
   const auto lead_as_one = [&](const Tensor& x) {
     if (lead == 1) return x;
@@ -155,12 +176,13 @@ Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
 /// The share of an input of shape (K, N) in a gradient: a^T g for a (M, K) and g (M, N), added to
 /// what others gave where that saves memory of its own.
 void give_product(Backward& r, int input, const Tensor& a, const Tensor& g) {
-  const Tensor at = transpose(a);
-  const Tensor sum = r.sum_so_far(input, {at.shape()[0], g.shape()[1]}, g.dtype());
-  if (sum.defined())
-    multiply(at, g, g.layout(), {}, /*accumulate=*/true, sum);
-  else
-    r.set(input, matmul(at, g));
+  if (mode().recording) return r.set(input, matmul(transpose(a), g));
+  const Layout at = transposed("matmul", a.layout(), 0, 1);
+  const Tensor sum = r.sum_so_far(input, {at.shape[0], g.shape()[1]}, g.dtype());
+  if (sum.defined()) return multiply({a, at}, g, {}, /*accumulate=*/true, sum);
+  const Tensor out = Tensor::empty({at.shape[0], g.shape()[1]}, g.dtype(), g.device());
+  multiply({a, at}, g, {}, false, out);
+  r.set(input, out);
 }
 
 /// Gradients of a b for the inputs numbered `first` (a) and `first + 1` (b), saved as 0 and 1.
@@ -189,7 +211,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   if (a.rank() == 1) return squeeze(matmul(unsqueeze(a, 0), b), b.rank() == 1 ? 0 : -2);
   if (b.rank() == 1) return squeeze(matmul(a, unsqueeze(b, 1)), -1);
   Tensor out = Tensor::empty(product_shape("matmul", a, b), a.dtype(), a.device());
-  multiply(a, b, b.layout(), {}, false, out);
+  multiply(a, b, {}, false, out);
   if (recording(a, b)) {
     record("matmul", out, {a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
            [rank_a = a.rank(), rank_b = b.rank()](Backward& r) {
@@ -214,11 +236,11 @@ Tensor addmm(const Tensor& c, const Tensor& a, const Tensor& b) {
   const Shape shape = product_shape("addmm", a, b);
   Tensor out = Tensor::empty(shape, dtype, a.device());
   if (c.rank() == 1 && c.shape()[0] == shape.back()) {
-    multiply(a, b, b.layout(), c, false, out);
+    multiply(a, b, c, false, out);
   } else {
     const Layout spread_c = expanded("addmm: c", c.layout(), shape);
     backend(a.device()).copy(ViewAs(c, spread_c), out);
-    multiply(a, b, b.layout(), {}, true, out);
+    multiply(a, b, {}, true, out);
   }
   if (recording(c, a, b)) {
     record("addmm", out, {c, a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
@@ -256,7 +278,7 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Epilogu
   Shape shape = x.shape();
   shape[x.rank() - 1] = outputs;
   Tensor out = Tensor::empty(shape, dtype, x.device());
-  multiply(x, weight, transposed("linear", weight.layout(), 0, 1), bias, false, out,
+  multiply(x, {weight, transposed("linear", weight.layout(), 0, 1)}, bias, false, out,
            fused ? epilogue : Epilogue::none);
   if (records) {
     const std::array<Tensor, 3> inputs{x, weight, bias};
@@ -265,13 +287,13 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Epilogu
     record("linear", std::span(&out, 1), std::span(inputs), std::span(saved), [](Backward& r) {
       const Tensor& g = r.grad();
       if (r.needs(0)) r.set(0, matmul(g, r.saved(1)));
-      if (!r.needs(1) && !r.needs(2)) return;
-      const Tensor rows = g.rank() == 1 ? unsqueeze(g, 0) : rows_of(g);
       if (r.needs(1)) {
-        const Tensor x = r.saved(0);
-        give_product(r, 1, rows, x.rank() == 1 ? unsqueeze(x, 0) : rows_of(x));
+        const auto rows = [](const Tensor& t) {
+          return t.rank() == 1 ? unsqueeze(t, 0) : rows_of(t);
+        };
+        give_product(r, 1, rows(g), rows(r.saved(0)));
       }
-      if (r.needs(2)) r.set(2, sum(rows, {0}));
+      if (r.needs(2)) r.set(2, g);
     });
   }
   return with_epilogue(out, epilogue, fused);

@@ -317,6 +317,8 @@ class Backend {
   virtual void binary(BinaryOp op, View a, View b, View out) = 0;
   /// Gradient of a (wrt = 0) or b (wrt = 1), before the sum over broadcast axes.
   virtual void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) = 0;
+  /// out[i] += a[i] * b[i], the product rounded by itself, for floating dtypes.
+  virtual void multiply_add(View a, View b, View out) = 0;
   virtual void compare(CompareOp op, View a, View b, View out) = 0;
   virtual void predicate(PredicateOp op, View x, View out) = 0;
   virtual void logical(LogicalOp op, View a, View b, View out) = 0;

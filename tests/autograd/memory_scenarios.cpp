@@ -201,7 +201,7 @@ Numbers indexing(World& w) {
 Numbers tower(World& w) {
   Tensor h = w.x.detach().requires_grad_();
   const Tensor x = h;
-  for (int i = 0; i < 12; ++i) {
+  for (int i = 0; i < 16; ++i) {
     h = h + silu(layer_norm(matmul(h, w.square), {3})) * .1;
     if (i % 3 == 0) h = concat({slice(h, 0, 2, 5), flip(slice(h, 0, 0, 2), {1})});
     if (i % 4 == 1) h = where(greater(h, 0), log1p(abs(h)), cumsum(h, 1));

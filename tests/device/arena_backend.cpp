@@ -56,6 +56,7 @@ class ArenaBackend final : public Backend {
   void binary(BinaryOp op, View a, View b, View out) override {
     r_.binary(op, in(a), in(b), in(out));
   }
+  void multiply_add(View a, View b, View out) override { r_.multiply_add(in(a), in(b), in(out)); }
   void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) override {
     r_.binary_grad(op, wrt, in(g), in(a), in(b), in(y), in(out));
   }

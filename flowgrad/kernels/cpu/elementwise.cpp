@@ -288,6 +288,20 @@ void CpuBackendFast::binary_grad(BinaryOp op, int wrt, View g, View a, View b, V
   if (!done) ReferenceBackend::binary_grad(op, wrt, g, a, b, y, out);
 }
 
+void CpuBackendFast::multiply_add(View a, View b, View out) {
+  const bool done =
+      a.dtype == out.dtype && b.dtype == out.dtype && with_floating(out.dtype, [&](auto zero) {
+        using T = decltype(zero);
+        const auto kernel = elementwise_table<T>().multiply_add;
+        for_views(
+            [&](void* const* p, int64_t n) {
+              kernel(as<const T>(p[1]), as<const T>(p[2]), as<const T>(p[3]), as<T>(p[0]), n);
+            },
+            out, a, b, out);
+      });
+  if (!done) ReferenceBackend::multiply_add(a, b, out);
+}
+
 void CpuBackendFast::compare(CompareOp op, View a, View b, View out) {
   const bool done =
       a.dtype == b.dtype && out.dtype == DType::boolean && with_floating(a.dtype, [&](auto zero) {

@@ -139,6 +139,23 @@ void for_run(int64_t total, const Operand* operands, int count, Kernel& kernel) 
                [&](int64_t chunk) { run(chunk * kChunk, std::min(total, (chunk + 1) * kChunk)); });
 }
 
+/// The same over a few rows that are contiguous in every operand: a call each costs less than
+/// buffers, as for a bias that is added to a small matrix. False where they are not so.
+template <class Kernel>
+bool for_few_rows(const Axes& axes, const Operand* operands, Kernel& kernel) {
+  if (axes.rank != 2 || axes.size[0] > 8) return false;
+  for (int i = 0; i < axes.operands; ++i)
+    if (axes.stride[i][1] != 1) return false;
+  for (int64_t r = 0; r < axes.size[0]; ++r) {
+    void* pointers[kMaxOperands];
+    for (int i = 0; i < axes.operands; ++i)
+      pointers[i] =
+          static_cast<char*>(operands[i].data) + r * axes.stride[i][0] * operands[i].bytes;
+    kernel(pointers, axes.size[1]);
+  }
+  return true;
+}
+
 /// The same over operands with any strides.
 template <class Kernel>
 void for_blocks(const Axes& axes, const Operand* operands, Kernel&& kernel) {
@@ -146,6 +163,7 @@ void for_blocks(const Axes& axes, const Operand* operands, Kernel&& kernel) {
   bool contiguous = true;
   for (int i = 0; i < axes.operands; ++i) contiguous = contiguous && axes.is_contiguous(i);
   if (contiguous) return for_run(axes.total, operands, axes.operands, kernel);
+  if (axes.total < kChunk && for_few_rows(axes, operands, kernel)) return;
   const Blocking blocking(axes);
   const auto run = [&](int64_t chunk) {
     BlockRunner runner(axes, blocking, operands);

@@ -65,11 +65,11 @@ void reduce_rows(int op, const T* x, int64_t rows, int64_t n, T* out) {
 /// `batches` matrices of `rows` x `columns` onto `batches` rows: the middle axis goes.
 template <class T>
 void reduce_columns(int op, const T* x, int64_t batches, int64_t rows, int64_t columns, T* out) {
-  constexpr int64_t strip = 256, narrow = 64;
+  constexpr int64_t strip = 256, narrow = 64, few = 16;
   const ReduceTable<T>& t = reduce_table<T>();
   // A few columns: several rows side by side make one long row, and what is left over is added
   // last.
-  const int64_t beside = columns < narrow ? std::min(rows, narrow / columns) : 1;
+  const int64_t beside = columns < narrow && rows > few ? std::min(rows, narrow / columns) : 1;
   const int64_t width = columns * beside, height = rows / beside, rest = rows % beside;
   const int64_t depth = std::max<int64_t>(64, 2 * kChunk / std::min(width, strip));
   const int64_t depths = divide_up(height, depth), strips = divide_up(width, strip);
@@ -84,7 +84,8 @@ void reduce_columns(int op, const T* x, int64_t batches, int64_t rows, int64_t c
   for (int64_t b = 0; b < batches; ++b) {
     const double* p = partial + b * stride;
     double* const tail = partial + b * stride + depths * width;
-    t.fold_columns[op](x + (b * rows + height * beside) * columns, rest, columns, columns, tail);
+    if (rest > 0)
+      t.fold_columns[op](x + (b * rows + height * beside) * columns, rest, columns, columns, tail);
     for (int64_t j = 0; j < columns; ++j) {
       double value = p[j];
       for (int64_t i = 1; i < depths * beside; ++i) value = join(op, value, p[i * columns + j]);

@@ -259,6 +259,8 @@ struct ElementwiseTable {
   void (*predicate[number::predicate_count])(const T* x, std::uint8_t* out, std::int64_t n);
   void (*where)(const std::uint8_t* condition, const T* a, const T* b, T* out, std::int64_t n);
   void (*fill)(T value, T* out, std::int64_t n);
+  /// out = a b + c, the product rounded by itself.
+  void (*multiply_add)(const T* a, const T* b, const T* c, T* out, std::int64_t n);
   /// out = decay * out + (1 - decay) * value.
   void (*lerp)(const T* value, T* out, std::int64_t n, T decay);
 };

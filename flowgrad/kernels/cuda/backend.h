@@ -22,6 +22,7 @@ class CudaBackend final : public Backend {
   void unary_grad(UnaryOp op, Params params, View g, View x, View y, View out) override;
   void binary(BinaryOp op, View a, View b, View out) override;
   void binary_grad(BinaryOp op, int wrt, View g, View a, View b, View y, View out) override;
+  void multiply_add(View a, View b, View out) override;
   void compare(CompareOp op, View a, View b, View out) override;
   void predicate(PredicateOp op, View x, View out) override;
   void logical(LogicalOp op, View a, View b, View out) override;

@@ -88,7 +88,30 @@ void floating_binary(BinaryOp op, const View& a, const View& b, const View& out)
   }
 }
 
+/// The product of numbers of the same type, which the compiler may not contract.
+GPU_INLINE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
+GPU_INLINE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
+template <class T>
+GPU_INLINE T rounded_product(T a, T b) {
+  return a * b;
+}
+struct MultiplyAdd {
+  template <class T>
+  GPU_INLINE T operator()(T a, T b, T sum) const {
+    return sum + rounded_product(a, b);
+  }
+};
+
 }  // namespace
+
+void CudaBackend::multiply_add(View a, View b, View out) {
+  require_dtype("multiply_add", "a", a, out.dtype);
+  require_dtype("multiply_add", "b", b, out.dtype);
+  visit_floating("multiply_add", out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    loops::map<T, T, T, T>(MultiplyAdd{}, out, a, b, out);
+  });
+}
 
 void CudaBackend::binary(BinaryOp op, View a, View b, View out) {
   require_dtype(name_of(op), "b", b, a.dtype);

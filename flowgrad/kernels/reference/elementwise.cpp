@@ -242,6 +242,21 @@ void ReferenceBackend::binary_grad(BinaryOp op, int wrt, View g, View a, View b,
   });
 }
 
+void ReferenceBackend::multiply_add(View a, View b, View out) {
+  require_dtype("multiply_add", "a", a, out.dtype);
+  require_dtype("multiply_add", "b", b, out.dtype);
+  visit_floating("multiply_add", out.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    for_each(
+        *out.shape,
+        [&](int64_t ia, int64_t ib, int64_t o) {
+          const T product = a.as<T>()[ia] * b.as<T>()[ib];
+          out.as<T>()[o] += product;
+        },
+        *a.strides, *b.strides, *out.strides);
+  });
+}
+
 void ReferenceBackend::compare(CompareOp op, View a, View b, View out) {
   require_dtype(name_of(op), "b", b, a.dtype);
   require_dtype(name_of(op), "out", out, DType::boolean);

@@ -221,6 +221,14 @@ void run_fill(T value, T* out, int64_t n) {
 }
 
 template <class T>
+void run_multiply_add(const T* a, const T* b, const T* c, T* out, int64_t n) {
+  for_registers<vec<T>::size>(
+      n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+        put(take(a + i, count) * take(b + i, count) + take(c + i, count), out + i, count);
+      });
+}
+
+template <class T>
 void run_lerp(const T* value, T* out, int64_t n, T decay) {
   using V = vec<T>;
   const V keep(decay), rest(T(1) - decay);
@@ -256,6 +264,7 @@ constexpr ElementwiseTable<T> table_of() {
   t.unary_grad[cpu::number::unary_silu] = &run_unary_grad<unary_accurate_silu, T>;
   t.where = &run_where<T>;
   t.fill = &run_fill<T>;
+  t.multiply_add = &run_multiply_add<T>;
   t.lerp = &run_lerp<T>;
   return t;
 }
