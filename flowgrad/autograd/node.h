@@ -102,8 +102,9 @@ class Backward {
   /// `set`: undefined where it must not, as when the gradient is recorded or somebody holds the
   /// sum.
   Tensor sum_so_far(int input, const Shape& shape, DType dtype) const;
-  /// Where a rule may write a gradient of the shape and dtype of grad(): over grad() itself if
-  /// nobody reads that after this rule. Asked for once, for the last kernel that reads grad().
+  /// Where a rule may write a gradient of the shape and dtype of grad(), off the tape: over grad()
+  /// itself if nobody reads that after this rule. Asked for once, for the last kernel that reads
+  /// grad().
   Tensor memory_of_grad() const;
 
   InlineVector<Tensor, 3> results;

@@ -176,7 +176,7 @@ Tensor Backward::sum_so_far(int input, const Shape& shape, DType dtype) const {
 Tensor Backward::memory_of_grad() const {
   const Tensor& g = grad();
   const bool own = is_last_reader && g.is_sole_owner() && g.is_contiguous();
-  return own && !mode().recording ? g : Tensor::empty(g.shape(), g.dtype(), g.device());
+  return own ? g : Tensor::empty(g.shape(), g.dtype(), g.device());
 }
 
 }  // namespace flowgrad

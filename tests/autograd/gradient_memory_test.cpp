@@ -102,9 +102,9 @@ TEST_CASE("the way back through elementwise operations takes the memory of one c
   const Tensor loss = sum(y);
   reset_peak_memory(test_device());
   const int64_t before = memory_stats(test_device()).live_bytes;
-  backward(loss);
-  // The cotangent and the gradient of w.
-  CHECK(memory_stats(test_device()).peak_bytes - before < 3 * bytes);
+  const Tensor g = grad(loss, {w}, {.retain_graph = true})[0];
+  // The cotangent and the gradient of w, while every saved value stays.
+  CHECK(memory_stats(test_device()).peak_bytes - before < 5 * bytes / 2);
 }
 
 }  // namespace
