@@ -77,7 +77,8 @@ TEST_CASE("terms of a sum do not write over each other's cotangent",
   agree(got, {weights * (1.0 - square(tanh(a.detach()))), weights * exp(b.detach())});
 }
 
-TEST_CASE("a factor used often has the gradient of all its uses", "[gradient_memory_test][device]") {
+TEST_CASE("a factor used often has the gradient of all its uses",
+          "[gradient_memory_test][device]") {
   for (const DType dtype : {DType::float32, DType::float64}) {
     const auto chain = [](const Tensor& x, const std::vector<Tensor>& w) {
       const Tensor y = w[2] * (x * w[0] * w[1]);
