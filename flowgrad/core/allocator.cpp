@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <bit>
@@ -16,6 +17,7 @@
 #include "flowgrad/core/device_memory.h"
 #include "flowgrad/core/error.h"
 #include "flowgrad/core/private_pool.h"
+#include "flowgrad/core/thread_cache.h"
 
 namespace flowgrad {
 namespace {
@@ -36,6 +38,9 @@ size_t pool_size(size_t bytes) {
 
 /// Through which this thread allocates on the pool's device; nullptr: the device's own.
 thread_local PrivatePool::Blocks* chosen = nullptr;
+
+/// Of the host's pool. Constant-initialised and without a destructor: every access is a plain one.
+thread_local constinit ThreadCache thread_cache;
 
 /// Nothing where the device has none left.
 void* system_allocate(size_t size, Device device) {
@@ -62,7 +67,34 @@ struct Pool {
   std::vector<Large> large;
   /// Live blocks of private pools.
   std::unordered_map<void*, std::shared_ptr<PrivatePool::Blocks>> private_owner;
+  /// Whether there ever was one.
+  std::atomic<bool> has_private{false};
+  /// Of the threads; their numbers are not in the pool's yet.
+  std::vector<ThreadCache*> caches;
   MemoryStats stats;
+
+  int64_t live_bytes() const {
+    int64_t bytes = stats.live_bytes;
+    for (const ThreadCache* c : caches) bytes += c->live.load(std::memory_order_relaxed);
+    return bytes;
+  }
+  /// The peak, with that of a thread beside what the others hold now: exact for one thread.
+  int64_t peak_bytes() const {
+    const int64_t live = live_bytes();
+    int64_t peak = std::max(stats.peak_bytes, live);
+    for (const ThreadCache* c : caches)
+      peak = std::max(peak, live - c->live.load(std::memory_order_relaxed) +
+                                c->peak.load(std::memory_order_relaxed));
+    return peak;
+  }
+  /// Takes the numbers of this thread's cache over, before the pool's own change.
+  void settle() {
+    if (!device.is_cpu() || thread_cache.state != ThreadCache::State::open) return;
+    stats.peak_bytes = peak_bytes();
+    stats.live_bytes += thread_cache.live.exchange(0);
+    stats.allocations += thread_cache.allocations.exchange(0);
+    thread_cache.peak.store(0);
+  }
 
   std::vector<void*>& list(size_t size) {
     return small[static_cast<size_t>(std::countr_zero(size))];
@@ -111,6 +143,8 @@ struct Pool {
   }
 
   void flush() {
+    if (device.is_cpu())
+      thread_cache.empty([this](void* block, size_t) { system_release(block, device); });
     for (auto& blocks : small) {
       for (void* p : blocks) system_release(p, device);
       blocks.clear();
@@ -173,23 +207,54 @@ PrivatePool::Blocks* chosen_on(Device device) {
   return chosen != nullptr && chosen->device == device ? chosen : nullptr;
 }
 
+/// Opens the cache of this thread, and when the thread ends gives all it has to the pool.
+struct CacheOfThread {
+  CacheOfThread() {
+    Pool& p = cpu_pool();
+    std::lock_guard lock(p.mutex);
+    p.caches.push_back(&thread_cache);
+    thread_cache.state = ThreadCache::State::open;
+  }
+  ~CacheOfThread() {
+    Pool& p = cpu_pool();
+    std::lock_guard lock(p.mutex);
+    p.settle();
+    thread_cache.empty([&p](void* block, size_t size) {
+      p.stats.live_bytes += static_cast<int64_t>(size);
+      p.put(block, size);
+    });
+    thread_cache.state = ThreadCache::State::closed;
+    std::erase(p.caches, &thread_cache);
+  }
+};
+
+/// Whether blocks of this size come and go by the thread's cache.
+bool is_cached_by_thread(size_t size, Device device) {
+  return device.is_cpu() && size <= ThreadCache::kLargest && chosen == nullptr;
+}
+
 Pool& pool(Device device) { return device.is_cpu() ? cpu_pool() : device_pool(device); }
 
 std::atomic<int64_t> fail_countdown{0};
 
-bool planned_failure() {
-  if (fail_countdown.load(std::memory_order_relaxed) == 0) return false;
-  return fail_countdown.fetch_sub(1) == 1;
-}
+bool is_failure_planned() { return fail_countdown.load(std::memory_order_relaxed) != 0; }
+bool fails_now() { return is_failure_planned() && fail_countdown.fetch_sub(1) == 1; }
 
 }  // namespace
 
 void* pool_allocate(size_t bytes, Device device) {
   const size_t size = pool_size(bytes);
+  if (is_cached_by_thread(size, device) && !is_failure_planned()) {
+    if (thread_cache.state == ThreadCache::State::unused) {
+      thread_local const CacheOfThread opened;
+    }
+    if (void* const block = thread_cache.take(size)) return block;
+  }
   Pool& p = pool(device);
-  const bool fail = planned_failure();
+  const bool fail = fails_now();
   PrivatePool::Blocks* const own = chosen_on(device);
   std::lock_guard lock(p.mutex);
+  p.settle();
   void* block = fail || own == nullptr ? nullptr : own->take(size);
   const bool counted = block != nullptr;
   if (!block && !fail) {
@@ -207,15 +272,18 @@ void* pool_allocate(size_t bytes, Device device) {
   }
   if (!block) {
     throw Error(fmt::format("out of memory on {}: {} bytes requested; live {}, cached {}, peak {}",
-                            device.to_string(), bytes, p.stats.live_bytes, p.stats.cached_bytes,
-                            p.stats.peak_bytes));
+                            device.to_string(), bytes, p.live_bytes(), p.stats.cached_bytes,
+                            p.peak_bytes()));
   }
   ++p.stats.allocations;
-  if (own) p.private_owner.emplace(block, own->shared_from_this());
+  if (own) {
+    p.private_owner.emplace(block, own->shared_from_this());
+    p.has_private.store(true, std::memory_order_relaxed);
+  }
   if (counted) return block;
   if (own) own->bytes += static_cast<int64_t>(size);
   p.stats.live_bytes += static_cast<int64_t>(size);
-  if (p.stats.live_bytes > p.stats.peak_bytes) p.stats.peak_bytes = p.stats.live_bytes;
+  p.stats.peak_bytes = p.peak_bytes();
   return block;
 }
 
@@ -223,8 +291,12 @@ void pool_free(void* block, size_t bytes, Device device) noexcept {
   if (!block) return;
   const size_t size = pool_size(bytes);
   Pool& p = pool(device);
+  if (is_cached_by_thread(size, device) && !p.has_private.load(std::memory_order_relaxed) &&
+      thread_cache.give(block, size))
+    return;
   std::shared_ptr<PrivatePool::Blocks> owner;  // may be the last, and goes after the lock
   std::lock_guard lock(p.mutex);
+  p.settle();
   try {
     if (!p.private_owner.empty()) {
       if (const auto found = p.private_owner.find(block); found != p.private_owner.end()) {
@@ -259,6 +331,7 @@ PrivatePool::Scope::~Scope() { chosen = previous_; }
 PrivatePool::Blocks::~Blocks() {
   Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
+  p.settle();
   for (const auto& [size, blocks] : free) {
     for (void* block : blocks) p.put(block, size);
   }
@@ -268,13 +341,22 @@ PrivatePool::Blocks::~Blocks() {
 MemoryStats memory_stats(Device device) {
   Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
-  return p.stats;
+  MemoryStats stats = p.stats;
+  stats.live_bytes = p.live_bytes();
+  stats.peak_bytes = p.peak_bytes();
+  for (const ThreadCache* c : p.caches) {
+    stats.cached_bytes += c->cached.load(std::memory_order_relaxed);
+    stats.allocations += c->allocations.load(std::memory_order_relaxed);
+  }
+  return stats;
 }
 
 void reset_peak_memory(Device device) {
   Pool& p = pool(device);
   std::lock_guard lock(p.mutex);
-  p.stats.peak_bytes = p.stats.live_bytes;
+  p.settle();
+  for (ThreadCache* c : p.caches) c->peak.store(c->live.load());
+  p.stats.peak_bytes = p.live_bytes();
 }
 
 void empty_cache(Device device) {

@@ -8,7 +8,9 @@
 namespace flowgrad {
 
 /// Bytes and calls of a device's pool. `live` counts what tensors hold now (rounded to the pool's
-/// sizes), `cached` what the pool keeps for reuse.
+/// sizes), `cached` what the pool keeps for reuse. The peak is exact where one thread allocates;
+/// small blocks of host memory are counted by each thread, and the peak of one is added to what
+/// the others hold when it is asked for.
 struct MemoryStats {
   int64_t live_bytes = 0;
   int64_t peak_bytes = 0;
@@ -26,7 +28,8 @@ void pool_free(void* block, size_t bytes, Device device) noexcept;
 MemoryStats memory_stats(Device device = Device::cpu());
 /// Sets the peak to the live bytes.
 void reset_peak_memory(Device device = Device::cpu());
-/// Returns cached blocks to the system.
+/// Returns cached blocks to the system, but for the small ones of host memory that other threads
+/// keep for themselves.
 void empty_cache(Device device = Device::cpu());
 
 /// Test hook: the n-th pool allocation from now, on whatever device, fails (n >= 1); 0 switches it

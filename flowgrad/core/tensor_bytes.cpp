@@ -45,7 +45,7 @@ HostElements::HostElements(const Tensor& t)
   base_ = copy_.data();
 }
 
-TensorBytes::TensorBytes(const Tensor& t) : elements_(t) {
+TensorBytes::TensorBytes(const Tensor& t) : tensor_(t), elements_(t) {
   const size_t item = size_of(t.dtype());
   const size_t bytes = static_cast<size_t>(t.numel()) * item;
   const Layout& layout = elements_.layout();

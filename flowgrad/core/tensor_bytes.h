@@ -27,8 +27,7 @@ class HostElements {
 };
 
 /// The bytes of a tensor in row-major order, in host memory: the tensor's own where it is a
-/// contiguous one on the CPU, else a copy. Valid while both this object and the tensor's storage
-/// live.
+/// contiguous one on the CPU, whose storage this keeps alive, else a copy.
 class TensorBytes {
  public:
   explicit TensorBytes(const Tensor& t);
@@ -37,6 +36,7 @@ class TensorBytes {
   std::span<const std::byte> span() const { return span_; }
 
  private:
+  Tensor tensor_;
   HostElements elements_;
   std::vector<std::byte> copy_;
   std::span<const std::byte> span_;

@@ -416,3 +416,23 @@ TEST_CASE("dtypes without a kernel are refused by name", "[elementwise_test]") {
   CHECK_THROWS_AS(b.compare(CompareOp::less, real.view(), real.view(), real.view()), DTypeError);
   CHECK_THROWS_AS(b.where(real.view(), real.view(), real.view(), real.view()), DTypeError);
 }
+
+TEST_CASE("multiply_add: the CPU's bits", "[elementwise_test]") {
+  for (DType dtype : kFloating) {
+    for (const Shape& shape : {Shape{}, Shape{0}, Shape{1}, Shape{1025}, Shape{3, 4, 5}}) {
+      for (bool awkward : {false, true}) {
+        std::vector<Tensor> operands;
+        for (int i = 0; i < 3; ++i) {
+          const Tensor x = values(shape, dtype, i + 1);
+          operands.push_back(awkward ? strided(x, i + 2) : x);
+        }
+        same_as_reference("multiply_add", operands, 1, [](Backend& b, const std::vector<View>& v) {
+          b.multiply_add(v[1], v[2], v[0]);
+        });
+      }
+    }
+  }
+  const Tensor x = values({2}, DType::float32, 1), ints = values({2}, DType::int64, 1);
+  CHECK_THROWS_AS(cuda_backend().multiply_add(x, ints, x), DTypeError);
+  CHECK_THROWS_AS(cuda_backend().multiply_add(ints, ints, ints), DTypeError);
+}

@@ -213,6 +213,8 @@ TEST_CASE("copies, casts, fills and selection agree", "[cpu_backend_test]") {
                          [&](Backend& b, View out) { b.where(c, x, y, out); });
         compare_backends(shape, dtype, 0, awkward,
                          [&](Backend& b, View out) { b.add_into(x, out); });
+        compare_backends(shape, dtype, 0, awkward,
+                         [&](Backend& b, View out) { b.multiply_add(x, y, out); });
         compare_backends(shape, dtype, tolerance(dtype), awkward,
                          [&](Backend& b, View out) { b.scale(out, 0.3); });
         compare_backends(shape, dtype, tolerance(dtype), awkward,

@@ -88,13 +88,9 @@ void floating_binary(BinaryOp op, const View& a, const View& b, const View& out)
   }
 }
 
-/// The product of numbers of the same type, which the compiler may not contract.
+/// A product that the compiler may not contract.
 GPU_INLINE float rounded_product(float a, float b) { return __fmul_rn(a, b); }
 GPU_INLINE double rounded_product(double a, double b) { return __dmul_rn(a, b); }
-template <class T>
-GPU_INLINE T rounded_product(T a, T b) {
-  return a * b;
-}
 struct MultiplyAdd {
   template <class T>
   GPU_INLINE T operator()(T a, T b, T sum) const {
