@@ -113,12 +113,7 @@ Tensor where(const Tensor& condition, const Tensor& given_a, const Tensor& given
   const Shape shape =
       broadcast_shapes("where", condition.shape(), broadcast_shapes("where", a.shape(), b.shape()));
   Tensor out = Tensor::empty(shape, dtype, a.device());
-  {
-    const Tensor cx = spread(condition, shape);
-    const Tensor ax = spread(a, shape);
-    const Tensor bx = spread(b, shape);
-    backend(a.device()).where(cx, ax, bx, out);
-  }
+  backend(a.device()).where(Spread(condition, shape), Spread(a, shape), Spread(b, shape), out);
   if (recording(a, b)) {
     record("where", out, {a, b}, {save(condition)}, [](Backward& r) {
       const Tensor zero = filled({}, 0, r.grad().dtype(), r.grad().device());
@@ -141,9 +136,7 @@ Tensor compare(kernels::CompareOp op, const char* name, const Tensor& given_a,
   check_same_device(name, a, b);
   const Shape shape = broadcast_shapes(name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, DType::boolean, a.device());
-  const Tensor ax = spread(a, shape);
-  const Tensor bx = spread(b, shape);
-  backend(a.device()).compare(op, ax, bx, out);
+  backend(a.device()).compare(op, Spread(a, shape), Spread(b, shape), out);
   return out;
 }
 
@@ -162,9 +155,7 @@ Tensor logical(kernels::LogicalOp op, const char* name, const Tensor& a, const T
   check_same_device(name, a, b);
   const Shape shape = broadcast_shapes(name, a.shape(), b.shape());
   Tensor out = Tensor::empty(shape, DType::boolean, a.device());
-  const Tensor ax = spread(a, shape);
-  const Tensor bx = spread(b, shape);
-  backend(a.device()).logical(op, ax, bx, out);
+  backend(a.device()).logical(op, Spread(a, shape), Spread(b, shape), out);
   return out;
 }
 

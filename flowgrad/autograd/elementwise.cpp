@@ -1,6 +1,5 @@
 #include <array>
 #include <cmath>
-#include <optional>
 #include <utility>
 
 #include "flowgrad/autograd/expression.h"
@@ -105,25 +104,6 @@ DType computing_dtype(UnaryOp op, Params params, DType dtype) {
 const Tensor& cast(const Tensor& x, DType dtype, Tensor& memory) {
   return x.dtype() == dtype ? x : (memory = cast(x, dtype));
 }
-
-/// A kernel's operand, shown with a broadcast shape; undefined where x is.
-class Spread {
- public:
-  Spread(const Tensor& x, const Shape& shape) {
-    if (!x.defined()) return;
-    if (x.shape() == shape)
-      view_ = x;
-    else
-      view_ = layout_.emplace(x, expanded("broadcast", x.layout(), shape));
-  }
-  Spread(const Spread&) = delete;
-  Spread& operator=(const Spread&) = delete;
-  operator kernels::View() const { return view_; }  // NOLINT(google-explicit-constructor)
-
- private:
-  std::optional<ViewAs> layout_;
-  kernels::View view_;
-};
 
 }  // namespace
 

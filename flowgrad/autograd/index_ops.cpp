@@ -261,7 +261,7 @@ Tensor one_hot(const Tensor& given, int64_t classes, DType dtype) {
   shape[axis] = classes;
   Tensor out = filled(shape, 0, DType::int64, index.device());
   const Tensor one = filled({}, 1, DType::int64, index.device());
-  scatter_add_into(out, axis, at, spread(one, at.shape()));
+  scatter_add_into(out, axis, at, expand(one, at.shape()));
   return cast(out, dtype);
 }
 

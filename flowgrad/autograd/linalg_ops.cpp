@@ -124,7 +124,7 @@ Tensor spread_dense(const Tensor& x, Shape batch_and_more, int own_axes) {
   for (int i = 0; i < own_axes; ++i) {
     batch_and_more[batch_and_more.rank() - own_axes + i] = x.shape()[x.rank() - own_axes + i];
   }
-  return contiguous(spread(x.detach(), batch_and_more));
+  return contiguous(expand(x.detach(), batch_and_more));
 }
 
 }  // namespace

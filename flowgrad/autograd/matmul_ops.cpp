@@ -33,8 +33,8 @@ std::optional<Layout> as_rows(const Layout& in, int64_t rows) {
 struct Operand {
   const Tensor& tensor;
   const Layout& layout;
-  Operand(const Tensor& t)
-      : tensor(t), layout(t.layout()) {}  // NOLINT(google-explicit-constructor)
+  // NOLINTNEXTLINE(google-explicit-constructor)
+  Operand(const Tensor& t) : tensor(t), layout(t.layout()) {}
   Operand(const Tensor& t, const Layout& layout) : tensor(t), layout(layout) {}
   bool is_plain() const { return &layout == &tensor.layout(); }
 };
@@ -68,6 +68,13 @@ void multiply(const Operand& a, const Operand& b, const Tensor& bias, bool accum
   const Layout left = spread_batch(a.layout, out.shape());
   const Layout right = spread_batch(b.layout, out.shape());
   run(ViewAs(a.tensor, left), ViewAs(b.tensor, right), row, out);
+}
+
+/// a b, off the tape, as a new tensor.
+Tensor multiplied(const Operand& a, const Operand& b, const Shape& shape) {
+  Tensor out = Tensor::empty(shape, a.tensor.dtype(), a.tensor.device());
+  multiply(a, b, {}, false, out);
+  return out;
 }
 
 void check_operands(const char* op, const Tensor& a, const Tensor& b) {
@@ -153,12 +160,10 @@ constexpr int64_t kFewElements = 1024;
 /// Gradient of a for (..., M, K) where b has `lead` more axes, all of which a was repeated over.
 Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
   const int rank = b.rank();
-  if (rank == 2 && g.rank() >= 2 && !mode().recording) {
+  if (rank == 2 && !mode().recording) {
     Shape shape = g.shape();
     shape[g.rank() - 1] = b.shape()[0];
-    const Tensor out = Tensor::empty(shape, g.dtype(), g.device());
-    multiply(g, {b, transposed("matmul", b.layout(), 0, 1)}, {}, false, out);
-    return out;
+    return multiplied(g, {b, transposed("matmul", b.layout(), 0, 1)}, shape);
   }
   const Tensor bt = transpose(b);
   if (lead < 1 || g.shape()[rank - 2] * bt.shape().back() < kFewElements) return matmul(g, bt);
@@ -178,11 +183,10 @@ Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
 void give_product(Backward& r, int input, const Tensor& a, const Tensor& g) {
   if (mode().recording) return r.set(input, matmul(transpose(a), g));
   const Layout at = transposed("matmul", a.layout(), 0, 1);
-  const Tensor sum = r.sum_so_far(input, {at.shape[0], g.shape()[1]}, g.dtype());
+  const Shape shape{at.shape[0], g.shape()[1]};
+  const Tensor sum = r.sum_so_far(input, shape, g.dtype());
   if (sum.defined()) return multiply({a, at}, g, {}, /*accumulate=*/true, sum);
-  const Tensor out = Tensor::empty({at.shape[0], g.shape()[1]}, g.dtype(), g.device());
-  multiply({a, at}, g, {}, false, out);
-  r.set(input, out);
+  r.set(input, multiplied({a, at}, g, shape));
 }
 
 /// Gradients of a b for the inputs numbered `first` (a) and `first + 1` (b), saved as 0 and 1.
@@ -210,8 +214,7 @@ Tensor matmul(const Tensor& a, const Tensor& b) {
   check_floating("matmul", a, "a");
   if (a.rank() == 1) return squeeze(matmul(unsqueeze(a, 0), b), b.rank() == 1 ? 0 : -2);
   if (b.rank() == 1) return squeeze(matmul(a, unsqueeze(b, 1)), -1);
-  Tensor out = Tensor::empty(product_shape("matmul", a, b), a.dtype(), a.device());
-  multiply(a, b, {}, false, out);
+  const Tensor out = multiplied(a, b, product_shape("matmul", a, b));
   if (recording(a, b)) {
     record("matmul", out, {a, b}, {save(a, b.requires_grad()), save(b, a.requires_grad())},
            [rank_a = a.rank(), rank_b = b.rank()](Backward& r) {

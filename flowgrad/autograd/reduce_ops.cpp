@@ -267,7 +267,7 @@ Tensor logsumexp(const Tensor& x, const Dims& axes, bool keepdim) {
                               : reduced(ReduceOp::max, x, keeping);
     top = where(isfinite(top), top, zero);
     const Tensor terms = Tensor::empty(x.shape(), x.dtype(), x.device());
-    b.binary(BinaryOp::sub, x, spread(top, x.shape()), terms);
+    b.binary(BinaryOp::sub, x, Spread(top, x.shape()), terms);
     b.unary(UnaryOp::exp, {}, terms, terms);
     out = reduced(ReduceOp::sum, terms, a);
     b.unary(UnaryOp::log, {}, out, out);

@@ -124,11 +124,7 @@ Tensor linear_scan(const Tensor& given_a, const Tensor& given_b, int64_t axis, b
   const Shape shape = broadcast_shapes("linear_scan", a.shape(), b.shape());
   const int at = normalize_axis("linear_scan", axis, shape.rank());
   Tensor out = Tensor::empty(shape, dtype, a.device());
-  {
-    const Tensor ax = spread(a, shape);
-    const Tensor bx = spread(b, shape);
-    backend(a.device()).linear_scan(ax, bx, at, reverse, out);
-  }
+  backend(a.device()).linear_scan(Spread(a, shape), Spread(b, shape), at, reverse, out);
   if (recording(a, b)) {
     const Saved states = a.requires_grad() ? save_output(out) : Saved{};
     record("linear_scan", out, {a, b}, {save(a), states}, [at, reverse](Backward& r) {

@@ -117,8 +117,8 @@ Tensor relaid(const Tensor& x, const Layout& from, const Layout& to, const Layou
   if (may_overlap(owner)) {
     const Tensor one = filled({}, 1, x.dtype(), x.device());
     const Tensor times = filled({size}, 0, x.dtype(), x.device());
-    device.add_into(spread(one, owner.shape), ViewAs(times, moved(owner)));
-    device.binary(kernels::BinaryOp::maximum, times, spread(one, {size}), times);
+    device.add_into(Spread(one, owner.shape), ViewAs(times, moved(owner)));
+    device.binary(kernels::BinaryOp::maximum, times, Spread(one, {size}), times);
     device.binary(kernels::BinaryOp::div, place, times, place);
   }
   Tensor out = Tensor::empty(to.shape, x.dtype(), x.device());
@@ -145,10 +145,10 @@ Tensor triangle(const char* name, bool lower, const Tensor& x, int64_t k) {
   b.arange(limit, static_cast<double>(std::clamp(k, -rows, columns)), 1);
   b.arange(column, 0, 1);
   b.compare(lower ? kernels::CompareOp::less_equal : kernels::CompareOp::greater_equal,
-            spread(column, keep.shape()), ViewAs(limit, {keep.shape(), {1, 0}, 0}), keep);
+            Spread(column, keep.shape()), ViewAs(limit, {keep.shape(), {1, 0}, 0}), keep);
   Tensor out = Tensor::empty(x.shape(), x.dtype(), x.device());
   const Tensor zero = filled({}, 0, x.dtype(), x.device());
-  b.where(spread(keep, x.shape()), x, spread(zero, x.shape()), out);
+  b.where(Spread(keep, x.shape()), x, Spread(zero, x.shape()), out);
   if (recording(x)) {
     record(name, out, {x}, {},
            [name, lower, k](Backward& r) { r.set(0, triangle(name, lower, r.grad(), k)); });

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 
@@ -30,11 +31,6 @@ bool is_fused(Epilogue epilogue, bool records);
 /// already.
 Tensor with_epilogue(const Tensor& z, Epilogue epilogue, bool fused);
 
-/// x shown with a broadcast shape (stride 0), off the tape: what a kernel reads.
-inline Tensor spread(const Tensor& x, const Shape& shape) {
-  return x.shape() == shape ? x : x.with_layout(expanded("broadcast", x.layout(), shape));
-}
-
 /// Where `value` is the extreme that was found for its place: a NaN is one, and equals nothing.
 Tensor is_extreme(const Tensor& value, const Tensor& extreme);
 
@@ -55,6 +51,26 @@ class ViewAs {
  private:
   Shape shape_;
   Strides strides_;
+  kernels::View view_;
+};
+
+/// x shown with a broadcast shape (stride 0), off the tape, as a kernel argument; undefined where x
+/// is.
+class Spread {
+ public:
+  Spread(const Tensor& x, const Shape& shape) {
+    if (!x.defined()) return;
+    if (x.shape() == shape)
+      view_ = x;
+    else
+      view_ = layout_.emplace(x, expanded("broadcast", x.layout(), shape));
+  }
+  Spread(const Spread&) = delete;
+  Spread& operator=(const Spread&) = delete;
+  operator kernels::View() const { return view_; }  // NOLINT(google-explicit-constructor)
+
+ private:
+  std::optional<ViewAs> layout_;
   kernels::View view_;
 };
 

@@ -88,9 +88,8 @@ struct FewRows<T, std::integer_sequence<int, R...>, std::integer_sequence<int, K
       for (int i = 0; i < g.m; ++i) {
         const std::int64_t at = j + v * W;
         V x = total[v][i];
-        if (g.relu) x = select(x <= V(0), V(0), x);
-        if (g.gate != nullptr)
-          x = select(V::load(g.gate + i * g.ldc + at, columns) <= V(0), V(0), x);
+        if (g.relu) x = gated(x, x);
+        if (g.gate != nullptr) x = gated(V::load(g.gate + i * g.ldc + at, columns), x);
         x.store(c[i] + at, columns);
       }
     }

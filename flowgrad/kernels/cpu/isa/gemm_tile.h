@@ -78,6 +78,12 @@ FG_INLINE void keep_address(const T*& p) {
   asm("" : "+r"(p));
 }
 
+/// x, 0 where the gate is at most 0: a relu where it is x itself.
+template <class V>
+FG_INLINE V gated(V gate, V x) {
+  return select(gate <= V(0), V(0), x);
+}
+
 /// Rows R and registers C of the tile as packs, unrolled by folds: a lambda for every step of all
 /// of these tiles would take most of the time to compile them.
 template <class T, class Rows, class Registers>
@@ -105,7 +111,6 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
   FG_INLINE static void store_row(const V (&sum)[NV], T* c, auto last) {
     ((C < NV - 1 ? sum[C].store(c + C * W) : put(sum[C], c + C * W, last)), ...);
   }
-  FG_INLINE static V gated(V gate, V x) { return select(gate <= V(0), V(0), x); }
   FG_INLINE static void relu_row(V (&sum)[NV]) { ((sum[C] = gated(sum[C], sum[C])), ...); }
   FG_INLINE static void gate_row(V (&sum)[NV], const T* gate, auto last) {
     ((sum[C] = gated(take_register(gate, C, last), sum[C])), ...);
