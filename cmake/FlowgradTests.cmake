@@ -37,7 +37,10 @@ function(flowgrad_test_rules target)
   flowgrad_compile_rules(${target})
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}/tests")
   # Half the time of -O2 to compile, and what is tested keeps its own flags.
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Release>:-Og>)
+  target_compile_options(${target} PRIVATE $<$<NOT:$<CONFIG:Debug>>:-Og>)
+  if("undefined" IN_LIST FLOWGRAD_SANITIZE)
+    target_compile_options(${target} PRIVATE -fno-sanitize=undefined) # half of the time again
+  endif()
   target_compile_definitions(
     ${target} PRIVATE FLOWGRAD_TEST_DATA="${PROJECT_SOURCE_DIR}/tests"
                       FLOWGRAD_BINARY_FOLDER="${PROJECT_BINARY_DIR}/bin"
