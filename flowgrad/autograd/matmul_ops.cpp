@@ -77,6 +77,13 @@ Tensor multiplied(const Operand& a, const Operand& b, const Shape& shape) {
   return out;
 }
 
+/// g (..., N) times a matrix (N, K), off the tape.
+Tensor times_matrix(const Tensor& g, const Operand& matrix) {
+  Shape shape = g.shape();
+  shape[g.rank() - 1] = matrix.layout.shape[1];
+  return multiplied(g, matrix, shape);
+}
+
 void check_operands(const char* op, const Tensor& a, const Tensor& b) {
   check_same_device(op, a, b);
   for (const Tensor* t : {&a, &b}) {
@@ -160,11 +167,8 @@ constexpr int64_t kFewElements = 1024;
 /// Gradient of a for (..., M, K) where b has `lead` more axes, all of which a was repeated over.
 Tensor product_rule_a(const Tensor& g, const Tensor& b, int lead) {
   const int rank = b.rank();
-  if (rank == 2 && !mode().recording) {
-    Shape shape = g.shape();
-    shape[g.rank() - 1] = b.shape()[0];
-    return multiplied(g, {b, transposed("matmul", b.layout(), 0, 1)}, shape);
-  }
+  if (rank == 2 && !mode().recording)
+    return times_matrix(g, {b, transposed("matmul", b.layout(), 0, 1)});
   const Tensor bt = transpose(b);
   if (lead < 1 || g.shape()[rank - 2] * bt.shape().back() < kFewElements) return matmul(g, bt);
   const auto lead_as_one = [&](const Tensor& x) {
@@ -289,7 +293,11 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Epilogu
                                      save(weight, x.requires_grad())};
     record("linear", std::span(&out, 1), std::span(inputs), std::span(saved), [](Backward& r) {
       const Tensor& g = r.grad();
-      if (r.needs(0)) r.set(0, matmul(g, r.saved(1)));
+      if (r.needs(0)) {
+        const Tensor weight = r.saved(1);
+        const bool off_the_tape = !mode().recording && g.rank() > 1;
+        r.set(0, off_the_tape ? times_matrix(g, weight) : matmul(g, weight));
+      }
       if (r.needs(1)) {
         const auto rows = [](const Tensor& t) {
           return t.rank() == 1 ? unsqueeze(t, 0) : rows_of(t);

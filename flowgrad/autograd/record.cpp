@@ -159,7 +159,8 @@ Tensor Backward::saved(int i) const {
                                 node_->label(), value.shape().to_string(), name_of(value.dtype()),
                                 value.storage().last_writer()));
   }
-  if (s.own_output < 0 && !edge.node) return value;
+  const bool has_place = s.own_output >= 0 || edge.node;
+  if (!has_place || (!mode().recording && !s.frame)) return value;
   if (s.own_output >= 0) edge = {node_, static_cast<uint32_t>(s.own_output)};
   value = value.detach();
   if (mode().recording && is_floating(value.dtype())) value.attach(edge.node, edge.output);

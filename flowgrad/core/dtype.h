@@ -31,7 +31,15 @@ struct bfloat16 {
   }
 };
 
-size_t size_of(DType dtype);
+/// Bytes of an element.
+constexpr size_t size_of(DType dtype) {
+  switch (dtype) {
+    case DType::boolean: return 1;
+    case DType::bfloat16: return 2;
+    case DType::float32: return 4;
+    default: return 8;
+  }
+}
 /// "float32", "float64", "bfloat16", "int64" or "bool".
 const char* name_of(DType dtype);
 inline bool is_floating(DType d) {

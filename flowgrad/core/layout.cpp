@@ -6,27 +6,6 @@
 
 namespace flowgrad {
 
-bool is_contiguous(const Shape& shape, const Strides& strides) {
-  int64_t expected = 1;
-  bool packed = true;
-  for (int i = shape.rank() - 1; i >= 0; --i) {
-    if (shape[i] == 0) return true;
-    if (shape[i] != 1 && strides[i] != expected) packed = false;
-    expected *= shape[i];
-  }
-  return packed;
-}
-
-Layout contiguous_layout(const Shape& shape) {
-  Layout out{shape, Dims::filled(shape.rank(), 1), 0};
-  int64_t stride = 1;
-  for (int i = shape.rank() - 1; i >= 0; --i) {
-    out.strides[i] = stride;
-    stride *= std::max<int64_t>(shape[i], 1);
-  }
-  return out;
-}
-
 Extent extent_of(const Layout& l) {
   if (numel(l.shape) == 0) return {0, 0};
   int64_t low = l.offset;

@@ -7,7 +7,16 @@
 namespace flowgrad {
 
 /// Elements follow each other in row-major order without gaps.
-bool is_contiguous(const Shape& shape, const Strides& strides);
+inline bool is_contiguous(const Shape& shape, const Strides& strides) {
+  int64_t expected = 1;
+  bool packed = true;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    if (shape[i] == 0) return true;
+    if (shape[i] != 1 && strides[i] != expected) packed = false;
+    expected *= shape[i];
+  }
+  return packed;
+}
 
 /// How elements lie in a storage: sizes, strides and offset, all counted in elements.
 struct Layout {
@@ -20,7 +29,15 @@ struct Layout {
 };
 
 /// Row-major layout without gaps.
-Layout contiguous_layout(const Shape& shape);
+inline Layout contiguous_layout(const Shape& shape) {
+  Layout out{shape, Dims::filled(shape.rank(), 1), 0};
+  int64_t stride = 1;
+  for (int i = shape.rank() - 1; i >= 0; --i) {
+    out.strides[i] = stride;
+    if (shape[i] > 0) stride *= shape[i];
+  }
+  return out;
+}
 
 /// First and one-past-last element that the layout touches, relative to the storage's start
 /// ({0, 0} when empty). Raises ShapeError when the arithmetic overflows.

@@ -4,8 +4,20 @@
 #include <cstddef>
 #include <cstdint>
 #include <utility>
+#if __has_include(<sys/single_threaded.h>)
+#include <sys/single_threaded.h>
+#endif
 
 namespace flowgrad {
+
+/// Known to the C library from version 2.32 on; false where it is not known.
+inline bool is_only_thread() {
+#if __has_include(<sys/single_threaded.h>)
+  return __libc_single_threaded != 0;
+#else
+  return false;
+#endif
+}
 
 /// Memory of handles and tape nodes, which come and go by the thousand. Freed blocks wait in lists
 /// of the thread that freed them, a bounded number of each size, and taking one needs no lock.
@@ -24,18 +36,20 @@ class RefCounted {
   static void operator delete(void* object, size_t bytes) noexcept { object_free(object, bytes); }
 
   // A new object's first owner and an old one's last are alone with it and need no locked
-  // instruction.
+  // instruction; nor does anybody before a second thread starts.
   void retain() const noexcept {
-    if (count_.load(std::memory_order_relaxed) == 0)
-      count_.store(1, std::memory_order_relaxed);
+    const uint32_t count = count_.load(std::memory_order_relaxed);
+    if (count == 0 || is_only_thread())
+      count_.store(count + 1, std::memory_order_relaxed);
     else
       count_.fetch_add(1, std::memory_order_relaxed);
   }
   void release() const noexcept {
-    if (count_.load(std::memory_order_acquire) == 1 ||
-        count_.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    const uint32_t count = count_.load(std::memory_order_acquire);
+    if (count != 1 && is_only_thread())
+      count_.store(count - 1, std::memory_order_relaxed);
+    else if (count == 1 || count_.fetch_sub(1, std::memory_order_acq_rel) == 1)
       const_cast<RefCounted*>(this)->release_last();
-    }
   }
   uint32_t use_count() const noexcept { return count_.load(std::memory_order_acquire); }
 

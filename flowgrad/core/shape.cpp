@@ -10,15 +10,6 @@
 
 namespace flowgrad {
 
-size_t size_of(DType dtype) {
-  switch (dtype) {
-    case DType::boolean: return 1;
-    case DType::bfloat16: return 2;
-    case DType::float32: return 4;
-    default: return 8;
-  }
-}
-
 const char* name_of(DType dtype) {
   switch (dtype) {
     case DType::boolean: return "bool";
@@ -34,27 +25,17 @@ std::string Device::to_string() const {
 }
 
 Dims::Dims(std::span<const int64_t> values) {
-  if (values.size() > kMaxRank) {
-    throw ShapeError(
-        fmt::format("shape: rank {} given; at most {} is accepted", values.size(), kMaxRank));
-  }
+  if (values.size() > kMaxRank) too_long(static_cast<int>(values.size()));
   std::copy(values.begin(), values.end(), v_.begin());
   rank_ = static_cast<int>(values.size());
 }
 
-Dims Dims::filled(int rank, int64_t value) {
-  Dims d;
-  for (int i = 0; i < rank; ++i) d.push_back(value);
-  return d;
+void Dims::too_long(int rank) {
+  throw ShapeError(fmt::format("shape: rank {} given; at most {} is accepted", rank, kMaxRank));
 }
 
-void Dims::push_back(int64_t value) { insert(rank_, value); }
-
 void Dims::insert(int at, int64_t value) {
-  if (rank_ == kMaxRank) {
-    throw ShapeError(
-        fmt::format("shape: rank {} given; at most {} is accepted", rank_ + 1, kMaxRank));
-  }
+  if (rank_ == kMaxRank) too_long(rank_ + 1);
   std::copy_backward(v_.begin() + at, v_.begin() + rank_, v_.begin() + rank_ + 1);
   v_[static_cast<size_t>(at)] = value;
   ++rank_;
@@ -72,28 +53,16 @@ std::string Dims::to_string() const {
 
 std::ostream& operator<<(std::ostream& out, const Dims& dims) { return out << dims.to_string(); }
 
-int64_t numel(const Shape& shape) {
-  int64_t n = 1;
-  bool zero = false;
-  for (int64_t d : shape) {
+void shape_detail::not_countable(const Shape& shape) {
+  for (int64_t d : shape)
     if (d < 0) throw ShapeError("shape: negative size in " + shape.to_string());
-    if (d == 0) {
-      zero = true;
-    } else if (__builtin_mul_overflow(n, d, &n) || n > (int64_t{1} << 59)) {
-      throw ShapeError("shape: " + shape.to_string() + " has more than 2^59 elements");
-    }
-  }
-  return zero ? 0 : n;
+  throw ShapeError("shape: " + shape.to_string() + " has more than 2^59 elements");
 }
 
-int normalize_axis(const char* op, int64_t axis, int rank) {
-  // A scalar accepts axis 0 and -1, as NumPy's and PyTorch's reductions do.
+void shape_detail::no_such_axis(const char* op, int64_t axis, int rank) {
   const int r = std::max(rank, 1);
-  if (axis < -r || axis >= r) {
-    throw ShapeError(fmt::format("{}: axis {} given; a tensor of rank {} accepts {} to {}", op,
-                                 axis, rank, -r, r - 1));
-  }
-  return static_cast<int>(axis < 0 ? axis + r : axis);
+  throw ShapeError(fmt::format("{}: axis {} given; a tensor of rank {} accepts {} to {}", op, axis,
+                               rank, -r, r - 1));
 }
 
 Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b) {

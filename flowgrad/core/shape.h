@@ -23,7 +23,13 @@ class Dims {
   template <std::integral I>
   requires(!std::same_as<I, bool>) Dims(I value) : Dims{static_cast<int64_t>(value)} {}
   explicit Dims(std::span<const int64_t> values);
-  static Dims filled(int rank, int64_t value);
+  static Dims filled(int rank, int64_t value) {
+    if (rank > kMaxRank) too_long(rank);
+    Dims d;
+    for (int i = 0; i < rank; ++i) d[i] = value;
+    d.rank_ = rank;
+    return d;
+  }
 
   int rank() const { return rank_; }
   size_t size() const { return static_cast<size_t>(rank_); }
@@ -35,7 +41,10 @@ class Dims {
   const int64_t* end() const { return v_.data() + rank_; }
   int64_t* begin() { return v_.data(); }
   int64_t* end() { return v_.data() + rank_; }
-  void push_back(int64_t value);
+  void push_back(int64_t value) {
+    if (rank_ == kMaxRank) too_long(rank_ + 1);
+    v_[static_cast<size_t>(rank_++)] = value;
+  }
   void insert(int at, int64_t value);
   void erase(int at);
   /// "(8, 64)", "(3,)", "()".
@@ -50,6 +59,8 @@ class Dims {
   }
 
  private:
+  [[noreturn]] static void too_long(int rank);
+
   std::array<int64_t, kMaxRank> v_{};
   int rank_ = 0;
 };
@@ -58,11 +69,32 @@ class Dims {
 using Shape = Dims;
 using Strides = Dims;
 
-/// Product of the sizes. Raises ShapeError for a negative size or a product beyond 2^62.
-int64_t numel(const Shape& shape);
+namespace shape_detail {
+[[noreturn]] void not_countable(const Shape& shape);
+[[noreturn]] void no_such_axis(const char* op, int64_t axis, int rank);
+}  // namespace shape_detail
 
-/// Axis in [0, rank) for an axis in [-rank, rank); raises ShapeError naming op otherwise.
-int normalize_axis(const char* op, int64_t axis, int rank);
+/// Product of the sizes. Raises ShapeError for a negative size or a product beyond 2^59.
+inline int64_t numel(const Shape& shape) {
+  int64_t n = 1;
+  bool zero = false;
+  for (int64_t d : shape) {
+    if (d == 0) {
+      zero = true;
+    } else if (d < 0 || __builtin_mul_overflow(n, d, &n) || n > (int64_t{1} << 59)) {
+      shape_detail::not_countable(shape);
+    }
+  }
+  return zero ? 0 : n;
+}
+
+/// Axis in [0, rank) for an axis in [-rank, rank); raises ShapeError naming op otherwise. A scalar
+/// accepts axis 0 and -1, as NumPy's and PyTorch's reductions do.
+inline int normalize_axis(const char* op, int64_t axis, int rank) {
+  const int r = rank > 1 ? rank : 1;
+  if (axis < -r || axis >= r) shape_detail::no_such_axis(op, axis, rank);
+  return static_cast<int>(axis < 0 ? axis + r : axis);
+}
 
 /// NumPy broadcasting of two shapes; raises ShapeError naming op, both shapes and the axis.
 Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b);

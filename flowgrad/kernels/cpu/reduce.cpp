@@ -67,6 +67,13 @@ template <class T>
 void reduce_columns(int op, const T* x, int64_t batches, int64_t rows, int64_t columns, T* out) {
   constexpr int64_t strip = 256, narrow = 64, few = 16;
   const ReduceTable<T>& t = reduce_table<T>();
+  if (batches == 1 && rows <= few && columns <= strip) {
+    // The loops below would do the same; their divisions would take longer than the sums.
+    double sums[strip];
+    t.fold_columns[op](x, rows, columns, columns, sums);
+    for (int64_t j = 0; j < columns; ++j) out[j] = static_cast<T>(sums[j]);
+    return;
+  }
   // A few columns: several rows side by side make one long row, and what is left over is added
   // last.
   const int64_t beside = columns < narrow && rows > few ? std::min(rows, narrow / columns) : 1;
