@@ -165,7 +165,7 @@ function(flowgrad_command)
   list(PREPEND sources ${with_cli11})
   add_library(flowgrad_command STATIC ${sources})
   # -Og saves half of these files' time, most of it CLI11's and JSON's; the benchmarks measure.
-  target_compile_options(flowgrad_command PRIVATE $<$<CONFIG:Release>:-Og>)
+  target_compile_options(flowgrad_command PRIVATE $<$<NOT:$<CONFIG:Debug>>:-Og>)
   list(FILTER sources INCLUDE REGEX "/cli/bench[a-z_]*\\.cpp$")
   set_source_files_properties(${sources} PROPERTIES COMPILE_OPTIONS $<$<CONFIG:Release>:-O2>)
   flowgrad_compile_rules(flowgrad_command)
