@@ -91,9 +91,6 @@ function(flowgrad_gpu_sources target)
   endif()
   # Kernels view arrays of one type as vectors of another, and carry pragmas for nvcc.
   set(options -x c++ -fno-strict-aliasing -Wno-unknown-pragmas -Wno-psabi)
-  if("undefined" IN_LIST FLOWGRAD_SANITIZE)
-    list(APPEND options -fno-sanitize=null) # the emulator explains it, and goes on
-  endif()
   if(FLOWGRAD_GPU_CHECKER)
     # The compiler announces every access to __tsan_* functions, which are the emulator's own. Splitting
     # vectors into scalars would hide what the hardware does in one access.

@@ -109,7 +109,7 @@ function(flowgrad_isa_kernels room)
       # Checks on the local arrays that stand for registers cost minutes of compile time and keep them
       # in memory. Every load and store of a tensor is still checked, and so is integer arithmetic.
       target_compile_options(${target} PRIVATE -fno-sanitize-address-use-after-scope
-                                               -fno-sanitize=null,alignment,object-size,bounds)
+                                               -fno-sanitize=alignment,object-size,bounds)
     endif()
     target_link_libraries(${target} PRIVATE flowgrad_warnings)
     target_sources(flowgrad_${room} PRIVATE $<TARGET_OBJECTS:${target}>)
