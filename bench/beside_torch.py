@@ -127,9 +127,12 @@ def pooling(images, height, channels, kernel, stride):
     x = torch.randn(images, channels, height, height)
     shape = [kernel] * 2, [stride] * 2, [kernel // 2] * 2
     g = torch.randn_like(F.avg_pool2d(x, *shape))
+    index = F.max_pool2d(x, *shape, return_indices=True)[1]
     return {
         "avg_pool2d": lambda: F.avg_pool2d(x, *shape),
         "avg_pool2d grad": lambda: torch.ops.aten.avg_pool2d_backward(g, x, *shape, False, True, None),
+        "max_pool2d": lambda: F.max_pool2d(x, *shape, return_indices=True),
+        "max_pool2d grad": lambda: torch.ops.aten.max_pool2d_with_indices_backward(g, x, *shape, [1, 1], False, index),
     }
 
 

@@ -57,7 +57,7 @@ class Cases {
 
 void add_convolution(Cases& to, const Layer& l) {
   const kernels::Convolution c{l.stride, l.kernel / 2, 1, 1};
-  const int64_t places = (l.height + 2 * c.padding - l.kernel) / l.stride + 1;
+  const int64_t places = (l.height + 2 * (l.kernel / 2) - l.kernel) / l.stride + 1;
   const Shape images{l.images, l.channels, l.height, l.height};
   const Shape filters{l.outputs, l.channels, l.kernel, l.kernel};
   const Shape outputs{l.images, l.outputs, places, places};
@@ -125,6 +125,25 @@ using Names = const char* [2];
 constexpr Names kPool = {"avg_pool2d", "avg_pool2d grad"},
                 kAdaptivePool = {"adaptive_avg_pool2d", "adaptive_avg_pool2d grad"};
 
+/// Images as planes of one axis.
+Tensor flat(const Tensor& x) {
+  return x.with_layout(contiguous_layout({x.size(0), x.size(1), x.size(2) * x.size(3)}));
+}
+
+/// Largest elements and their places; their cotangents at these.
+void add_maxima(Cases& to, const std::string& size, const kernels::Pooling& p, const Shape& images,
+                const Shape& pooled) {
+  const Tensor x = to.normal(images), g = to.normal(pooled);
+  const Tensor index = max_pool2d_with_index(x, p.kernel, p.stride, p.padding).second;
+  to.add("max_pool2d", size, 0, {to.space(pooled), clone(index), x}, {0, 1},
+         [p](Backend& k, const Tensors& t) { k.max_pool2d(p, t[2], t[0], t[1]); });
+  to.add("max_pool2d grad", size, 0, {to.space(images), index, g}, {0},
+         [](Backend& k, const Tensors& t) {
+           k.fill(t[0], 0);
+           k.scatter_add(flat(t[1]), 2, flat(t[2]), flat(t[0]));
+         });
+}
+
 void add_windows(Cases& to, const Names& names, const std::string& size, const kernels::Pooling& p,
                  const Shape& images, const Shape& pooled) {
   const Tensor x = to.normal(images), g = to.normal(pooled);
@@ -134,22 +153,23 @@ void add_windows(Cases& to, const Names& names, const std::string& size, const k
          [p](Backend& k, const Tensors& t) { k.avg_pool2d_grad(p, t[1], t[0]); });
 }
 
-/// Means over squares of `kernel` by `kernel`, half a kernel of padding, of (images, channels,
-/// height, height).
+/// Means and maxima over squares of `kernel` by `kernel`, half a kernel of padding, of (images,
+/// channels, height, height).
 void add_pooling(Cases& to, int64_t images, int64_t height, int64_t channels, int64_t kernel,
                  int64_t stride) {
   const int64_t padding = kernel / 2, places = (height + 2 * padding - kernel) / stride + 1;
-  add_windows(to, kPool, fmt::format("{}x{}x{}x{}x{}", images, height, channels, kernel, stride),
-              {{kernel, kernel}, {stride, stride}, {padding, padding}},
-              {images, channels, height, height}, {images, channels, places, places});
+  const std::string size = fmt::format("{}x{}x{}x{}x{}", images, height, channels, kernel, stride);
+  const Shape whole{images, channels, height, height}, pooled{images, channels, places, places};
+  add_windows(to, kPool, size, {kernel, stride, padding}, whole, pooled);
+  add_maxima(to, size, {kernel, stride, padding}, whole, pooled);
 }
 
 /// Means over `places` by `places` windows that cover such images, of a size that they do not
 /// divide.
 void add_adaptive_pooling(Cases& to, int64_t images, int64_t height, int64_t channels,
                           int64_t places) {
-  add_windows(to, kAdaptivePool, fmt::format("{}x{}x{}x{}", images, height, channels, places), {},
-              {images, channels, height, height}, {images, channels, places, places});
+  add_windows(to, kAdaptivePool, fmt::format("{}x{}x{}x{}", images, height, channels, places),
+              {0, 0, 0}, {images, channels, height, height}, {images, channels, places, places});
 }
 
 /// Steps, rows and hidden units of a direction, with as many inputs for "lstm layer"; for the

@@ -292,16 +292,28 @@ Tensor mse_loss(const Tensor& input, const Tensor& target, Reduction reduction =
 Tensor cross_entropy(const Tensor& logits, const Tensor& target,
                      Reduction reduction = Reduction::mean, int64_t ignore_index = -100);
 /// Images (N, C, H, W), or one (C, H, W), here and in pooling; weight (O, C / groups, kh, kw), bias
-/// (O) or undefined.
+/// (O) or undefined. One number stands for both image axes, {rows, columns} for each: a sequence
+/// (N, C, L) is convolved as (N, C, 1, L), with padding {0, n}.
 struct ConvOptions {
-  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  Size2d stride = 1, padding = 0, dilation = 1;
+  int64_t groups = 1;
   Epilogue epilogue = Epilogue::none;
 };
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
               const ConvOptions& options = {});
-Tensor avg_pool2d(const Tensor& x, int64_t kernel, int64_t stride = 0, int64_t padding = 0);
+/// Means over windows; a stride of 0 is the kernel's size, and the padding at most half of it.
+/// Padding counts as zeros, or not at all.
+Tensor avg_pool2d(const Tensor& x, Size2d kernel, Size2d stride = 0, Size2d padding = 0,
+                  bool count_include_pad = true);
+/// Largest elements of windows. The gradient goes to the first of equals; a NaN is larger than
+/// all, and padding smaller.
+Tensor max_pool2d(const Tensor& x, Size2d kernel, Size2d stride = 0, Size2d padding = 0);
+/// The same with the int64 places y W + x of the largest in their planes.
+std::pair<Tensor, Tensor> max_pool2d_with_index(const Tensor& x, Size2d kernel, Size2d stride = 0,
+                                                Size2d padding = 0);
 /// Output size (height, width); window i covers floor(i H / h) to ceil((i + 1) H / h).
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width);
+Tensor adaptive_max_pool2d(const Tensor& x, int64_t height, int64_t width);
 /// One direction of one layer as PyTorch stores it: gates in the order i, f, g, o.
 struct LstmWeights {
   Tensor weight_ih, weight_hh, bias_ih, bias_hh;  // (4H, in), (4H, H), (4H), (4H)

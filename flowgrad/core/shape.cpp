@@ -24,6 +24,10 @@ std::string Device::to_string() const {
   return kind == Kind::cpu ? "cpu" : fmt::format("cuda:{}", index);
 }
 
+std::string Size2d::to_string() const {
+  return rows == columns ? fmt::format("{}", rows) : fmt::format("({}, {})", rows, columns);
+}
+
 Dims::Dims(std::span<const int64_t> values) {
   if (values.size() > kMaxRank) too_long(static_cast<int>(values.size()));
   std::copy(values.begin(), values.end(), v_.begin());

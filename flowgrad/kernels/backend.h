@@ -258,15 +258,16 @@ struct PlanarStack {
 /// the window's element (i, j) at place (y, x) is x[y * stride + i * dilation - padding, ...], 0
 /// outside of the image. All contiguous, of one dtype.
 struct Convolution {
-  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  Size2d stride = 1, padding = 0, dilation = 1;
+  int64_t groups = 1;
 };
 
-/// Means over windows of images x (N, C, H, W) to out (N, C, h, w), all contiguous. Along each axis
-/// a window of `kernel` places moves in steps of `stride` over the image and `padding` zeros around
-/// it, which count; or, where kernel is 0, window i of n spans floor(i size / n) to
+/// Windows over images x (N, C, H, W), one for each place of out (N, C, h, w), all contiguous.
+/// Along each axis a window of `kernel` places moves in steps of `stride` over the image and
+/// `padding` places around it; or, where kernel is 0, window i of n spans floor(i size / n) to
 /// ceil((i + 1) size / n).
 struct Pooling {
-  int64_t kernel[2], stride[2], padding[2];
+  Size2d kernel, stride, padding;
 };
 
 /// What a window sees of an axis, and how many places it divides its sum by.
@@ -360,9 +361,13 @@ class Backend {
   virtual void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
                            View g_weight, View g_bias) = 0;
 
+  /// Means over the windows; padding counts as zeros.
   virtual void avg_pool2d(const Pooling& p, View x, View out) = 0;
   /// From the cotangent g of out to that of x.
   virtual void avg_pool2d_grad(const Pooling& p, View g, View g_x) = 0;
+  /// The largest element that a window sees, the first NaN before all else, and index (int64), its
+  /// place y W + x within its plane; the first of equals. Every window must see an element.
+  virtual void max_pool2d(const Pooling& p, View x, View out, View index) = 0;
 
   /// From from_x (L, N, 4H), h0 and c0 (N, H) to out (L, N, H) and the last states. What lstm_grad
   /// reads, all three or none: gates (L, N, 4H), the gates' values inside of the lengths; h_before

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "flowgrad/autograd/mode.h"
@@ -31,22 +32,26 @@ void Linear::set_zero() {
   if (bias_.defined()) fill_(bias_, 0);
 }
 
-Conv2d::Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator, DType dtype,
+Conv2d::Conv2d(int64_t in, int64_t out, Size2d kernel, Generator& generator, DType dtype,
                const Conv2dOptions& options)
-    : options_{.stride = options.stride, .padding = options.padding.value_or(kernel / 2)} {
-  if (in < 1 || out < 1 || kernel < 1 || options.stride < 1 || options_.padding < 0) {
-    throw ValueError(
-        fmt::format("Conv2d: in = {}, out = {}, kernel = {}, stride = {}, padding = {} given; at "
-                    "least 1, and a padding of at least 0, are accepted",
-                    in, out, kernel, options.stride, options_.padding));
-  }
-  if (kernel % 2 == 0 && !options.padding) {
+    : options_{.stride = options.stride,
+               .padding = options.padding.value_or(Size2d(kernel.rows / 2, kernel.columns / 2))} {
+  const auto least = [](Size2d s) { return std::min(s.rows, s.columns); };
+  if (in < 1 || out < 1 || least(kernel) < 1 || least(options.stride) < 1 ||
+      least(options_.padding) < 0) {
     throw ValueError(fmt::format(
-        "Conv2d: kernel = {} given without a padding; an odd kernel is accepted so", kernel));
+        "Conv2d: in = {}, out = {}, kernel = {}, stride = {}, padding = {} given; at "
+        "least 1, and a padding of at least 0, are accepted",
+        in, out, kernel.to_string(), options.stride.to_string(), options_.padding.to_string()));
   }
-  const double bound = 1 / std::sqrt(static_cast<double>(in * kernel * kernel));
-  weight_ =
-      add_parameter("weight", rand({out, in, kernel, kernel}, generator, dtype, -bound, bound));
+  if (kernel.rows * kernel.columns % 2 == 0 && !options.padding) {
+    throw ValueError(
+        fmt::format("Conv2d: kernel = {} given without a padding; an odd kernel is accepted so",
+                    kernel.to_string()));
+  }
+  const double bound = 1 / std::sqrt(static_cast<double>(in * kernel.rows * kernel.columns));
+  weight_ = add_parameter(
+      "weight", rand({out, in, kernel.rows, kernel.columns}, generator, dtype, -bound, bound));
   bias_ = add_parameter("bias", rand({out}, generator, dtype, -bound, bound));
 }
 

@@ -41,18 +41,18 @@ class Linear final : public Layer {
 };
 
 struct Conv2dOptions {
-  int64_t stride = 1;
+  Size2d stride = 1;
   /// Zeros around the image; absent: half the kernel, which keeps the size at stride 1.
-  std::optional<int64_t> padding = {};
+  std::optional<Size2d> padding = {};
 };
 
 /// Convolution of images (N, in, H, W) to (N, out, H', W'), H' = (H + 2 padding - k) / stride + 1.
-/// `weight` (out, in, k, k) and `bias` (out) uniform within 1/sqrt(in k^2), PyTorch's default.
+/// `weight` (out, in, kh, kw) and `bias` (out) uniform within 1/sqrt(in kh kw), PyTorch's default.
 /// ValueError for sizes below 1 and for an even kernel without a padding of its own.
 class Conv2d final : public Layer {
  public:
-  Conv2d(int64_t in, int64_t out, int64_t kernel, Generator& generator,
-         DType dtype = DType::float32, const Conv2dOptions& options = {});
+  Conv2d(int64_t in, int64_t out, Size2d kernel, Generator& generator, DType dtype = DType::float32,
+         const Conv2dOptions& options = {});
   Tensor forward(const Tensor& x) override { return conv2d(x, weight_, bias_, options_); }
   Tensor forward_with(const Tensor& x, Epilogue epilogue) override;
   /// Weight and bias zero: the start of a coupling net's last layer.
@@ -66,12 +66,23 @@ class Conv2d final : public Layer {
 /// Means over windows of images (N, C, H, W), padded zeros counted; stride 0 is the kernel's size.
 class AvgPool2d final : public Layer {
  public:
-  explicit AvgPool2d(int64_t kernel, int64_t stride = 0, int64_t padding = 0)
+  explicit AvgPool2d(Size2d kernel, Size2d stride = 0, Size2d padding = 0)
       : kernel_(kernel), stride_(stride), padding_(padding) {}
   Tensor forward(const Tensor& x) override { return avg_pool2d(x, kernel_, stride_, padding_); }
 
  private:
-  int64_t kernel_, stride_, padding_;
+  Size2d kernel_, stride_, padding_;
+};
+
+/// Largest elements of windows of images (N, C, H, W), likewise.
+class MaxPool2d final : public Layer {
+ public:
+  explicit MaxPool2d(Size2d kernel, Size2d stride = 0, Size2d padding = 0)
+      : kernel_(kernel), stride_(stride), padding_(padding) {}
+  Tensor forward(const Tensor& x) override { return max_pool2d(x, kernel_, stride_, padding_); }
+
+ private:
+  Size2d kernel_, stride_, padding_;
 };
 
 /// Means over height x width windows that cover an image of any size: (N, C, height, width).

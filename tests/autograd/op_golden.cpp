@@ -25,11 +25,7 @@ Reduction reduction(const Json& p) {
   const std::string r = p.at("reduction");
   return r == "none" ? Reduction::none : r == "sum" ? Reduction::sum : Reduction::mean;
 }
-/// The one value of a pair; two different ones are beyond our options.
-int64_t both(const Json& pair) {
-  if (pair[0] != pair[1]) throw std::domain_error("one value for both image axes");
-  return pair[0].get<int64_t>();
-}
+Size2d size2d(const Json& pair) { return {pair[0].get<int64_t>(), pair[1].get<int64_t>()}; }
 
 Tensors rolled(const Json& p, In x) {
   if (p["axes"].empty()) return {reshape(roll(flatten(x[0]), p["shifts"][0], 0), x[0].shape())};
@@ -89,14 +85,14 @@ Tensors lstm_of(const Json& p, In x) {
 }
 
 Tensors convolved(const Json& p, In x) {
-  const ConvOptions options{both(p["stride"]), both(p["padding"]), both(p["dilation"]),
+  const ConvOptions options{size2d(p["stride"]), size2d(p["padding"]), size2d(p["dilation"]),
                             p["groups"]};
   return {conv2d(x[0], x[1], x.size() > 2 ? x[2] : Tensor(), options)};
 }
 
 Tensors pooled(const Json& p, In x) {
-  if (!p["count_include_pad"].get<bool>()) throw std::domain_error("padding always counts");
-  return {avg_pool2d(x[0], both(p["kernel_size"]), both(p["stride"]), both(p["padding"]))};
+  return {avg_pool2d(x[0], size2d(p["kernel_size"]), size2d(p["stride"]), size2d(p["padding"]),
+                     p["count_include_pad"])};
 }
 
 #define P(...)                         \
@@ -232,6 +228,14 @@ void add_products(Table& t) {
   t["cross_entropy"] = {"cross_entropy", P(cross_entropy(x[0], x[1], reduction(p)))};
   t["conv2d"] = {"conv2d", convolved};
   t["avg_pool2d"] = {"avg_pool2d", pooled};
+  t["max_pool2d"] = {"max_pool2d_with_index", [](const Json& p, In x) -> Tensors {
+                       auto [y, index] =
+                           max_pool2d_with_index(x[0], size2d(p["kernel_size"]),
+                                                 size2d(p["stride"]), size2d(p["padding"]));
+                       return {y, index};
+                     }};
+  t["adaptive_max_pool2d"] = {"adaptive_max_pool2d",
+                              P(adaptive_max_pool2d(x[0], p["size"][0], p["size"][1]))};
   t["adaptive_avg_pool2d"] = {"adaptive_avg_pool2d",
                               P(adaptive_avg_pool2d(x[0], p["size"][0], p["size"][1]))};
   t["lstm"] = {"lstm", lstm_of};

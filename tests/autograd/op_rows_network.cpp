@@ -143,6 +143,10 @@ void add_network_rows(std::vector<Op>& t) {
                    {{{1, 1, 4, 4}}, {{2, 1, 2, 2}}, {{3}}}, FN(conv2d(x[0], x[1], x[2])))
           .refuses("conv2d: x is (1, 1, 2, 2); the kernel covers 3 elements of axis 2",
                    {{{1, 1, 2, 2}}, {{1, 1, 3, 3}}}, FN(conv2d(x[0], x[1])))
+          .also({{{1, 2, 4, 5}}, {{2, 2, 1, 3}}},
+                FN(conv2d(x[0], x[1], {}, {{2, 1}, {0, 2}, {1, 2}})))
+          .refuses("conv2d: padding = (0, -1) given", {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
+                   FN(conv2d(x[0], x[1], {}, {1, {0, -1}})))
           .refuses("conv2d: stride = 0 given", {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1], {}, {0}))));
   t.push_back(
@@ -154,9 +158,12 @@ void add_network_rows(std::vector<Op>& t) {
           .mixes("one tensor")
           .also({{{1, 1, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1, 1)))
           .also({{{2, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1)))
+          .also({{{1, 2, 4, 3}}}, FN(avg_pool2d(x[0], {3, 2}, {1, 2}, {1, 0}, false)))
           .refuses("avg_pool2d: x is (3, 4); images", {{{3, 4}}}, FN(avg_pool2d(x[0], 2)))
           .refuses("avg_pool2d: padding = 2 given with kernel = 2; at most half", {{{1, 1, 4, 4}}},
                    FN(avg_pool2d(x[0], 2, 1, 2)))
+          .refuses("avg_pool2d: padding = (1, 2) given with kernel = (2, 3); at most half",
+                   {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], {2, 3}, 1, {1, 2})))
           .refuses("avg_pool2d: kernel = 0 given", {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], 0))));
   t.push_back(Op{"adaptive_avg_pool2d", pictures(FN(adaptive_avg_pool2d(x[0], 3, 2)))}
                   .smooth()
@@ -172,6 +179,43 @@ void add_network_rows(std::vector<Op>& t) {
                            FN(adaptive_avg_pool2d(x[0], 0, 2)))
                   .refuses("at least 1 are accepted", {{{1, 1, 0, 4}}},
                            FN(adaptive_avg_pool2d(x[0], 2, 2))));
+  t.push_back(
+      Op{"max_pool2d", pictures(FN(max_pool2d(x[0], 2)))}
+          .tries({1, 1})
+          .sizes_to(257)
+          .dtypes(real)
+          .mixes("one tensor")
+          .also({{{1, 2, 4, 3}}}, FN(max_pool2d(x[0], {3, 2}, 1, {1, 0})))
+          .also({{{2, 4, 3}}}, FN(max_pool2d(x[0], 2, 1)))
+          .refuses("max_pool2d: x is (3, 4); images", {{{3, 4}}}, FN(max_pool2d(x[0], 2)))
+          .refuses("max_pool2d: stride = -1 given", {{{1, 1, 4, 4}}}, FN(max_pool2d(x[0], 2, -1)))
+          .refuses("max_pool2d: x is (1, 1, 0, 4); images of height and width at least 1",
+                   {{{1, 1, 0, 4}}}, FN(max_pool2d(x[0], 2, 1, 1))));
+  t.push_back(Op{"max_pool2d_with_index", pictures(FN(max_pool2d_with_index(x[0], {3, 2}, 1)))}
+                  .tries({1, 1})
+                  .sizes_to(257)
+                  .dtypes(real)
+                  .mixes("one tensor")
+                  .also({{{2, 4, 3}}}, FN(max_pool2d_with_index(x[0], 2, {2, 1}, {1, 0})))
+                  .refuses("max_pool2d_with_index: kernel = (2, 0) given", {{{1, 1, 4, 4}}},
+                           FN(max_pool2d_with_index(x[0], {2, 0})))
+                  .refuses("max_pool2d_with_index: padding = 1 given with kernel = 1; at most half",
+                           {{{1, 1, 4, 4}}}, FN(max_pool2d_with_index(x[0], 1, 1, 1)))
+                  .refuses("max_pool2d_with_index: x is (1, 1, 2, 2); the kernel covers 3 elements",
+                           {{{1, 1, 2, 2}}}, FN(max_pool2d_with_index(x[0], 3))));
+  t.push_back(Op{"adaptive_max_pool2d", pictures(FN(adaptive_max_pool2d(x[0], 3, 2)))}
+                  .tries({1, 1})
+                  .sizes_to(257)
+                  .dtypes(real)
+                  .mixes("one tensor")
+                  .also({{{1, 1, 2, 3}}}, FN(adaptive_max_pool2d(x[0], 1, 4)))
+                  .also({{{2, 3, 4}}}, FN(adaptive_max_pool2d(x[0], 2, 3)))
+                  .refuses("adaptive_max_pool2d: width = 0 given", {{{1, 1, 4, 4}}},
+                           FN(adaptive_max_pool2d(x[0], 2, 0)))
+                  .refuses("adaptive_max_pool2d: x is (3, 4); images", {{{3, 4}}},
+                           FN(adaptive_max_pool2d(x[0], 2, 2)))
+                  .refuses("adaptive_max_pool2d: x is (1, 1, 0, 4); images of height and width",
+                           {{{1, 1, 0, 4}}}, FN(adaptive_max_pool2d(x[0], 2, 2))));
   t.push_back(Op{"lstm", sequences}
                   .smooth()
                   .tries({1, 2})

@@ -115,7 +115,11 @@ for case, options in [("base", dict(kernel_size=[2, 2], stride=[2, 2], padding=[
                       ("padding", dict(kernel_size=[3, 2], stride=[2, 1], padding=[1, 1], count_include_pad=True)),
                       ("exclude_padding", dict(kernel_size=[3, 3], stride=[2, 2], padding=[1, 1], count_include_pad=False))]:
     emit("avg_pool2d", case, lambda t, o=options: F.avg_pool2d(t, **o), [image], **options)
+for case, options in [("base", dict(kernel_size=[2, 2], stride=[2, 2], padding=[0, 0])),
+                      ("padding", dict(kernel_size=[3, 2], stride=[2, 1], padding=[1, 1]))]:
+    emit("max_pool2d", case, lambda t, o=options: F.max_pool2d(t, **o, return_indices=True), [image], **options)
 for size in ((1, 1), (2, 3), (6, 5), (4, 4)):
+    emit("adaptive_max_pool2d", f"{size[0]}x{size[1]}", lambda t, s=size: F.adaptive_max_pool2d(t, s), [image], size=size)
     emit("adaptive_avg_pool2d", f"{size[0]}x{size[1]}", lambda t, s=size: F.adaptive_avg_pool2d(t, s), [image], size=size)
 
 

@@ -1,4 +1,4 @@
-// Average pooling of the CUDA backend against the reference loops.
+// Pooling of the CUDA backend against the reference loops.
 #include "backend_support.cuh"
 #include "kernels/pool_support.h"
 
@@ -18,6 +18,12 @@ TEST_CASE("pooling of every kind on the device", "[pool_test]") {
       same_as_reference(
           "gradient of " + what, {Tensor::empty(c.x(), dtype), g}, 1,
           [&](Backend& be, std::vector<View>& v) { be.avg_pool2d_grad(c.options, v[1], v[0]); });
+      same_as_reference("largest of " + what,
+                        {Tensor::empty(c.out(), dtype), Tensor::empty(c.out(), DType::int64),
+                         crowded(c.x(), dtype)},
+                        2, [&](Backend& be, std::vector<View>& v) {
+                          be.max_pool2d(c.options, v[2], v[0], v[1]);
+                        });
     }
   }
 }

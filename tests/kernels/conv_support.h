@@ -17,17 +17,16 @@ struct ConvCase {
   Shape x() const { return {images, channels, height, width}; }
   Shape weight() const { return {outputs, channels / options.groups, kernel_height, kernel_width}; }
   Shape out() const {
-    const auto places = [&](int64_t size, int64_t kernel) {
-      return (size + 2 * options.padding - options.dilation * (kernel - 1) - 1) / options.stride +
-             1;
+    const auto places = [&](int axis, int64_t size, int64_t kernel) {
+      const int64_t reach = options.dilation[axis] * (kernel - 1) + 1;
+      return (size + 2 * options.padding[axis] - reach) / options.stride[axis] + 1;
     };
-    return {images, outputs, places(height, kernel_height), places(width, kernel_width)};
+    return {images, outputs, places(0, height, kernel_height), places(1, width, kernel_width)};
   }
   std::string text() const {
     return "x " + x().to_string() + " weight " + weight().to_string() + " stride " +
-           std::to_string(options.stride) + " padding " + std::to_string(options.padding) +
-           " dilation " + std::to_string(options.dilation) + " groups " +
-           std::to_string(options.groups);
+           options.stride.to_string() + " padding " + options.padding.to_string() + " dilation " +
+           options.dilation.to_string() + " groups " + std::to_string(options.groups);
   }
 };
 
@@ -52,6 +51,11 @@ inline std::vector<ConvCase> conv_cases() {
       {20, 2, 6, 5, 16, 3, 3, {1, 1, 1, 1}},  // several blocks of whole images, outputs as columns
       {9, 4, 5, 5, 32, 3, 3, {1, 1, 1, 2}},
       {300, 1, 2, 2, 2, 2, 2, {1, 0, 1, 1}},
+      {2, 3, 9, 14, 4, 2, 3, {{1, 2}, {0, 2}, {2, 1}, 1}},  // each axis its own
+      {2, 4, 13, 8, 6, 3, 2, {{3, 1}, {1, 0}, {2, 3}, 2}},  // and taps that some phases lack
+      {3, 5, 1, 37, 6, 1, 5, {{1, 2}, {0, 2}, {1, 1}, 1}},  // sequences
+      {1, 2, 30, 1, 17, 4, 1, {{2, 5}, {3, 0}, {1, 4}, 1}},
+      {1, 3, 40, 1000, 20, 3, 3, {{1, 2}, {2, 0}, {1, 2}, 1}},
       {0, 2, 4, 4, 3, 2, 2, {1, 0, 1, 1}},  // nothing of each kind
       {2, 0, 4, 4, 3, 2, 2, {1, 0, 1, 1}},
       {2, 2, 4, 4, 0, 2, 2, {1, 0, 1, 1}},

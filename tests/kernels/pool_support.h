@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -7,13 +8,13 @@
 
 #include "flowgrad/kernels/backend.h"
 
-/// Average poolings of every kind: what the CPU's and the device's tests run.
+/// Windows of every kind: what the CPU's and the device's tests run.
 namespace flowgrad::testing {
 
 struct PoolCase {
   int64_t images, channels, height, width;
   kernels::Pooling options;  // kernel, stride, padding
-  int64_t windows[2] = {};   // of an axis whose kernel is 0
+  Size2d windows = 0;        // of an axis whose kernel is 0
 
   Shape x() const { return {images, channels, height, width}; }
   Shape out() const {
@@ -24,11 +25,9 @@ struct PoolCase {
     return {images, channels, places(height, 0), places(width, 1)};
   }
   std::string text() const {
-    const auto pair = [](const int64_t(&v)[2]) {
-      return std::to_string(v[0]) + " x " + std::to_string(v[1]);
-    };
-    return "x " + x().to_string() + " kernel " + pair(options.kernel) + " stride " +
-           pair(options.stride) + " padding " + pair(options.padding) + " windows " + pair(windows);
+    return "x " + x().to_string() + " kernel " + options.kernel.to_string() + " stride " +
+           options.stride.to_string() + " padding " + options.padding.to_string() + " windows " +
+           windows.to_string();
   }
 };
 
@@ -50,6 +49,13 @@ inline std::vector<PoolCase> pool_cases() {
       {2, 1, 12, 9, {{3, 0}, {2, 0}, {1, 0}}, {0, 4}},
       {30, 9, 23, 17, {{0, 0}, {0, 0}, {0, 0}}, {7, 7}},
   };
+}
+
+/// Few different values and a NaN now and then: windows whose largest element is one of several.
+inline Tensor crowded(const Shape& shape, DType dtype) {
+  std::vector<double> v = values(shape, dtype, 3).to_vector<double>();
+  for (double& x : v) x = x > 1.9 ? std::nan("") : std::round(x);
+  return Tensor::from(v, shape, dtype);
 }
 
 }  // namespace flowgrad::testing

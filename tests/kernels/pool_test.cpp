@@ -1,4 +1,4 @@
-// Average pooling of the fast backend against the reference loops, and those against a sum by hand.
+// Pooling of the fast backend against the reference loops, and those against a sum by hand.
 #include "kernels/pool_support.h"
 
 #include "catch.hpp"
@@ -18,6 +18,35 @@ TEST_CASE("fast pooling equals the reference loops", "[pool_test]") {
                           return r;
                         },
                         relative_error, {1e-6, 1e-14});
+}
+
+TEST_CASE("fast largest elements and their places equal the reference loops", "[pool_test]") {
+  fast_equals_reference(pool_cases(),
+                        [](Backend& on, const PoolCase& c, DType dtype) {
+                          const Tensor out = nothing(c.out(), dtype),
+                                       index = Tensor::empty(c.out(), DType::int64);
+                          on.max_pool2d(c.options, crowded(c.x(), dtype), out, index);
+                          return std::vector<Tensor>{out, index};
+                        },
+                        relative_error, {1e-300, 1e-300});
+}
+
+TEST_CASE("the largest element is the first of equals, and a NaN before all", "[pool_test]") {
+  const double nan = std::nan(""), least = -std::numeric_limits<double>::infinity();
+  const auto places = [](std::vector<double> v, const Shape& s, const Pooling& p,
+                         const Shape& out) {
+    const Tensor index = Tensor::empty(out, DType::int64), values = nothing(out, DType::float64);
+    reference_backend().max_pool2d(p, Tensor::from(v, s, DType::float64), values, index);
+    return index.to_vector<int64_t>();
+  };
+  using Places = std::vector<int64_t>;
+  const Pooling across{{2, 2}, {2, 1}, 0}, padded{2, {2, 1}, {0, 1}};
+  CHECK(places({1, 5, 5, 4, 5, 6}, {1, 1, 2, 3}, across, {1, 1, 1, 2}) == Places{1, 5});
+  CHECK(places({1, nan, 9, nan, 8, 9}, {1, 1, 2, 3}, across, {1, 1, 1, 2}) == Places{1, 1});
+  // Padding is smaller than the least value; places are those of a window's own plane.
+  const std::vector<double> low(6, least);
+  CHECK(places(low, {1, 1, 2, 3}, padded, {1, 1, 1, 4}) == Places{0, 0, 1, 2});
+  CHECK(places({0, 1, 2, 3, 7, 6, 5, 4}, {1, 2, 2, 2}, {2, 2, 0}, {1, 2, 1, 1}) == Places{3, 0});
 }
 
 TEST_CASE("reference pooling is the mean of its definition", "[pool_test]") {

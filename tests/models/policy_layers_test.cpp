@@ -114,6 +114,27 @@ TEST_CASE("names and starts of layers are PyTorch's", "[policy_layers_test]") {
   CHECK(max(abs(conv.parameters()[0].second)).item() <= 1 / std::sqrt(75.0));
 }
 
+TEST_CASE("a layer convolves a sequence as one row of an image", "[policy_layers_test]") {
+  Generator generator(9);
+  Conv2d conv(2, 4, {1, 3}, generator, DType::float64, {.stride = {1, 2}});
+  MaxPool2d pool({1, 2}, {1, 1});
+  const Tensor x = randn({3, 2, 1, 9}, generator, DType::float64);
+  CHECK(conv.parameters()[0].second.shape() == Shape{4, 2, 1, 3});
+  CHECK(max(abs(conv.parameters()[0].second)).item() <= 1 / std::sqrt(6.0));
+  const Tensor y = conv(x), row = pad(x, {{0, 0}, {0, 0}, {0, 0}, {1, 1}});
+  const Tensor w = conv.parameters()[0].second, b = conv.parameters()[1].second;
+  REQUIRE(y.shape() == Shape{3, 4, 1, 5});
+  for (int64_t i = 0; i < 5; ++i) {
+    const Tensor seen = reshape(slice(row, 3, 2 * i, 2 * i + 3), {3, 6});
+    const Tensor want = matmul(seen, transpose(reshape(w, {4, 6}))) + b;
+    CHECK(max(abs(select(select(y, 3, i), 2, 0) - want)).item() < 1e-14);
+  }
+  const Tensor most = pool(y);
+  REQUIRE(most.shape() == Shape{3, 4, 1, 4});
+  const Tensor pairs = stack({slice(y, 3, 0, 4), slice(y, 3, 1, 5)}, 4);
+  CHECK(max(abs(most - max(pairs, {4}))).item() == 0);
+}
+
 TEST_CASE("gradients of the layers agree with differences", "[policy_layers_test]") {
   Generator generator(5);
   SpatialSoftmax where_to(3, 4, DType::float64);
@@ -169,6 +190,9 @@ TEST_CASE("layers refuse sizes that make no sense", "[policy_layers_test]") {
                  {"stride = 0", "at least 1"}));
   CHECK(contains(refused([&] { Conv2d(3, 4, 3, g, DType::float32, {.padding = -1}); }),
                  {"padding = -1"}));
+  CHECK(contains(refused([&] { Conv2d(3, 4, {3, 2}, g); }), {"kernel = (3, 2)", "odd"}));
+  CHECK(contains(refused([&] { Conv2d(3, 4, 3, g, DType::float32, {.padding = Size2d(1, -1)}); }),
+                 {"padding = (1, -1)"}));
   CHECK(contains(refused([&] { SpatialSoftmax(0, 3); }), {"height = 0", "at least 1"}));
   CHECK(contains(refused([&] { Embedding(0, 3, g); }), {"entries = 0"}));
   CHECK(contains(refused([&] { Embedding(4, 3, g, DType::float32, 4); }),

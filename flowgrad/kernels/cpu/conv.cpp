@@ -19,10 +19,10 @@ constexpr int64_t kBlockElements = 3 << 15;
 /// (i + padding) / stride - k * dilation / stride; the last of these is pixel 0.
 struct PhaseTaps : Taps {
   int64_t reach = 0;
-  PhaseTaps(int64_t kernel, const ConvSizes& s, int64_t phase) {
+  PhaseTaps(int64_t kernel, int64_t dilation, int64_t stride, int64_t phase) {
     for (int64_t i = kernel - 1; i >= 0; --i) {
-      if (i * s.dilation % s.stride != phase) continue;
-      const int64_t back = i * s.dilation / s.stride;
+      if (i * dilation % stride != phase) continue;
+      const int64_t back = i * dilation / stride;
       if (index.empty()) reach = back;
       index.push_back(i);
       pixel.push_back(reach - back);
@@ -114,10 +114,11 @@ template <class T>
 void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* out,
              UnaryKernel<T> f) {
   const int64_t panel = gemm_table<T>().panel_columns, panels = divide_up(s.outputs, panel);
-  const Taps ty = all_taps(s.kernel_height, s.dilation), tx = all_taps(s.kernel_width, s.dilation);
+  const Taps ty = all_taps(s.kernel_height, s.dilation.rows),
+             tx = all_taps(s.kernel_width, s.dilation.columns);
   const int64_t reach_y = ty.pixel.back(), depth = s.channels * s.taps();
-  PixelWindow<T> window{s.channels, s.height, s.width, 0, 0, -s.padding, 0};
-  window.columns = (s.out_width - 1) * s.stride + tx.pixel.back() + 1;
+  PixelWindow<T> window{s.channels, s.height, s.width, 0, 0, -s.padding.columns, 0};
+  window.columns = (s.out_width - 1) * s.stride.columns + tx.pixel.back() + 1;
   const Runs runs(gemm_table<T>(), ty, tx, s.channels, window.row());
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * panels * panel * depth);
   for_products(s.groups * panels, s.work(), [&](int64_t i) {
@@ -126,15 +127,16 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
                  std::min(panel, s.outputs - j), s.taps(), s.channels, ty, tx, s.kernel_width,
                  panel, packed + i * panel * depth);
   });
-  const Blocks blocks(s.out_height, std::min((kBlockElements / window.row() - reach_y) / s.stride,
-                                             kBlockElements / (s.out_width * s.outputs)));
+  const Blocks blocks(s.out_height,
+                      std::min((kBlockElements / window.row() - reach_y) / s.stride.rows,
+                               kBlockElements / (s.out_width * s.outputs)));
   for_products(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
     const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
     const int64_t image_and_group = task / blocks.count;
     const int64_t begin = blocks.begin(block), rows = blocks.begin(block + 1) - begin;
     PixelWindow<T> part = window;
-    part.first = begin * s.stride - s.padding;
-    part.rows = (rows - 1) * s.stride + reach_y + 1;
+    part.first = begin * s.stride.rows - s.padding.rows;
+    part.rows = (rows - 1) * s.stride.rows + reach_y + 1;
     T* const pixels = scratch_of<T>(ScratchSlot::tile, part.rows * part.row());
     part.read(x + image_and_group * s.channels * s.plane(), pixels);
     T* const c = scratch_of<T>(ScratchSlot::operand, rows * s.out_width * s.outputs);
@@ -142,8 +144,8 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
                      s.out_width,
                      s.outputs,
                      pixels,
-                     s.stride * part.row(),
-                     s.stride * s.channels,
+                     s.stride.rows * part.row(),
+                     s.stride.columns * s.channels,
                      packed + group * panels * panel * depth,
                      c,
                      s.out_width * s.outputs,
@@ -163,11 +165,13 @@ void forward(const ConvSizes& s, const T* x, const T* weight, const T* bias, T* 
 template <class T>
 void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   const int64_t panel = gemm_table<T>().panel_columns, panels = divide_up(s.channels, panel);
-  const int64_t reach_y = (s.kernel_height - 1) * s.dilation / s.stride,
-                reach_x = (s.kernel_width - 1) * s.dilation / s.stride;
+  const auto [step_y, step_x] = s.stride;
+  const auto [padding_y, padding_x] = s.padding;
+  const int64_t reach_y = (s.kernel_height - 1) * s.dilation.rows / step_y,
+                reach_x = (s.kernel_width - 1) * s.dilation.columns / step_x;
   PixelWindow<T> window{s.outputs, s.out_height, s.out_width, 0, 0, 0, 0};
-  window.left = s.padding / s.stride - reach_x;
-  window.columns = (s.width - 1 + s.padding) / s.stride - window.left + 1;
+  window.left = padding_x / step_x - reach_x;
+  window.columns = (s.width - 1 + padding_x) / step_x - window.left + 1;
   /// Input pixels of one phase of the stride in both axes.
   struct Phase {
     PhaseTaps y, x;
@@ -177,14 +181,16 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   std::vector<Phase> phases;
   const int64_t per_tap = panels * panel * s.outputs;
   int64_t taps = 0;
-  for (int64_t i = 0; i < s.stride * s.stride; ++i) {
-    const PhaseTaps y(s.kernel_height, s, i / s.stride), x(s.kernel_width, s, i % s.stride);
+  for (int64_t i = 0; i < step_y * step_x; ++i) {
+    const int64_t of_y = i / step_x, of_x = i % step_x;
+    const PhaseTaps y(s.kernel_height, s.dilation.rows, step_y, of_y),
+        x(s.kernel_width, s.dilation.columns, step_x, of_x);
     if (y.count() * x.count() == 0) continue;
-    phases.push_back({y, x, Runs(gemm_table<T>(), y, x, s.outputs, window.row()), i / s.stride,
-                      i % s.stride, taps * per_tap});
+    phases.push_back(
+        {y, x, Runs(gemm_table<T>(), y, x, s.outputs, window.row()), of_y, of_x, taps * per_tap});
     taps += y.count() * x.count();
   }
-  const bool gaps = std::ssize(phases) < s.stride * s.stride;
+  const bool gaps = std::ssize(phases) < step_y * step_x;
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * taps * per_tap);
   const auto n_phases = std::ssize(phases);
   for_products(s.groups * n_phases, s.work(), [&](int64_t i) {
@@ -194,35 +200,36 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
                  s.channels * s.taps(), s.outputs, p.y, p.x, s.kernel_width, panel,
                  packed + group * taps * per_tap + p.packed);
   });
-  const Blocks blocks(s.height, (kBlockElements / window.row() - reach_y) * s.stride);
+  const Blocks blocks(s.height, (kBlockElements / window.row() - reach_y) * step_y);
   for_products(s.images * s.groups * blocks.count, s.work(), [&](int64_t task) {
     const int64_t block = task % blocks.count, group = task / blocks.count % s.groups;
     const int64_t image_and_group = task / blocks.count;
     const int64_t begin = blocks.begin(block), end = blocks.begin(block + 1);
     PixelWindow<T> part = window;
-    part.first = (begin + s.padding) / s.stride - reach_y;
-    part.rows = (end - 1 + s.padding) / s.stride - part.first + 1;
+    part.first = (begin + padding_y) / step_y - reach_y;
+    part.rows = (end - 1 + padding_y) / step_y - part.first + 1;
     T* const pixels = scratch_of<T>(ScratchSlot::tile, part.rows * part.row());
     part.read(g + image_and_group * s.outputs * s.out_plane(), pixels);
     T* const c = scratch_of<T>(ScratchSlot::operand, (end - begin) * s.width * s.channels);
     if (gaps) std::fill_n(c, (end - begin) * s.width * s.channels, T(0));
     for (const Phase& p : phases) {
-      const auto first_of = [&](int64_t from, int64_t phase) {
-        return from + (phase + s.stride - (from + s.padding) % s.stride) % s.stride;
+      const auto first_of = [](int64_t from, int64_t phase, int64_t step, int64_t padding) {
+        return from + (phase + step - (from + padding) % step) % step;
       };
-      const int64_t y = first_of(begin, p.of_y), x = first_of(0, p.of_x);
+      const int64_t y = first_of(begin, p.of_y, step_y, padding_y),
+                    x = first_of(0, p.of_x, step_x, padding_x);
       if (y >= end || x >= s.width) continue;
-      WindowProduct<T>{divide_up(end - y, s.stride),
-                       divide_up(s.width - x, s.stride),
+      WindowProduct<T>{divide_up(end - y, step_y),
+                       divide_up(s.width - x, step_x),
                        s.channels,
-                       pixels + ((y + s.padding) / s.stride - p.y.reach - part.first) * part.row() +
-                           ((x + s.padding) / s.stride - p.x.reach - part.left) * s.outputs,
+                       pixels + ((y + padding_y) / step_y - p.y.reach - part.first) * part.row() +
+                           ((x + padding_x) / step_x - p.x.reach - part.left) * s.outputs,
                        part.row(),
                        s.outputs,
                        packed + group * taps * per_tap + p.packed,
                        c + ((y - begin) * s.width + x) * s.channels,
-                       s.stride * s.width * s.channels,
-                       s.stride * s.channels}
+                       step_y * s.width * s.channels,
+                       step_x * s.channels}
           .run(p.runs);
     }
     conv_table<T>().transpose(c, s.channels, (end - begin) * s.width, s.channels, nullptr,

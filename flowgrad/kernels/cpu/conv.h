@@ -35,7 +35,8 @@ struct Blocks {
 /// Sizes; channels and outputs are those of one group.
 struct ConvSizes {
   int64_t images, groups, channels, height, width, outputs, out_height, out_width;
-  int64_t kernel_height, kernel_width, stride, padding, dilation;
+  int64_t kernel_height, kernel_width;
+  Size2d stride, padding, dilation;
 
   ConvSizes(const Convolution& c, const View& x, const View& weight, const View& out)
       : images((*x.shape)[0]),

@@ -20,10 +20,10 @@ class FilterSums {
         g_(g),
         images_(std::max<int64_t>(1, kBlockPixels / std::max<int64_t>(1, s.out_plane()))),
         rows_(s.out_height, kBlockPixels / s.out_width),
-        ty_(all_taps(s.kernel_height, s.dilation)),
-        tx_(all_taps(s.kernel_width, s.dilation)),
-        window_{s.channels, s.height, s.width, 0, 0, -s.padding, 0} {
-    window_.columns = (s.out_width - 1) * s.stride + tx_.pixel.back() + 1;
+        ty_(all_taps(s.kernel_height, s.dilation.rows)),
+        tx_(all_taps(s.kernel_width, s.dilation.columns)),
+        window_{s.channels, s.height, s.width, 0, 0, -s.padding.columns, 0} {
+    window_.columns = (s.out_width - 1) * s.stride.columns + tx_.pixel.back() + 1;
     run_ = s.channels * (tx_.adjacent() ? tx_.count() : 1);
     const auto used = [&](int64_t n) {  // lanes of a register
       const int64_t lanes = gemm_table<T>().lanes;
@@ -71,8 +71,8 @@ class FilterSums {
     b.images = std::min(images_, s_.images - image);
     b.rows = rows_.begin(i % rows_.count + 1) - begin;
     PixelWindow<T> window = window_;
-    window.first = begin * s_.stride - s_.padding;
-    window.rows = (b.rows - 1) * s_.stride + ty_.pixel.back() + 1;
+    window.first = begin * s_.stride.rows - s_.padding.rows;
+    window.rows = (b.rows - 1) * s_.stride.rows + ty_.pixel.back() + 1;
     b.row = window.row();
     b.step = window.rows * b.row;
     T* const pixels =
@@ -98,7 +98,7 @@ class FilterSums {
   void add_by_channel(const Block& block, bool add, T* sums) const {
     const GemmTable<T>& t = gemm_table<T>();
     const int64_t panel = t.panel_columns, runs = block.images * block.rows;
-    const int64_t pixel = s_.stride * s_.channels;
+    const int64_t pixel = s_.stride.columns * s_.channels;
     // A panel whose pixels lie a power of two apart crowds few places of the first-level cache.
     // Where it is read often, a copy that is denser.
     const bool dense = pixel * static_cast<int64_t>(sizeof(T)) % 512 == 0 && s_.outputs > 32;
@@ -107,7 +107,8 @@ class FilterSums {
     std::vector<int64_t> of_g, of_pixels, of_copy;
     for (int64_t r = 0; r < runs; ++r) {
       of_g.push_back(r / block.rows * g_step() + r % block.rows * s_.out_width);
-      of_pixels.push_back(r / block.rows * block.step + r % block.rows * s_.stride * block.row);
+      of_pixels.push_back(r / block.rows * block.step +
+                          r % block.rows * s_.stride.rows * block.row);
       of_copy.push_back(r * s_.out_width * panel);
     }
     RunsBlock<T> b{};
@@ -162,7 +163,8 @@ class FilterSums {
                                   copy + j * all + n * pixels * panel, panel, pixels, 0);
     std::vector<int64_t> of_pixels, of_copy;
     for (int64_t r = 0; r < block.images * block.rows; ++r) {
-      of_pixels.push_back(r / block.rows * block.step + r % block.rows * s_.stride * block.row);
+      of_pixels.push_back(r / block.rows * block.step +
+                          r % block.rows * s_.stride.rows * block.row);
       of_copy.push_back(r * s_.out_width * panel);
     }
     RunsBlock<T> b{};
@@ -170,7 +172,7 @@ class FilterSums {
     b.depth = s_.out_width;
     b.runs = block.images * block.rows;
     b.a_row = 1;
-    b.a_col = s_.stride * s_.channels;
+    b.a_col = s_.stride.columns * s_.channels;
     b.b_row = panel;
     b.a_run = of_pixels.data();
     b.b_run = of_copy.data();

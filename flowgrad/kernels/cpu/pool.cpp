@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "flowgrad/kernels/checks.h"
@@ -6,8 +7,8 @@
 #include "flowgrad/kernels/cpu/loop.h"
 #include "flowgrad/kernels/cpu/table_of.h"
 
-// Average pooling, a plane at a time: the rows of a window are added as wholes, and what is left is
-// one padded row, over which the window's columns move.
+// Pooling, a plane at a time. For means the rows of a window are added as wholes, and what is left
+// is one padded row, over which the window's columns move.
 namespace flowgrad::kernels {
 
 using namespace cpu;
@@ -152,6 +153,116 @@ void pool_grad(const Pooling& p, const Planes& s, const T* g, T* g_x) {
   });
 }
 
+/// The largest elements, and their places, of windows that are spans.
+template <class T>
+void max_of_spans(const Pooling& p, const Planes& s, const T* x, T* out, int64_t* index) {
+  std::vector<PoolSpan> columns;
+  for (int64_t i = 0; i < s.small_width; ++i)
+    columns.push_back(pool_span(p, 1, i, s.width, s.small_width));
+  for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
+    const T* const from = x + plane * s.height * s.width;
+    int64_t to = plane * s.small_height * s.small_width;
+    for (int64_t y = 0; y < s.small_height; ++y) {
+      const PoolSpan rows = pool_span(p, 0, y, s.height, s.small_height);
+      for (const PoolSpan& span : columns) {
+        int64_t best = rows.begin * s.width + span.begin;
+        for (int64_t r = rows.begin; r < rows.end; ++r) {
+          for (int64_t at = r * s.width + span.begin; at < r * s.width + span.end; ++at) {
+            // Of equals the first stays, and a NaN before all else.
+            if (from[best] == from[best] && !(from[at] <= from[best])) best = at;
+          }
+        }
+        out[to] = from[best];
+        index[to++] = best;
+      }
+    }
+  });
+}
+
+/// Rows of a plane as windows of one size read them: the columns of a phase of the stride side by
+/// side in a run of their own, so that a tap of all windows of a row is one stretch of memory.
+template <class T>
+class TapRows {
+ public:
+  TapRows(const Pooling& p, const Planes& s)
+      : width_(s.width),
+        kernel_(p.kernel),
+        step_(p.stride.columns),
+        padding_(p.padding.columns),
+        phases_(std::min(step_, kernel_.columns)),
+        run_(divide_up(s.width + 2 * padding_, step_) + gemm_table<T>().lanes) {}
+  /// The plane `from`; what is padding, or beyond the last column, is smaller than any number.
+  void start(const T* from) {
+    from_ = from;
+    next_ = 0;
+    const int64_t elements = kernel_.rows * phases_ * run_;
+    runs_ = scratch_of<T>(ScratchSlot::tile, elements);
+    std::fill_n(runs_, elements, -std::numeric_limits<T>::infinity());
+  }
+  /// taps[j][i] = what tap j of window i sees of row r; rows come in order, and no window sees more
+  /// than its kernel has.
+  void take(int64_t r, const T** taps) {
+    T* const slot = runs_ + r % kernel_.rows * phases_ * run_;
+    if (r >= next_) read(from_ + r * width_, slot);
+    next_ = std::max(next_, r + 1);
+    for (int64_t j = 0; j < kernel_.columns; ++j) taps[j] = slot + j % step_ * run_ + j / step_;
+  }
+
+ private:
+  void read(const T* row, T* slot) const {
+    for (int64_t phase = 0; phase < phases_; ++phase) {
+      int64_t at = divide_up(std::max<int64_t>(0, padding_ - phase), step_);
+      T* const run = slot + phase * run_;
+      for (int64_t i = at * step_ + phase - padding_; i < width_; i += step_) run[at++] = row[i];
+    }
+  }
+
+  int64_t width_;
+  Size2d kernel_;
+  int64_t step_, padding_, phases_, run_;
+  const T* from_ = nullptr;
+  T* runs_ = nullptr;
+  int64_t next_ = 0;
+};
+
+/// The largest elements, and their places, of windows of one size.
+template <class T>
+void max_of_windows(const Pooling& p, const Planes& s, const T* x, T* out, int64_t* index) {
+  const auto [rows_of_kernel, columns_of_kernel] = p.kernel;
+  std::vector<int64_t> place_of_tap;
+  for (int64_t tap = 0; tap < rows_of_kernel * columns_of_kernel; ++tap)
+    place_of_tap.push_back(tap / columns_of_kernel * s.width + tap % columns_of_kernel);
+  const int64_t lanes = gemm_table<T>().lanes, n = divide_up(s.small_width, lanes) * lanes;
+  for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
+    TapRows<T> tap_rows(p, s);
+    tap_rows.start(x + plane * s.height * s.width);
+    T* const best = scratch_of<T>(ScratchSlot::operand, 2 * n);
+    T* const tap = best + n;
+    std::vector<const T*> taps(static_cast<size_t>(columns_of_kernel));
+    for (int64_t y = 0; y < s.small_height; ++y) {
+      const PoolSpan rows = pool_span(p, 0, y, s.height, s.small_height);
+      const int64_t top = y * p.stride.rows - p.padding.rows;
+      // Where all is -infinity, the first that is no padding.
+      std::fill_n(best, n, -std::numeric_limits<T>::infinity());
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t outside = std::max<int64_t>(0, p.padding.columns - i * p.stride.columns);
+        tap[i] = static_cast<T>((rows.begin - top) * columns_of_kernel + outside);
+      }
+      for (int64_t r = rows.begin; r < rows.end; ++r) {
+        tap_rows.take(r, taps.data());
+        conv_table<T>().see_taps(taps.data(), columns_of_kernel,
+                                 static_cast<T>((r - top) * columns_of_kernel), n, best, tap);
+      }
+      const int64_t to = (plane * s.small_height + y) * s.small_width;
+      std::copy_n(best, s.small_width, out + to);
+      for (int64_t i = 0; i < s.small_width; ++i) {
+        const int64_t left = i * p.stride.columns - p.padding.columns;
+        index[to + i] = top * s.width + left + place_of_tap[static_cast<size_t>(tap[i])];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 void CpuBackendFast::avg_pool2d(const Pooling& p, View x, View out) {
@@ -165,6 +276,19 @@ void CpuBackendFast::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
   visit_floating("avg_pool2d_grad", g.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     pool_grad(p, Planes(*g_x.shape, *g.shape), g.as<const T>(), g_x.as<T>());
+  });
+}
+
+void CpuBackendFast::max_pool2d(const Pooling& p, View x, View out, View index) {
+  visit_floating("max_pool2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    // Taps are numbered in T.
+    const int64_t most = int64_t{1} << std::numeric_limits<T>::digits;
+    const bool are_spans =
+        p.kernel.rows == 0 || p.kernel.columns == 0 || p.kernel.rows > most / p.kernel.columns;
+    (are_spans ? max_of_spans<T> : max_of_windows<T>)(p, Planes(*x.shape, *out.shape),
+                                                      x.as<const T>(), out.as<T>(),
+                                                      index.as<int64_t>());
   });
 }
 

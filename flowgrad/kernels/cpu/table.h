@@ -125,6 +125,11 @@ struct ConvTable {
                     std::int64_t gap);
   /// A panel of every row, one after the other.
   void (*copy_panel)(const T* in, std::int64_t in_stride, std::int64_t rows, T* out);
+  /// For i below n, in whole registers: best[i], of the tap with the number tap[i], becomes the
+  /// largest of itself and taps[j][i], which has the number first + j. The first of equals stays,
+  /// and a NaN before all else.
+  void (*see_taps)(const T* const* taps, std::int64_t count, T first, std::int64_t n, T* best,
+                   T* tap);
 };
 
 struct ConvTables {

@@ -57,6 +57,7 @@ class CudaBackend final : public Backend {
   // cuda/pool.cu
   void avg_pool2d(const Pooling& p, View x, View out) override;
   void avg_pool2d_grad(const Pooling& p, View g, View g_x) override;
+  void max_pool2d(const Pooling& p, View x, View out, View index) override;
 
   // cuda/lstm.cu
   void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,

@@ -17,10 +17,16 @@ constexpr int kTile = 64, kDepth = 16, kEdge = 4, kThreads = (kTile / kEdge) * (
 /// Pixels that one block sums for the gradient of the weights, and most such sums.
 constexpr int64_t kLeastChunk = 4096, kMostChunks = 64;
 
+/// How the window lies along an axis.
+struct Steps {
+  int stride, padding, dilation;
+};
+
 /// Sizes; channels and outputs are those of one group.
 struct Sizes {
   int images, groups, channels, height, width, outputs, out_height, out_width;
-  int kernel_height, kernel_width, stride, padding, dilation;
+  int kernel_height, kernel_width;
+  Steps along_y, along_x;
   GPU_INLINE int plane() const { return height * width; }
   GPU_INLINE int out_plane() const { return out_height * out_width; }
   GPU_INLINE int taps() const { return kernel_height * kernel_width; }
@@ -29,18 +35,23 @@ struct Sizes {
 Sizes sizes_of(const Convolution& c, const View& x, const View& weight, const View& out) {
   const auto at = [](const View& v, int axis) { return static_cast<int>((*v.shape)[axis]); };
   const auto of = [](int64_t n) { return static_cast<int>(n); };
+  const auto along = [&](int axis) {
+    return Steps{of(c.stride[axis]), of(c.padding[axis]), of(c.dilation[axis])};
+  };
   return {at(x, 0),      of(c.groups), at(weight, 1),
           at(x, 2),      at(x, 3),     at(weight, 0) / of(c.groups),
           at(out, 2),    at(out, 3),   at(weight, 2),
-          at(weight, 3), of(c.stride), of(c.padding),
-          of(c.dilation)};
+          at(weight, 3), along(0),     along(1)};
 }
 
 /// An image's element under tap (i, j) of the window at `pixel` of the output; 0 outside of it.
 template <class T>
 GPU_INLINE T seen(const Sizes& s, const T* plane, int pixel, int tap) {
-  const int y = pixel / s.out_width * s.stride + tap / s.kernel_width * s.dilation - s.padding;
-  const int x = pixel % s.out_width * s.stride + tap % s.kernel_width * s.dilation - s.padding;
+  const auto place = [](const Steps& along, int window, int i) {
+    return window * along.stride + i * along.dilation - along.padding;
+  };
+  const int y = place(s.along_y, pixel / s.out_width, tap / s.kernel_width);
+  const int x = place(s.along_x, pixel % s.out_width, tap % s.kernel_width);
   return y >= 0 && y < s.height && x >= 0 && x < s.width ? plane[y * s.width + x] : T(0);
 }
 
@@ -83,7 +94,7 @@ struct Forward {
 /// that reach them, tap + i * step.
 struct Phase {
   int first, pixels, tap, step, taps;
-  GPU_INLINE Phase(const Sizes& s, int size, int kernel, int phase) {
+  GPU_INLINE Phase(const Steps& s, int size, int kernel, int phase) {
     first = (phase + s.stride - s.padding % s.stride) % s.stride;
     pixels = first < size ? (size - first + s.stride - 1) / s.stride : 0;
     tap = step = taps = 0;
@@ -105,9 +116,11 @@ struct GradientOfX {
 
   int m() const { return s.channels; }
   int64_t most_n() const {
-    return int64_t{(s.height + s.stride - 1) / s.stride} * ((s.width + s.stride - 1) / s.stride);
+    const auto most = [](int size, int stride) { return int64_t{(size + stride - 1) / stride}; };
+    return most(s.height, s.along_y.stride) * most(s.width, s.along_x.stride);
   }
-  int64_t batch() const { return int64_t{s.images} * s.groups * s.stride * s.stride; }
+  int64_t batch() const { return int64_t{s.images} * s.groups * phases(); }
+  GPU_INLINE int phases() const { return s.along_y.stride * s.along_x.stride; }
 
   struct Entry {
     int m, n, k;
@@ -116,10 +129,10 @@ struct GradientOfX {
     T* to;
   };
   GPU_INLINE Entry entry(int64_t z) const {
-    const int phase = static_cast<int>(z % (s.stride * s.stride));
-    const int64_t image_and_group = z / (s.stride * s.stride);
-    const Phase y(s, s.height, s.kernel_height, phase / s.stride);
-    const Phase x(s, s.width, s.kernel_width, phase % s.stride);
+    const int phase = static_cast<int>(z % phases());
+    const int64_t image_and_group = z / phases();
+    const Phase y(s.along_y, s.height, s.kernel_height, phase / s.along_x.stride);
+    const Phase x(s.along_x, s.width, s.kernel_width, phase % s.along_x.stride);
     return {s.channels,
             y.pixels * x.pixels,
             s.outputs * y.taps * x.taps,
@@ -138,14 +151,22 @@ struct GradientOfX {
     const int taps = e.y.taps * e.x.taps, tap = k % taps;
     const int ky = e.y.tap + tap / e.x.taps * e.y.step, kx = e.x.tap + tap % e.x.taps * e.x.step;
     // Multiples of the stride, by the choice of taps.
-    const int y = e.y.first + j / e.x.pixels * s.stride + s.padding - ky * s.dilation;
-    const int x = e.x.first + j % e.x.pixels * s.stride + s.padding - kx * s.dilation;
-    if (y < 0 || y >= s.out_height * s.stride || x < 0 || x >= s.out_width * s.stride) return T(0);
-    return e.g[k / taps * s.out_plane() + y / s.stride * s.out_width + x / s.stride];
+    const Steps &along_y = s.along_y, &along_x = s.along_x;
+    const int y = row_of(e, j) + along_y.padding - ky * along_y.dilation;
+    const int x = column_of(e, j) + along_x.padding - kx * along_x.dilation;
+    if (y < 0 || y >= s.out_height * along_y.stride || x < 0 || x >= s.out_width * along_x.stride)
+      return T(0);
+    return e.g[k / taps * s.out_plane() + y / along_y.stride * s.out_width + x / along_x.stride];
   }
   GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
-    const int y = e.y.first + j / e.x.pixels * s.stride, x = e.x.first + j % e.x.pixels * s.stride;
-    e.to[i * s.plane() + y * s.width + x] = sum;
+    e.to[i * s.plane() + row_of(e, j) * s.width + column_of(e, j)] = sum;
+  }
+  /// Where in x the pixel j of a phase is.
+  GPU_INLINE int row_of(const Entry& e, int j) const {
+    return e.y.first + j / e.x.pixels * s.along_y.stride;
+  }
+  GPU_INLINE int column_of(const Entry& e, int j) const {
+    return e.x.first + j % e.x.pixels * s.along_x.stride;
   }
 };
 

@@ -83,27 +83,61 @@ __global__ void __launch_bounds__(kThreads)
   out[i] = sum / static_cast<T>(ys.count() * xs.count());
 }
 
-template <bool kBack>
-void means(const char* op, const Pooling& p, View x, View out) {
+/// The largest element that a window sees, and its place within its plane.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pool_max(Axis rows, Axis columns, int64_t total, const T* __restrict__ x, T* __restrict__ out,
+             int64_t* __restrict__ index) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= total) return;
+  const int64_t line = i / columns.to, plane = line / rows.to;
+  const Terms<false, true> ys(static_cast<int>(line - plane * rows.to), rows);
+  const Terms<false, true> xs(static_cast<int>(i - line * columns.to), columns);
+  const T* const from = x + plane * rows.from * columns.from;
+  int best_y = ys.range.begin, best_x = xs.range.begin;
+  T largest = from[int64_t{best_y} * columns.from + best_x];
+  for (int y = ys.range.begin; y < ys.range.end; ++y) {
+    for (int at = xs.range.begin; at < xs.range.end; ++at) {
+      const T value = from[int64_t{y} * columns.from + at];
+      if (largest != largest || value <= largest) continue;  // a NaN stays, and wins
+      best_y = y;
+      best_x = at;
+      largest = value;
+    }
+  }
+  out[i] = largest;
+  index[i] = int64_t{best_y} * columns.from + best_x;
+}
+
+Axis axis_of(const char* op, const Pooling& p, View x, View out, int d) {
+  const int64_t from = (*x.shape)[2 + d], to = (*out.shape)[2 + d];
+  if (p.kernel[d] == 0 && from * to >= (int64_t{1} << 32)) {
+    throw ValueError(std::string(op) + ": an axis of " + std::to_string(from) +
+                     " places to one of " + std::to_string(to) +
+                     "; a product below 2^32 is accepted on a device");
+  }
+  const auto narrow = [](int64_t v) { return static_cast<int>(v); };
+  return {narrow(from), narrow(to), narrow(p.kernel[d]), narrow(p.stride[d]), narrow(p.padding[d])};
+}
+
+/// A thread for every element of `out`, the first of `to`.
+template <class T, class... To>
+void launch_pool(const char* op, void (*kernel)(Axis, Axis, int64_t, const T*, To*...),
+                 const Pooling& p, View x, View out, To*... to) {
   const int64_t total = out.numel();
   if (total == 0) return;
-  const auto axis = [&](int d) {
-    const int64_t from = (*x.shape)[2 + d], to = (*out.shape)[2 + d];
-    if (p.kernel[d] == 0 && from * to >= (int64_t{1} << 32)) {
-      throw ValueError(std::string(op) + ": an axis of " + std::to_string(from) +
-                       " places to one of " + std::to_string(to) +
-                       "; a product below 2^32 is accepted on a device");
-    }
-    const auto narrow = [](int64_t v) { return static_cast<int>(v); };
-    return Axis{narrow(from), narrow(to), narrow(p.kernel[d]), narrow(p.stride[d]),
-                narrow(p.padding[d])};
-  };
+  gpu::launch(kernel, dim3(gpu::blocks_for(static_cast<std::size_t>(total), kThreads)),
+              dim3(kThreads), 0, gpu::default_stream(), axis_of(op, p, x, out, 0),
+              axis_of(op, p, x, out, 1), total, x.as<const T>(), to...);
+}
+
+template <bool kBack>
+void means(const char* op, const Pooling& p, View x, View out) {
   visit_floating(op, x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const bool spans = p.kernel[0] == 0 || p.kernel[1] == 0;
-    gpu::launch(spans ? pool_means<kBack, true, T> : pool_means<kBack, false, T>,
-                dim3(gpu::blocks_for(static_cast<std::size_t>(total), kThreads)), dim3(kThreads), 0,
-                gpu::default_stream(), axis(0), axis(1), total, x.as<const T>(), out.as<T>());
+    launch_pool<T, T>(op, spans ? pool_means<kBack, true, T> : pool_means<kBack, false, T>, p, x,
+                      out, out.as<T>());
   });
 }
 
@@ -115,6 +149,14 @@ void CudaBackend::avg_pool2d(const Pooling& p, View x, View out) {
 
 void CudaBackend::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
   means<true>("avg_pool2d_grad", p, g, g_x);
+}
+
+void CudaBackend::max_pool2d(const Pooling& p, View x, View out, View index) {
+  visit_floating("max_pool2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    launch_pool<T, T, int64_t>("max_pool2d", pool_max<T>, p, x, out, out.as<T>(),
+                               index.as<int64_t>());
+  });
 }
 
 }  // namespace flowgrad::kernels

@@ -21,8 +21,9 @@ void for_each_product(const Convolution& c, const View& x, const View& weight, c
         for (int64_t column = 0; column < so[3]; ++column, ++o)
           for (int64_t i = 0; i < sw[2]; ++i)
             for (int64_t j = 0; j < sw[3]; ++j) {
-              const int64_t at_y = y * c.stride + i * c.dilation - c.padding;
-              const int64_t at_x = column * c.stride + j * c.dilation - c.padding;
+              const int64_t at_y = y * c.stride.rows + i * c.dilation.rows - c.padding.rows;
+              const int64_t at_x =
+                  column * c.stride.columns + j * c.dilation.columns - c.padding.columns;
               if (at_y < 0 || at_y >= sx[2] || at_x < 0 || at_x >= sx[3]) continue;
               for (int64_t k = 0; k < sw[1]; ++k) {
                 const int64_t channel = filter / outputs * sw[1] + k;

@@ -51,4 +51,20 @@ void ReferenceBackend::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
   });
 }
 
+void ReferenceBackend::max_pool2d(const Pooling& p, View x, View out, View index) {
+  visit_floating("max_pool2d", x.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t plane = (*x.shape)[2] * (*x.shape)[3];
+    for_each_window(p, *index.shape, *x.shape, [&](size_t o, const auto& seen, double) {
+      size_t best = seen[0];
+      for (const size_t i : seen) {
+        const T value = x.as<const T>()[i], largest = x.as<const T>()[best];
+        if (largest == largest && !(value <= largest)) best = i;
+      }
+      out.as<T>()[o] = x.as<const T>()[best];
+      index.as<int64_t>()[o] = static_cast<int64_t>(best) % plane;
+    });
+  });
+}
+
 }  // namespace flowgrad::kernels

@@ -128,8 +128,24 @@ void copy_panel(const T* in, std::int64_t in_stride, std::int64_t rows, T* out) 
 }
 
 template <class T>
+void see_taps(const T* const* taps, std::int64_t count, T first, std::int64_t n, T* best, T* tap) {
+  using V = vec<T>;
+  for (std::int64_t i = 0; i < n; i += V::size) {
+    V largest = V::load(best + i), at = V::load(tap + i), number(first);
+    for (std::int64_t j = 0; j < count; ++j, number = number + V(1)) {
+      const V x = V::load(taps[j] + i);
+      const auto stays = x <= largest, is_number = largest == largest;
+      at = select(stays, at, select(is_number, number, at));
+      largest = select(stays, largest, select(is_number, x, largest));
+    }
+    largest.store(best + i);
+    at.store(tap + i);
+  }
+}
+
+template <class T>
 constexpr cpu::ConvTable<T> table_of() {
-  return {&transpose<T>, &copy_panel<T>};
+  return {&transpose<T>, &copy_panel<T>, &see_taps<T>};
 }
 
 }  // namespace

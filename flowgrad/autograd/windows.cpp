@@ -1,0 +1,55 @@
+#include "flowgrad/autograd/windows.h"
+
+#include <fmt/format.h>
+
+#include "flowgrad/autograd/ops.h"
+
+namespace flowgrad {
+
+void check_images(const char* op, const Tensor& x) {
+  if (x.rank() != 4) {
+    throw ShapeError(
+        fmt::format("{}: x is {}; images (N, C, H, W) are accepted", op, x.shape().to_string()));
+  }
+  check_floating(op, x);
+}
+
+void check_at_least(const char* op, const char* argument, Size2d given, int64_t low) {
+  if (given.rows >= low && given.columns >= low) return;
+  throw ValueError(fmt::format("{}: {} = {} given; at least {} is accepted", op, argument,
+                               given.to_string(), low));
+}
+
+Size2d places_of(const char* op, const Tensor& x, const Window& w) {
+  const auto along = [&](int axis) {
+    const int64_t padded = x.size(2 + axis) + 2 * w.padding[axis];
+    const int64_t reach = w.dilation[axis] * (w.size[axis] - 1) + 1;
+    if (w.size[axis] < 1 || reach > padded) {
+      throw ShapeError(
+          fmt::format("{}: x is {}; the kernel covers {} elements of axis {}, which has {} with "
+                      "its padding; 1 to {} are accepted",
+                      op, x.shape().to_string(), w.size[axis] < 1 ? 0 : reach, 2 + axis, padded,
+                      padded));
+    }
+    return (padded - reach) / w.stride[axis] + 1;
+  };
+  const int64_t rows = along(0);
+  return {rows, along(1)};
+}
+
+Tensor windows(const char* op, const Tensor& x, const Window& w) {
+  const auto [rows, columns] = places_of(op, x, w);
+  // Not a view of x where x shows elements more than once: each of them has a gradient of its own.
+  const auto around = [&](int64_t n) { return std::pair(n, n); };
+  const Tensor padded =
+      w.padding == 0
+          ? contiguous(x)
+          : pad(x, {around(0), around(0), around(w.padding.rows), around(w.padding.columns)});
+  const Strides& s = padded.strides();
+  return as_strided(padded, {x.size(0), x.size(1), w.size.rows, w.size.columns, rows, columns},
+                    {s[0], s[1], s[2] * w.dilation.rows, s[3] * w.dilation.columns,
+                     s[2] * w.stride.rows, s[3] * w.stride.columns},
+                    padded.layout().offset);
+}
+
+}  // namespace flowgrad
