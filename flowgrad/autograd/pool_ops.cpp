@@ -22,9 +22,9 @@ Window window_of(const char* op, const Tensor& x, Size2d kernel, Size2d stride, 
   check_at_least(op, "stride", stride, 0);
   check_at_least(op, "padding", padding, 0);
   if (2 * padding.rows > kernel.rows || 2 * padding.columns > kernel.columns) {
-    throw ValueError(fmt::format(
-        "{}: padding = {} given with kernel = {}; at most half the kernel is accepted", op,
-        padding.to_string(), kernel.to_string()));
+    throw ValueError(
+        fmt::format("{}: padding = {} given with kernel = {}; at most half the kernel is accepted",
+                    op, padding.to_string(), kernel.to_string()));
   }
   const auto step = [&](int axis) { return stride[axis] == 0 ? kernel[axis] : stride[axis]; };
   return {kernel, {step(0), step(1)}, padding};

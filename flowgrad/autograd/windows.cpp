@@ -25,11 +25,10 @@ Size2d places_of(const char* op, const Tensor& x, const Window& w) {
     const int64_t padded = x.size(2 + axis) + 2 * w.padding[axis];
     const int64_t reach = w.dilation[axis] * (w.size[axis] - 1) + 1;
     if (w.size[axis] < 1 || reach > padded) {
-      throw ShapeError(
-          fmt::format("{}: x is {}; the kernel covers {} elements of axis {}, which has {} with "
-                      "its padding; 1 to {} are accepted",
-                      op, x.shape().to_string(), w.size[axis] < 1 ? 0 : reach, 2 + axis, padded,
-                      padded));
+      throw ShapeError(fmt::format(
+          "{}: x is {}; the kernel covers {} elements of axis {}, which has {} with "
+          "its padding; 1 to {} are accepted",
+          op, x.shape().to_string(), w.size[axis] < 1 ? 0 : reach, 2 + axis, padded, padded));
     }
     return (padded - reach) / w.stride[axis] + 1;
   };

@@ -101,8 +101,14 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     const V av(*a);
     ((sum[C] = fma(av, b[C], sum[C])), ...);
   }
-  FG_INLINE static void fetch_row(T* c) { (__builtin_prefetch(c + C * W, 1), ...); }
-  FG_INLINE static void fetch_row(const T* gate) { (__builtin_prefetch(gate + C * W), ...); }
+  /// A line for each, and no line twice where a register is half of one.
+  static constexpr bool starts_line(int j) { return j * W * int{sizeof(T)} % 64 == 0; }
+  FG_INLINE static void fetch_row(T* c) {
+    ((starts_line(C) ? __builtin_prefetch(c + C * W, 1) : void()), ...);
+  }
+  FG_INLINE static void fetch_row(const T* gate) {
+    ((starts_line(C) ? __builtin_prefetch(gate + C * W) : void()), ...);
+  }
   FG_INLINE static void set_row(const V (&from)[NV], V (&sum)[NV]) { ((sum[C] = from[C]), ...); }
   FG_INLINE static void fill_row(V value, V (&sum)[NV]) { ((sum[C] = value), ...); }
   FG_INLINE static void add_row(V (&sum)[NV], const T* c, auto last) {
