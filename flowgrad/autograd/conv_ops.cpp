@@ -62,16 +62,16 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
         fmt::format("conv2d: bias is {}, weight is {}; a bias of shape ({},) is accepted",
                     bias.shape().to_string(), weight.shape().to_string(), outputs));
   }
-  const Window window{
+  Window window{
       {weight.shape()[2], weight.shape()[3]}, options.stride, options.padding, options.dilation};
-  const Size2d at = places_of("conv2d", x, window);
+  const Size2d at = fit_window("conv2d", x, window);
   const Shape places{images, outputs, at.rows, at.columns};
   const std::array<Tensor, 3> in = {x, weight, bias};
   const Epilogue epilogue = options.epilogue;
   if (!fused_kernels()) return with_epilogue(composed(in, options)[0], epilogue, false);
   const bool records = recording(std::span<const Tensor>(in)), fused = is_fused(epilogue, records);
   const auto dense = [](const Tensor& t) { return contiguous(t.detach()); };
-  const kernels::Convolution c{options.stride, options.padding, options.dilation, options.groups};
+  const kernels::Convolution c{window.stride, window.padding, window.dilation, groups};
   const Tensor out = Tensor::empty(places, dtype, x.device());
   const Tensor from = dense(x), by = dense(weight), plus = bias.defined() ? dense(bias) : bias;
   if (fused)

@@ -305,8 +305,8 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias = {},
 /// Padding counts as zeros, or not at all.
 Tensor avg_pool2d(const Tensor& x, Size2d kernel, Size2d stride = 0, Size2d padding = 0,
                   bool count_include_pad = true);
-/// Largest elements of windows. The gradient goes to the first of equals; a NaN is larger than
-/// all, and padding smaller.
+/// Largest elements of windows, the first NaN before all else, and never padding; stride and
+/// padding as above. The gradient goes to the first of equals.
 Tensor max_pool2d(const Tensor& x, Size2d kernel, Size2d stride = 0, Size2d padding = 0);
 /// The same with the int64 places y W + x of the largest in their planes.
 std::pair<Tensor, Tensor> max_pool2d_with_index(const Tensor& x, Size2d kernel, Size2d stride = 0,

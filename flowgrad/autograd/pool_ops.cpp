@@ -15,13 +15,14 @@ using kernels::backend;
 using kernels::Pooling;
 
 /// The window of a pooling whose stride is given or its kernel; ShapeError or ValueError where it
-/// may see nothing but padding, or does not fit.
+/// may see nothing but padding.
 Window window_of(const char* op, const Tensor& x, Size2d kernel, Size2d stride, Size2d padding) {
   check_images(op, x);
+  check_not_empty(op, x);
   check_at_least(op, "kernel", kernel, 1);
   check_at_least(op, "stride", stride, 0);
   check_at_least(op, "padding", padding, 0);
-  if (2 * padding.rows > kernel.rows || 2 * padding.columns > kernel.columns) {
+  if (padding.rows > kernel.rows / 2 || padding.columns > kernel.columns / 2) {
     throw ValueError(
         fmt::format("{}: padding = {} given with kernel = {}; at most half the kernel is accepted",
                     op, padding.to_string(), kernel.to_string()));
@@ -29,8 +30,6 @@ Window window_of(const char* op, const Tensor& x, Size2d kernel, Size2d stride, 
   const auto step = [&](int axis) { return stride[axis] == 0 ? kernel[axis] : stride[axis]; };
   return {kernel, {step(0), step(1)}, padding};
 }
-
-Pooling pooling_of(const Window& w) { return {w.size, w.stride, w.padding}; }
 
 Shape pooled_shape(const Tensor& x, Size2d places) {
   return {x.size(0), x.size(1), places.rows, places.columns};
@@ -73,21 +72,15 @@ std::pair<Tensor, Tensor> window_maxima(const char* op, const Pooling& p, const 
   return {out, index};
 }
 
-void check_not_empty(const char* op, const Tensor& x) {
-  if (x.size(2) > 0 && x.size(3) > 0) return;
-  throw ShapeError(fmt::format("{}: x is {}; images of height and width at least 1 are accepted",
-                               op, x.shape().to_string()));
-}
-
-std::pair<Tensor, Tensor> max_of_windows(const char* op, const Tensor& x, Size2d kernel,
-                                         Size2d stride, Size2d padding) {
+std::pair<Tensor, Tensor> max_pooled(const char* op, const Tensor& x, Size2d kernel, Size2d stride,
+                                     Size2d padding) {
   if (x.rank() == 3) {
-    const auto [values, index] = max_of_windows(op, unsqueeze(x, 0), kernel, stride, padding);
+    const auto [values, index] = max_pooled(op, unsqueeze(x, 0), kernel, stride, padding);
     return {squeeze(values, 0), squeeze(index, 0)};
   }
-  const Window window = window_of(op, x, kernel, stride, padding);
-  check_not_empty(op, x);
-  return window_maxima(op, pooling_of(window), x, places_of(op, x, window));
+  Window w = window_of(op, x, kernel, stride, padding);
+  const Size2d places = fit_window(op, x, w);
+  return window_maxima(op, {w.size, w.stride, w.padding}, x, places);
 }
 
 /// Means over `n` windows of an axis, window i from floor(i size / n) to ceil((i + 1) size / n).
@@ -124,24 +117,22 @@ Tensor avg_pool2d(const Tensor& x, Size2d kernel, Size2d stride, Size2d padding,
   if (x.rank() == 3) {
     return squeeze(avg_pool2d(unsqueeze(x, 0), kernel, stride, padding, count_include_pad), 0);
   }
-  const Window window = window_of("avg_pool2d", x, kernel, stride, padding);
-  const Size2d places = places_of("avg_pool2d", x, window);
-  const auto means = [&](const Tensor& of) {
-    if (!fused_kernels()) return mean(windows("avg_pool2d", of, window), {2, 3});
-    return window_means(pooling_of(window), of, places, false);
-  };
-  if (count_include_pad || padding == 0) return means(x);
-  // The means of ones are the part of each window that is image.
-  return means(x) / means(filled({1, 1, x.size(2), x.size(3)}, 1, x.dtype(), x.device()));
+  Window w = window_of("avg_pool2d", x, kernel, stride, padding);
+  const Size2d places = fit_window("avg_pool2d", x, w);
+  if (fused_kernels())
+    return window_means({w.size, w.stride, w.padding, count_include_pad}, x, places, false);
+  const auto sums = [&](const Tensor& of) { return sum(windows("avg_pool2d", of, w), {2, 3}); };
+  if (count_include_pad) return sums(x) / static_cast<double>(kernel.rows * kernel.columns);
+  return sums(x) / sums(filled({1, 1, x.size(2), x.size(3)}, 1, x.dtype(), x.device()));
 }
 
 std::pair<Tensor, Tensor> max_pool2d_with_index(const Tensor& x, Size2d kernel, Size2d stride,
                                                 Size2d padding) {
-  return max_of_windows("max_pool2d_with_index", x, kernel, stride, padding);
+  return max_pooled("max_pool2d_with_index", x, kernel, stride, padding);
 }
 
 Tensor max_pool2d(const Tensor& x, Size2d kernel, Size2d stride, Size2d padding) {
-  return max_of_windows("max_pool2d", x, kernel, stride, padding).first;
+  return max_pooled("max_pool2d", x, kernel, stride, padding).first;
 }
 
 Tensor adaptive_avg_pool2d(const Tensor& x, int64_t height, int64_t width) {

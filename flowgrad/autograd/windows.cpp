@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "flowgrad/autograd/ops.h"
 
 namespace flowgrad {
@@ -14,13 +16,22 @@ void check_images(const char* op, const Tensor& x) {
   check_floating(op, x);
 }
 
-void check_at_least(const char* op, const char* argument, Size2d given, int64_t low) {
-  if (given.rows >= low && given.columns >= low) return;
-  throw ValueError(fmt::format("{}: {} = {} given; at least {} is accepted", op, argument,
-                               given.to_string(), low));
+void check_not_empty(const char* op, const Tensor& x) {
+  if (x.size(2) > 0 && x.size(3) > 0) return;
+  throw ShapeError(fmt::format("{}: x is {}; images of height and width at least 1 are accepted",
+                               op, x.shape().to_string()));
 }
 
-Size2d places_of(const char* op, const Tensor& x, const Window& w) {
+void check_at_least(const char* op, const char* argument, Size2d given, int64_t low) {
+  constexpr int64_t kMost = 1 << 24;
+  const auto [least, most] = std::minmax(given.rows, given.columns);
+  if (least >= low && most <= kMost) return;
+  throw ValueError(fmt::format("{}: {} = {} given; {} {} is accepted", op, argument,
+                               given.to_string(), least < low ? "at least" : "at most",
+                               least < low ? low : kMost));
+}
+
+Size2d fit_window(const char* op, const Tensor& x, Window& w) {
   const auto along = [&](int axis) {
     const int64_t padded = x.size(2 + axis) + 2 * w.padding[axis];
     const int64_t reach = w.dilation[axis] * (w.size[axis] - 1) + 1;
@@ -32,12 +43,13 @@ Size2d places_of(const char* op, const Tensor& x, const Window& w) {
     }
     return (padded - reach) / w.stride[axis] + 1;
   };
-  const int64_t rows = along(0);
-  return {rows, along(1)};
+  const int64_t rows = along(0), columns = along(1);
+  w.stride = {rows == 1 ? 1 : w.stride.rows, columns == 1 ? 1 : w.stride.columns};
+  return {rows, columns};
 }
 
-Tensor windows(const char* op, const Tensor& x, const Window& w) {
-  const auto [rows, columns] = places_of(op, x, w);
+Tensor windows(const char* op, const Tensor& x, Window w) {
+  const auto [rows, columns] = fit_window(op, x, w);
   // Not a view of x where x shows elements more than once: each of them has a gradient of its own.
   const auto around = [&](int64_t n) { return std::pair(n, n); };
   const Tensor padded =

@@ -102,10 +102,12 @@ Shape broadcast_shapes(const char* op, const Shape& a, const Shape& b);
 /// A number for each of the two axes of images, rows first; one number stands for both.
 struct Size2d {
   int64_t rows, columns;
-  /// Of anything that passes as a whole number.
+  /// Of anything that passes as a whole number, but no bool.
   template <std::convertible_to<int64_t> N>
-  // NOLINTNEXTLINE(google-explicit-constructor)
-  constexpr Size2d(const N& both) : rows(both), columns(rows) {}
+  requires(!std::same_as<N, bool> && !std::floating_point<N>)
+      // NOLINTNEXTLINE(google-explicit-constructor)
+      constexpr Size2d(const N& both)
+      : rows(both), columns(rows) {}
   constexpr Size2d(int64_t rows, int64_t columns) : rows(rows), columns(columns) {}
   /// Of the axis 0 (rows) or 1 (columns).
   constexpr int64_t operator[](int axis) const { return axis == 0 ? rows : columns; }

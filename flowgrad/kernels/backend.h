@@ -268,6 +268,7 @@ struct Convolution {
 /// ceil((i + 1) size / n).
 struct Pooling {
   Size2d kernel, stride, padding;
+  bool counts_padding = true;  ///< for means: as zeros; else a window is what it sees of the image
 };
 
 /// What a window sees of an axis, and how many places it divides its sum by.
@@ -281,7 +282,8 @@ inline PoolSpan pool_span(const Pooling& p, int axis, int64_t i, int64_t size, i
     return {begin, end, end - begin};
   }
   const int64_t first = i * p.stride[axis] - p.padding[axis], last = first + p.kernel[axis];
-  return {first < 0 ? 0 : first, last < size ? last : size, p.kernel[axis]};
+  const int64_t begin = first < 0 ? 0 : first, end = last < size ? last : size;
+  return {begin, end, p.counts_padding ? p.kernel[axis] : end - begin};
 }
 
 /// The recurrence of an LSTM over a sequence (L, N, ...), time first. Gates are i, f, g, o in the
@@ -361,7 +363,7 @@ class Backend {
   virtual void conv2d_grad(const Convolution& c, View x, View weight, View g, View g_x,
                            View g_weight, View g_bias) = 0;
 
-  /// Means over the windows; padding counts as zeros.
+  /// Means over the windows.
   virtual void avg_pool2d(const Pooling& p, View x, View out) = 0;
   /// From the cotangent g of out to that of x.
   virtual void avg_pool2d_grad(const Pooling& p, View g, View g_x) = 0;

@@ -48,7 +48,7 @@ struct Conv2dOptions {
 
 /// Convolution of images (N, in, H, W) to (N, out, H', W'), H' = (H + 2 padding - k) / stride + 1.
 /// `weight` (out, in, kh, kw) and `bias` (out) uniform within 1/sqrt(in kh kw), PyTorch's default.
-/// ValueError for sizes below 1 and for an even kernel without a padding of its own.
+/// ValueError for sizes below 1 and for a kernel with an even side without a padding of its own.
 class Conv2d final : public Layer {
  public:
   Conv2d(int64_t in, int64_t out, Size2d kernel, Generator& generator, DType dtype = DType::float32,
@@ -63,18 +63,24 @@ class Conv2d final : public Layer {
   Tensor weight_, bias_;
 };
 
-/// Means over windows of images (N, C, H, W), padded zeros counted; stride 0 is the kernel's size.
+/// Means over windows of images (N, C, H, W), padded zeros counted or not; stride 0 is the kernel's
+/// size.
 class AvgPool2d final : public Layer {
  public:
-  explicit AvgPool2d(Size2d kernel, Size2d stride = 0, Size2d padding = 0)
-      : kernel_(kernel), stride_(stride), padding_(padding) {}
-  Tensor forward(const Tensor& x) override { return avg_pool2d(x, kernel_, stride_, padding_); }
+  explicit AvgPool2d(Size2d kernel, Size2d stride = 0, Size2d padding = 0,
+                     bool count_include_pad = true)
+      : kernel_(kernel), stride_(stride), padding_(padding), counts_padding_(count_include_pad) {}
+  Tensor forward(const Tensor& x) override {
+    return avg_pool2d(x, kernel_, stride_, padding_, counts_padding_);
+  }
 
  private:
   Size2d kernel_, stride_, padding_;
+  bool counts_padding_;
 };
 
-/// Largest elements of windows of images (N, C, H, W), likewise.
+/// Largest elements of windows of images (N, C, H, W), never of the padding; stride 0 is the
+/// kernel's size.
 class MaxPool2d final : public Layer {
  public:
   explicit MaxPool2d(Size2d kernel, Size2d stride = 0, Size2d padding = 0)

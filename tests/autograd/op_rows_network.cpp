@@ -147,6 +147,10 @@ void add_network_rows(std::vector<Op>& t) {
                 FN(conv2d(x[0], x[1], {}, {{2, 1}, {0, 2}, {1, 2}})))
           .refuses("conv2d: padding = (0, -1) given", {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1], {}, {1, {0, -1}})))
+          .also({{{1, 1, 4, 3}}, {{1, 1, 2, 2}}}, FN(conv2d(x[0], x[1], {}, {1000000})))
+          .refuses("conv2d: dilation = 4611686018427387904 given; at most 16777216",
+                   {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
+                   FN(conv2d(x[0], x[1], {}, {1, 0, int64_t{1} << 62})))
           .refuses("conv2d: stride = 0 given", {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1], {}, {0}))));
   t.push_back(
@@ -164,6 +168,11 @@ void add_network_rows(std::vector<Op>& t) {
                    FN(avg_pool2d(x[0], 2, 1, 2)))
           .refuses("avg_pool2d: padding = (1, 2) given with kernel = (2, 3); at most half",
                    {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], {2, 3}, 1, {1, 2})))
+          .refuses("avg_pool2d: x is (1, 1, 0, 4); images of height and width at least 1",
+                   {{{1, 1, 0, 4}}}, FN(avg_pool2d(x[0], 2, 1, 1, false)))
+          .refuses("avg_pool2d: padding = 9223372036854775807 given; at most 16777216",
+                   {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], 2, 1, INT64_MAX)))
+          .also({{{1, 2, 3, 1}}}, FN(avg_pool2d(x[0], {2, 5}, 1000000, {1, 2}, false)))
           .refuses("avg_pool2d: kernel = 0 given", {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], 0))));
   t.push_back(Op{"adaptive_avg_pool2d", pictures(FN(adaptive_avg_pool2d(x[0], 3, 2)))}
                   .smooth()

@@ -13,7 +13,7 @@ namespace flowgrad::testing {
 
 struct PoolCase {
   int64_t images, channels, height, width;
-  kernels::Pooling options;  // kernel, stride, padding
+  kernels::Pooling options;  // kernel, stride, padding, whether that counts
   Size2d windows = 0;        // of an axis whose kernel is 0
 
   Shape x() const { return {images, channels, height, width}; }
@@ -26,8 +26,8 @@ struct PoolCase {
   }
   std::string text() const {
     return "x " + x().to_string() + " kernel " + options.kernel.to_string() + " stride " +
-           options.stride.to_string() + " padding " + options.padding.to_string() + " windows " +
-           windows.to_string();
+           options.stride.to_string() + " padding " + options.padding.to_string() +
+           (options.counts_padding ? "" : " not counted") + " windows " + windows.to_string();
   }
 };
 
@@ -42,6 +42,10 @@ inline std::vector<PoolCase> pool_cases() {
       {1, 2, 5, 5, {{5, 1}, {1, 3}, {2, 0}}},
       {2, 2, 6, 6, {{3, 6}, {3, 6}, {0, 0}}},
       {0, 2, 6, 6, {{2, 2}, {2, 2}, {0, 0}}},
+      {2, 3, 9, 11, {{3, 3}, {2, 2}, {1, 1}, false}},
+      {1, 2, 7, 40, {{4, 5}, {1, 2}, {2, 1}, false}},
+      {1, 1, 3, 2, {{9, 6}, {1, 1}, {4, 3}, false}},    // windows beyond the image on all sides
+      {1, 2, 3, 2, {{20, 15}, {1, 2}, {10, 7}}},        // and of more taps than are kept apart
       {40, 9, 20, 15, {{3, 2}, {2, 1}, {1, 1}}},        // more than one thread's part
       {2, 3, 7, 10, {{0, 0}, {0, 0}, {0, 0}}, {3, 4}},  // windows that share an edge
       {1, 2, 3, 2, {{0, 0}, {0, 0}, {0, 0}}, {5, 7}},   // more windows than places
@@ -51,10 +55,16 @@ inline std::vector<PoolCase> pool_cases() {
   };
 }
 
-/// Few different values and a NaN now and then: windows whose largest element is one of several.
+/// Few different values, a NaN now and then, and stretches of the least of all: windows whose
+/// largest element is one of several.
 inline Tensor crowded(const Shape& shape, DType dtype) {
   std::vector<double> v = values(shape, dtype, 3).to_vector<double>();
-  for (double& x : v) x = x > 1.9 ? std::nan("") : std::round(x);
+  for (size_t i = 0; i < v.size(); ++i) {
+    if (i / 40 % 3 == 0)
+      v[i] = -HUGE_VAL;
+    else
+      v[i] = v[i] > 1.9 ? std::nan("") : std::round(v[i]);
+  }
   return Tensor::from(v, shape, dtype);
 }
 

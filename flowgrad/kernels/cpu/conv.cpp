@@ -1,6 +1,7 @@
 #include "flowgrad/kernels/cpu/conv.h"
 
 #include <optional>
+#include <set>
 
 #include "flowgrad/kernels/cpu/backend.h"
 #include "flowgrad/kernels/cpu/scratch.h"
@@ -18,8 +19,8 @@ constexpr int64_t kBlockElements = 3 << 15;
 /// Those that reach input pixels i with (i + padding) % stride = phase. Tap k of them reads output
 /// (i + padding) / stride - k * dilation / stride; the last of these is pixel 0.
 struct PhaseTaps : Taps {
-  int64_t reach = 0;
-  PhaseTaps(int64_t kernel, int64_t dilation, int64_t stride, int64_t phase) {
+  int64_t phase, reach = 0;
+  PhaseTaps(int64_t kernel, int64_t dilation, int64_t stride, int64_t phase) : phase(phase) {
     for (int64_t i = kernel - 1; i >= 0; --i) {
       if (i * dilation % stride != phase) continue;
       const int64_t back = i * dilation / stride;
@@ -29,6 +30,15 @@ struct PhaseTaps : Taps {
     }
   }
 };
+
+/// Of every phase that a tap reaches.
+std::vector<PhaseTaps> phases_of(int64_t kernel, int64_t dilation, int64_t stride) {
+  std::set<int64_t> reached;
+  for (int64_t i = 0; i < kernel; ++i) reached.insert(i * dilation % stride);
+  std::vector<PhaseTaps> out;
+  for (const int64_t phase : reached) out.emplace_back(kernel, dilation, stride, phase);
+  return out;
+}
 
 /// What a window reads of pixels: runs of `depth` elements, from start[r] of the pixels and
 /// packed[r] of the packed weights; `at_once` of them are summed in registers.
@@ -176,21 +186,21 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
   struct Phase {
     PhaseTaps y, x;
     Runs runs;
-    int64_t of_y, of_x, packed;
+    int64_t packed;
   };
   std::vector<Phase> phases;
   const int64_t per_tap = panels * panel * s.outputs;
   int64_t taps = 0;
-  for (int64_t i = 0; i < step_y * step_x; ++i) {
-    const int64_t of_y = i / step_x, of_x = i % step_x;
-    const PhaseTaps y(s.kernel_height, s.dilation.rows, step_y, of_y),
-        x(s.kernel_width, s.dilation.columns, step_x, of_x);
-    if (y.count() * x.count() == 0) continue;
-    phases.push_back(
-        {y, x, Runs(gemm_table<T>(), y, x, s.outputs, window.row()), of_y, of_x, taps * per_tap});
-    taps += y.count() * x.count();
+  const auto of_y = phases_of(s.kernel_height, s.dilation.rows, step_y),
+             of_x = phases_of(s.kernel_width, s.dilation.columns, step_x);
+  for (const PhaseTaps& y : of_y) {
+    for (const PhaseTaps& x : of_x) {
+      phases.push_back(
+          {y, x, Runs(gemm_table<T>(), y, x, s.outputs, window.row()), taps * per_tap});
+      taps += y.count() * x.count();
+    }
   }
-  const bool gaps = std::ssize(phases) < step_y * step_x;
+  const bool gaps = std::ssize(of_y) < step_y || std::ssize(of_x) < step_x;
   T* const packed = scratch_of<T>(ScratchSlot::packed_b, s.groups * taps * per_tap);
   const auto n_phases = std::ssize(phases);
   for_products(s.groups * n_phases, s.work(), [&](int64_t i) {
@@ -216,8 +226,8 @@ void gradient_of_x(const ConvSizes& s, const T* weight, const T* g, T* to) {
       const auto first_of = [](int64_t from, int64_t phase, int64_t step, int64_t padding) {
         return from + (phase + step - (from + padding) % step) % step;
       };
-      const int64_t y = first_of(begin, p.of_y, step_y, padding_y),
-                    x = first_of(0, p.of_x, step_x, padding_x);
+      const int64_t y = first_of(begin, p.y.phase, step_y, padding_y),
+                    x = first_of(0, p.x.phase, step_x, padding_x);
       if (y >= end || x >= s.width) continue;
       WindowProduct<T>{divide_up(end - y, step_y),
                        divide_up(s.width - x, step_x),

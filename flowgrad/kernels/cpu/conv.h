@@ -11,9 +11,9 @@
 /// planes to pixels, channels innermost and zeros around it; there a row of a window is one run of
 /// memory, and the register tile of the matrix product walks the runs of a window.
 ///
-///     out                 pixels of out = windows of x times weights
-///     gradient of x       pixels of x   = windows of g times weights, for every phase of the
-///     stride gradient of weights weights       = planes of g times pixels of x
+///     out                  pixels of out = windows of x times weights
+///     gradient of x        pixels of x   = windows of g times weights, by phases of the stride
+///     gradient of weights  weights       = planes of g times pixels of x
 ///
 /// Blocks depend on the shape of one image alone, and so does the order of the sums of a pixel.
 namespace flowgrad::kernels::cpu {

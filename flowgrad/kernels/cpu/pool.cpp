@@ -26,18 +26,27 @@ struct Planes {
         small_width(small[3]) {}
 };
 
-/// The windows of a row: the width that all of them have, its padding, or their spans.
+std::vector<PoolSpan> spans_of_columns(const Pooling& p, const Planes& s) {
+  std::vector<PoolSpan> spans;
+  for (int64_t i = 0; i < s.small_width; ++i)
+    spans.push_back(pool_span(p, 1, i, s.width, s.small_width));
+  return spans;
+}
+
+/// The windows of a row: the width that all of them have, its padding, or (kernel 0) their spans.
 struct Columns {
   int64_t kernel, stride, padding;
   std::vector<PoolSpan> spans;
   Columns(const Pooling& p, const Planes& s)
-      : kernel(p.kernel[1]), stride(p.stride[1]), padding(kernel > 0 ? p.padding[1] : 0) {
-    for (int64_t i = 0; kernel == 0 && i < s.small_width; ++i)
-      spans.push_back(pool_span(p, 1, i, s.width, s.small_width));
+      : kernel(p.counts_padding || p.padding.columns == 0 ? p.kernel.columns : 0),
+        stride(p.stride.columns),
+        padding(kernel > 0 ? p.padding.columns : 0) {
+    if (kernel == 0) spans = spans_of_columns(p, s);
   }
   /// Whether the one window of a row is all of it.
   bool is_whole(const Planes& s) const {
-    return s.small_width == 1 && (kernel == 0 || (kernel == s.width && padding == 0));
+    return s.small_width == 1 && (kernel == 0 ? spans[0].end - spans[0].begin == s.width
+                                              : kernel == s.width && padding == 0);
   }
   /// Places to divide by, but for those of spans.
   int64_t count() const { return std::max<int64_t>(1, kernel); }
@@ -153,12 +162,10 @@ void pool_grad(const Pooling& p, const Planes& s, const T* g, T* g_x) {
   });
 }
 
-/// The largest elements, and their places, of windows that are spans.
+/// The largest elements, and their places, of windows of any kind.
 template <class T>
 void max_of_spans(const Pooling& p, const Planes& s, const T* x, T* out, int64_t* index) {
-  std::vector<PoolSpan> columns;
-  for (int64_t i = 0; i < s.small_width; ++i)
-    columns.push_back(pool_span(p, 1, i, s.width, s.small_width));
+  const std::vector<PoolSpan> columns = spans_of_columns(p, s);
   for_tasks(s.count, s.count * s.height * s.width, [&](int64_t plane) {
     const T* const from = x + plane * s.height * s.width;
     int64_t to = plane * s.small_height * s.small_width;
@@ -225,6 +232,9 @@ class TapRows {
   int64_t next_ = 0;
 };
 
+/// Taps of windows up to which each has a stretch of memory of its own.
+constexpr int64_t kMostTaps = 256;
+
 /// The largest elements, and their places, of windows of one size.
 template <class T>
 void max_of_windows(const Pooling& p, const Planes& s, const T* x, T* out, int64_t* index) {
@@ -282,10 +292,8 @@ void CpuBackendFast::avg_pool2d_grad(const Pooling& p, View g, View g_x) {
 void CpuBackendFast::max_pool2d(const Pooling& p, View x, View out, View index) {
   visit_floating("max_pool2d", x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
-    // Taps are numbered in T.
-    const int64_t most = int64_t{1} << std::numeric_limits<T>::digits;
     const bool are_spans =
-        p.kernel.rows == 0 || p.kernel.columns == 0 || p.kernel.rows > most / p.kernel.columns;
+        p.kernel.rows == 0 || p.kernel.columns == 0 || p.kernel.rows > kMostTaps / p.kernel.columns;
     (are_spans ? max_of_spans<T> : max_of_windows<T>)(p, Planes(*x.shape, *out.shape),
                                                       x.as<const T>(), out.as<T>(),
                                                       index.as<int64_t>());

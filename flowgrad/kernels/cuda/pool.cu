@@ -16,6 +16,10 @@ struct Axis {
   int from, to, kernel, stride, padding;
 };
 
+/// What a mean divides by along an axis: the kernel's size; where there is no kernel, the size of
+/// the window's span; or the number of places that the window sees.
+enum class Divisor { kernel, kernel_or_span, seen };
+
 /// The part of [first, first + count) that lies in [0, size).
 struct Range {
   int begin, end;
@@ -46,32 +50,34 @@ GPU_INLINE Range terms_of(int at, const Axis& a) {
   }
 }
 
-/// An axis as a sum goes along it. kSpans: its windows may be spans, which divide what they give
-/// back each by its own size.
-template <bool kBack, bool kSpans>
+/// An axis as a sum goes along it. Windows with divisors of their own divide what they give back.
+template <bool kBack, Divisor kBy>
 struct Terms {
   const Axis& a;
   Range range;
   GPU_INLINE Terms(int at, const Axis& a)
       : a(a), range(is_spans() ? span_of(at, a.to, a.from) : terms_of<kBack>(at, a)) {}
-  GPU_INLINE bool is_spans() const { return kSpans && a.kernel == 0; }
+  GPU_INLINE bool is_spans() const { return kBy == Divisor::kernel_or_span && a.kernel == 0; }
+  GPU_INLINE bool differs() const { return kBy == Divisor::seen || is_spans(); }
   template <class T>
   GPU_INLINE T share(T term, int at) const {
-    if (!kBack || !is_spans()) return term;
-    return term / static_cast<T>(span_of(at, a.from, a.to).count());
+    if (!kBack || !differs()) return term;
+    const Range window =
+        is_spans() ? span_of(at, a.from, a.to) : Range(at * a.stride - a.padding, a.kernel, a.to);
+    return term / static_cast<T>(window.count());
   }
-  GPU_INLINE int count() const { return !is_spans() ? a.kernel : kBack ? 1 : range.count(); }
+  GPU_INLINE int count() const { return !differs() ? a.kernel : kBack ? 1 : range.count(); }
 };
 
-template <bool kBack, bool kSpans, class T>
+template <bool kBack, Divisor kBy, class T>
 __global__ void __launch_bounds__(kThreads)
     pool_means(Axis rows, Axis columns, int64_t total, const T* __restrict__ x,
                T* __restrict__ out) {
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t line = i / columns.to, plane = line / rows.to;
-  const Terms<kBack, kSpans> ys(static_cast<int>(line - plane * rows.to), rows);
-  const Terms<kBack, kSpans> xs(static_cast<int>(i - line * columns.to), columns);
+  const Terms<kBack, kBy> ys(static_cast<int>(line - plane * rows.to), rows);
+  const Terms<kBack, kBy> xs(static_cast<int>(i - line * columns.to), columns);
   const T* const from = x + plane * rows.from * columns.from;
   T sum = 0;
   for (int y = ys.range.begin; y < ys.range.end; ++y) {
@@ -80,7 +86,7 @@ __global__ void __launch_bounds__(kThreads)
       line_sum += xs.share(from[int64_t{y} * columns.from + at], at);
     sum += ys.share(line_sum, y);
   }
-  out[i] = sum / static_cast<T>(ys.count() * xs.count());
+  out[i] = sum / static_cast<T>(int64_t{ys.count()} * xs.count());
 }
 
 /// The largest element that a window sees, and its place within its plane.
@@ -91,8 +97,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
   if (i >= total) return;
   const int64_t line = i / columns.to, plane = line / rows.to;
-  const Terms<false, true> ys(static_cast<int>(line - plane * rows.to), rows);
-  const Terms<false, true> xs(static_cast<int>(i - line * columns.to), columns);
+  const Terms<false, Divisor::kernel_or_span> ys(static_cast<int>(line - plane * rows.to), rows);
+  const Terms<false, Divisor::kernel_or_span> xs(static_cast<int>(i - line * columns.to), columns);
   const T* const from = x + plane * rows.from * columns.from;
   int best_y = ys.range.begin, best_x = xs.range.begin;
   T largest = from[int64_t{best_y} * columns.from + best_x];
@@ -136,8 +142,11 @@ void means(const char* op, const Pooling& p, View x, View out) {
   visit_floating(op, x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     const bool spans = p.kernel[0] == 0 || p.kernel[1] == 0;
-    launch_pool<T, T>(op, spans ? pool_means<kBack, true, T> : pool_means<kBack, false, T>, p, x,
-                      out, out.as<T>());
+    launch_pool<T, T>(op,
+                      !p.counts_padding ? pool_means<kBack, Divisor::seen, T>
+                      : spans           ? pool_means<kBack, Divisor::kernel_or_span, T>
+                                        : pool_means<kBack, Divisor::kernel, T>,
+                      p, x, out, out.as<T>());
   });
 }
 

@@ -1,5 +1,5 @@
-// Transposition for convolutions, which brings images from planes to pixels and back. See
-// cpu/conv.cpp for how it is put together with the products of gemm.cpp.
+// Transposition for convolutions, which brings images from planes to pixels and back (cpu/conv.cpp
+// puts it together with the products of gemm.cpp), and the largest of a window's taps for pooling.
 
 #include "flowgrad/kernels/cpu/isa/gemm_tile.h"
 #include "flowgrad/kernels/cpu/table.h"

@@ -101,7 +101,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     const V av(*a);
     ((sum[C] = fma(av, b[C], sum[C])), ...);
   }
-  /// A line for each, and no line twice where a register is half of one.
+  /// One fetch for every 64 bytes, not for every register: half of them may be on the same line.
   static constexpr bool starts_line(int j) { return j * W * int{sizeof(T)} % 64 == 0; }
   FG_INLINE static void fetch_row(T* c) {
     ((starts_line(C) ? __builtin_prefetch(c + C * W, 1) : void()), ...);
