@@ -143,5 +143,7 @@ std::vector<Case> cases(const Options& o) {
 
 int main(int argc, char** argv) {
   return flowgrad::bench::run_cases(
-      argc, argv, {"Matrix products", "Sizes M, MxN or MxNxK, a list", flowgrad::bench::cases});
+      argc, argv,
+      {"Matrix products", "Sizes M, MxN or MxNxK, a list", flowgrad::bench::cases,
+       /*takes_blas=*/true});
 }

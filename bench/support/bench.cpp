@@ -13,6 +13,7 @@
 #include "flowgrad/cli/common.h"
 #include "flowgrad/cli/options.h"
 #include "flowgrad/core/device_memory.h"
+#include "flowgrad/core/error.h"
 #include "flowgrad/core/file.h"
 #include "flowgrad/core/json.h"
 #include "flowgrad/kernels/cpu/dispatch.h"
@@ -200,10 +201,7 @@ Json json_of(const std::vector<Row>& rows, const Limits& limits, Device device) 
   return root;
 }
 
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return (x[x.size() / 2] + x[(x.size() - 1) / 2]) / 2;
-}
+using cli::median;
 
 /// Percent of the peer's rate: the median over the rounds, for a busy machine is equally busy for
 /// both in a round.
@@ -231,13 +229,28 @@ Row checked_row(const Case& c) {
   return row;
 }
 
-void set_rates(const Case& c, const Limits& limits, Device device, Row& row) {
+void set_rates(const Case& c, Row& row) {
   row.seconds = median(row.rounds);
   row.gflops = c.flops / row.seconds * 1e-9;
   row.gbytes = c.bytes / row.seconds * 1e-9;
-  const double least =
-      std::max(c.flops / limits.gflops, c.bytes / copy_rate(device, c.bytes, limits.gbytes)) * 1e-9;
-  if (std::isfinite(least)) row.percent_of_limit = 100 * least / row.seconds;
+  const double share = median(row.shares);
+  if (std::isfinite(share)) row.percent_of_limit = 100 * share;
+}
+
+/// A round of a case: on the CPU each sample is held against a probe of multiply-adds right after.
+void time_round(const Case& c, double budget, const Limits& limits, Device device, Row& row) {
+  // Of float64 a register holds half as many.
+  const double flops = c.tensors[c.results[0]].dtype() == DType::float64 ? 2 * c.flops : c.flops;
+  const double copied = c.bytes / copy_rate(device, c.bytes, limits.gbytes);
+  const auto share = [&](double rate, double time) {
+    return std::max(flops / rate, copied) * 1e-9 / time;
+  };
+  std::vector<double> shares;
+  std::function<void(double)> probe;
+  if (c.flops > 0 && device.is_cpu())
+    probe = [&](double t) { shares.push_back(share(cli::multiply_add_rate(), t)); };
+  row.rounds.push_back(cli::measure([&] { c.apply(c.tensors); }, budget, device, probe).median);
+  row.shares.push_back(probe ? median(shares) : share(limits.gflops, row.rounds.back()));
 }
 
 /// All implementations of a kernel and size: checked first, then timed in turn, round by round.
@@ -249,13 +262,12 @@ std::vector<Row> run_group(std::vector<Case>::iterator first, std::vector<Case>:
     for (size_t i = 0; i < rows.size(); ++i) {
       const Case& c = first[static_cast<ptrdiff_t>(i)];
       if (!rows[i].failure.empty()) continue;
-      const auto apply = [&] { c.apply(c.tensors); };
-      rows[i].rounds.push_back(cli::measure(apply, a.budget / a.rounds, device).median);
+      time_round(c, a.budget / a.rounds, limits, device, rows[i]);
     }
   }
   for (size_t i = 0; i < rows.size(); ++i) {
     Case& c = first[static_cast<ptrdiff_t>(i)];
-    if (!rows[i].rounds.empty()) set_rates(c, limits, device, rows[i]);
+    if (!rows[i].rounds.empty()) set_rates(c, rows[i]);
     compare(c, rows, rows[i]);
     print_row(columns(rows[i]), device);
     c.tensors.clear();
@@ -282,6 +294,8 @@ int run(const Arguments& a, const Program& program) {
   const Device device = a.device;
   const bool verify_only = a.verify_only || is_emulated(device);
   check_arguments(a);
+  if (!a.blas.empty() && !program.takes_blas)
+    throw cli::UsageError("--blas: no product here has such a peer; bench_matmul takes them");
   if (a.threads > 0) kernels::set_num_threads(a.threads);
   std::vector<Case> cases = program.cases({device, a.sizes, a.blas});
   std::erase_if(cases, [&](const Case& c) {
@@ -388,6 +402,9 @@ int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& ru
   } catch (const cli::UsageError& e) {
     fmt::print(stderr, "{}: {}\n", argv[0], e.what());
     return 2;
+  } catch (const IoError& e) {
+    fmt::print(stderr, "{}: {}\n", argv[0], e.what());
+    return 3;
   } catch (const std::exception& e) {
     fmt::print(stderr, "{}: {}\n", argv[0], e.what());
     return 1;

@@ -54,10 +54,11 @@ struct Program {
   std::string description;
   std::string sizes_help;
   std::function<std::vector<Case>(const Options&)> cases;
+  bool takes_blas = false;  ///< whether --blas is for this one
 };
 
 /// Parses the command line and runs. Returns the exit code: that of `run`, 1 for an error, which is
-/// printed, and 2 for a wrong command line.
+/// printed, 2 for a wrong command line, and 3 for a file that cannot be read or written.
 int run_app(CLI::App& app, int argc, char** argv, const std::function<int()>& run);
 
 /// Parses the command line, runs the cases, prints the table. Returns the exit code: 1 when a check
@@ -89,6 +90,7 @@ struct Row {
   double error = 0;
   std::string failure;         ///< empty: passed
   std::vector<double> rounds;  ///< the median of each
+  std::vector<double> shares;  ///< of the limit in each; not finite: not known
   double seconds = 0;          ///< median of the rounds; 0 when not timed
   double gflops = 0, gbytes = 0;
   /// Of the rate at which the multiply-adds or a copy of as many bytes would end, whichever is

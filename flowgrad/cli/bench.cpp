@@ -52,17 +52,13 @@ int64_t peak_growth(const BenchCase::Prepared& work) {
   return std::max<int64_t>(0, resident_bytes("VmHWM") - before);
 }
 
-/// Rate, and percent of the measured limit that bounds the case where one is known; empty where
-/// neither work nor bytes are.
-std::string share(const BenchCase& c, double time, const Roofline& limit) {
-  const auto of = [&](double amount, const char* unit, double most) {
-    const double rate = amount / time * 1e-9;
-    return fmt::format("{:7.1f} {:7s}{}", rate, unit,
-                       most > 0 ? fmt::format(" {:3.0f} %", 100 * rate / most) : "");
-  };
-  if (c.flops > 0) return of(c.flops, "GFLOP/s", limit.gflops);
-  if (c.bytes > 0) return of(c.bytes, "GB/s", limit.gbytes);
-  return "";
+/// Rate, and percent of the measured limit that bounds the case where that share is known (above
+/// 0); empty where neither work nor bytes are.
+std::string rate_of(const BenchCase& c, double time, double share) {
+  if (c.flops == 0 && c.bytes == 0) return "";
+  return fmt::format("{:7.1f} {:7s}{}", (c.flops > 0 ? c.flops : c.bytes) / time * 1e-9,
+                     c.flops > 0 ? "GFLOP/s" : "GB/s",
+                     share > 0 ? fmt::format(" {:3.0f} %", 100 * share) : "");
 }
 
 void run_bench(const BenchArguments& a) {
@@ -124,16 +120,22 @@ void run_bench(const BenchArguments& a) {
       continue;
     }
     const std::string wrong = work.verify();
+    if (a.verify_only) root["cases"][c.name]["failure"] = wrong;
     if (!wrong.empty()) {
       ++failed;
       fmt::print("{:48s} FAIL {}\n", c.name, wrong);
     } else if (a.verify_only) {
       fmt::print("{:48s} verified\n", c.name);
     } else {
-      const Timing t = measure(work.run, a.budget, device);
-      fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3,
-                 t.median * 1e3, share(c, t.minimum, limit));
       auto& row = root["cases"][c.name];
+      std::vector<double> shares;  // of the rate of multiply-adds right after a sample
+      std::function<void(double)> probe;
+      if (c.flops > 0 && device.is_cpu())
+        probe = [&](double t) { shares.push_back(c.flops / t * 1e-9 / multiply_add_rate()); };
+      const Timing t = measure(work.run, a.budget, device, probe);
+      const double of_copy = limit.gbytes > 0 ? c.bytes / t.minimum * 1e-9 / limit.gbytes : 0;
+      fmt::print("{:48s} min {:10.4f} ms   median {:10.4f} ms   {}\n", c.name, t.minimum * 1e3,
+                 t.median * 1e3, rate_of(c, t.minimum, shares.empty() ? of_copy : median(shares)));
       row["min_s"] = t.minimum;
       row["median_s"] = t.median;
       row["samples"] = t.samples;
@@ -149,9 +151,9 @@ void run_bench(const BenchArguments& a) {
 void choose_isa(const std::string& name) {
   if (name.empty()) return;
   try {
-    kernels::cpu::set_isa(name.c_str());
+    kernels::cpu::set_isa(name.c_str(), "--isa");
   } catch (const ValueError& e) {
-    throw UsageError(fmt::format("--isa: {}", e.what()));
+    throw UsageError(e.what());
   }
 }
 
@@ -173,7 +175,8 @@ std::string cpu_name() {
   return "unknown";
 }
 
-Timing measure(const std::function<void()>& run, double budget, Device device) {
+Timing measure(const std::function<void()>& run, double budget, Device device,
+               const std::function<void(double)>& after) {
   synchronize(device);
   double start = seconds();
   run();
@@ -188,10 +191,14 @@ Timing measure(const std::function<void()>& run, double budget, Device device) {
     for (int i = 0; i < inner; ++i) run();
     synchronize(device);
     times.push_back((seconds() - start) / inner);
+    if (after) after(times.back());
   }
-  std::sort(times.begin(), times.end());
-  const size_t n = times.size();
-  return {times.front(), n % 2 ? times[n / 2] : (times[n / 2 - 1] + times[n / 2]) / 2, n};
+  return {*std::min_element(times.begin(), times.end()), median(times), times.size()};
+}
+
+double median(std::vector<double> values) {
+  std::sort(values.begin(), values.end());
+  return (values[values.size() / 2] + values[(values.size() - 1) / 2]) / 2;
 }
 
 void add_bench(CLI::App& app) {

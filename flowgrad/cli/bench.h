@@ -34,6 +34,9 @@ struct Roofline {
   double gbytes = 0;
 };
 Roofline measure_roofline();
+/// The first of these from one run of about a millisecond, to be taken after each sample of what is
+/// held against it: a machine that slows down for a while slows both.
+double multiply_add_rate();
 
 /// Seconds of one iteration.
 struct Timing {
@@ -42,8 +45,12 @@ struct Timing {
   size_t samples = 0;
 };
 /// The peers' rule: two runs to warm up, samples of about 20 ms, at least 5, until the budget in
-/// seconds is spent. A sample on a device ends when its work has.
-Timing measure(const std::function<void()>& run, double budget, Device device);
+/// seconds is spent. A sample on a device ends when its work has. `after` runs after each, given
+/// the seconds of an iteration in it.
+Timing measure(const std::function<void()>& run, double budget, Device device,
+               const std::function<void(double)>& after = nullptr);
+/// The middle of an odd number of values, the mean of the middle two of an even one.
+double median(std::vector<double> values);
 
 /// What a result is held against: computed on the CPU in double.
 Tensor exact(const Tensor& x);

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "flowgrad/cli/bench.h"
@@ -71,10 +72,17 @@ double fma_loop() {
 
 }  // namespace
 
+double multiply_add_rate() {
+  const int threads = kernels::num_threads();
+  std::vector<double> work(static_cast<size_t>(threads));
+  const double start = seconds();
+  kernels::parallel_for(threads, [&](int64_t i) { work[static_cast<size_t>(i)] = fma_loop(); });
+  return std::accumulate(work.begin(), work.end(), 0.0) / (seconds() - start) * 1e-9;
+}
+
 Roofline measure_roofline() {
   Roofline best;
   const int threads = kernels::num_threads();
-  std::vector<double> work(static_cast<size_t>(threads));
   // 64 MiB a thread: beyond the caches.
   const size_t bytes = size_t{64} << 20;
   std::vector<std::vector<char>> from(static_cast<size_t>(threads)),
@@ -84,12 +92,8 @@ Roofline measure_roofline() {
     to[static_cast<size_t>(i)].assign(bytes, 2);
   });
   for (int repeat = 0; repeat < 7; ++repeat) {
-    double start = seconds();
-    kernels::parallel_for(threads, [&](int64_t i) { work[static_cast<size_t>(i)] = fma_loop(); });
-    double total = 0;
-    for (double w : work) total += w;
-    best.gflops = std::max(best.gflops, total / (seconds() - start) * 1e-9);
-    start = seconds();
+    best.gflops = std::max(best.gflops, multiply_add_rate());
+    const double start = seconds();
     kernels::parallel_for(threads, [&](int64_t i) {
       std::memcpy(to[static_cast<size_t>(i)].data(), from[static_cast<size_t>(i)].data(), bytes);
     });

@@ -71,13 +71,14 @@ std::string accepted() {
   return names;
 }
 
-const Isa& named(const std::string& name) {
+/// ValueError that says who asked for it.
+const Isa& named(const std::string& who, const std::string& name) {
   for (const Isa& i : kIsas) {
     if (name != i.name) continue;
     if (i.supported()) return i;
-    throw ValueError("FLOWGRAD_ISA: this processor has no " + name + "; it accepts: " + accepted());
+    throw ValueError(who + ": this processor has no " + name + "; it accepts: " + accepted());
   }
-  throw ValueError("FLOWGRAD_ISA: unknown instruction set '" + name +
+  throw ValueError(who + ": unknown instruction set '" + name +
                    "'; this processor accepts: " + accepted());
 }
 
@@ -99,12 +100,14 @@ const Isa& isa() {
   const Isa* current = chosen.load(std::memory_order_acquire);
   if (current != nullptr) return *current;
   const char* name = std::getenv("FLOWGRAD_ISA");
-  const Isa& found = name == nullptr || *name == '\0' ? widest() : named(name);
+  const Isa& found = name == nullptr || *name == '\0' ? widest() : named("FLOWGRAD_ISA", name);
   chosen.store(&found, std::memory_order_release);
   return found;
 }
 
-void set_isa(const char* name) { chosen.store(&named(name), std::memory_order_release); }
+void set_isa(const char* name, const char* who) {
+  chosen.store(&named(who, name), std::memory_order_release);
+}
 
 bool has_isa(const char* name) {
   for (const Isa& i : kIsas)

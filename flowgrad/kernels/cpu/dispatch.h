@@ -28,9 +28,9 @@ struct Isa {
 /// the processor lacks it.
 const Isa& isa();
 
-/// Test hook: uses the named instruction set from now on, same errors as FLOWGRAD_ISA. Not to be
-/// called while kernels run.
-void set_isa(const char* name);
+/// Uses the named instruction set from now on; errors name `who` asks. Not to be called while
+/// kernels run.
+void set_isa(const char* name, const char* who = "FLOWGRAD_ISA");
 /// True when set_isa(name) would succeed.
 bool has_isa(const char* name);
 
