@@ -125,11 +125,6 @@ using Names = const char* [2];
 constexpr Names kPool = {"avg_pool2d", "avg_pool2d grad"},
                 kAdaptivePool = {"adaptive_avg_pool2d", "adaptive_avg_pool2d grad"};
 
-/// Images as planes of one axis.
-Tensor flat(const Tensor& x) {
-  return x.with_layout(contiguous_layout({x.size(0), x.size(1), x.size(2) * x.size(3)}));
-}
-
 /// Largest elements and their places; their cotangents at these.
 void add_maxima(Cases& to, const std::string& size, const kernels::Pooling& p, const Shape& images,
                 const Shape& pooled) {
@@ -140,7 +135,7 @@ void add_maxima(Cases& to, const std::string& size, const kernels::Pooling& p, c
   to.add("max_pool2d grad", size, 0, {to.space(images), index, g}, {0},
          [](Backend& k, const Tensors& t) {
            k.fill(t[0], 0);
-           k.scatter_add(flat(t[1]), 2, flat(t[2]), flat(t[0]));
+           k.scatter_add(flatten(t[1], 2), 2, flatten(t[2], 2), flatten(t[0], 2));
          });
 }
 

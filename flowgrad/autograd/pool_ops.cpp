@@ -51,11 +51,6 @@ Tensor window_means(const Pooling& p, const Tensor& x, Size2d places, bool back)
   return out;
 }
 
-/// Images (N, C, H, W) as rows (N, C, H W).
-Tensor as_planes(const Tensor& x) {
-  return reshape(x, {x.size(0), x.size(1), x.size(2) * x.size(3)});
-}
-
 /// The largest of each window and its place within the plane, to which the gradient goes.
 std::pair<Tensor, Tensor> window_maxima(const char* op, const Pooling& p, const Tensor& x,
                                         Size2d places) {
@@ -65,7 +60,7 @@ std::pair<Tensor, Tensor> window_maxima(const char* op, const Pooling& p, const 
   if (recording(x)) {
     record(op, out, {x}, {save(index)}, [shape = x.shape()](Backward& r) {
       const Shape planes{shape[0], shape[1], shape[2] * shape[3]};
-      const Tensor flat = scatter_zeros(as_planes(r.grad()), 2, as_planes(r.saved(0)), planes);
+      const Tensor flat = scatter_zeros(flatten(r.grad(), 2), 2, flatten(r.saved(0), 2), planes);
       r.set(0, reshape(flat, shape));
     });
   }

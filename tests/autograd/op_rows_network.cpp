@@ -52,6 +52,15 @@ std::function<Case(const Shape&)> pictures(MultiFunction f) {
   };
 }
 
+/// A row of pooling, which is slow beyond small images.
+Op pooling(const char* name, MultiFunction f) {
+  return Op{name, pictures(std::move(f))}
+      .tries({1, 1})
+      .sizes_to(257)
+      .dtypes("refused refused refused")
+      .mixes("one tensor");
+}
+
 MultiFunction drop(double p, bool training = true) {
   return [=](In x) {
     Generator g(7);
@@ -154,12 +163,8 @@ void add_network_rows(std::vector<Op>& t) {
           .refuses("conv2d: stride = 0 given", {{{1, 1, 4, 4}}, {{1, 1, 2, 2}}},
                    FN(conv2d(x[0], x[1], {}, {0}))));
   t.push_back(
-      Op{"avg_pool2d", pictures(FN(avg_pool2d(x[0], 2)))}
+      pooling("avg_pool2d", FN(avg_pool2d(x[0], 2)))
           .smooth()
-          .tries({1, 1})
-          .sizes_to(257)
-          .dtypes(real)
-          .mixes("one tensor")
           .also({{{1, 1, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1, 1)))
           .also({{{2, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1)))
           .also({{{1, 2, 4, 3}}}, FN(avg_pool2d(x[0], {3, 2}, {1, 2}, {1, 0}, false)))
@@ -174,12 +179,8 @@ void add_network_rows(std::vector<Op>& t) {
                    {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], 2, 1, INT64_MAX)))
           .also({{{1, 2, 3, 1}}}, FN(avg_pool2d(x[0], {2, 5}, 1000000, {1, 2}, false)))
           .refuses("avg_pool2d: kernel = 0 given", {{{1, 1, 4, 4}}}, FN(avg_pool2d(x[0], 0))));
-  t.push_back(Op{"adaptive_avg_pool2d", pictures(FN(adaptive_avg_pool2d(x[0], 3, 2)))}
+  t.push_back(pooling("adaptive_avg_pool2d", FN(adaptive_avg_pool2d(x[0], 3, 2)))
                   .smooth()
-                  .tries({1, 1})
-                  .sizes_to(257)
-                  .dtypes(real)
-                  .mixes("one tensor")
                   .also({{{1, 1, 2, 3}}}, FN(adaptive_avg_pool2d(x[0], 1, 4)))
                   .also({{{2, 3, 4}}}, FN(adaptive_avg_pool2d(x[0], 2, 3)))
                   .refuses("adaptive_avg_pool2d: x is (3, 4); images", {{{3, 4}}},
@@ -189,22 +190,14 @@ void add_network_rows(std::vector<Op>& t) {
                   .refuses("at least 1 are accepted", {{{1, 1, 0, 4}}},
                            FN(adaptive_avg_pool2d(x[0], 2, 2))));
   t.push_back(
-      Op{"max_pool2d", pictures(FN(max_pool2d(x[0], 2)))}
-          .tries({1, 1})
-          .sizes_to(257)
-          .dtypes(real)
-          .mixes("one tensor")
+      pooling("max_pool2d", FN(max_pool2d(x[0], 2)))
           .also({{{1, 2, 4, 3}}}, FN(max_pool2d(x[0], {3, 2}, 1, {1, 0})))
           .also({{{2, 4, 3}}}, FN(max_pool2d(x[0], 2, 1)))
           .refuses("max_pool2d: x is (3, 4); images", {{{3, 4}}}, FN(max_pool2d(x[0], 2)))
           .refuses("max_pool2d: stride = -1 given", {{{1, 1, 4, 4}}}, FN(max_pool2d(x[0], 2, -1)))
           .refuses("max_pool2d: x is (1, 1, 0, 4); images of height and width at least 1",
                    {{{1, 1, 0, 4}}}, FN(max_pool2d(x[0], 2, 1, 1))));
-  t.push_back(Op{"max_pool2d_with_index", pictures(FN(max_pool2d_with_index(x[0], {3, 2}, 1)))}
-                  .tries({1, 1})
-                  .sizes_to(257)
-                  .dtypes(real)
-                  .mixes("one tensor")
+  t.push_back(pooling("max_pool2d_with_index", FN(max_pool2d_with_index(x[0], {3, 2}, 1)))
                   .also({{{2, 4, 3}}}, FN(max_pool2d_with_index(x[0], 2, {2, 1}, {1, 0})))
                   .refuses("max_pool2d_with_index: kernel = (2, 0) given", {{{1, 1, 4, 4}}},
                            FN(max_pool2d_with_index(x[0], {2, 0})))
@@ -212,11 +205,7 @@ void add_network_rows(std::vector<Op>& t) {
                            {{{1, 1, 4, 4}}}, FN(max_pool2d_with_index(x[0], 1, 1, 1)))
                   .refuses("max_pool2d_with_index: x is (1, 1, 2, 2); the kernel covers 3 elements",
                            {{{1, 1, 2, 2}}}, FN(max_pool2d_with_index(x[0], 3))));
-  t.push_back(Op{"adaptive_max_pool2d", pictures(FN(adaptive_max_pool2d(x[0], 3, 2)))}
-                  .tries({1, 1})
-                  .sizes_to(257)
-                  .dtypes(real)
-                  .mixes("one tensor")
+  t.push_back(pooling("adaptive_max_pool2d", FN(adaptive_max_pool2d(x[0], 3, 2)))
                   .also({{{1, 1, 2, 3}}}, FN(adaptive_max_pool2d(x[0], 1, 4)))
                   .also({{{2, 3, 4}}}, FN(adaptive_max_pool2d(x[0], 2, 3)))
                   .refuses("adaptive_max_pool2d: width = 0 given", {{{1, 1, 4, 4}}},
