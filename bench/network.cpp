@@ -133,10 +133,7 @@ void add_maxima(Cases& to, const std::string& size, const kernels::Pooling& p, c
   to.add("max_pool2d", size, 0, {to.space(pooled), clone(index), x}, {0, 1},
          [p](Backend& k, const Tensors& t) { k.max_pool2d(p, t[2], t[0], t[1]); });
   to.add("max_pool2d grad", size, 0, {to.space(images), index, g}, {0},
-         [](Backend& k, const Tensors& t) {
-           k.fill(t[0], 0);
-           k.scatter_add(flatten(t[1], 2), 2, flatten(t[2], 2), flatten(t[0], 2));
-         });
+         [p](Backend& k, const Tensors& t) { k.max_pool2d_grad(p, t[2], t[1], t[0]); });
 }
 
 void add_windows(Cases& to, const Names& names, const std::string& size, const kernels::Pooling& p,

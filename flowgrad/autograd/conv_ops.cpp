@@ -16,8 +16,9 @@ std::vector<Tensor> composed(std::span<const Tensor> in, const ConvOptions& o) {
   const Tensor &x = in[0], &weight = in[1];
   const Shape& s = weight.shape();
   const int64_t images = x.shape()[0], outputs = s[0], depth = s[1] * s[2] * s[3];
-  const Tensor view = windows("conv2d", x, {{s[2], s[3]}, o.stride, o.padding, o.dilation});
-  const int64_t height = view.shape()[4], width = view.shape()[5];
+  Window window{{s[2], s[3]}, o.stride, o.padding, o.dilation};
+  const auto [height, width] = fit_window("conv2d", x, window);
+  const Tensor view = windows(x, window, {height, width});
   // One product an image and group: filters times what the window shows.
   const Tensor product = o.groups == 1
                              ? matmul(reshape(weight, {outputs, depth}),

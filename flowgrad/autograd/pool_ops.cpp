@@ -51,6 +51,24 @@ Tensor window_means(const Pooling& p, const Tensor& x, Size2d places, bool back)
   return out;
 }
 
+/// The cotangents g of maxima at the places these have in x, zeros elsewhere.
+Tensor at_maxima(const Pooling& p, const Tensor& g, const Tensor& index, const Shape& x) {
+  if (!fused_kernels()) {
+    const Shape planes{x[0], x[1], x[2] * x[3]};
+    return reshape(scatter_zeros(flatten(g, 2), 2, flatten(index, 2), planes), x);
+  }
+  const Tensor g_x = Tensor::empty(x, g.dtype(), g.device());
+  backend(g.device()).max_pool2d_grad(p, contiguous(g.detach()), index, g_x);
+  if (recording(g)) {
+    record("max_pool2d_grad", g_x, {g}, {save(index)}, [](Backward& r) {
+      const Tensor& places = r.saved(0);
+      const Tensor flat = gather(flatten(r.grad(), 2), 2, flatten(places, 2));
+      r.set(0, reshape(flat, places.shape()));
+    });
+  }
+  return g_x;
+}
+
 /// The largest of each window and its place within the plane, to which the gradient goes.
 std::pair<Tensor, Tensor> window_maxima(const char* op, const Pooling& p, const Tensor& x,
                                         Size2d places) {
@@ -58,10 +76,8 @@ std::pair<Tensor, Tensor> window_maxima(const char* op, const Pooling& p, const 
   const Tensor index = Tensor::empty(out.shape(), DType::int64, x.device());
   backend(x.device()).max_pool2d(p, contiguous(x.detach()), out, index);
   if (recording(x)) {
-    record(op, out, {x}, {save(index)}, [shape = x.shape()](Backward& r) {
-      const Shape planes{shape[0], shape[1], shape[2] * shape[3]};
-      const Tensor flat = scatter_zeros(flatten(r.grad(), 2), 2, flatten(r.saved(0), 2), planes);
-      r.set(0, reshape(flat, shape));
+    record(op, out, {x}, {save(index)}, [p, shape = x.shape()](Backward& r) {
+      r.set(0, at_maxima(p, r.grad(), r.saved(0), shape));
     });
   }
   return {out, index};
@@ -116,7 +132,7 @@ Tensor avg_pool2d(const Tensor& x, Size2d kernel, Size2d stride, Size2d padding,
   const Size2d places = fit_window("avg_pool2d", x, w);
   if (fused_kernels())
     return window_means({w.size, w.stride, w.padding, count_include_pad}, x, places, false);
-  const auto sums = [&](const Tensor& of) { return sum(windows("avg_pool2d", of, w), {2, 3}); };
+  const auto sums = [&](const Tensor& of) { return sum(windows(of, w, places), {2, 3}); };
   if (count_include_pad) return sums(x) / static_cast<double>(kernel.rows * kernel.columns);
   return sums(x) / sums(filled({1, 1, x.size(2), x.size(3)}, 1, x.dtype(), x.device()));
 }

@@ -48,8 +48,7 @@ Size2d fit_window(const char* op, const Tensor& x, Window& w) {
   return {rows, columns};
 }
 
-Tensor windows(const char* op, const Tensor& x, Window w) {
-  const auto [rows, columns] = fit_window(op, x, w);
+Tensor windows(const Tensor& x, const Window& w, Size2d places) {
   // Not a view of x where x shows elements more than once: each of them has a gradient of its own.
   const auto around = [&](int64_t n) { return std::pair(n, n); };
   const Tensor padded =
@@ -57,10 +56,11 @@ Tensor windows(const char* op, const Tensor& x, Window w) {
           ? contiguous(x)
           : pad(x, {around(0), around(0), around(w.padding.rows), around(w.padding.columns)});
   const Strides& s = padded.strides();
-  return as_strided(padded, {x.size(0), x.size(1), w.size.rows, w.size.columns, rows, columns},
-                    {s[0], s[1], s[2] * w.dilation.rows, s[3] * w.dilation.columns,
-                     s[2] * w.stride.rows, s[3] * w.stride.columns},
-                    padded.layout().offset);
+  return as_strided(
+      padded, {x.size(0), x.size(1), w.size.rows, w.size.columns, places.rows, places.columns},
+      {s[0], s[1], s[2] * w.dilation.rows, s[3] * w.dilation.columns, s[2] * w.stride.rows,
+       s[3] * w.stride.columns},
+      padded.layout().offset);
 }
 
 }  // namespace flowgrad

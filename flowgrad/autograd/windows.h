@@ -19,8 +19,8 @@ void check_at_least(const char* op, const char* argument, Size2d given, int64_t 
 /// Number of places of the window along both axes; ShapeError where it does not fit. Where it has
 /// one place the stride, which is nothing then, becomes 1.
 Size2d fit_window(const char* op, const Tensor& x, Window& w);
-/// A view (N, C, window height, window width, height, width) of the padded images: what the window
-/// shows at every place, without a copy.
-Tensor windows(const char* op, const Tensor& x, Window w);
+/// A view (N, C, window height, window width, height, width) of the padded images: what a window
+/// that fits shows at every place, without a copy.
+Tensor windows(const Tensor& x, const Window& w, Size2d places);
 
 }  // namespace flowgrad

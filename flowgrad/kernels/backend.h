@@ -370,6 +370,8 @@ class Backend {
   /// The largest element that a window sees, the first NaN before all else, and index (int64), its
   /// place y W + x within its plane; the first of equals. Every window must see an element.
   virtual void max_pool2d(const Pooling& p, View x, View out, View index) = 0;
+  /// From the cotangent g of out to that of x, by the places that max_pool2d gave.
+  virtual void max_pool2d_grad(const Pooling& p, View g, View index, View g_x) = 0;
 
   /// From from_x (L, N, 4H), h0 and c0 (N, H) to out (L, N, H) and the last states. What lstm_grad
   /// reads, all three or none: gates (L, N, 4H), the gates' values inside of the lengths; h_before

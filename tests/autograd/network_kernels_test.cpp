@@ -7,12 +7,16 @@
 #include "flowgrad/autograd/ops.h"
 #include "flowgrad/autograd/record.h"
 #include "kernels/conv_support.h"
+#include "kernels/pool_support.h"
 #include "models/close.h"
 
 using namespace flowgrad;
 using namespace flowgrad::testing;
 
 namespace {
+
+using In = std::span<const Tensor>;
+using Out = std::vector<Tensor>;
 
 Tensor draw(const Shape& shape, uint64_t seed, DType dtype) {
   return values(shape, dtype, seed, -1, 1, test_device());
@@ -27,6 +31,20 @@ MultiFunction convolution(const kernels::Convolution& c) {
 
 std::vector<Tensor> conv_inputs(const ConvCase& c, DType dtype) {
   return {draw(c.x(), 1, dtype), draw(c.weight(), 2, dtype), draw({c.outputs}, 3, dtype)};
+}
+
+/// Means and largest elements over the windows of a case, or over spans where it has any.
+std::vector<MultiFunction> poolings(const PoolCase& c) {
+  const kernels::Pooling& p = c.options;
+  if (p.kernel.rows == 0 || p.kernel.columns == 0) {
+    const Shape to = c.out();
+    return {[to](In in) -> Out { return {adaptive_avg_pool2d(in[0], to[2], to[3])}; },
+            [to](In in) -> Out { return {adaptive_max_pool2d(in[0], to[2], to[3])}; }};
+  }
+  const auto means = [p](In in) -> Out {
+    return {avg_pool2d(in[0], p.kernel, p.stride, p.padding, p.counts_padding)};
+  };
+  return {means, [p](In in) -> Out { return {max_pool2d(in[0], p.kernel, p.stride, p.padding)}; }};
 }
 
 struct Net {
@@ -113,6 +131,19 @@ TEST_CASE("a convolution equals its twin", "[network_kernels_test][device]") {
   }
 }
 
+TEST_CASE("pooling equals its twin", "[network_kernels_test][device]") {
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const PoolCase& c : pool_cases()) {
+      if (c.images > 10 || c.images == 0) continue;  // of more planes than a test needs here
+      INFO(name_of(dtype) << " " << c.text());
+      for (const MultiFunction& f : poolings(c)) {
+        const std::vector<Tensor> x = {draw(c.x(), 1, dtype)};
+        agree(all_of(f, x, true), all_of(f, x, false));
+      }
+    }
+  }
+}
+
 TEST_CASE("an LSTM equals its twin", "[network_kernels_test][device]") {
   for (const DType dtype : {DType::float32, DType::float64}) {
     for (const Net& n : nets()) {
@@ -121,6 +152,16 @@ TEST_CASE("an LSTM equals its twin", "[network_kernels_test][device]") {
       const auto in = lstm_inputs(n, dtype);
       agree(all_of(network(n), in, true), all_of(network(n), in, false));
     }
+  }
+}
+
+TEST_CASE("pooling is differentiable twice", "[network_kernels_test]") {
+  for (const MultiFunction& pooling : poolings({1, 2, 4, 5, {{3, 2}, {1, 2}, {1, 0}}})) {
+    const MultiFunction f = [&](In in) -> Out { return {square(pooling(in)[0])}; };
+    const std::vector<Tensor> x = {draw({1, 2, 4, 5}, 1, DType::float64)};
+    const auto r = gradcheck(f, x, {.order = 2});
+    INFO(r.message);
+    CHECK(r.passed);
   }
 }
 

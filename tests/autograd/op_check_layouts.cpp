@@ -181,12 +181,30 @@ void check_sizes(Tally& tally, const Op& op) {
       return difference(fast, plain, value_tolerance(dtype, n), gradient_tolerance(dtype, n));
     });
   };
+  const auto beside_twin = [&](DType dtype, const Case& c, const std::string& label) {
+    constexpr const char* kCheck = "o operations for fused kernels";
+    if (!c.f) {
+      tally.not_applicable(kCheck, op, c.why_not);
+      return;
+    }
+    tally.instance(kCheck, op, dtype, label, [&]() -> std::string {
+      const Tensors in = make_inputs(c, dtype, seed_of(op) + 1);
+      const EvaluateOptions options{.gradients = op.differentiable, .catches = true};
+      const Outcome fused = evaluate(c.f, in, options);
+      const FusedKernels off(false);
+      const int64_t n = largest(in);
+      return difference(evaluate(c.f, in, options), fused, value_tolerance(dtype, n),
+                        gradient_tolerance(dtype, n));
+    });
+  };
   const auto both = [&](const char* check, DType dtype, const Shape& s) {
     compare(check, dtype, op.at(s), s.to_string(), numel(s) == 0);
   };
   for (DType dtype : kDTypes) {
     for (size_t k = 0; k < op.more.size(); ++k) {
-      compare("n sizes, both backends", dtype, op.more[k], fmt::format("case {}", k + 1), false);
+      const std::string label = fmt::format("case {}", k + 1);
+      compare("n sizes, both backends", dtype, op.more[k], label, false);
+      beside_twin(dtype, op.more[k], label);
     }
     for (int64_t n : lengths) {
       if (n > op.max_size) {
@@ -200,6 +218,8 @@ void check_sizes(Tally& tally, const Op& op) {
     for (const Shape& s : {Shape{3, 4}, Shape{2, 3, 4}}) both("n sizes, both backends", dtype, s);
     for (const Shape& s : {Shape{0}, Shape{0, 3}, Shape{2, 0, 4}}) both("g zero sizes", dtype, s);
     both("h rank 0", dtype, {});
+    for (const Shape& s : {Shape{}, Shape{0, 3}, Shape{3, 4}, Shape{2, 3, 4}})
+      beside_twin(dtype, op.at(s), s.to_string());
   }
 }
 

@@ -87,10 +87,10 @@ void check_golden(Tally& tally);                                      // a, l
 void check_gradients(Tally& tally, const Op& op, uint64_t seed = 0);  // b, c
 void check_layouts(Tally& tally, const Op& op);                       // d, e, k
 void check_broadcasting(Tally& tally, const Op& op);                  // f
-void check_sizes(Tally& tally, const Op& op);                         // g, h, n, and both backends
-void check_special_values(Tally& tally, const Op& op);                // l
-void check_refusals(Tally& tally, const Op& op);                      // i
-void check_dtypes(Tally& tally, const Op& op);                        // j
-void check_threads(Tally& tally, const Op& op);                       // m
+void check_sizes(Tally& tally, const Op& op);           // g, h, n, o, and both backends
+void check_special_values(Tally& tally, const Op& op);  // l
+void check_refusals(Tally& tally, const Op& op);        // i
+void check_dtypes(Tally& tally, const Op& op);          // j
+void check_threads(Tally& tally, const Op& op);         // m
 
 }  // namespace flowgrad::testing

@@ -166,6 +166,7 @@ void add_network_rows(std::vector<Op>& t) {
       pooling("avg_pool2d", FN(avg_pool2d(x[0], 2)))
           .smooth()
           .also({{{1, 1, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1, 1)))
+          .also({{{1, 1, 4, 3}}}, FN(avg_pool2d(x[0], 2)))
           .also({{{2, 4, 3}}}, FN(avg_pool2d(x[0], 2, 1)))
           .also({{{1, 2, 4, 3}}}, FN(avg_pool2d(x[0], {3, 2}, {1, 2}, {1, 0}, false)))
           .refuses("avg_pool2d: x is (3, 4); images", {{{3, 4}}}, FN(avg_pool2d(x[0], 2)))

@@ -115,6 +115,9 @@ class ArenaBackend final : public Backend {
   void max_pool2d(const Pooling& p, View x, View out, View index) override {
     r_.max_pool2d(p, in(x), in(out), in(index));
   }
+  void max_pool2d_grad(const Pooling& p, View g, View index, View g_x) override {
+    r_.max_pool2d_grad(p, in(g), in(index), in(g_x));
+  }
   void lstm(const LstmSteps& l, View from_x, View h0, View c0, View out, View h, View c, View gates,
             View h_before, View c_before) override {
     r_.lstm(in(l), in(from_x), in(h0), in(c0), in(out), in(h), in(c), in(gates), in(h_before),

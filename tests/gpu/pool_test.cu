@@ -24,6 +24,11 @@ TEST_CASE("pooling of every kind on the device", "[pool_test]") {
                         2, [&](Backend& be, std::vector<View>& v) {
                           be.max_pool2d(c.options, v[2], v[0], v[1]);
                         });
+      same_as_reference("gradient of largest of " + what,
+                        {Tensor::empty(c.x(), dtype), g, places_of_largest(c)}, 1,
+                        [&](Backend& be, std::vector<View>& v) {
+                          be.max_pool2d_grad(c.options, v[1], v[2], v[0]);
+                        });
     }
   }
 }

@@ -6,7 +6,7 @@
 
 #include "kernels/strided.h"
 
-#include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/reference/reference.h"
 
 /// Windows of every kind: what the CPU's and the device's tests run.
 namespace flowgrad::testing {
@@ -66,6 +66,13 @@ inline Tensor crowded(const Shape& shape, DType dtype) {
       v[i] = v[i] > 1.9 ? std::nan("") : std::round(v[i]);
   }
   return Tensor::from(v, shape, dtype);
+}
+
+/// Where the windows of a case have the largest of crowded elements.
+inline Tensor places_of_largest(const PoolCase& c) {
+  const Tensor out = Tensor::empty(c.out()), index = Tensor::empty(c.out(), DType::int64);
+  kernels::reference_backend().max_pool2d(c.options, crowded(c.x(), DType::float32), out, index);
+  return index;
 }
 
 }  // namespace flowgrad::testing

@@ -31,6 +31,16 @@ TEST_CASE("fast largest elements and their places equal the reference loops", "[
                         relative_error, {1e-300, 1e-300});
 }
 
+TEST_CASE("the fast gradient of largest elements equals the reference loops", "[pool_test]") {
+  fast_equals_reference(pool_cases(),
+                        [](Backend& on, const PoolCase& c, DType dtype) {
+                          const Tensor g = values(c.out(), dtype, 2), g_x = nothing(c.x(), dtype);
+                          on.max_pool2d_grad(c.options, g, places_of_largest(c), g_x);
+                          return std::vector<Tensor>{g_x};
+                        },
+                        relative_error, {1e-6, 1e-14});
+}
+
 TEST_CASE("the largest element is the first of equals, and a NaN before all", "[pool_test]") {
   const double nan = std::nan(""), least = -std::numeric_limits<double>::infinity();
   const auto places = [](std::vector<double> v, const Shape& s, const Pooling& p,
@@ -47,6 +57,12 @@ TEST_CASE("the largest element is the first of equals, and a NaN before all", "[
   const std::vector<double> low(6, least);
   CHECK(places(low, {1, 1, 2, 3}, padded, {1, 1, 1, 4}) == Places{0, 0, 1, 2});
   CHECK(places({0, 1, 2, 3, 7, 6, 5, 4}, {1, 2, 2, 2}, {2, 2, 0}, {1, 2, 1, 1}) == Places{3, 0});
+  // Windows that share their largest element add their cotangents there.
+  const Tensor g = Tensor::from(std::vector<double>{4, 8, 16, 32}, {1, 2, 1, 2}, DType::float64),
+               index = Tensor::from(Places{1, 1, 5, 4}, {1, 2, 1, 2}, DType::int64),
+               g_x = nothing({1, 2, 2, 3}, DType::float64);
+  reference_backend().max_pool2d_grad(across, g, index, g_x);
+  CHECK(g_x.to_vector<double>() == std::vector<double>{0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 32, 16});
 }
 
 TEST_CASE("reference pooling is the mean of its definition", "[pool_test]") {

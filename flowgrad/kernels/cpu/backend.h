@@ -46,6 +46,7 @@ class CpuBackendFast final : public ReferenceBackend {
   void avg_pool2d(const Pooling& p, View x, View out) override;
   void avg_pool2d_grad(const Pooling& p, View g, View g_x) override;
   void max_pool2d(const Pooling& p, View x, View out, View index) override;
+  void max_pool2d_grad(const Pooling& p, View g, View index, View g_x) override;
   void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,
             View gates, View h_before, View c_before) override;
   void lstm_grad(const LstmSteps& steps, View gates, View c_before, View c, View g_out, View g_h,

@@ -300,4 +300,19 @@ void CpuBackendFast::max_pool2d(const Pooling& p, View x, View out, View index) 
   });
 }
 
+void CpuBackendFast::max_pool2d_grad(const Pooling&, View g, View index, View g_x) {
+  visit_floating("max_pool2d_grad", g.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const Planes s(*g_x.shape, *g.shape);
+    const int64_t size = s.height * s.width, windows = s.small_height * s.small_width;
+    for_tasks(s.count, g_x.numel(), [&](int64_t plane) {
+      const T* const from = g.as<const T>() + plane * windows;
+      const int64_t* const places = index.as<const int64_t>() + plane * windows;
+      T* const to = g_x.as<T>() + plane * size;
+      std::fill_n(to, size, T(0));
+      for (int64_t i = 0; i < windows; ++i) to[places[i]] += from[i];
+    });
+  });
+}
+
 }  // namespace flowgrad::kernels

@@ -58,6 +58,7 @@ class CudaBackend final : public Backend {
   void avg_pool2d(const Pooling& p, View x, View out) override;
   void avg_pool2d_grad(const Pooling& p, View g, View g_x) override;
   void max_pool2d(const Pooling& p, View x, View out, View index) override;
+  void max_pool2d_grad(const Pooling& p, View g, View index, View g_x) override;
 
   // cuda/lstm.cu
   void lstm(const LstmSteps& steps, View from_x, View h0, View c0, View out, View h, View c,

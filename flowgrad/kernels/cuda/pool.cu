@@ -37,6 +37,11 @@ GPU_INLINE Range span_of(int at, int to, int size) {
   return Range(begin, end - begin, size);
 }
 
+/// What the window `at` of an axis sees of its `size` places.
+GPU_INLINE Range window_of(int at, const Axis& a, int size) {
+  return Range(at * a.stride - a.padding, a.kernel, size);
+}
+
 /// What a place of the result adds up: the elements that the window `at` sees, or (kBack) the
 /// windows that see the element `at`, which are those that start in (at - kernel, at].
 template <bool kBack>
@@ -46,7 +51,7 @@ GPU_INLINE Range terms_of(int at, const Axis& a) {
     const int first = before < 0 ? 0 : before / a.stride + 1;
     return Range(first, last - first + 1, a.from);
   } else {
-    return Range(at * a.stride - a.padding, a.kernel, a.from);
+    return window_of(at, a, a.from);
   }
 }
 
@@ -62,8 +67,7 @@ struct Terms {
   template <class T>
   GPU_INLINE T share(T term, int at) const {
     if (!kBack || !differs()) return term;
-    const Range window =
-        is_spans() ? span_of(at, a.from, a.to) : Range(at * a.stride - a.padding, a.kernel, a.to);
+    const Range window = is_spans() ? span_of(at, a.from, a.to) : window_of(at, a, a.to);
     return term / static_cast<T>(window.count());
   }
   GPU_INLINE int count() const { return !differs() ? a.kernel : kBack ? 1 : range.count(); }
@@ -113,6 +117,28 @@ __global__ void __launch_bounds__(kThreads)
   }
   out[i] = largest;
   index[i] = int64_t{best_y} * columns.from + best_x;
+}
+
+/// The cotangents of the windows whose largest element this is, in their order.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    pool_max_grad(Axis rows, Axis columns, int64_t total, const T* __restrict__ g,
+                  const int64_t* __restrict__ index, T* __restrict__ g_x) {
+  const int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i >= total) return;
+  const int64_t line = i / columns.to, plane = line / rows.to;
+  const int64_t place = i - plane * rows.to * columns.to;
+  const Terms<true, Divisor::kernel_or_span> ys(static_cast<int>(line - plane * rows.to), rows);
+  const Terms<true, Divisor::kernel_or_span> xs(static_cast<int>(i - line * columns.to), columns);
+  const int64_t from = plane * rows.from * columns.from;
+  T sum = 0;
+  for (int y = ys.range.begin; y < ys.range.end; ++y) {
+    for (int at = xs.range.begin; at < xs.range.end; ++at) {
+      const int64_t window = from + int64_t{y} * columns.from + at;
+      if (index[window] == place) sum += g[window];
+    }
+  }
+  g_x[i] = sum;
 }
 
 Axis axis_of(const char* op, const Pooling& p, View x, View out, int d) {
@@ -165,6 +191,14 @@ void CudaBackend::max_pool2d(const Pooling& p, View x, View out, View index) {
     using T = typename decltype(tag)::type;
     launch_pool<T, T, int64_t>("max_pool2d", pool_max<T>, p, x, out, out.as<T>(),
                                index.as<int64_t>());
+  });
+}
+
+void CudaBackend::max_pool2d_grad(const Pooling& p, View g, View index, View g_x) {
+  visit_floating("max_pool2d_grad", g.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    launch_pool<T, const int64_t, T>("max_pool2d_grad", pool_max_grad<T>, p, g, g_x,
+                                     index.as<const int64_t>(), g_x.as<T>());
   });
 }
 

@@ -67,4 +67,18 @@ void ReferenceBackend::max_pool2d(const Pooling& p, View x, View out, View index
   });
 }
 
+void ReferenceBackend::max_pool2d_grad(const Pooling& p, View g, View index, View g_x) {
+  visit_floating("max_pool2d_grad", g.dtype, [&](auto tag) {
+    using T = typename decltype(tag)::type;
+    const int64_t plane = (*g_x.shape)[2] * (*g_x.shape)[3];
+    std::vector<double> sums(static_cast<size_t>(g_x.numel()));
+    for_each_window(p, *g.shape, *g_x.shape, [&](size_t o, const auto& seen, double) {
+      const size_t first = seen[0] - seen[0] % static_cast<size_t>(plane);
+      sums[first + static_cast<size_t>(index.as<const int64_t>()[o])] +=
+          static_cast<double>(g.as<const T>()[o]);
+    });
+    for (size_t i = 0; i < sums.size(); ++i) g_x.as<T>()[i] = static_cast<T>(sums[i]);
+  });
+}
+
 }  // namespace flowgrad::kernels
