@@ -40,6 +40,7 @@ GemmBlock<T> block_of(const Gemm<T>& g) {
   b.bias = g.bias;
   b.accumulate = g.accumulate;
   b.gate = g.gate;
+  b.ahead = g.ahead;
   return b;
 }
 
@@ -49,6 +50,7 @@ void take_rows(GemmBlock<T>& part, std::int64_t begin, std::int64_t end) {
   part.a += begin * part.a_row;
   part.c += begin * part.ldc;
   if (part.gate != nullptr) part.gate += begin * part.ldc;
+  if (part.ahead != nullptr) part.ahead += begin * part.ldc;
 }
 
 template <class T>
@@ -58,6 +60,7 @@ Gemm<T> columns_of(Gemm<T> g, std::int64_t begin, std::int64_t end) {
   g.c += begin;
   if (g.bias != nullptr) g.bias += begin;
   if (g.gate != nullptr) g.gate += begin;
+  if (g.ahead != nullptr) g.ahead += begin;
   return g;
 }
 
@@ -98,6 +101,7 @@ void run_blocks(const GemmTable<T>& t, GemmBlock<T> whole, bool threads_help, Un
     part.c += begin;
     if (part.bias != nullptr) part.bias += begin;
     if (part.gate != nullptr) part.gate += begin;
+    if (part.ahead != nullptr) part.ahead += begin;
     if (part.packed != nullptr)
       part.packed_column += begin;
     else

@@ -25,6 +25,7 @@ struct Gemm {
   bool accumulate = false;
   UnaryKernel<T> f = nullptr;
   const T* gate = nullptr;
+  const T* ahead = nullptr;  ///< as in GemmBlock
 };
 
 template <class T>

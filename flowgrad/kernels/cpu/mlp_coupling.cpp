@@ -107,6 +107,12 @@ void forward(const MlpCoupling& c, const View& z, T* out, T* log_det, T* kept) {
   for (int net = 0; net < kNets; ++net)
     for (int i = 0; i < kLayers; ++i) weights.push_back(l.factor(net, i, false));
   const auto relu = elementwise_table<T>().unary[number::unary_relu];
+  // The hidden layer written next, far from the caches: a shallow product would wait for it.
+  const auto next_one = [&](int64_t row, int64_t rows, int net) -> const T* {
+    if (kept == nullptr || (net == kNets - 1 && row + 2 * rows > l.n)) return nullptr;
+    return net < kNets - 1 ? values_at(l, kept, net + 1, row).one
+                           : values_at(l, kept, 0, row + rows).one;
+  };
   l.each_tile([&](int64_t row, int64_t rows) {
     T* at = scratch_of<T>(ScratchSlot::solve, rows * (l.in + 2 * l.h + 3 * l.d));
     const auto take = [&at](int64_t count) { return std::exchange(at, at + count); };
@@ -121,7 +127,7 @@ void forward(const MlpCoupling& c, const View& z, T* out, T* log_det, T* kept) {
                                           : Values<T>{own.one, own.two, outputs[net]};
       const Factor<T>* const w = &weights[static_cast<size_t>(net * kLayers)];
       w[0].multiply(rows, x, v.one, l.bias(net, 0), relu);
-      w[1].multiply(rows, v.one, v.two, l.bias(net, 1), relu);
+      w[1].multiply(rows, v.one, v.two, l.bias(net, 1), relu, next_one(row, rows, net));
       w[2].multiply(rows, v.two, v.out, l.bias(net, 2));
       scale_and_shift[net] = v.out;
     }
@@ -158,7 +164,8 @@ void net_cotangents(Layer<T>& l, int net, T* kept, const Work<T>& work, T* g_z, 
     const T* const out = work.out[net] + row * l.d;
     // A relu is above 0 where what it was taken of is.
     last.multiply_gated(rows, out, v.two, two);
-    middle.multiply_gated(rows, two, v.one, one);
+    const T* const next_two = row + 2 * rows <= l.n ? v.two + rows * l.h : nullptr;
+    middle.multiply_gated(rows, two, v.one, one, next_two);
     double* const to = sums + row / l.tile_rows * (2 * l.h + l.d);
     fold(one, rows, l.h, l.h, to);
     fold(two, rows, l.h, l.h, to + l.h);

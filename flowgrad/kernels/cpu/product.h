@@ -59,15 +59,19 @@ struct Factor {
   void multiply(std::int64_t m, const T* a, T* c, const T* bias, bool accumulate = false) const {
     run(product_with(m, a, c, accumulate, bias));
   }
-  void multiply(std::int64_t m, const T* a, T* c, const T* bias, UnaryKernel<T> f) const {
+  void multiply(std::int64_t m, const T* a, T* c, const T* bias, UnaryKernel<T> f,
+                const T* ahead = nullptr) const {
     Gemm<T> g = product_with(m, a, c, false, bias);
     g.f = f;
+    g.ahead = ahead;
     run(g);
   }
-  /// c = a B, 0 where gate (m, n) is at most 0.
-  void multiply_gated(std::int64_t m, const T* a, const T* gate, T* c) const {
+  /// c = a B, 0 where gate (m, n) is at most 0; `ahead` (m, n) is fetched meanwhile.
+  void multiply_gated(std::int64_t m, const T* a, const T* gate, T* c,
+                      const T* ahead = nullptr) const {
     Gemm<T> g = product_with(m, a, c, false, nullptr);
     g.gate = gate;
+    g.ahead = ahead;
     run(g);
   }
 

@@ -28,6 +28,8 @@ struct GemmBlock {
   /// C becomes its relu, or 0 where `gate`, laid out as C is, is at most 0: the gradient of a relu.
   bool relu;
   const T* gate;
+  /// Laid out as C is: what the caller touches after this product, fetched while sums run; or null.
+  const T* ahead;
   /// Room for gemm.scratch_elements.
   T* scratch;
 };

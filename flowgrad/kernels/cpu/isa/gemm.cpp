@@ -188,6 +188,7 @@ void block(const GemmBlock<T>& g) {
           t.row_bias = g.row_bias != nullptr && k0 == 0 ? g.row_bias + i : nullptr;
           t.c = g.c + i * g.ldc + j;
           t.gate = is_last && g.gate != nullptr ? g.gate + i * g.ldc + j : nullptr;
+          t.ahead = is_last && g.ahead != nullptr ? g.ahead + i * g.ldc + j : nullptr;
           (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;
           t.next += t.next_step * kc;

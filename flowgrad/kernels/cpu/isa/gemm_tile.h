@@ -57,7 +57,7 @@ struct Tile {
   bool add;
   /// See GemmBlock.
   bool relu;
-  const T* gate;
+  const T *gate, *ahead;
   /// What is needed next, fetched while the sums run: an address and its step for each k.
   const T* next;
   std::int64_t next_step;
@@ -140,6 +140,7 @@ struct MultiplyTile<T, std::integer_sequence<int, R...>, std::integer_sequence<i
     // While the sums run.
     if (t.add || t.k <= kShortSum) (fetch_row(t.c + R * t.ldc), ...);
     if (t.gate != nullptr) (fetch_row(t.gate + R * t.ldc), ...);
+    if (t.ahead != nullptr) (fetch_row(t.ahead + R * t.ldc), ...);
     // Low tiles run alone and have nothing to wait for but B.
     constexpr bool kFetches = 3 * MR >= 2 * kTileRows;
     [[maybe_unused]] const T* next = t.next;
