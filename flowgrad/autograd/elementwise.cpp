@@ -95,7 +95,11 @@ bool keeps_integers(UnaryOp op, Params params) {
 /// The dtype that an operation computes in, for an input of a dtype without that arithmetic.
 DType computing_dtype(UnaryOp op, Params params, DType dtype) {
   if (is_floating(dtype)) return dtype;
-  const bool whole = params.p == std::floor(params.p) && params.q == std::floor(params.q);
+  // Bounds beyond all integers are none; any other such number makes a result that is no integer.
+  const auto is_integer = [op](double v) {
+    return v == std::floor(v) && (op == UnaryOp::clamp || (v >= -0x1p63 && v < 0x1p63));
+  };
+  const bool whole = is_integer(params.p) && is_integer(params.q);
   return keeps_integers(op, params) && whole ? DType::int64 : DType::float32;
 }
 
@@ -145,7 +149,9 @@ void record_unary(UnaryOp op, Params params, const Tensor& x, const Tensor& out)
            const Tensor y = line.saves & Y ? r.saved(1) : Tensor();
            const Tensor& g = r.grad();
            kernels::Backend& backend = kernels::backend(g.device());
-           if (!mode().recording && line.saves != NONE) {
+           // The slope of x^0 is 0 even for an infinite cotangent, as recorded.
+           const bool is_flat = op == UnaryOp::pow_scalar && params.p == 0;
+           if (!mode().recording && line.saves != NONE && !is_flat) {
              const Tensor out = r.memory_of_grad();
              backend.unary_grad(op, params, g, x, y, out);
              return r.set(0, out);

@@ -152,9 +152,9 @@ class Pass {
       if (!v.needed) continue;
       Tensor* cotangents = &gradients_[v.first_gradient];
       if (v.node->is_leaf()) {
-        if (store_in_leaves && cotangents->defined()) {
-          pending_.push_back({Ref<Leaf>(static_cast<Leaf*>(v.node.get())), std::move(*cotangents)});
-        }
+        Leaf* const leaf = static_cast<Leaf*>(v.node.get());
+        if (store_in_leaves && cotangents->defined() && !leaf->frozen)
+          pending_.push_back({Ref<Leaf>(leaf), std::move(*cotangents)});
       } else {
         run_node(v, cotangents, store_in_leaves);
       }
@@ -251,9 +251,21 @@ class Pass {
         fits = (*shape)[i] == g.shape()[lead + i] || (*shape)[i] == 1;
       }
       if (!fits) wrong(g, *shape, dtype, from, input);
-      g = sum_to(g, *shape);
+      g = in_float32(g, [&](const Tensor& wide) { return sum_to(wide, *shape); });
     }
     return g;
+  }
+
+  /// f(g), which has arithmetic, in the dtype of g.
+  template <class F>
+  static Tensor in_float32(const Tensor& g, F&& f) {
+    return g.dtype() == DType::bfloat16 ? cast(f(cast(g, DType::float32)), g.dtype()) : f(g);
+  }
+  static void add_in_place(const Tensor& g, const Tensor& to) {
+    kernels::Backend& backend = kernels::backend(to.device());
+    if (to.dtype() != DType::bfloat16) return backend.add_into(g, to);
+    backend.copy(in_float32(to, [&](const Tensor& wide) { return wide + cast(g, wide.dtype()); }),
+                 to);
   }
 
   static std::string giver(const Node* from, size_t input) {
@@ -275,9 +287,9 @@ class Pass {
     if (!slot.defined()) {
       slot = std::move(g);
     } else if (!mode().recording && slot.is_sole_owner() && slot.is_contiguous()) {
-      kernels::backend(slot.device()).add_into(g, slot);
+      add_in_place(g, slot);
     } else {
-      slot = slot + g;
+      slot = in_float32(slot, [&](const Tensor& wide) { return wide + cast(g, wide.dtype()); });
     }
   }
 
@@ -319,7 +331,7 @@ class Pass {
     Leaf& leaf = *p.leaf;
     std::lock_guard lock(leaf.mutex);
     if (leaf.grad.defined()) {
-      kernels::backend(leaf.device).add_into(p.gradient, leaf.grad);
+      add_in_place(p.gradient, leaf.grad);
       leaf.grad.storage().mark_written("backward");
     } else {
       if (!p.owned) make_own(p);

@@ -85,6 +85,10 @@ class Check {
             fmt::format("gradcheck: an input is {}; float64 is accepted", name_of(t.dtype())));
       }
     }
+    if (options_.order < 1 || options_.order > 3) {
+      throw ValueError(
+          fmt::format("gradcheck: order = {} given; 1 to 3 is accepted", options_.order));
+    }
     check_order(f, inputs, 1);
     return result_;
   }
@@ -96,7 +100,9 @@ class Check {
     for (const Tensor& y : floating(f(leaves)))
       cotangents.push_back(randn(y.shape(), generator_, y.dtype(), y.device()));
     const Tensors g = gradients(f, leaves, cotangents, false);
-    if (projection(f, leaves, cotangents) != projection(f, leaves, cotangents)) {
+    const double value = projection(f, leaves, cotangents);
+    if (std::isnan(value)) return fail(order, "the value of f has a NaN");
+    if (value != projection(f, leaves, cotangents)) {
       fail(order, "two evaluations of f differ: it is not deterministic");
       return;
     }

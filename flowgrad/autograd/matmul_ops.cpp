@@ -366,6 +366,10 @@ Tensor cdist(const Tensor& a, const Tensor& b) {
                     "accepted",
                     a.shape().to_string(), b.shape().to_string()));
   }
+  if (std::max(a.rank(), b.rank()) >= kMaxRank) {
+    throw ShapeError(fmt::format("cdist: a is {}, b is {}; rank {} or less is accepted",
+                                 a.shape().to_string(), b.shape().to_string(), kMaxRank - 1));
+  }
   check_promotion("cdist", a, "a", b, "b");
   check_same_device("cdist", a, b);
   const DType dtype = promote(a.dtype(), b.dtype());

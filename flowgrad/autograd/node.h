@@ -26,6 +26,10 @@ class CheckpointFrame : public RefCounted {
   std::vector<uint64_t> versions;
   /// What each draw of the first run took of its generator.
   std::vector<Generator> draws;
+  /// Version of the storage of every tensor that a recorded operation of the first run read.
+  std::vector<uint64_t> reads;
+  /// Whether the first run has ended: a rule may ask earlier, where f itself takes gradients.
+  bool finished = false;
   bool filled = false;
 };
 

@@ -19,11 +19,43 @@ CheckpointScope*& checkpoint_scope() {
   return scope;
 }
 
+namespace {
+
+/// What the first run will draw, once it gets there.
+Generator draw_ahead(CheckpointScope& scope, Generator& generator) {
+  for (auto& [of, at] : scope.ahead) {
+    if (of != &generator) continue;
+    at.next_stream();
+    return at;
+  }
+  return scope.ahead.emplace_back(&generator, generator).second;
+}
+
+/// In a checkpoint's second run every tensor is as it was in the first, captured ones too.
+void check_reads(CheckpointScope& scope, const Node& node, std::span<const Tensor> inputs) {
+  std::vector<uint64_t>& reads = scope.frame->reads;
+  for (const Tensor& t : inputs) {
+    const uint64_t version = t.defined() ? t.storage().version() : 0;
+    if (!scope.refill) {
+      reads.push_back(version);
+      continue;
+    }
+    const size_t at = scope.reads_position++;
+    if (at >= reads.size() || version == reads[at]) continue;
+    throw GradError(fmt::format("checkpoint: {} read or saved {} {}; modified in place since by {}",
+                                node.name(), t.shape().to_string(), name_of(t.dtype()),
+                                t.storage().last_writer()));
+  }
+}
+
+}  // namespace
+
 Generator next_draw(const char* op, Generator& generator) {
   CheckpointScope* const scope = checkpoint_scope();
   if (scope && scope->refill) {
     const std::vector<Generator>& draws = scope->frame->draws;
     if (scope->draws_position >= draws.size()) {
+      if (!scope->frame->finished) return draw_ahead(*scope, generator);
       throw GradError(
           fmt::format("checkpoint: the function drew more when it was run again, by {}", op));
     }
@@ -79,6 +111,8 @@ Saved save_output(const Tensor& output, uint32_t number) {
 }
 
 void link(Node& node, const Tensor* inputs, size_t n_inputs) {
+  if (CheckpointScope* const scope = checkpoint_scope())
+    check_reads(*scope, node, {inputs, n_inputs});
   for (size_t i = 0; i < n_inputs; ++i) {
     node.edges.push_back(
         inputs[i].requires_grad() ? Edge{inputs[i].node(), inputs[i].output_number()} : Edge{});

@@ -55,6 +55,9 @@ struct CheckpointScope {
   bool refill = false;
   size_t position = 0;
   size_t draws_position = 0;
+  size_t reads_position = 0;
+  /// Generators from which an unfinished first run has yet to draw, as the second one goes on.
+  std::vector<std::pair<Generator*, Generator>> ahead = {};
 };
 CheckpointScope*& checkpoint_scope();
 

@@ -14,6 +14,14 @@ namespace {
 
 using kernels::backend;
 
+/// All of x as it is, with a place of its own on the tape: what is asked of a view, its gradient
+/// say, must not depend on whether some sizes coincide.
+Tensor alias(const char* name, const Tensor& x) {
+  Tensor out = x.detach();
+  if (recording(x)) record(name, out, {x}, {}, [](Backward& r) { r.set(0, r.grad()); });
+  return out;
+}
+
 /// x as a new row-major tensor, seen under `shape`.
 Tensor packed(const Tensor& x, const Shape& shape) {
   Tensor out = Tensor::empty(shape, x.dtype(), x.device());
@@ -23,7 +31,7 @@ Tensor packed(const Tensor& x, const Shape& shape) {
 
 Tensor reshaped(const char* name, const Tensor& x, const Shape& asked, bool may_copy) {
   const Shape shape = resolve_reshape(name, x.shape(), asked);
-  if (shape == x.shape()) return x;
+  if (shape == x.shape()) return alias(name, x);
   const std::optional<Layout> layout = viewed(x.layout(), shape);
   if (!layout && !may_copy) {
     throw ShapeError(
@@ -170,7 +178,7 @@ Tensor permute(const Tensor& x, const Dims& axes) {
     inverse[a] = i;
     same = same && a == i;
   }
-  if (same) return x;
+  if (same) return alias("permute", x);
   Tensor out = x.with_layout(layout);
   if (recording(x)) {
     record("permute", out, {x}, {},
@@ -183,7 +191,7 @@ Tensor transpose(const Tensor& x, int64_t axis0, int64_t axis1) {
   const Layout layout = transposed("transpose", x.layout(), axis0, axis1);
   const int a = normalize_axis("transpose", axis0, x.rank());
   const int b = normalize_axis("transpose", axis1, x.rank());
-  if (a == b) return x;
+  if (a == b) return alias("transpose", x);
   Tensor out = x.with_layout(layout);
   if (recording(x)) {
     record("transpose", out, {x}, {}, [a, b](Backward& r) { r.set(0, transpose(r.grad(), a, b)); });
@@ -192,13 +200,12 @@ Tensor transpose(const Tensor& x, int64_t axis0, int64_t axis1) {
 }
 
 Tensor expand(const Tensor& x, const Shape& shape) {
-  if (x.shape() == shape) return x;
   const Layout layout = expanded("expand", x.layout(), shape);
-  if (layout.shape == x.shape()) return x;
+  if (layout.shape == x.shape()) return alias("expand", x);
   Tensor out = x.with_layout(layout);
   if (recording(x)) {
-    record("expand", out, {x}, {},
-           [from = x.shape()](Backward& r) { r.set(0, sum_to(r.grad(), from)); });
+    // The pass sums over what was broadcast.
+    record("expand", out, {x}, {}, [](Backward& r) { r.set(0, r.grad()); });
   }
   return out;
 }
@@ -234,7 +241,7 @@ Tensor sum_to(const Tensor& given, const Shape& shape) {
 
 Tensor squeeze(const Tensor& x, int64_t axis) {
   const Layout layout = squeezed("squeeze", x.layout(), axis);
-  if (x.rank() == 0) return x;
+  if (x.rank() == 0) return alias("squeeze", x);
   Tensor out = x.with_layout(layout);
   if (recording(x)) {
     record("squeeze", out, {x}, {}, [at = normalize_axis("squeeze", axis, x.rank())](Backward& r) {
@@ -276,7 +283,7 @@ Tensor flatten(const Tensor& x, int64_t first_axis, int64_t last_axis) {
 
 Tensor slice(const Tensor& x, int64_t axis, int64_t start, int64_t stop, int64_t step) {
   const Layout layout = sliced("slice", x.layout(), axis, start, stop, step);
-  if (layout.shape == x.shape()) return x;
+  if (layout.shape == x.shape()) return alias("slice", x);
   Tensor out = x.with_layout(layout);
   if (recording(x)) {
     const int at = normalize_axis("slice", axis, x.rank());

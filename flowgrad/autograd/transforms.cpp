@@ -68,6 +68,7 @@ ValueAndDerivative jvp(const Function& f, const Tensor& x, const Tensor& u, bool
   check_like("jvp", "the direction u", u, "x", x);
   const Tensor arg = argument("jvp", x);
   const Tensor y = f(arg);
+  if (!is_floating(y.dtype())) return {finished(y, create_graph), zeros_like(y)};
   const Tensor dual = zeros_like(y).requires_grad_();
   const Tensor g = grad_or_zeros(y, arg, dual, true);
   const Tensor d = grad_or_zeros(g, dual, u, create_graph);
@@ -183,7 +184,7 @@ class RunAgain final : public CheckpointFrame {
     std::vector<Tensor> outputs = f_(inputs_);
     if (!refill) {
       n_saved_ = scope.position;
-      finished_ = true;
+      finished = true;
     }
     return outputs;
   }
@@ -201,8 +202,7 @@ class RunAgain final : public CheckpointFrame {
     values.clear();
     versions.clear();
     run(true);
-    // A rule may ask before the first run has ended: f itself takes gradients.
-    if (finished_ && values.size() != n_saved_) {
+    if (finished && values.size() != n_saved_) {
       throw GradError(
           fmt::format("checkpoint: the function kept {} values when it was run again, {} before; "
                       "it must do the same work every time",
@@ -216,7 +216,6 @@ class RunAgain final : public CheckpointFrame {
   std::vector<Tensor> inputs_;
   std::vector<uint64_t> versions_;
   size_t n_saved_ = 0;
-  bool finished_ = false;
 };
 
 }  // namespace
@@ -292,6 +291,11 @@ Tensor tap(const Tensor& x, std::function<Tensor(const Tensor&)> hook) {
   if (recording(x)) {
     record("tap", out, {x}, {}, [hook = std::move(hook)](Backward& r) {
       const Tensor replaced = hook ? hook(r.grad()) : Tensor();
+      if (replaced.defined() && replaced.shape() != r.grad().shape()) {
+        throw GradError(fmt::format("{} returned a gradient of shape {}; expected shape {}",
+                                    r.node().label(), replaced.shape().to_string(),
+                                    r.grad().shape().to_string()));
+      }
       r.set(0, replaced.defined() ? replaced : r.grad());
     });
   }

@@ -132,6 +132,8 @@ std::vector<std::string> with_config(const CLI::App& app, const CLI::App& sub,
   };
   const std::string path = value_of(args, "--config");
   if (!path.empty()) put_first(read_config(path));
+  if (is_on(args, "--resume") && has("resume") && !value_of(args, "--preset").empty())
+    throw UsageError("--preset: given with --resume; a run goes on with the settings it has");
   const std::string stored = value_of(args, "--run") + "/config.json";
   std::error_code ignored;
   try {

@@ -190,6 +190,13 @@ void run_sample(const SampleArguments& a, const Command& command) {
     throw IoError(fmt::format("--condition: {}: shape {}; rows (N, C) are accepted", a.condition,
                               condition.shape().to_string()));
   }
+  if (condition.defined() && condition.size(0) == 0)
+    throw IoError(fmt::format("--condition: {}: no rows; at least 1 is accepted", a.condition));
+  if (condition.defined() && condition.size(0) > 1 && command.given("n") &&
+      condition.size(0) != a.options.n_samples) {
+    throw UsageError(fmt::format("--n: {} given; --condition has {} rows, a sample for each",
+                                 a.options.n_samples, condition.size(0)));
+  }
   if (model->condition_width() > 0 && !condition.defined() && a.category.empty()) {
     throw UsageError(fmt::format("--condition: none given; {} takes rows of {} numbers, or --class",
                                  model->name(), model->condition_width()));

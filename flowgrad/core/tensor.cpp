@@ -158,7 +158,7 @@ void Tensor::replace_storage(const Tensor& other, const char* writer) const {
   other.storage().mark_replacement_of(storage(), writer);
   impl().storage = other.impl().storage;
   impl().layout = other.impl().layout;
-  if (!impl().node) return;
+  if (!impl().node) return impl().retained.reset();
   Leaf& leaf = static_cast<Leaf&>(*impl().node);
   std::lock_guard lock(leaf.mutex);
   leaf.layout = other.layout();
@@ -171,8 +171,15 @@ Tensor Tensor::requires_grad_(bool on) const {
     throw GradError(
         "requires_grad_: the tensor is the result of a recorded operation; use detach() first");
   }
+  // A frozen leaf keeps its gradient and is the same leaf again when it is asked for.
   if (!on) {
+    if (!impl().node) return *this;
+    impl().retained = Ref<Leaf>(static_cast<Leaf*>(impl().node.get()));
+    impl().retained->frozen = true;
     impl().node.reset();
+  } else if (!impl().node && impl().retained) {
+    impl().retained->frozen = false;
+    impl().node = std::exchange(impl().retained, {});
   } else if (!impl().node) {
     if (!is_floating(dtype())) {
       throw DTypeError(fmt::format(
@@ -214,8 +221,15 @@ void Tensor::set_grad(const Tensor& grad) const {
     throw DeviceError(fmt::format("set_grad: gradient on {} given for a tensor on {}",
                                   grad.device().to_string(), device().to_string()));
   }
+  for (int i = 0; grad.defined() && i < rank(); ++i) {
+    if (shape()[i] < 2 || grad.strides()[i] != 0) continue;
+    throw GradError(
+        fmt::format("set_grad: the gradient shows elements more than once along axis "
+                    "{}; a tensor whose elements are its own is accepted, see clone",
+                    i));
+  }
   std::lock_guard lock(leaf->mutex);
-  leaf->grad = grad;
+  leaf->grad = grad.defined() && grad.requires_grad() ? grad.detach() : grad;
 }
 
 void Tensor::zero_grad() const { set_grad({}); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <mutex>
 #include <string>
 #include <utility>
@@ -81,11 +82,14 @@ class Tensor {
   bool requires_grad() const { return impl_ && impl_->node; }
   bool is_leaf() const { return !impl_ || !impl_->node || impl_->node->is_leaf(); }
   /// Makes this a leaf of the tape. Raises DTypeError for a non-floating dtype and GradError on the
-  /// result of a recorded operation. Returns the tensor itself.
+  /// result of a recorded operation. Off, it keeps the gradient that it has and gets no other, and
+  /// is the same leaf when switched on again. Returns the tensor itself.
   Tensor requires_grad_(bool on = true) const;
   /// The stored gradient of a leaf (or of a tensor marked by retain_grad); undefined when there is
   /// none.
   Tensor grad() const;
+  /// Stores it off the tape. Raises GradError for another shape or dtype, or for elements shown
+  /// more than once (expand): later gradients are added in place.
   void set_grad(const Tensor& grad) const;
   void zero_grad() const;
 
@@ -95,7 +99,7 @@ class Tensor {
   void attach(Ref<TapeNode> node, uint32_t output) const;
   /// For autograd/: gradient slot of a non-leaf.
   void set_retained(Ref<Leaf> slot) const { impl().retained = std::move(slot); }
-  bool retains_grad() const { return impl_ && impl_->retained; }
+  bool retains_grad() const { return impl_ && impl_->node && impl_->retained; }
 
   /// Two handles of one tensor object.
   bool same_as(const Tensor& other) const { return impl_.get() == other.impl_.get(); }
@@ -146,6 +150,8 @@ class Leaf final : public TapeNode {
   Device device;
   std::mutex mutex;
   Tensor grad;
+  /// Gradients pass it by.
+  std::atomic<bool> frozen = false;
 };
 
 /// Tensors by name, in a meaningful order: parameters of a model, content of a file.

@@ -105,10 +105,12 @@ void describe_likelihood(std::vector<Property>& out, Model& model, const Analysi
   if (flow == nullptr || flow->dim() != 2 || o.condition.defined()) {
     missing(out, "density integral", "for one density on the plane only");
   } else {
-    const double reach = 1.25 * max(abs(head(o.data, 20000))).item() + 0.5;
+    Generator draws(0);
+    const GridOptions grid = grid_over(flow->sample(20000, draws), 801);
     out.push_back({.name = "density integral",
-                   .value = density_integral(*flow, {.half_width = reach, .points = 401}),
-                   .note = fmt::format("401 x 401 points of [-{0:.3g}, {0:.3g}]^2", reach)});
+                   .value = density_integral(*flow, grid),
+                   .note = fmt::format("{0} x {0} points of {1}, around samples", grid.points,
+                                       grid.to_string())});
   }
 }
 

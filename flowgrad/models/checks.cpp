@@ -57,12 +57,35 @@ CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition) {
                    slogdet(cast(jacobian, DType::float64)).second);
 }
 
+std::string GridOptions::to_string() const {
+  const auto range = [&](size_t i) {
+    return fmt::format("[{:.4g}, {:.4g}]", center[i] - half()[i], center[i] + half()[i]);
+  };
+  return range(0) + " x " + range(1);
+}
+
+GridOptions grid_over(const Tensor& rows, int64_t points) {
+  NoGrad off;
+  const auto low = min(rows, {0}).to_vector<double>(), high = max(rows, {0}).to_vector<double>();
+  GridOptions o{.points = points};
+  double half[2];
+  for (size_t i = 0; i < 2; ++i) {
+    o.center[i] = (low[i] + high[i]) / 2;
+    half[i] = std::max(0.75 * (high[i] - low[i]), 1e-6 * (1 + std::abs(o.center[i])));
+  }
+  o.half_width = half[0];
+  o.half_height = half[1];
+  return o;
+}
+
 Tensor grid_points(const GridOptions& o, DType dtype, Device device) {
   check_grid(o);
-  const Tensor axis = linspace(-o.half_width, o.half_width, o.points, dtype, device);
+  const auto axis = [&](size_t i) {
+    return linspace(o.center[i] - o.half()[i], o.center[i] + o.half()[i], o.points, dtype, device);
+  };
   const Shape square{o.points, o.points};
-  const Tensor first = expand(unsqueeze(axis, 1), square);
-  const Tensor second = expand(unsqueeze(axis, 0), square);
+  const Tensor first = expand(unsqueeze(axis(0), 1), square);
+  const Tensor second = expand(unsqueeze(axis(1), 0), square);
   return reshape(stack({first, second}, 2), {o.points * o.points, 2});
 }
 
@@ -84,7 +107,8 @@ Tensor grid_log_prob(Flow& flow, const GridOptions& o) {
 GridIntegrals grid_integrals(Flow& flow, const GridOptions& o) {
   const std::vector<double> log_prob = grid_log_prob(flow, o).to_vector<double>();
   const auto n = static_cast<size_t>(o.points);
-  const double step = 2 * o.half_width / static_cast<double>(o.points - 1);
+  const auto steps = static_cast<double>(o.points - 1);
+  const double cell = 4 * o.half()[0] * o.half()[1] / (steps * steps);
   const auto weight = [n](size_t i) { return i == 0 || i + 1 == n ? 0.5 : 1.0; };
   GridIntegrals out;
   for (size_t i = 0; i < n; ++i) {
@@ -94,8 +118,8 @@ GridIntegrals grid_integrals(Flow& flow, const GridOptions& o) {
       mass += p;
       if (p > 0) entropy -= p * log_prob[i * n + j];
     }
-    out.mass += mass * weight(i) * step * step;
-    out.entropy += entropy * weight(i) * step * step;
+    out.mass += mass * weight(i) * cell;
+    out.entropy += entropy * weight(i) * cell;
   }
   return out;
 }

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <array>
+
 #include "flowgrad/models/flow.h"
 
 /// Measurements that a correct flow must pass whatever it has learned. All run off the tape and
@@ -22,13 +24,23 @@ CheckError log_det_consistency(Flow& flow, const Tensor& z, const Tensor& condit
 /// each row of z (N, D). Costs D backward passes.
 CheckError log_det_error(Flow& flow, const Tensor& z, const Tensor& condition = {});
 
+/// points x points values over a rectangle: `half_width` to both sides of `center` along the first
+/// axis and `half_height`, or as much where that is 0, along the second.
 struct GridOptions {
-  /// The grid covers [-half_width, half_width]^2 with points x points values.
   double half_width = 8;
   int64_t points = 801;
   /// Rows evaluated at a time.
   int64_t batch = 8192;
+  double half_height = 0;
+  std::array<double, 2> center = {0, 0};
+  std::array<double, 2> half() const {
+    return {half_width, half_height > 0 ? half_height : half_width};
+  }
+  /// "[-2, 3] x [0, 1]"
+  std::string to_string() const;
 };
+/// The grid over rows (N, 2) and half of their extent around it.
+GridOptions grid_over(const Tensor& rows, int64_t points);
 
 /// The points of the grid, row-major with the first coordinate slowest: (points^2, 2).
 Tensor grid_points(const GridOptions& options, DType dtype = DType::float32,

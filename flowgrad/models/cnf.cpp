@@ -184,10 +184,11 @@ Tensor ContinuousNormalizingFlow::draw_probe(const Tensor& like) {
              : randn(like.shape(), probes_, like.dtype(), like.device());
 }
 
-OdeState ContinuousNormalizingFlow::solve(const Tensor& y0, double t0, double t1,
+OdeState ContinuousNormalizingFlow::solve(const Tensor& rows, double t0, double t1,
                                           const Tensor& given_probe, const Tensor& given_condition,
                                           bool trace, bool regularizers) {
-  check_rows("ContinuousNormalizingFlow", y0, options_.dim);
+  check_rows("ContinuousNormalizingFlow", rows, options_.dim);
+  const Tensor y0 = cast(rows, promote(rows.dtype(), dtype()));
   const Tensor condition = check_condition("ContinuousNormalizingFlow", given_condition, y0.size(0),
                                            options_.condition_dim);
   if (given_probe.defined() && given_probe.shape() != y0.shape()) {

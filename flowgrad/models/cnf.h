@@ -108,7 +108,7 @@ class ContinuousNormalizingFlow final : public Flow {
  private:
   Tensor draw_probe(const Tensor& like);
   void check_solver(const OdeOptions& solver) const;
-  OdeState solve(const Tensor& y0, double t0, double t1, const Tensor& probe,
+  OdeState solve(const Tensor& rows, double t0, double t1, const Tensor& probe,
                  const Tensor& condition, bool trace, bool regularizers);
 
   CNFOptions options_;

@@ -51,6 +51,11 @@ void check_draw(const char* name, const Tensor& t, const Shape& shape) {
                                t.shape().to_string(), shape.to_string()));
 }
 
+Tensor state_of(const Module& model, const Tensor& noise, const Tensor& condition) {
+  const DType dtype = promote(noise.dtype(), model.dtype());
+  return cast(noise, condition.defined() ? promote(dtype, condition.dtype()) : dtype);
+}
+
 void check_guidance(const GenerateOptions& options, const Tensor& condition) {
   if (options.guidance == 1 || condition.defined()) return;
   throw ValueError(
@@ -98,11 +103,12 @@ Matching FlowMatching::match(const Tensor& x1, const Tensor& condition, Generato
   return {xt, t, velocity(xt, t, condition), target};
 }
 
-Tensor FlowMatching::generate(const Tensor& noise, const Tensor& given,
+Tensor FlowMatching::generate(const Tensor& given_noise, const Tensor& given,
                               const GenerateOptions& options) {
-  const Tensor condition = check("generate", noise, given);
+  const Tensor condition = check("generate", given_noise, given);
   check_guidance(options, condition);
   NoGrad off;
+  const Tensor noise = state_of(*this, given_noise, condition);
   // The first layer reads x, condition and embedded time. Only x changes from one evaluation to the
   // next by more than a time known beforehand, so the other columns are multiplied once.
   const Tensor w_x = weight_of_x();

@@ -92,6 +92,8 @@ VelocityField velocity_field(FlowMatching& model, const Tensor& condition = {});
 
 /// ValueError for guidance without a condition.
 void check_guidance(const GenerateOptions& options, const Tensor& condition);
+/// What a solve starts from: the noise, in the widest dtype of it, the model and the condition.
+Tensor state_of(const Module& model, const Tensor& noise, const Tensor& condition);
 
 /// ShapeError, naming the argument of a loss, unless a given draw has the shape wanted.
 void check_draw(const char* name, const Tensor& draw, const Shape& wanted);

@@ -17,32 +17,63 @@ std::vector<Tensor> joined(std::initializer_list<std::span<const Tensor>> parts)
   return out;
 }
 
-/// GradError where the slopes depend on a leaf by another way than through `known`: its gradient
-/// would be missing without a word.
-void check_dependence(std::span<const Tensor> slopes, std::span<const Tensor> known) {
+/// Leaves on which the slopes depend by another way than through `known`: their gradients would be
+/// missing without a word.
+std::vector<Ref<TapeNode>> strangers(std::span<const Tensor> slopes,
+                                     std::span<const Tensor> known) {
+  std::vector<Ref<TapeNode>> found;
   std::unordered_set<const TapeNode*> seen;
   for (const Tensor& t : known) {
     if (t.requires_grad()) seen.insert(t.node().get());
   }
-  std::vector<const TapeNode*> open;
+  std::vector<TapeNode*> open;
   for (const Tensor& s : slopes) {
     if (s.requires_grad()) open.push_back(s.node().get());
   }
   while (!open.empty()) {
-    const TapeNode* node = open.back();
+    TapeNode* node = open.back();
     open.pop_back();
     if (!seen.insert(node).second) continue;
     if (node->is_leaf()) {
-      throw GradError(fmt::format(
-          "odeint: the field depends on a tensor of shape {} that is not among its parameters; the "
-          "adjoint gives gradients to y0 and the parameters only",
-          static_cast<const Leaf*>(node)->layout.shape.to_string()));
+      found.emplace_back(node);
+      continue;
     }
     const auto& edges = static_cast<const Node*>(node)->edges;
     for (size_t i = 0; i < edges.size(); ++i) {
       if (edges[i].node) open.push_back(edges[i].node.get());
     }
   }
+  return found;
+}
+
+[[noreturn]] void refuse(const Ref<TapeNode>& stranger) {
+  throw GradError(fmt::format(
+      "odeint: the field depends on a tensor of shape {} that is not among its parameters; the "
+      "adjoint gives gradients to y0 and the parameters only",
+      static_cast<const Leaf*>(stranger.get())->layout.shape.to_string()));
+}
+
+void check_dependence(std::span<const Tensor> slopes, std::span<const Tensor> known) {
+  const std::vector<Ref<TapeNode>> found = strangers(slopes, known);
+  if (!found.empty()) refuse(found[0]);
+}
+
+/// y, which refuses to be a way to leaves that its gradient knows nothing of.
+Tensor guarded(const Tensor& y, const std::vector<Ref<TapeNode>>& leaves) {
+  if (leaves.empty() || !recording(y)) return y;
+  std::vector<Tensor> inputs{y};
+  for (const Ref<TapeNode>& leaf : leaves) {
+    inputs.push_back(Tensor::empty({}, y.dtype(), y.device()));
+    inputs.back().attach(leaf, 0);
+  }
+  Tensor out = y.detach();
+  record("odeint", std::span(&out, 1), inputs, {}, [leaves](Backward& r) {
+    for (size_t i = 0; i < leaves.size(); ++i) {
+      if (r.slots[i + 1] != nullptr) refuse(leaves[i]);
+    }
+    r.set(0, r.grad());
+  });
+  return out;
 }
 
 /// The backward problem: state, adjoint, and the parameters' gradients as mere integrals.
@@ -121,6 +152,21 @@ OdeParameterField checked(const OdeParameterField& field) {
   };
 }
 
+/// A field whose first slopes are looked at for what they depend on beside the arguments: a pass
+/// that asks for that alone would not come by here.
+OdeParameterField noting(const OdeParameterField& field, std::span<const Tensor> arguments,
+                         std::vector<Ref<TapeNode>>& others) {
+  return [&field, arguments, &others, first = std::make_shared<bool>(true)](
+             double t, const OdeState& y, std::span<const Tensor> parameters) {
+    if (!std::exchange(*first, false)) return field(t, y, parameters);
+    EnableGrad on;
+    OdeState out = field(t, y, parameters);
+    others = strangers(out, arguments);
+    for (Tensor& slope : out) slope = slope.detach();
+    return out;
+  };
+}
+
 }  // namespace
 
 OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
@@ -129,8 +175,11 @@ OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
   const size_t n = y0.size();
   OdeSolution solution;
   const std::vector<Tensor> arguments = joined({y0, parameters});
-  const bool is_constant = mode().recording && !recording(std::span<const Tensor>(arguments));
-  const OdeParameterField forward_field = is_constant ? checked(field) : field;
+  std::vector<Ref<TapeNode>> others;
+  const bool is_constant = !recording(std::span<const Tensor>(arguments));
+  const OdeParameterField forward_field = !mode().recording ? field
+                                          : is_constant     ? checked(field)
+                                                            : noting(field, arguments, others);
   const MultiFunction forward = [&](std::span<const Tensor> in) {
     OdeOptions plain = options;
     plain.gradient = OdeGradient::direct;
@@ -167,9 +216,9 @@ OdeSolution solve_adjoint(const OdeParameterField& field, const OdeState& y0,
   };
   const std::vector<Tensor> flat = custom_vjp("odeint", forward, rule, arguments, true);
   *reached = {solution.t, solution.at.size()};
-  for (size_t i = 0; i < n; ++i) solution.y[i] = flat[i];
+  for (size_t i = 0; i < n; ++i) solution.y[i] = guarded(flat[i], others);
   for (size_t k = 0; k < solution.at.size(); ++k) {
-    for (size_t j = 0; j < n; ++j) solution.at[k][j] = flat[n * (k + 1) + j];
+    for (size_t j = 0; j < n; ++j) solution.at[k][j] = guarded(flat[n * (k + 1) + j], others);
   }
   return solution;
 }

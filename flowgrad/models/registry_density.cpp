@@ -66,7 +66,7 @@ std::vector<ConfigKey> with_stack_keys(std::vector<ConfigKey> keys) {
   const std::vector<ConfigKey> shared = {
       condition_key(),
       {"permute", "false", "a fixed random permutation after every coupling"},
-      {"actnorm", "false", "a trained scale and shift before every coupling"},
+      {"actnorm", "false", "a trained scale and shift before every coupling, seen from the base"},
       {"base_components", "0", "Gaussians of a trained mixture base; 0 = N(0, I)"}};
   keys.insert(keys.end(), shared.begin(), shared.end());
   return keys;

@@ -45,6 +45,7 @@ Tensor ScoreModel::generate(const Tensor& noise, const Tensor& given,
   const Tensor condition = check("generate", noise, given);
   check_guidance(options, condition);
   NoGrad off;
+  const Tensor start = state_of(*this, noise, condition);
   const auto field = [&](double time, const Tensor& x) {
     const Tensor t = full({1}, time, x.dtype(), x.device());
     const Tensor with = velocity(x, t, condition);
@@ -53,7 +54,7 @@ Tensor ScoreModel::generate(const Tensor& noise, const Tensor& given,
     const Tensor without = velocity(x, t, zeros_like(condition));
     return without + (with - without) * options.guidance;
   };
-  return odeint(field, noise, 0, options_.end_time, options.solver);
+  return odeint(field, start, 0, options_.end_time, options.solver);
 }
 
 }  // namespace flowgrad

@@ -85,16 +85,26 @@ void check_mass(Subject& s, Flow& narrow) {
   const double demanded = s.options.trained || s.model.name() == "planar" ? 1e-3 : 1e-5;
   // The grid covers the samples and is made finer until the integral stands; small models can
   // afford the finest.
-  GridOptions grid{.half_width = std::min(1.25 * max(abs(own)).item() + 0.5, 1e3), .points = 401};
+  GridOptions grid = grid_over(own, 401);
   const int64_t finest = s.model.module().parameter_count() < 10000 ? 1601 : 801;
   GridIntegrals whole = grid_integrals(narrow, grid);
+  double change = 0;
   while (grid.points < finest && !(std::abs(whole.mass - 1) <= demanded)) {
     grid.points = 2 * grid.points - 1;
-    whole = grid_integrals(narrow, grid);
+    const double coarse = std::exchange(whole, grid_integrals(narrow, grid)).mass;
+    change = std::abs(whole.mass - coarse);
+  }
+  const std::string where = fmt::format("{0} x {0} points of {1}", grid.points, grid.to_string());
+  // An integral that still moves says nothing about the density.
+  if (change > demanded) {
+    const std::string why =
+        fmt::format("too sharp for {}: the finest two integrals differ by {:.2g}", where, change);
+    s.skip(5, "density integrates to 1", why);
+    s.skip(6, "entropy of own samples against the grid's", why);
+    return;
   }
   s.judge(5, "density integrates to 1", std::abs(whole.mass - 1), demanded,
-          fmt::format("|integral - 1|, {0} x {0} points of [-{1:.2f}, {1:.2f}]^2", grid.points,
-                      grid.half_width));
+          "|integral - 1|, " + where);
 
   const Tensor log_prob = cast(narrow.log_prob(own), DType::float64);
   const double mean_nll = -mean(log_prob).item();
@@ -120,10 +130,14 @@ void check_floor(Subject& s, Flow& narrow) {
     s.skip(7, "likelihood below the data's entropy", "no data given");
     return;
   }
+  if (s.options.data.size(0) < 2) {
+    s.skip(7, "likelihood below the data's entropy", "one row has no standard error");
+    return;
+  }
   NoGrad off;
   const int64_t n = s.options.data.size(0);
   const QuantityInputs in = s.inputs(n, DType::float32);
-  double total = 0, squares = 0;
+  double first = NAN, total = 0, squares = 0;  // of deviations from the first
   constexpr int64_t kPart = 8192;
   for (int64_t at = 0; at < n; at += kPart) {
     const int64_t end = std::min(at + kPart, n);
@@ -131,13 +145,14 @@ void check_floor(Subject& s, Flow& narrow) {
         in.condition.defined() ? slice(in.condition, 0, at, end) : in.condition;
     for (const double l :
          narrow.log_prob(slice(in.input, 0, at, end), condition).to_vector<double>()) {
-      total += l;
-      squares += l * l;
+      if (std::isnan(first)) first = l;
+      total += l - first;
+      squares += (l - first) * (l - first);
     }
   }
   const auto rows = static_cast<double>(n);
-  const double nll = -total / rows;
-  const double error = std::sqrt(std::max(squares / rows - nll * nll, 0.0) / rows);
+  const double nll = -(first + total / rows);
+  const double error = std::sqrt(std::max(squares - total * total / rows, 0.0) / (rows - 1) / rows);
   if (std::isnan(s.options.floor)) {
     s.skip(
         7, "likelihood below the data's entropy",

@@ -31,6 +31,7 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, double lr,
                      std::vector<const char*> moments)
     : groups_(std::move(groups)), moment_names_(std::move(moments)), lr_(checked_rate(lr)) {
   std::set<std::string> names;
+  std::map<const void*, std::string> memory;
   for (const ParameterGroup& group : groups_) {
     check_setting("optimizer", "weight_decay", group.weight_decay,
                   std::isfinite(group.weight_decay) && group.weight_decay >= 0,
@@ -55,6 +56,11 @@ Optimizer::Optimizer(std::vector<ParameterGroup> groups, double lr,
       }
       if (!names.insert(name).second) {
         throw ValueError(fmt::format("optimizer: \"{}\" is given twice", name));
+      }
+      if (tensor.numel() > 0 && !memory.emplace(tensor.raw(), name).second) {
+        throw ValueError(
+            fmt::format("optimizer: \"{}\" is the same memory as \"{}\"; it would be updated twice",
+                        name, memory[tensor.raw()]));
       }
       all_.emplace_back(name, tensor);
       State& state = states_.emplace_back();

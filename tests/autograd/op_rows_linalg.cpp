@@ -151,6 +151,8 @@ void add_linalg_rows(std::vector<Op>& t) {
           .also({{{2, 1, 3}}, {{2, 3}}}, FN(cdist(x[0], x[1])))
           .refuses("cdist: a is (2, 3), b is (2, 4); (..., N, D) and (..., M, D)",
                    {{{2, 3}}, {{2, 4}}}, FN(cdist(x[0], x[1])))
+          .refuses("cdist: a is (1, 1, 1, 1, 1, 1, 2, 3), b is (2, 3); rank 7 or less",
+                   {{{1, 1, 1, 1, 1, 1, 2, 3}}, {{2, 3}}}, FN(cdist(x[0], x[1])))
           .refuses("cdist: a is (3,), b is (2, 3)", {{{3}}, {{2, 3}}}, FN(cdist(x[0], x[1])))
           .refuses("cdist: ", {index_to({2, 3}, 2), index_to({2, 3}, 2)}, FN(cdist(x[0], x[1]))));
 

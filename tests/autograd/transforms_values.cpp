@@ -218,6 +218,26 @@ TEST_CASE("an own rule for one order: every way to the second is refused", "[tra
         "");
 }
 
+TEST_CASE("a function with an integer result has no slope", "[transforms_values]") {
+  const auto floor_of = [](const Tensor& t) { return cast(t, DType::int64); };
+  const Tensor x = values({1, 2});
+  const ValueAndDerivative r = jvp(floor_of, x, values({1, 1}));
+  CHECK(r.value.to_vector<int64_t>() == std::vector<int64_t>{1, 2});
+  CHECK(r.derivative.to_vector<int64_t>() == std::vector<int64_t>{0, 0});
+}
+
+TEST_CASE("gradcheck says what it was given", "[transforms_values]") {
+  const MultiFunction root = [](std::span<const Tensor> in) {
+    return std::vector<Tensor>{sqrt(in[0])};
+  };
+  const std::vector<Tensor> x{values({-1, 1})};
+  for (const int order : {-1, 0, 4}) {
+    CHECK(not_raised<ValueError>([&] { gradcheck(root, x, {.order = order}); },
+                                 "gradcheck: order = " + std::to_string(order) + " given") == "");
+  }
+  CHECK(gradcheck(root, x).message.find("NaN") != std::string::npos);
+}
+
 TEST_CASE("taps see, replace and refuse gradients", "[transforms_values]") {
   const Tensor x = leaf({1, 2});
   Tensor seen;
@@ -235,6 +255,11 @@ TEST_CASE("taps see, replace and refuse gradients", "[transforms_values]") {
   CHECK(not_raised<GradError>(
             [&] { grad(sum(tap(x, [](const Tensor&) { return ones64({3}); })), x); }, "tap #") ==
         "");
+  CHECK(not_raised<GradError>(
+            [&] {
+              grad(sum(tap(x, [](const Tensor&) { return ones64({3, 2}); })), x);
+            },
+            "returned a gradient of shape (3, 2); expected shape (2,)") == "");
   // With a graph of the gradient, what the hook does is differentiated too.
   const auto cubic = [](const Tensor& t) {
     return sum(tap(t * t, [](const Tensor& g) { return g * g; }) * t.detach());

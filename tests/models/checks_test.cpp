@@ -90,6 +90,15 @@ TEST_CASE("grids and the density's integral", "[checks_test]") {
   CHECK(points.to_vector<double>() ==
         std::vector<double>{-1, -1, -1, 0, -1, 1, 0, -1, 0, 0, 0, 1, 1, -1, 1, 0, 1, 1});
   CHECK(grid_log_prob(fresh, {.points = 5}).shape() == Shape{5, 5});
+  // A grid over samples that are narrow, far out and of another scale along each axis.
+  RealNVP moved(o, generator);
+  const Tensor rows = tensor({-1, 3, 1, 7, 0, 4}, DType::float64);
+  const GridOptions around = grid_over(reshape(rows, {3, 2}), 3);
+  CHECK(grid_points(around, DType::float64).to_vector<double>() ==
+        std::vector<double>{-1.5, 2, -1.5, 5, -1.5, 8, 0, 2, 0, 5, 0, 8, 1.5, 2, 1.5, 5, 1.5, 8});
+  CHECK(around.to_string() == "[-1.5, 1.5] x [2, 8]");
+  const Tensor own = moved.sample(5000, generator);
+  CHECK(density_integral(moved, grid_over(own, 161)) == Catch::Approx(1).epsilon(1e-5));
   CHECK(contains(raised<ValueError>([&] { grid_points({.points = 1}); }), {"1 points"}));
   Affine three(3);
   CHECK(contains(raised<ValueError>([&] { grid_log_prob(three); }),

@@ -466,5 +466,9 @@ TEST_CASE("a model of float32 takes rows of float64 and promotes", "[density_tes
       INFO(name);
       CHECK(p.grad().dtype() == DType::float32);
     }
+    const Tensor narrow = cast(x, DType::float32);
+    const std::unique_ptr<Flow> precise = make(kind, 2, DType::float64);
+    CHECK(precise->log_prob(narrow, condition).dtype() == DType::float64);
+    CHECK(precise->forward(narrow, condition).value.dtype() == DType::float64);
   }
 }

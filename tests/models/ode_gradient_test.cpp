@@ -174,6 +174,9 @@ TEST_CASE("the adjoint refuses a field that depends on what it was not told",
   };
   const OdeSolution s = solve_ode(affine, {e.y0}, {e.w}, 0, 1, {.gradient = OdeGradient::adjoint});
   CHECK(contains(raised<GradError>([&] { backward(sum(s.y[0])); }), {"(3,)", "parameters"}));
+  // A pass that could do without the solve, too.
+  const Tensor loss = sum(s.y[0]) + sum(square(e.b));
+  CHECK(contains(raised<GradError>([&] { grad(loss, e.b); }), {"(3,)", "parameters"}));
   // Parameters may be computed from leaves, and from each other.
   const Tensor one = e.w * 2;
   const Tensor two = sin(one);

@@ -248,6 +248,7 @@ TEST_CASE("optimisers refuse what they cannot do", "[optimizer_test]") {
   CHECK_THAT(group({{{"w", w}}, -1, 0}), Contains("lr_factor = -1"));
   CHECK_THAT(group({{{"w", w}}, 1, -2}), Contains("weight_decay = -2"));
   CHECK_THAT(group({{{"w", w}, {"w", leaf({2})}}}), Contains("\"w\" is given twice"));
+  CHECK_THAT(group({{{"a", w}, {"b", w}}}), Contains("\"b\" is the same memory as \"a\""));
   CHECK_THAT(error_of<GradError>([&] {
                Sgd({{{{"v", tensor({1})}}}});
              }),

@@ -77,6 +77,7 @@ expect 3 "missing.npy" sample --model flow_matching --set condition_dim=2 --cond
 expect 3 "(40, 3)" sample --model flow_matching --set condition_dim=2 --condition x3.npy --output x9.npy
 expect 3 "--input: load_npy: missing.npy" $e --input missing.npy
 expect 3 "--input: whole.npy: int64 given" $e --input whole.npy
+expect 2 "--n: 3 given; --condition has 40 rows" sample --model flow_matching --set condition_dim=3 --n 3 --condition x3.npy --output x9.npy
 expect 3 "--condition: load_npy: missing.npy" sample --model flow_matching --set condition_dim=2 --condition missing.npy --output x9.npy
 expect 3 "missing: cannot be opened: No such file or directory" inspect missing
 ln -s round.npy round.npy

@@ -234,6 +234,7 @@ from 0 to below 1@train --model planar --data moons --ema 1
 --pause-at@train --model planar --data moons --pause-at -2
 --resume: no run given@train --model planar --data moons --resume
 --overwrite: given with --resume@train --model planar --data moons --run x --resume --overwrite
+--preset: given with --resume@train --run x --resume --preset realnvp
 the data needs 2@train --model planar --set dim=3 --data moons
 the data needs 2@train --model flow_matching --set action_dim=7 --data moons
 the data needs 0@train --model flow_matching --set condition_dim=7 --data moons
