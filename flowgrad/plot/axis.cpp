@@ -87,9 +87,13 @@ std::string AxisOptions::caption() const {
 
 std::vector<Tick> linear_ticks(double lo, double hi, int target) {
   check_range("linear_ticks", lo, hi, target, false);
-  const double step = nice_step(hi - lo, target);
-  const double first = std::ceil(lo / step - 1e-9);
-  const double last = std::floor(hi / step + 1e-9);
+  double step = nice_step(hi - lo, target);
+  const auto first_of = [&] { return std::ceil(lo / step - 1e-9); };
+  const auto last_of = [&] { return std::floor(hi / step + 1e-9); };
+  // A lone label would leave the scale unknown.
+  for (int more = 1; last_of() - first_of() < 1 && more <= 4; ++more)
+    step = nice_step(hi - lo, target + more);
+  const double first = first_of(), last = last_of();
   std::vector<double> values;
   for (double k = first; k <= last && values.size() < 2 * static_cast<size_t>(target) + 1; ++k) {
     values.push_back(k * step);

@@ -71,7 +71,8 @@ TEST_CASE("gradients of a bfloat16 leaf add up", "[leaf_test][device]") {
 }
 
 TEST_CASE("a number that no integer holds makes a result of float32", "[leaf_test][device]") {
-  const Tensor a = Tensor::from(std::vector<int64_t>{2, -4}, {2}, DType::int64, testing::test_device());
+  const Tensor a =
+      Tensor::from(std::vector<int64_t>{2, -4}, {2}, DType::int64, testing::test_device());
   const double infinity = HUGE_VAL;
   const auto same = [](const Tensor& got, double first, double second) {
     CHECK(got.dtype() == DType::float32);
@@ -90,8 +91,8 @@ TEST_CASE("the slope of a zeroth power is zero for any cotangent", "[leaf_test][
   const Tensor x = leaf({0, 2});
   for (const bool recorded : {false, true}) {
     const Tensor y = pow(x, 0.0), cotangent = values({HUGE_VAL, 1});
-    const std::vector<Tensor> g = grad(std::span(&y, 1), std::span(&x, 1),
-                                       std::span(&cotangent, 1), {.create_graph = recorded});
+    const std::vector<Tensor> g = grad(std::span(&y, 1), std::span(&x, 1), std::span(&cotangent, 1),
+                                       {.create_graph = recorded});
     CHECK(differs(g[0], {0, 0}) == "");
   }
 }

@@ -63,6 +63,7 @@ TEST_CASE("log ticks are powers of ten, or 1 2 5 on a short range", "[axis_test]
   CHECK(labels(log_ticks(1e-8, 1e-4, 5)) == Labels{"10⁻⁸", "10⁻⁷", "10⁻⁶", "10⁻⁵", "10⁻⁴"});
   CHECK(labels(log_ticks(1e-8, 1e8, 4)) == Labels{"10⁻⁸", "10⁻⁴", "10⁰", "10⁴", "10⁸"});
   CHECK(labels(log_ticks(1, 30, 5)) == Labels{"1", "2", "5", "10", "20"});
+  CHECK(labels(log_ticks(1.6, 3.4, 1)) == Labels{"2", "3"});
   CHECK(labels(log_ticks(2.1, 2.3, 4)) == Labels{"2.10", "2.15", "2.20", "2.25", "2.30"});
 }
 
