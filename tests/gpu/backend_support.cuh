@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "flowgrad/kernels/cuda/backend.h"
+#include "flowgrad/kernels/cuda/scratch.h"
 #include "flowgrad/kernels/reference/reference.h"
 #include "gpu/support.cuh"
 #include "kernels/strided.h"
@@ -53,6 +54,13 @@ class OnDevice {
   std::size_t bytes_;
   std::vector<char> before_;
   DeviceArray<char> memory_;
+};
+
+/// Lets a call take `bytes` of scratch memory at once, so that a few rows are done in several goes.
+struct LittleScratch {
+  std::size_t before = kernels::scratch_limit();
+  explicit LittleScratch(std::size_t bytes) { kernels::scratch_limit() = bytes; }
+  ~LittleScratch() { kernels::scratch_limit() = before; }
 };
 
 /// Sum of squared differences over sum of squares; infinite where NaN or infinite elements differ.

@@ -39,7 +39,8 @@ bool saves(const std::string& what, char letter) { return what.find(letter) != s
 bool has_integer_form(UnaryOp op) {
   for (UnaryOp other :
        {UnaryOp::neg, UnaryOp::abs, UnaryOp::sign, UnaryOp::square, UnaryOp::clamp,
-        UnaryOp::add_scalar, UnaryOp::mul_scalar, UnaryOp::rsub_scalar, UnaryOp::pow_scalar}) {
+        UnaryOp::add_scalar, UnaryOp::mul_scalar, UnaryOp::rsub_scalar, UnaryOp::pow_scalar,
+        UnaryOp::floor, UnaryOp::ceil, UnaryOp::round, UnaryOp::relu}) {
     if (op == other) return true;
   }
   return false;

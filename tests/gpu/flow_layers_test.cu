@@ -58,6 +58,11 @@ void check_stack(const StackCase& c, bool inverse, DType dtype) {
       3, [&](Backend& be, std::vector<View>& v) {
         be.planar({v[4], v[5], v[6], v[7], inverse}, v[3], v[0], v[1], v[2]);
       });
+  same_as_reference(what + ", no heights",
+                    {fresh(rows, dtype), fresh({c.n}, dtype), in[0], in[1], in[2], in[3], in[4]}, 2,
+                    [&](Backend& be, std::vector<View>& v) {
+                      be.planar({v[3], v[4], v[5], v[6], inverse}, v[2], v[0], v[1], {});
+                    });
   const Tensor out = fresh(rows, dtype), log_det = fresh({c.n}, dtype);
   reference_backend().planar({in[1], in[2], in[3], in[4], inverse}, in[0], out, log_det, heights);
   same_as_reference(
@@ -103,6 +108,15 @@ TEST_CASE("a coupling on the device hides what its mask hides", "[flow_layers_te
   CHECK(to_scale.back().to_vector<double>()[0] == 0);
   CHECK(to_shift.back().to_vector<double>() == std::vector<double>{0, 0});
   CHECK(std::isfinite(log_det.back().to_vector<double>()[0]));
+  // A cotangent of zero stays zero beside a factor or an element that is infinite.
+  for (const double element : {2.0, HUGE_VAL}) {
+    const OnDevice from = row({3, element}), huge = row({bad, 1000});
+    const Coupling unbounded{huge.view(), shift.view(), mask.view(), 0, false};
+    cuda_backend().coupling_grad(unbounded, from.view(), g.view(), one.view(), to_z.view(),
+                                 to_scale.view(), to_shift.view());
+    CHECK(to_z.back().to_vector<double>() == std::vector<double>{1.5, 0});
+    CHECK(to_scale.back().to_vector<double>() == std::vector<double>{0, 1});
+  }
 }
 
 TEST_CASE("planar stacks of rows of every length", "[flow_layers_test]") {
@@ -119,6 +133,7 @@ TEST_CASE("planar stacks of rows of every length", "[flow_layers_test]") {
       for (const bool inverse : {false, true}) check_stack(c, inverse, dtype);
     }
     check_stack({0, 3, 2}, false, dtype);
+    check_stack({20, 200, 12}, true, dtype);  // the sums of fewer warps fit a block
   }
 }
 

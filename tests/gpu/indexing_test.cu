@@ -95,6 +95,15 @@ TEST_CASE("gather and index_select: rows of every width", "[indexing_test]") {
   const Tensor shifted =
       Tensor::over(x.storage_ref(), {Shape{8, 8}, Strides{8, 1}, 1}, DType::float32);
   check(Op::index_select, values({700, 8}, DType::float32, 2), indices({700}, 8, 3), shifted, 0);
+  // The same of the output, and of the steps along other axes.
+  const Tensor roomy = values({40 * 16}, DType::float32, 2);
+  for (const Layout& l : {Layout{Shape{40, 8}, Strides{8, 1}, 1}, Layout{{40, 8}, {10, 1}, 0},
+                          Layout{{40, 8}, {9, 1}, 0}, Layout{{40, 8}, {16, 2}, 0}}) {
+    check(Op::index_select, roomy.with_layout(l), indices({40}, 9, 3), x, 0);
+  }
+  const Tensor blocks = values({3, 9 * 8 + 1}, DType::float32, 1);
+  check(Op::index_select, values({3, 5, 8}, DType::float32, 2), indices({5}, 9, 3),
+        blocks.with_layout({{3, 9, 8}, {9 * 8 + 1, 8, 1}, 0}), 1);
   check(Op::gather, values({30, 8}, DType::float32, 2),
         expanded_to(indices({30, 1}, 9, 4), {30, 8}), x, 0);
   check(Op::gather, values({5, 8}, DType::float32, 2), indices({5, 8}, 3, 4),
@@ -147,6 +156,20 @@ TEST_CASE("scatters: long lanes go by way of a sort", "[indexing_test]") {
   // More targets than sixteen bits count.
   check(Op::index_add, values({70000}, DType::float32, 1), indices({5000}, 70000, 2),
         values({5000}, DType::float32, 3), 0);
+}
+
+TEST_CASE("scatters: groups and targets beyond 32 bits together", "[indexing_test]") {
+  const OnDevice index(Tensor::from(std::vector<int64_t>(2 * 300), {2, 300}));
+  const OnDevice source(Tensor::from(std::vector<double>(2 * 300, 1), {2, 300}));
+  const Tensor pair = Tensor::from(std::vector<double>{0, 10}, {2});
+  const OnDevice out(pair);
+  View wide = out.view();
+  const Shape shape{2, int64_t{1} << 32};
+  const Strides strides{1, 0};
+  wide.shape = &shape;
+  wide.strides = &strides;
+  cuda_backend().scatter_add(index.view(), 1, source.view(), wide);
+  CHECK(out.back().to_vector<double>() == std::vector<double>{300, 310});
 }
 
 TEST_CASE("scatters: 65,536 hits on one row", "[indexing_test]") {

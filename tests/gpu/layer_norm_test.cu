@@ -11,9 +11,7 @@ namespace {
 
 void check(const LayerNormCase& c, DType dtype) {
   const std::string what = std::string(name_of(dtype)) + " " + c.text();
-  const auto fresh = [](const Shape& s, DType d) {
-    return Tensor::from(std::vector<double>(static_cast<size_t>(numel(s))), s, d);
-  };
+  const auto fresh = [](const Shape& s, DType d) { return values(s, d, 9); };  // not zero by chance
   const Tensor x = c.x(dtype), weight = values({c.n}, dtype, 3), bias = values({c.n}, dtype, 4);
   const auto norm = [&](const View& w, const View& b) {
     return LayerNorm{c.weight ? w : View(), c.bias ? b : View(), 1e-5};

@@ -30,7 +30,7 @@ void check_lu(const Tensor& a, const Shape& batch, int64_t n) {
 }
 
 /// Diagonally dominant: the lower triangle stands for a positive definite matrix. The upper one is
-/// zero where it must not be read.
+/// NaN where it must not be read.
 Tensor dominant(const Shape& batch, int64_t n, DType dtype, uint64_t seed, bool lower_only) {
   const Shape shape = with_batch(batch, n, n);
   std::vector<double> v = values(shape, DType::float64, seed, -1, 1).to_vector<double>();
@@ -38,7 +38,7 @@ Tensor dominant(const Shape& batch, int64_t n, DType dtype, uint64_t seed, bool 
     const auto row = static_cast<int64_t>(i) / n % n;
     const auto column = static_cast<int64_t>(i) % n;
     if (row == column) v[i] = static_cast<double>(n) + 1 + v[i];
-    if (lower_only && column > row) v[i] = 0;
+    if (lower_only && column > row) v[i] = std::numeric_limits<double>::quiet_NaN();
   }
   return Tensor::from(v, shape, dtype);
 }
@@ -138,6 +138,25 @@ TEST_CASE("triangular_solve: both triangles, sizes, columns", "[linalg_test]") {
   const Tensor none = Tensor::from(std::vector<double>{}, {0, 0});
   const Tensor right = Tensor::from(std::vector<double>{}, {0, 3});
   cuda_backend().triangular_solve(none, right, true, false, right);
+}
+
+TEST_CASE("linear algebra: more matrices than scratch memory holds at once", "[linalg_test]") {
+  const int64_t n = 80;
+  const LittleScratch two(static_cast<size_t>(2 * n * n) * sizeof(double));
+  check_lu(values({5, n, n}, DType::float64, 4), {5}, n);
+  const Tensor a = dominant({5}, n, DType::float64, 3, true);
+  same_as_reference("cholesky", {values(a.shape(), a.dtype(), 1), a}, 1,
+                    [](Backend& b, const std::vector<View>& v) { b.cholesky(v[1], v[0]); });
+  a.data<double>()[3 * n * n] = -1;
+  const OnDevice bad(a), out(values(a.shape(), a.dtype(), 1));
+  CHECK(contains(message_of([&] { cuda_backend().cholesky(bad.view(), out.view()); }),
+                 "batch entry 3 "));
+  const Tensor m = dominant({2}, 200, DType::float64, 9, false);
+  const Tensor b = values({2, 200, 33}, DType::float64, 10);
+  same_as_reference("triangular_solve", {values(b.shape(), b.dtype(), 1), m, b}, 1,
+                    [](Backend& backend, const std::vector<View>& v) {
+                      backend.triangular_solve(v[1], v[2], true, false, v[0]);
+                    });
 }
 
 TEST_CASE("linear algebra: what is refused", "[linalg_test]") {

@@ -11,14 +11,15 @@ namespace {
 
 void check(const LstmCase& c, DType dtype, bool keeps) {
   const std::string what = std::string(name_of(dtype)) + " " + c.text();
-  const auto fresh = [&](const Shape& s) {
-    return Tensor::from(std::vector<double>(static_cast<size_t>(numel(s))), s, dtype);
-  };
+  const auto fresh = [&](const Shape& s) { return values(s, dtype, 8); };  // not zero by chance
   const Tensor weight = c.weight(dtype), lengths = c.row_lengths();
   const auto steps = [&](const View& w, const View& n) {
     return LstmSteps{w, c.lengths ? n : View(), c.reverse};
   };
-  const Tensor gates = fresh(c.gates()), h_before = fresh(c.states()), c_before = fresh(c.states());
+  // Beyond a row's length the gates are whatever they are: zeros on both sides.
+  const Tensor gates =
+      Tensor::from(std::vector<double>(static_cast<size_t>(numel(c.gates()))), c.gates(), dtype);
+  const Tensor h_before = fresh(c.states()), c_before = fresh(c.states());
   std::vector<Tensor> operands = {fresh(c.states()),
                                   fresh(c.state()),
                                   fresh(c.state()),
@@ -52,6 +53,22 @@ void check(const LstmCase& c, DType dtype, bool keeps) {
 TEST_CASE("an LSTM of every kind on the device", "[lstm_test]") {
   for (const DType dtype : {DType::float32, DType::float64})
     for (const LstmCase& c : lstm_cases()) check(c, dtype, true);
+}
+
+TEST_CASE("a weight that is not finite reaches its unit alone", "[lstm_test]") {
+  for (const int64_t hidden : {5, 17}) {
+    const LstmCase c{2, 1, hidden};
+    const DType f = DType::float32;
+    const Tensor weight = c.weight(f);
+    weight.data<float>()[3 * hidden + 1] = HUGE_VALF;  // of unit 3, behind those of unit 2
+    const auto fresh = [&](const Shape& s) { return values(s, f, 8); };
+    same_as_reference("hidden " + std::to_string(hidden),
+                      {fresh(c.states()), fresh(c.state()), fresh(c.state()), weight,
+                       values(c.gates(), f, 2), values(c.state(), f, 3), values(c.state(), f, 4)},
+                      3, [](Backend& be, std::vector<View>& v) {
+                        be.lstm({v[3], {}, false}, v[4], v[5], v[6], v[0], v[1], v[2], {}, {}, {});
+                      });
+  }
 }
 
 TEST_CASE("an LSTM on the device that keeps nothing", "[lstm_test]") {

@@ -88,7 +88,7 @@ Product product(int64_t m, int64_t n, int64_t k, DType dtype, int layout_a, int 
                 bool accumulate) {
   Product p{matrix(m, k, dtype, layout_a, 1), matrix(k, n, dtype, layout_b, 2), Tensor(),
             values({m, n}, dtype, 3), accumulate};
-  if (bias) p.bias = strided(values({n}, dtype, 4), 5);
+  if (bias) p.bias = strided(values({n}, dtype, 4), 8);
   return p;
 }
 
@@ -201,6 +201,20 @@ TEST_CASE("a batch of vectors keeps to aligned entries", "[matmul_test]") {
                         else
                           be.matmul(v[1], v[2], View(), false, v[0]);
                       });
+  }
+}
+
+TEST_CASE("an output that begins at an odd place", "[matmul_test]") {
+  for (const DType dtype : {DType::float32, DType::float64}) {
+    for (const auto& [m, n] :
+         std::vector<std::pair<int64_t, int64_t>>{{68, 132}, {40, 8}, {5, 36}}) {
+      const Tensor out =
+          values({m * n + 1}, dtype, 3).with_layout(Layout{Shape{m, n}, Strides{n, 1}, 1});
+      same_as_reference("matmul", {out, values({m, 20}, dtype, 1), values({20, n}, dtype, 2)}, 1,
+                        [](Backend& be, const std::vector<View>& v) {
+                          be.matmul(v[1], v[2], View(), true, v[0]);
+                        });
+    }
   }
 }
 

@@ -32,3 +32,12 @@ TEST_CASE("pooling of every kind on the device", "[pool_test]") {
     }
   }
 }
+
+TEST_CASE("pooling to a size of more than 32 bits is refused on the device", "[pool_test]") {
+  const Tensor x = values({1, 1, 1, 1 << 16}, DType::float32, 1);
+  const Tensor out = Tensor::empty({1, 1, 1, 1 << 16}, DType::float32);
+  const Pooling spans{{0, 0}, {0, 0}, {0, 0}};
+  CHECK_THROWS_WITH(cuda_backend().avg_pool2d(spans, x, out),
+                    "avg_pool2d: an axis of 65536 places to one of 65536; a product below 2^32 is "
+                    "accepted on a device");
+}

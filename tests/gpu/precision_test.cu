@@ -65,6 +65,8 @@ TEST_CASE("products round their operands as they are told", "[precision_test]") 
     // A linear layer's transposed weight, a view with gaps, batches with and without a shared b.
     within(error_of(x, transposed_last(values({36, 40}, f, 5)), bias, {}));
     within(error_of(strided(x, 6), strided(w, 7), strided(bias, 8), {}));
+    const Tensor odd = values({70 * 40 + 1}, f, 1);  // rows of whole vectors, but not aligned
+    within(error_of(odd.with_layout(Layout{Shape{70, 40}, Strides{40, 1}, 1}), w, bias, {}));
     within(error_of(values({2, 3, 5, 40}, f, 9), values({2, 3, 40, 33}, f, 10), {}, {}));
     const Tensor shared = w.with_layout(Layout{Shape{3, 40, 36}, Strides{0, 36, 1}, 0});
     within(error_of(values({3, 4, 40}, f, 11), shared, bias, {}));

@@ -64,6 +64,9 @@ TEST_CASE("random: seeds, streams, extreme parameters", "[random_test]") {
   same_bits(RandomKind::integer, 1, 2, {-9e18, 9e18}, blank({1025}, DType::int64));
   same_bits(RandomKind::bernoulli, 1, 2, {0, 0}, blank({255}, DType::float32));
   same_bits(RandomKind::bernoulli, 1, 2, {1, 0}, blank({255}, DType::float32));
+  // A probability that is drawn itself: the draw is not below it.
+  const double drawn = uniform24(Philox::block(1, 2, 0)[1]);
+  same_bits(RandomKind::bernoulli, 1, 2, {drawn, 0}, blank({4}, DType::float32));
 }
 
 TEST_CASE("random: row-major order in every layout", "[random_test]") {

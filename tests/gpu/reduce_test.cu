@@ -138,6 +138,7 @@ TEST_CASE("reduce of long rows in chunks", "[reduce_test]") {
     check_reduce(op, values({2, 20000}, DType::float64, 2), {2, 1});
     check_reduce(op, values({20000, 3}, DType::float32, 3), {1, 3});
     check_reduce(op, values({70, 2, 80}, DType::float32, 4), {1, 2, 1});
+    check_reduce(op, values({3, 1100, 2}, DType::float32, 6), {3, 1, 2});
   }
   // Beyond 2^20 a chunk is a block's.
   Tensor x = values({1 << 16, 33}, DType::float32, 5);
@@ -176,6 +177,9 @@ TEST_CASE("reduce of broadcast operands and of NaN and infinities", "[reduce_tes
       }
       check_arg(true, x, 1);
       check_arg(false, x, 1);
+      const Tensor same =
+          Tensor::from(std::vector<double>(static_cast<size_t>(n), special), {n}, DType::float32);
+      for (ReduceOp op : {ReduceOp::min, ReduceOp::max}) check_reduce(op, same, {1});
     }
   }
   // Wrapping integers.
@@ -215,6 +219,8 @@ TEST_CASE("arg_reduce finds the first extreme of the device", "[reduce_test]") {
         check_arg(maximum, Tensor::from(v, {3, n}, dtype), 1);
         check_arg(maximum, Tensor::from(v, {n, 3}, dtype), 0);
         check_arg(maximum, strided(Tensor::from(v, {n, 3}, dtype), 3), 0);
+        // Elements that a team lacks must not win.
+        check_arg(maximum, values({3, n}, dtype, 5, maximum ? -9 : 1, maximum ? -1 : 9), 1);
       }
       const Tensor x = values({3, 4, 5}, dtype, 9);
       for (int axis = 0; axis < 3; ++axis) check_arg(maximum, strided(x, 2), axis);

@@ -23,6 +23,7 @@ struct Case {
   std::vector<SamplerStage> stages;
   cuda::SamplerPlan plan{};  // columns = 0: the default
   uint64_t seed = 100;       // of the operands' values
+  bool odd = false;          // hidden matrices begin at an odd place
 
   std::string text() const {
     return std::string(name_of(dtype)) + ", " + std::to_string(rows) + " rows, width " +
@@ -69,6 +70,10 @@ struct Operands {
     add({c.outputs, c.width}, 1);
     add({n, c.width}, 1);
     add({3, c.width, c.width}, 2 * root);
+    if (c.odd) {
+      const Tensor whole = values({3 * c.width * c.width + 1}, c.dtype, seed, -root, root);
+      all.back() = whole.with_layout({{3, c.width, c.width}, {c.width * c.width, c.width, 1}, 1});
+    }
     add({2, c.width}, 1);
     add({3, c.outputs, c.width}, 2 * root);
     add({c.outputs}, 1);
@@ -208,6 +213,7 @@ TEST_CASE("a sampler in one launch on sizes of every kind", "[sampler_test]") {
       }
     }
     check({.dtype = dtype, .rows = 64, .width = 8, .outputs = 7, .stages = euler(2)});
+    check({.dtype = dtype, .width = 8, .stages = euler(2), .odd = true});
   }
 }
 
@@ -238,6 +244,16 @@ TEST_CASE("the bits of a sample do not depend on the plan's rows and groups", "[
         CHECK(got == first);
       }
     }
+  }
+}
+
+TEST_CASE("a sampler's NaN stays in its row", "[sampler_test]") {
+  for (bool relu : {false, true}) {
+    const Case c{.relu = relu, .stages = euler(2)};
+    const Operands operands(c);
+    operands.all[0].data<float>()[4] = std::nanf("");  // of row 1
+    const std::vector<double> got = on_device(c, operands).to_vector<double>();
+    for (size_t i = 0; i < got.size(); ++i) CHECK(std::isnan(got[i]) == (i / 3 == 1));
   }
 }
 

@@ -121,6 +121,20 @@ TEST_CASE("a scan of more than a million elements has chunks of chunks", "[scan_
   check_scan(ScanOp::sum, x, 0, false);
 }
 
+TEST_CASE("running sums of floats keep their seven digits", "[scan_test]") {
+  constexpr int64_t n = 100'000;
+  const OnDevice x(values({n}, DType::float32, 1, 0, 1));
+  const OnDevice out(Tensor::empty({n}, DType::float32));
+  cuda_backend().scan(ScanOp::sum, x.view(), 0, false, out.view());
+  const std::vector<double> in = x.back().to_vector<double>(), got = out.back().to_vector<double>();
+  double exact = 0, worst = 0;
+  for (size_t i = 0; i < in.size(); ++i) {
+    exact += in[i];
+    worst = std::max(worst, std::abs(got[i] - exact) / exact);
+  }
+  CHECK(worst <= 1e-7);
+}
+
 TEST_CASE("scans of broadcast operands, NaN, infinities and extremes", "[scan_test]") {
   const Tensor row = values({1, 70}, DType::float32, 1);
   const Tensor wide = row.with_layout(expanded("test", row.layout(), {30, 70}));

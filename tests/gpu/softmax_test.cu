@@ -64,6 +64,10 @@ TEST_CASE("softmax of rows of every length, along memory and across", "[softmax_
   check_softmax(values({2, 300}, DType::float32, 7), 1);
   check_softmax(values({300, 40}, DType::float32, 8), 0);
   check_softmax(values({65537}, DType::float32, 9), 0);
+  check_softmax(values({1248, 3}, DType::float32, 10), 0);  // the streams' last round ends the row
+  // Elements that a team lacks must not be the largest.
+  for (int64_t n : {3, 20, 100, 200, 1500})
+    check_softmax(values({2, n}, DType::float32, 11, -900, -800), 1);
 }
 
 TEST_CASE("softmax of broadcast rows, NaN and infinities", "[softmax_test]") {

@@ -101,6 +101,11 @@ TEST_CASE("sort: long rows", "[sort_test]") {
   check_sort(Tensor::from(wide, {6000}), 0, true, false, 1);
 }
 
+TEST_CASE("sort: more long rows than scratch memory holds at once", "[sort_test]") {
+  const LittleScratch three(3 * 2500 * 2 * (sizeof(uint32_t) + sizeof(uint32_t)));
+  check_sort(awkward({7, 2500}, DType::float32, 25), 1, false, true, 1);
+}
+
 TEST_CASE("sort: the first of the order", "[sort_test]") {
   for (const int64_t kept : {0, 1, 3, 33, 100}) {
     check_sort(awkward({5, 100}, DType::float32, 31), 1, kept % 2 == 0, kept == 3, 1, kept);

@@ -17,7 +17,6 @@ namespace {
 /// One block a matrix, in double as on the CPU, in shared memory where it fits. Products and
 /// differences are rounded one by one, so pivots are chosen as the CPU chooses them.
 constexpr std::size_t kMaxShared = 48 << 10;
-constexpr std::size_t kMaxScratch = std::size_t{256} << 20;
 
 __device__ double minus_product(double x, double a, double b) {
   return __dsub_rn(x, __dmul_rn(a, b));
@@ -190,7 +189,7 @@ struct Work {
       shared_bytes = bytes;
       at_once = std::min<int64_t>(blocks, 0x7fffffff);
     } else {
-      at_once = std::clamp<int64_t>(static_cast<int64_t>(kMaxScratch / bytes), 1, blocks);
+      at_once = std::clamp<int64_t>(static_cast<int64_t>(scratch_limit() / bytes), 1, blocks);
       scratch_bytes = static_cast<std::size_t>(at_once) * bytes;
     }
   }

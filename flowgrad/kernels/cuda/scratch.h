@@ -12,6 +12,13 @@
 
 namespace flowgrad::kernels {
 
+/// Bytes of scratch memory that a call for many rows or matrices takes at once; it does the rest
+/// after them. Tests lower it.
+inline std::size_t& scratch_limit() {
+  static std::size_t bytes = std::size_t{256} << 20;
+  return bytes;
+}
+
 /// Device memory for the time of one call. A block goes back to a pool and is handed out again
 /// without waiting: all kernels run in order on the default stream, so its next user runs later.
 /// While a graph is captured it is the graph's own memory, which stays as long as the graph does.

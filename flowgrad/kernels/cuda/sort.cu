@@ -156,11 +156,11 @@ void sort_short(const T* x, T* values, int64_t* indices, const Rows& rows) {
 template <class T>
 void sort_long(const T* x, T* values, int64_t* indices, const Rows& rows) {
   using Key = KeyOf<T>;
-  constexpr int64_t kMaxBytes = int64_t{256} << 20;
+  const auto most_bytes = static_cast<int64_t>(scratch_limit());
   if (rows.n > 0xffffffffll) throw ShapeError("sort: axis: more than 2^32 - 1 elements given");
   const int64_t row_bytes = rows.n * 2 * static_cast<int64_t>(sizeof(Key) + sizeof(uint32_t));
   const int64_t at_once =
-      std::min({rows.heads.total, std::max<int64_t>(1, kMaxBytes / row_bytes), int64_t{65535}});
+      std::min({rows.heads.total, std::max<int64_t>(1, most_bytes / row_bytes), int64_t{65535}});
   const auto elements = static_cast<std::size_t>(at_once * rows.n);
   const Scratch keys(elements * 2 * sizeof(Key));
   const Scratch order(elements * 2 * sizeof(uint32_t));
