@@ -166,12 +166,12 @@ void check_writable(const char* op, const Tensor& x) {
                     "use slice_scatter, where or scatter_add, or write under NoGrad",
                     op, x.shape().to_string()));
   }
-  for (int d = 0; d < x.rank(); ++d) {
-    if (x.shape()[d] < 2 || x.layout().strides[d] != 0) continue;
+  const int repeated = repeated_axis(x.layout());
+  if (repeated >= 0) {
     throw ValueError(
         fmt::format("{}: a tensor of shape {} given whose axis {} shows the same elements again; "
                     "one with an element for each place is accepted",
-                    op, x.shape().to_string(), d));
+                    op, x.shape().to_string(), repeated));
   }
 }
 

@@ -261,11 +261,15 @@ class Pass {
   static Tensor in_float32(const Tensor& g, F&& f) {
     return g.dtype() == DType::bfloat16 ? cast(f(cast(g, DType::float32)), g.dtype()) : f(g);
   }
+  static Tensor sum_of(const Tensor& a, const Tensor& b) {
+    return in_float32(a, [&](const Tensor& wide) { return wide + cast(b, wide.dtype()); });
+  }
   static void add_in_place(const Tensor& g, const Tensor& to) {
     kernels::Backend& backend = kernels::backend(to.device());
-    if (to.dtype() != DType::bfloat16) return backend.add_into(g, to);
-    backend.copy(in_float32(to, [&](const Tensor& wide) { return wide + cast(g, wide.dtype()); }),
-                 to);
+    if (to.dtype() == DType::bfloat16)
+      backend.copy(sum_of(to, g), to);
+    else
+      backend.add_into(g, to);
   }
 
   static std::string giver(const Node* from, size_t input) {
@@ -289,7 +293,7 @@ class Pass {
     } else if (!mode().recording && slot.is_sole_owner() && slot.is_contiguous()) {
       add_in_place(g, slot);
     } else {
-      slot = in_float32(slot, [&](const Tensor& wide) { return wide + cast(g, wide.dtype()); });
+      slot = sum_of(slot, g);
     }
   }
 

@@ -14,18 +14,13 @@ namespace {
 
 constexpr const char* kSet = "moons";
 
-struct Mean {
-  double mean = 0;
-  double standard_error = 0;
-};
-
 /// `n` rows of the data on a device.
 Tensor rows(int64_t n, Generator& generator, Device device, DType dtype = DType::float32) {
   return to(toy::sample(kSet, n, generator, dtype), device);
 }
 
-/// Mean of -log p over rows, in batches.
-Mean mean_nll(Flow& flow, const Tensor& x) {
+/// Mean of log p over rows, in batches.
+SampleMean mean_log_prob(Flow& flow, const Tensor& x) {
   NoGrad off;
   std::vector<double> values;
   for (int64_t at = 0; at < x.size(0); at += 10000) {
@@ -33,13 +28,7 @@ Mean mean_nll(Flow& flow, const Tensor& x) {
                           .to_vector<double>();
     values.insert(values.end(), part.begin(), part.end());
   }
-  const auto n = static_cast<double>(values.size());
-  double sum = 0;
-  for (double v : values) sum -= v;
-  const double mean = sum / n;
-  double squares = 0;
-  for (double v : values) squares += (-v - mean) * (-v - mean);
-  return {mean, std::sqrt(squares / (n - 1) / n)};
+  return sample_mean(values);
 }
 
 }  // namespace
@@ -68,7 +57,7 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
       [&](int64_t, int64_t) {
         return -mean(flow.log_prob(rows(budget.density_batch, generator, device)));
       },
-      [&] { return mean_nll(flow, validation).mean; }, settings);
+      [&] { return -mean_log_prob(flow, validation).value; }, settings);
 
   // Judged in double, so that the checks see the mathematics and not the rounding.
   Generator unused(0);
@@ -77,9 +66,9 @@ DensityResult demo_density(const DemoSettings& settings, const DemoBudget& budge
   exact_model->module().to(device);
   auto& exact = dynamic_cast<Flow&>(exact_model->module());
   const Tensor test = rows(budget.test_points, test_generator, device, DType::float64);
-  const Mean nll = mean_nll(exact, test);
-  r.nll = nll.mean;
-  r.standard_error = nll.standard_error;
+  const SampleMean log_prob = mean_log_prob(exact, test);
+  r.nll = -log_prob.value;
+  r.standard_error = log_prob.error;
   r.test_points = budget.test_points;
   r.reconstruction = reconstruction_error(exact, slice(test, 0, 0, 10000)).max;
   r.log_det = log_det_error(exact, randn({1000, 2}, test_generator, DType::float64, device)).max;

@@ -6,6 +6,13 @@
 
 namespace flowgrad {
 
+int repeated_axis(const Layout& l) {
+  for (int i = 0; i < l.rank(); ++i) {
+    if (l.shape[i] > 1 && l.strides[i] == 0) return i;
+  }
+  return -1;
+}
+
 Extent extent_of(const Layout& l) {
   if (numel(l.shape) == 0) return {0, 0};
   int64_t low = l.offset;

@@ -46,6 +46,8 @@ struct Extent {
   int64_t end = 0;
 };
 Extent extent_of(const Layout& layout);
+/// The first axis whose places all show the same elements, of stride 0; -1 where there is none.
+int repeated_axis(const Layout& layout);
 
 // View algebra. Each checks its arguments and raises ShapeError naming op.
 Layout permuted(const char* op, const Layout& in, const Dims& axes);

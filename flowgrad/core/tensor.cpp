@@ -221,12 +221,12 @@ void Tensor::set_grad(const Tensor& grad) const {
     throw DeviceError(fmt::format("set_grad: gradient on {} given for a tensor on {}",
                                   grad.device().to_string(), device().to_string()));
   }
-  for (int i = 0; grad.defined() && i < rank(); ++i) {
-    if (shape()[i] < 2 || grad.strides()[i] != 0) continue;
+  const int repeated = grad.defined() ? repeated_axis(grad.layout()) : -1;
+  if (repeated >= 0) {
     throw GradError(
         fmt::format("set_grad: the gradient shows elements more than once along axis "
                     "{}; a tensor whose elements are its own is accepted, see clone",
-                    i));
+                    repeated));
   }
   std::lock_guard lock(leaf->mutex);
   leaf->grad = grad.defined() && grad.requires_grad() ? grad.detach() : grad;

@@ -116,6 +116,7 @@ class Tensor {
     int64_t numel;
     Ref<Storage> storage;
     Ref<TapeNode> node;
+    /// Of a result the slot of its gradient, if it is asked for; else a leaf that is frozen.
     Ref<Leaf> retained;
     uint32_t output = 0;
     DType dtype;

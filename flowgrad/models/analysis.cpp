@@ -25,12 +25,8 @@ void missing(std::vector<Property>& out, const std::string& name, const std::str
   out.push_back({.name = name, .note = why});
 }
 
-struct Mean {
-  double value, error;
-};
-
 /// Over the first `rows` of the data.
-Mean log_likelihood(Model& model, const AnalysisOptions& o, int64_t rows) {
+SampleMean log_likelihood(Model& model, const AnalysisOptions& o, int64_t rows) {
   Generator generator(o.seed, uint64_t{21} << 40);
   std::vector<double> all;
   for (int64_t at = 0; at < rows; at += kPart) {
@@ -40,11 +36,7 @@ Mean log_likelihood(Model& model, const AnalysisOptions& o, int64_t rows) {
     const auto part = model.evaluate("log_prob", in, {}, generator).to_vector<double>();
     all.insert(all.end(), part.begin(), part.end());
   }
-  const auto n = static_cast<double>(all.size());
-  double mean = 0, squares = 0;
-  for (const double l : all) mean += l / n;
-  for (const double l : all) squares += (l - mean) * (l - mean);
-  return {mean, std::sqrt(squares / (n - 1) / n)};
+  return sample_mean(all);
 }
 
 void describe_maps(std::vector<Property>& out, Model& model, const AnalysisOptions& o) {
@@ -86,7 +78,7 @@ void describe_likelihood(std::vector<Property>& out, Model& model, const Analysi
   auto* flow = dynamic_cast<Flow*>(&model.module());
   // A solve with an exact trace for every row is dear.
   const int64_t rows = flow != nullptr ? o.data.size(0) : std::min<int64_t>(o.data.size(0), 1000);
-  const Mean l = log_likelihood(model, o, rows);
+  const SampleMean l = log_likelihood(model, o, rows);
   const auto dim = static_cast<double>(o.data.size(1));
   out.push_back(
       {"log-likelihood", l.value, l.error, "nats", fmt::format("{} held-out rows", rows)});
@@ -106,11 +98,11 @@ void describe_likelihood(std::vector<Property>& out, Model& model, const Analysi
     missing(out, "density integral", "for one density on the plane only");
   } else {
     Generator draws(0);
-    const GridOptions grid = grid_over(flow->sample(20000, draws), 801);
+    const GridOptions first = grid_over(flow->sample(20000, draws), 401);
+    const RefinedIntegrals r = refined_integrals(*flow, first, 801, 1e-5);
     out.push_back({.name = "density integral",
-                   .value = density_integral(*flow, grid),
-                   .note = fmt::format("{0} x {0} points of {1}, around samples", grid.points,
-                                       grid.to_string())});
+                   .value = r.whole.mass,
+                   .note = r.where() + ", around samples"});
   }
 }
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "flowgrad/autograd/mode.h"
 #include "flowgrad/autograd/ops.h"
@@ -38,6 +39,15 @@ void check_grid(const GridOptions& o) {
 
 }  // namespace
 
+SampleMean sample_mean(const std::vector<double>& values) {
+  const auto n = static_cast<double>(values.size());
+  double sum = 0, squares = 0;
+  for (const double v : values) sum += v;
+  const double mean = sum / n;
+  for (const double v : values) squares += (v - mean) * (v - mean);
+  return {mean, std::sqrt(squares / (n - 1) / n)};
+}
+
 CheckError reconstruction_error(Flow& flow, const Tensor& x, const Tensor& condition) {
   NoGrad off;
   return errors_of(flow.forward(flow.inverse(x, condition).value, condition).value, x);
@@ -67,15 +77,14 @@ std::string GridOptions::to_string() const {
 GridOptions grid_over(const Tensor& rows, int64_t points) {
   NoGrad off;
   const auto low = min(rows, {0}).to_vector<double>(), high = max(rows, {0}).to_vector<double>();
-  GridOptions o{.points = points};
-  double half[2];
-  for (size_t i = 0; i < 2; ++i) {
-    o.center[i] = (low[i] + high[i]) / 2;
-    half[i] = std::max(0.75 * (high[i] - low[i]), 1e-6 * (1 + std::abs(o.center[i])));
-  }
-  o.half_width = half[0];
-  o.half_height = half[1];
-  return o;
+  const auto center = [&](size_t i) { return (low[i] + high[i]) / 2; };
+  const auto half = [&](size_t i) {
+    return std::max(0.75 * (high[i] - low[i]), 1e-6 * (1 + std::abs(center(i))));
+  };
+  return {.half_width = half(0),
+          .points = points,
+          .half_height = half(1),
+          .center = {center(0), center(1)}};
 }
 
 Tensor grid_points(const GridOptions& o, DType dtype, Device device) {
@@ -122,6 +131,21 @@ GridIntegrals grid_integrals(Flow& flow, const GridOptions& o) {
     out.entropy += entropy * weight(i) * cell;
   }
   return out;
+}
+
+std::string RefinedIntegrals::where() const {
+  return fmt::format("{0} x {0} points of {1}", grid.points, grid.to_string());
+}
+
+RefinedIntegrals refined_integrals(Flow& flow, const GridOptions& first, int64_t finest,
+                                   double tolerance) {
+  RefinedIntegrals r{.whole = grid_integrals(flow, first), .grid = first};
+  while (r.grid.points < finest && !(std::abs(r.whole.mass - 1) <= tolerance)) {
+    r.grid.points = 2 * r.grid.points - 1;
+    const double coarse = std::exchange(r.whole, grid_integrals(flow, r.grid)).mass;
+    r.change = std::abs(r.whole.mass - coarse);
+  }
+  return r;
 }
 
 double density_integral(Flow& flow, const GridOptions& o) { return grid_integrals(flow, o).mass; }

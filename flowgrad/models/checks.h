@@ -1,6 +1,8 @@
 #pragma once
 
 #include <array>
+#include <string>
+#include <vector>
 
 #include "flowgrad/models/flow.h"
 
@@ -15,6 +17,12 @@ struct CheckError {
   /// 99.9 percentile: what remains when a handful of rows lie far out.
   double p999 = 0;
 };
+
+/// The mean of numbers and its standard error, NaN for one number.
+struct SampleMean {
+  double value, error;
+};
+SampleMean sample_mean(const std::vector<double>& values);
 
 /// x -> z -> x for rows of data (N, D).
 CheckError reconstruction_error(Flow& flow, const Tensor& x, const Tensor& condition = {});
@@ -53,6 +61,17 @@ struct GridIntegrals {
   double mass = 0, entropy = 0;
 };
 GridIntegrals grid_integrals(Flow& flow, const GridOptions& options = {});
+/// The integrals on a grid that is made finer, up to `finest` points an axis, until the mass is 1
+/// within `tolerance`; that grid; and by how much its mass differs from that of the one before.
+struct RefinedIntegrals {
+  GridIntegrals whole;
+  GridOptions grid;
+  double change = 0;
+  /// "401 x 401 points of [-2, 3] x [0, 1]"
+  std::string where() const;
+};
+RefinedIntegrals refined_integrals(Flow& flow, const GridOptions& first, int64_t finest,
+                                   double tolerance);
 /// Their mass, which must be near 1.
 double density_integral(Flow& flow, const GridOptions& options = {});
 

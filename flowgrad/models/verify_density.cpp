@@ -70,49 +70,34 @@ void check_maps(Subject& s, Flow& wide, Flow& narrow) {
 }
 
 void check_mass(Subject& s, Flow& narrow) {
-  if (s.dim != 2 || s.condition_dim != 0) {
-    const std::string why = s.dim != 2 ? fmt::format("a grid needs 2 dimensions, not {}", s.dim)
-                                       : "one density for each condition";
-    s.skip(5, "density integrates to 1", why);
-    s.skip(6, "entropy of own samples against the grid's", why);
-    return;
-  }
+  const std::string integral = "density integrates to 1",
+                    entropy = "entropy of own samples against the grid's";
+  const auto skip = [&](const std::string& why) {
+    s.skip(5, integral, why);
+    s.skip(6, entropy, why);
+  };
+  if (s.dim != 2) return skip(fmt::format("a grid needs 2 dimensions, not {}", s.dim));
+  if (s.condition_dim != 0) return skip("one density for each condition");
   NoGrad off;
   constexpr int64_t n = 20000;
   Generator draws = s.generator(5);
   const Tensor own = narrow.sample(n, draws);
   // Fresh weights of a planar flow are no identity: its folds are as sharp as trained ones.
   const double demanded = s.options.trained || s.model.name() == "planar" ? 1e-3 : 1e-5;
-  // The grid covers the samples and is made finer until the integral stands; small models can
-  // afford the finest.
-  GridOptions grid = grid_over(own, 401);
+  // Small models can afford the finest grid.
   const int64_t finest = s.model.module().parameter_count() < 10000 ? 1601 : 801;
-  GridIntegrals whole = grid_integrals(narrow, grid);
-  double change = 0;
-  while (grid.points < finest && !(std::abs(whole.mass - 1) <= demanded)) {
-    grid.points = 2 * grid.points - 1;
-    const double coarse = std::exchange(whole, grid_integrals(narrow, grid)).mass;
-    change = std::abs(whole.mass - coarse);
-  }
-  const std::string where = fmt::format("{0} x {0} points of {1}", grid.points, grid.to_string());
+  const RefinedIntegrals r = refined_integrals(narrow, grid_over(own, 401), finest, demanded);
   // An integral that still moves says nothing about the density.
-  if (change > demanded) {
-    const std::string why =
-        fmt::format("too sharp for {}: the finest two integrals differ by {:.2g}", where, change);
-    s.skip(5, "density integrates to 1", why);
-    s.skip(6, "entropy of own samples against the grid's", why);
-    return;
+  if (r.change > demanded) {
+    return skip(fmt::format("too sharp for {}: the finest two integrals differ by {:.2g}",
+                            r.where(), r.change));
   }
-  s.judge(5, "density integrates to 1", std::abs(whole.mass - 1), demanded,
-          "|integral - 1|, " + where);
+  s.judge(5, integral, std::abs(r.whole.mass - 1), demanded, "|integral - 1|, " + r.where());
 
-  const Tensor log_prob = cast(narrow.log_prob(own), DType::float64);
-  const double mean_nll = -mean(log_prob).item();
-  const double error = std(log_prob).item() / std::sqrt(static_cast<double>(n));
-  s.judge(6, "entropy of own samples against the grid's",
-          std::abs(mean_nll - whole.entropy) / error, 4,
-          fmt::format("standard errors between {:.4f} (of {} samples) and {:.4f}", mean_nll, n,
-                      whole.entropy));
+  const SampleMean log_prob = sample_mean(narrow.log_prob(own).to_vector<double>());
+  s.judge(6, entropy, std::abs(-log_prob.value - r.whole.entropy) / log_prob.error, 4,
+          fmt::format("standard errors between {:.4f} (of {} samples) and {:.4f}", -log_prob.value,
+                      n, r.whole.entropy));
 }
 
 void check_samples(Subject& s, Flow& wide) {
@@ -137,22 +122,17 @@ void check_floor(Subject& s, Flow& narrow) {
   NoGrad off;
   const int64_t n = s.options.data.size(0);
   const QuantityInputs in = s.inputs(n, DType::float32);
-  double first = NAN, total = 0, squares = 0;  // of deviations from the first
+  std::vector<double> all;
   constexpr int64_t kPart = 8192;
   for (int64_t at = 0; at < n; at += kPart) {
     const int64_t end = std::min(at + kPart, n);
     const Tensor condition =
         in.condition.defined() ? slice(in.condition, 0, at, end) : in.condition;
-    for (const double l :
-         narrow.log_prob(slice(in.input, 0, at, end), condition).to_vector<double>()) {
-      if (std::isnan(first)) first = l;
-      total += l - first;
-      squares += (l - first) * (l - first);
-    }
+    const auto part = narrow.log_prob(slice(in.input, 0, at, end), condition).to_vector<double>();
+    all.insert(all.end(), part.begin(), part.end());
   }
-  const auto rows = static_cast<double>(n);
-  const double nll = -(first + total / rows);
-  const double error = std::sqrt(std::max(squares - total * total / rows, 0.0) / (rows - 1) / rows);
+  const auto [mean, error] = sample_mean(all);
+  const double nll = -mean;
   if (std::isnan(s.options.floor)) {
     s.skip(
         7, "likelihood below the data's entropy",
