@@ -87,12 +87,13 @@ void check_mass(Subject& s, Flow& narrow) {
   // Small models can afford the finest grid.
   const int64_t finest = s.model.module().parameter_count() < 10000 ? 1601 : 801;
   const RefinedIntegrals r = refined_integrals(narrow, grid_over(own, 401), finest, demanded);
+  const double off_by = std::abs(r.whole.mass - 1);
   // An integral that still moves says nothing about the density.
-  if (r.change > demanded) {
+  if (off_by > demanded && r.change > demanded) {
     return skip(fmt::format("too sharp for {}: the finest two integrals differ by {:.2g}",
                             r.where(), r.change));
   }
-  s.judge(5, integral, std::abs(r.whole.mass - 1), demanded, "|integral - 1|, " + r.where());
+  s.judge(5, integral, off_by, demanded, "|integral - 1|, " + r.where());
 
   const SampleMean log_prob = sample_mean(narrow.log_prob(own).to_vector<double>());
   s.judge(6, entropy, std::abs(-log_prob.value - r.whole.entropy) / log_prob.error, 4,

@@ -155,6 +155,16 @@ TEST_CASE("a likelihood below the entropy of the data is refused", "[verify_test
                  {"3 rows", "at least 4"}));
 }
 
+TEST_CASE("a density too sharp for the first grid is judged on the finest", "[verify_test]") {
+  Generator generator(3);
+  const auto model = make_model("planar", {{"n_flows", "20"}}, generator);
+  for (const Verdict& v : verify(*model, {.rows = 16})) {
+    if (v.check != 5) continue;
+    CHECK(v.outcome == Outcome::passed);
+    CHECK(contains(v.note, {"1601 x 1601 points"}));
+  }
+}
+
 TEST_CASE("models of every name pass", "[verify_test]") {
   const std::vector<std::pair<std::string, Config>> models = {
       {"planar", {{"n_flows", "3"}}},
