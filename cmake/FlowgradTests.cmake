@@ -207,6 +207,18 @@ function(flowgrad_test_figures)
   set_tests_properties(figures.nightly PROPERTIES LABELS nightly TIMEOUT 14400 SKIP_RETURN_CODE 77)
 endfunction()
 
+# Random cases of the operations against PyTorch, where it is installed.
+function(flowgrad_test_random_ops)
+  if(NOT FLOWGRAD_PYTHON)
+    return()
+  endif()
+  add_test(NAME autograd.random_ops.nightly
+           COMMAND "${FLOWGRAD_PYTHON}" "${CMAKE_CURRENT_SOURCE_DIR}/golden/random_ops.py"
+                   "$<TARGET_FILE:test_autograd>")
+  set_tests_properties(autograd.random_ops.nightly PROPERTIES
+    LABELS nightly TIMEOUT 7200 SKIP_RETURN_CODE 77)
+endfunction()
+
 # The objects compiled per instruction set must export their one table and nothing weak: a weak
 # AVX-512 copy of an inline function could be the one the linker keeps for everybody.
 function(flowgrad_test_isa_symbols)

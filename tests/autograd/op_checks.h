@@ -83,10 +83,11 @@ class OnReference {
 inline constexpr DType kDTypes[] = {DType::float32, DType::float64};
 
 // The checks of the matrix, with their letters; each adds instances to the tally.
-void check_golden(Tally& tally);                                      // a, l
-void check_gradients(Tally& tally, const Op& op, uint64_t seed = 0);  // b, c
-void check_layouts(Tally& tally, const Op& op);                       // d, e, k
-void check_broadcasting(Tally& tally, const Op& op);                  // f
+void check_golden(Tally& tally,
+                  const std::string& path = FLOWGRAD_TEST_DATA "/golden/ops.safetensors");  // a, l
+void check_gradients(Tally& tally, const Op& op, uint64_t seed = 0);                        // b, c
+void check_layouts(Tally& tally, const Op& op);         // d, e, k
+void check_broadcasting(Tally& tally, const Op& op);    // f
 void check_sizes(Tally& tally, const Op& op);           // g, h, n, o, and both backends
 void check_special_values(Tally& tally, const Op& op);  // l
 void check_refusals(Tally& tally, const Op& op);        // i

@@ -117,6 +117,44 @@ Tensors pooled(const Json& p, In x) {
 #name, { #name, P(name(x[0], p["axis"])) } \
   }
 
+/// The gradient of sum(of^2), on the tape.
+Tensor gradient(const Tensor& of, const Tensor& at) {
+  if (!of.requires_grad()) return zeros_like(at);
+  const Tensors outputs{sum(square(of))}, inputs{at};
+  const Tensor g = grad(outputs, inputs, {}, {.create_graph = true, .allow_unused = true})[0];
+  return g.defined() ? g : zeros_like(at);
+}
+
+/// golden/random_programs.py: the inputs, and what each step makes of tensors before it.
+Tensors run_steps(const Json& steps, In x) {
+  Tensors values(x.begin(), x.end());
+  for (const Json& step : steps) {
+    const std::string op = step["op"];
+    Tensors operands;
+    for (const Json& place : step["in"]) operands.push_back(values[place.get<size_t>()]);
+    if (op == "grad") {
+      values.push_back(gradient(operands[0], operands[1]));
+    } else if (op == "checkpoint") {
+      const auto inner = [&step](In v) { return Tensors{run_steps(step["steps"], v).back()}; };
+      values.push_back(checkpoint(inner, operands)[0]);
+    } else if (op == "detach") {
+      values.push_back(operands[0].detach());
+    } else if (op == "where") {
+      values.push_back(where(greater(operands[0], 0), operands[1], operands[2]));
+    } else {
+      values.push_back(pinned_functions().at(op).f(step, operands)[0]);
+    }
+  }
+  return values;
+}
+
+Tensors program(const Json& p, In x) {
+  const Tensors values = run_steps(p["steps"], x);
+  Tensors out;
+  for (const Json& place : p["places"]) out.push_back(values[place.get<size_t>()]);
+  return out;
+}
+
 using Table = std::map<std::string, Pinned>;
 
 void add_elementwise(Table& t) {
@@ -146,6 +184,7 @@ void add_elementwise(Table& t) {
   t["clamp"] = {"clamp", P(clamp(x[0], number(p, "min", -std::numeric_limits<double>::infinity()),
                                  number(p, "max", std::numeric_limits<double>::infinity())))};
   t["where"] = {"where", P(where(x[0], x[1], x[2]))};
+  t["program"] = {"add", program};
 }
 
 void add_reductions(Table& t) {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdio>
+#include <cstdlib>
 
 #include "autograd/op_checks.h"
 #include "catch.hpp"
@@ -28,6 +29,22 @@ TEST_CASE("Every operation passes every check of the matrix", "[op_matrix_test][
   std::fflush(stdout);
   CHECK(table.size() >= 80);
   CHECK(tally.instances() >= 6000);
+}
+
+// tests/golden/random_ops.py draws the cases and runs this.
+TEST_CASE("Operations agree with cases that PyTorch computed",
+          "[op_matrix_test][random_ops][nightly]") {
+  const char* const path = std::getenv("FLOWGRAD_OP_CASES");
+  Tally tally;
+  if (path == nullptr)
+    check_golden(tally);
+  else
+    check_golden(tally, path);
+  for (const std::string& failure : tally.failures()) FAIL_CHECK(failure);
+  fmt::print("pinned cases: {} instances, {} failures\n", tally.instances(),
+             tally.failures().size());
+  std::fflush(stdout);
+  CHECK(tally.instances() > 0);
 }
 
 TEST_CASE("Derivatives hold at many random inputs", "[op_matrix_test][nightly]") {

@@ -73,8 +73,9 @@ const std::vector<Function> kFunctions{
     {"pow -3", UnaryOp::pow_scalar, -3, EXACT(std::pow(x, decltype(x)(-3))), -kInf, kInf, 2.5},
 };
 
-template <class T>
-double ulps(T got, Real exact) {
+/// |got - exact| in units of the last place of T at `exact`. R has more digits than T.
+template <class T, class R>
+double ulps(T got, R exact) {
   constexpr double wrong = 1e9;
   if (std::isnan(exact) || std::isnan(got)) return std::isnan(exact) && std::isnan(got) ? 0 : wrong;
   const T rounded = static_cast<T>(exact);
@@ -83,8 +84,8 @@ double ulps(T got, Real exact) {
   int exponent = 0;
   std::frexp(exact, &exponent);
   exponent = std::max(exponent, std::numeric_limits<T>::min_exponent);
-  return static_cast<double>(std::fabs(got - exact) /
-                             std::ldexp(Real(1), exponent - std::numeric_limits<T>::digits));
+  return static_cast<double>(std::fabs(static_cast<R>(got) - exact) /
+                             std::ldexp(R(1), exponent - std::numeric_limits<T>::digits));
 }
 
 template <class T>
@@ -102,12 +103,14 @@ Worst<T> worst_error(const Function& f, const std::vector<T>& arguments) {
   const Tensor y = Tensor::empty(x.shape(), x.dtype());
   backend(Device::cpu()).unary(f.op, {f.p, 0}, x, y);
   Worst<T> worst;
+  const T* const got = y.data<T>();
   for (size_t i = 0; i < arguments.size(); ++i) {
     const T v = arguments[i];
     if (static_cast<double>(v) < f.low || static_cast<double>(v) > f.high) continue;
-    const Real exact =
-        sizeof(T) == 4 ? f.exact_for_float(static_cast<double>(v)) : f.exact(static_cast<Real>(v));
-    worst.join({ulps(y.data<T>()[i], exact), v});
+    if constexpr (sizeof(T) == 4)
+      worst.join({ulps(got[i], f.exact_for_float(static_cast<double>(v))), v});
+    else
+      worst.join({ulps(got[i], f.exact(static_cast<Real>(v))), v});
   }
   return worst;
 }

@@ -46,7 +46,8 @@ void each_offset(const Layout& l, F&& f) {
   }
 }
 
-/// The same values under a layout with permuted axes, gaps, and some axes stored backwards.
+/// The same values under a layout with permuted axes, gaps, and some axes stored backwards; never
+/// contiguous where it has more than one element.
 inline Tensor strided(const Tensor& t, uint64_t seed) {
   Dice dice(seed);
   const int rank = t.rank();
@@ -63,6 +64,8 @@ inline Tensor strided(const Tensor& t, uint64_t seed) {
     if (backwards) origin += (size - 1) * step;
     span = step * size;
   }
+  if (l.is_contiguous() && numel(l.shape) > 1)
+    for (int64_t& stride : l.strides) stride *= 2;
   l.offset = origin;
   int64_t total = origin + 1;
   for (int axis = 0; axis < rank; ++axis) {

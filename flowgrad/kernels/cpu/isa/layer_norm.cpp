@@ -73,7 +73,7 @@ template <class T>
 void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics) {
   using V = vec<T>;
   const int64_t n = r.n;
-  const auto width = static_cast<double>(n);
+  const double share = 1 / static_cast<double>(n);
   const T* const weight = r.weight;
   const T* const bias = r.bias;
   const T* x = r.x;
@@ -85,7 +85,7 @@ void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics
         n, sum, [=](int64_t i, auto count, V* to) __attribute__((always_inline)) {
           *to = *to + keep(take(x + i, count) - origin, count);
         });
-    const double mean = static_cast<double>(x[0]) + sum[0] / width;
+    const double mean = static_cast<double>(x[0]) + sum[0] * share;
     const Centre<T> centre(mean);
     add_up<T>(
         n, squares, [=](int64_t i, auto count, V* to) __attribute__((always_inline)) {
@@ -93,7 +93,7 @@ void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics
           *to = fma(d, d, *to);
         });
     statistics[0] = mean;
-    statistics[1] = 1 / __builtin_sqrt(squares[0] / width + epsilon);
+    statistics[1] = 1 / __builtin_sqrt(squares[0] * share + epsilon);
     const V scale(statistics[1]);
     T* const to = out;
     for_registers<V::size>(
@@ -113,7 +113,7 @@ FG_INLINE void grad_of_rows(const NormRows<T>& r, int64_t row, const double* sta
                             T* g_x, T* few, int64_t columns) {
   using V = vec<T>;
   const int64_t n = r.n, at = row * n;
-  const auto width = static_cast<double>(n);
+  const double share = 1 / static_cast<double>(n);
   const T* const x = r.x + at;
   const T* const weight = r.weight;
   g += at;
@@ -136,8 +136,8 @@ FG_INLINE void grad_of_rows(const NormRows<T>& r, int64_t row, const double* sta
           to[0] = to[0] + h;
           to[1] = fma(h, centre(take(from + i, count)), to[1]);
         });
-    mean[k] = V(total[0] / width);
-    along[k] = V(total[1] / width * s * s);
+    mean[k] = V(total[0] * share);
+    along[k] = V(total[1] * share * s * s);
   }
   for_registers<V::size>(
       n, [&](int64_t i, auto count) __attribute__((always_inline)) {

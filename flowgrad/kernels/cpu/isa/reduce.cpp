@@ -111,13 +111,13 @@ void softmax(const T* x, int64_t rows, int64_t n, T* out) {
     Wide<T> sum = identities<Sum, T>();
     begin = 0;
     for (; begin + 4 * W <= n; begin += 4 * W) {
-      V e[4];
+      V four(0);
       for (int k = 0; k < 4; ++k) {
-        const V v = V::load(x + begin + k * W) - shift;
-        e[k] = exp(v);
-        (Logarithm ? v : e[k]).store(out + begin + k * W);
+        const V v = V::load(x + begin + k * W) - shift, e = exp(v);
+        (Logarithm ? v : e).store(out + begin + k * W);
+        four = four + e;
       }
-      join_into<Sum>(sum, wide(join4<Sum, T>(e[0], e[1], e[2], e[3])));
+      join_into<Sum>(sum, wide(four));
     }
     T* const to = out + begin;
     for_row(
@@ -137,26 +137,41 @@ void softmax(const T* x, int64_t rows, int64_t n, T* out) {
   }
 }
 
+/// The sum of n elements of g, times those of y where they are softmax's and not its logarithm's.
+/// Products and sums of four stay in T: their sum is one of shares of the largest g.
+template <bool Logarithm, class T>
+FG_INLINE double softmax_weight(const T* g, const T* y, int64_t n) {
+  using V = vec<T>;
+  constexpr int W = V::size;
+  const auto term = [=](int64_t i, auto count) __attribute__((always_inline)) {
+    if constexpr (Logarithm)
+      return take(g + i, count);
+    else
+      return take(g + i, count) * take(y + i, count);
+  };
+  constexpr std::integral_constant<int, W> whole;
+  const auto four = [=](int64_t i) __attribute__((always_inline)) {
+    return wide(join4<Sum, T>(term(i, whole), term(i + W, whole), term(i + 2 * W, whole),
+                              term(i + 3 * W, whole)));
+  };
+  Wide<T> sum[2] = {identities<Sum, T>(), identities<Sum, T>()};
+  int64_t i = 0;
+  for (; i + 8 * W <= n; i += 8 * W)
+    for (int k = 0; k < 2; ++k) join_into<Sum>(sum[k], four(i + 4 * k * W));
+  for (; i + W <= n; i += W) join_into<Sum>(sum[0], wide(term(i, whole)));
+  if (i < n) join_into<Sum>(sum[1], wide(term(i, static_cast<int>(n - i))));
+  join_into<Sum>(sum[0], sum[1]);
+  return total_of(sum[0]);
+}
+
 template <bool Logarithm, class T>
 void softmax_grad(const T* g, const T* y, int64_t rows, int64_t n, T* out) {
   using V = vec<T>;
   for (int64_t r = 0; r < rows; ++r, g += n, y += n, out += n) {
-    Wide<T> sum = identities<Sum, T>();
-    for_row(
-        g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
-          Wide<T> w = wide(vg);
-          if constexpr (!Logarithm) {
-            const Wide<T> wy =
-                wide(V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count));
-            for (int k = 0; k < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++k)
-              w.part[k] = w.part[k] * wy.part[k];
-          }
-          join_into<Sum>(sum, w);
-        });
-    const V total(total_of(sum));
-    for_row(
-        g, n, 0, [&](int64_t i, V vg, auto count) __attribute__((always_inline)) {
-          const V vy = V::size == static_cast<int>(count) ? V::load(y + i) : V::load(y + i, count);
+    const V total(softmax_weight<Logarithm>(g, y, n));
+    for_registers<V::size>(
+        n, [=](int64_t i, auto count) __attribute__((always_inline)) {
+          const V vg = take(g + i, count), vy = take(y + i, count);
           put(Logarithm ? vg - exp(vy) * total : vy * (vg - total), out + i, count);
         });
   }
@@ -226,18 +241,13 @@ void softmax_columns_grad(const T* g, const T* y, int64_t rows, int64_t stride, 
   for_row_groups<T>(
       rows,
       columns, [=](int64_t r, int64_t j, auto count, auto at_once) __attribute__((always_inline)) {
-        Wide<T> total = identities<Sum, T>();
+        V total(0);
         for (int k = 0; k < at_once; ++k) {
           const int64_t at = (r + k) * stride + j;
-          Wide<T> w = wide(take(g + at, count));
-          if constexpr (!Logarithm) {
-            const Wide<T> wy = wide(take(y + at, count));
-            for (int i = 0; i < static_cast<int>(sizeof(T) == 4 ? 2 : 1); ++i)
-              w.part[i] = w.part[i] * wy.part[i];
-          }
-          join_into<Sum>(total, w);
+          const V vg = take(g + at, count);
+          total = total + (Logarithm ? vg : vg * take(y + at, count));
         }
-        join_onto<Sum>(sum + j, total);
+        join_onto<Sum>(sum + j, wide(total));
       });
   T totals[kMostColumns];
   T* const total = totals;
