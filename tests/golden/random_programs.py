@@ -93,7 +93,7 @@ def draw_step(d, values):
     at = count - 1 - min(int(d.random.expovariate(0.35)), count - 1)
     x = values[at]
     rank, shape = x.dim(), list(x.shape)
-    others = [i for i in range(count)]
+    others = list(range(count))
     d.random.shuffle(others)
     kind = d.choice(["smooth"] * 4 + ["kinked", "pair", "pair", "pair", "pair", "pair", "div", "matmul", "matmul", "linear",
                     "addmm", "reduced", "scan", "view", "view", "view", "join", "where", "norm", "mse", "detach"])

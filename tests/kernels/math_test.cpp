@@ -77,9 +77,9 @@ const std::vector<Function> kFunctions{
 template <class T, class R>
 double ulps(T got, R exact) {
   constexpr double wrong = 1e9;
-  if (std::isnan(exact) || std::isnan(got)) return std::isnan(exact) && std::isnan(got) ? 0 : wrong;
   const T rounded = static_cast<T>(exact);
   if (got == rounded) return std::signbit(got) == std::signbit(rounded) ? 0 : wrong;
+  if (std::isnan(exact) || std::isnan(got)) return std::isnan(exact) && std::isnan(got) ? 0 : wrong;
   if (std::isinf(got) || std::isinf(rounded)) return wrong;
   int exponent = 0;
   std::frexp(exact, &exponent);
@@ -115,6 +115,30 @@ Worst<T> worst_error(const Function& f, const std::vector<T>& arguments) {
   return worst;
 }
 
+/// Floats by their bits: every `step`-th from `first`, at most `count`.
+std::vector<float> floats(uint64_t first, uint64_t step, size_t count) {
+  const uint64_t left = (uint64_t{1} << 32) - first;
+  std::vector<float> v(std::min(count, (left + step - 1) / step));
+  for (size_t i = 0; i < v.size(); ++i)
+    v[i] = std::bit_cast<float>(static_cast<uint32_t>(first + i * step));
+  return v;
+}
+
+Worst<float> worst_over_all_floats(const Function& f) {
+  constexpr uint64_t kParts = 1 << 10, kFloats = (uint64_t{1} << 32) / kParts;
+  std::vector<Worst<float>> worst(std::max(1u, std::thread::hardware_concurrency()));
+  std::atomic<uint64_t> next = 0;
+  std::vector<std::thread> threads;
+  for (Worst<float>& own : worst)
+    threads.emplace_back([&own, &next, &f] {
+      for (uint64_t part = 0; (part = next++) < kParts;)
+        own.join(worst_error(f, floats(part * kFloats, 1, kFloats)));
+    });
+  for (std::thread& t : threads) t.join();
+  for (const Worst<float>& one : worst) worst[0].join(one);
+  return worst[0];
+}
+
 template <class T>
 void check(const Function& f, const Worst<T>& worst) {
   INFO(f.name << ": " << worst.ulp << " ulp at " << worst.at);
@@ -123,14 +147,6 @@ void check(const Function& f, const Worst<T>& worst) {
 template <class T>
 void check(const Function& f, const std::vector<T>& arguments) {
   check(f, worst_error(f, arguments));
-}
-
-/// Floats by their bits: every `step`-th from `first`, at most `count`.
-std::vector<float> floats(uint64_t first, uint64_t step, size_t count) {
-  std::vector<float> v;
-  for (uint64_t bits = first; bits < (uint64_t{1} << 32) && v.size() < count; bits += step)
-    v.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
-  return v;
 }
 
 /// Doubles spread over all exponents and, more densely, over [-40, 40].
@@ -183,19 +199,9 @@ TEST_CASE("float64 functions over a sparse sweep", "[math_test]") {
 }
 
 TEST_CASE("float32 functions over all floats", "[math_test][nightly]") {
-  constexpr uint64_t kParts = 1 << 10, kFloats = (uint64_t{1} << 32) / kParts;
+  // A section each, so that one function can be asked for: -c tanh.
   for (const Function& f : kFunctions) {
-    std::vector<Worst<float>> worst(std::max(1u, std::thread::hardware_concurrency()));
-    std::atomic<uint64_t> next = 0;
-    std::vector<std::thread> threads;
-    for (Worst<float>& own : worst)
-      threads.emplace_back([&own, &next, &f] {
-        for (uint64_t part = 0; (part = next++) < kParts;)
-          own.join(worst_error(f, floats(part * kFloats, 1, kFloats)));
-      });
-    for (std::thread& t : threads) t.join();
-    for (const Worst<float>& one : worst) worst[0].join(one);
-    check(f, worst[0]);
+    DYNAMIC_SECTION(f.name) { check(f, worst_over_all_floats(f)); }
   }
 }
 
