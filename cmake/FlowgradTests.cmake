@@ -207,16 +207,20 @@ function(flowgrad_test_figures)
   set_tests_properties(figures.nightly PROPERTIES LABELS nightly TIMEOUT 14400 SKIP_RETURN_CODE 77)
 endfunction()
 
-# Random cases of the operations against PyTorch, where it is installed.
-function(flowgrad_test_random_ops)
+# Random cases of the operations and models of random sizes against PyTorch, where it is installed.
+function(flowgrad_test_random)
   if(NOT FLOWGRAD_PYTHON)
     return()
   endif()
-  add_test(NAME autograd.random_ops.nightly
-           COMMAND "${FLOWGRAD_PYTHON}" "${CMAKE_CURRENT_SOURCE_DIR}/golden/random_ops.py"
-                   "$<TARGET_FILE:test_autograd>")
-  set_tests_properties(autograd.random_ops.nightly PROPERTIES
-    LABELS nightly TIMEOUT 7200 SKIP_RETURN_CODE 77)
+  set(rooms autograd models)
+  set(drawn ops models)
+  foreach(room what IN ZIP_LISTS rooms drawn)
+    add_test(NAME ${room}.random_${what}.nightly
+             COMMAND "${FLOWGRAD_PYTHON}" "${CMAKE_CURRENT_SOURCE_DIR}/golden/random_${what}.py"
+                     "$<TARGET_FILE:test_${room}>")
+    set_tests_properties(${room}.random_${what}.nightly PROPERTIES
+      LABELS nightly TIMEOUT 7200 SKIP_RETURN_CODE 77)
+  endforeach()
 endfunction()
 
 # The objects compiled per instruction set must export their one table and nothing weak: a weak

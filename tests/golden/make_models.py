@@ -329,6 +329,23 @@ def distance(a, b):
     return ((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item()
 
 
+def write_case(name, folder):
+    """Both files of a case; the largest distance of float32's results from float64's, what the comparison allows, and a line
+    that says so."""
+    double, meta = build(name, torch.float64)
+    single, _ = build(name, torch.float32)
+    error = {k: distance(single[k], v) for k, v in double.items() if v.is_floating_point()}
+    worst = max(error, key=error.get)
+    largest = max(v.abs().max().item() for v in double.values())
+    limit = FLOAT32_TOLERANCE.get(name, 1e-5)
+    meta |= {"dtype": "float64", "tolerance": "1e-10"}
+    write(folder / f"{name}.safetensors", double, meta)
+    write(folder / f"{name}_f32.safetensors", single,
+          meta | {"dtype": "float32", "tolerance": str(limit), "float32_error": f"{error[worst]:.1e} ({worst})"})
+    return error[worst], limit, (f"{name:32s} {len(double):4d} tensors  largest {largest:9.3g}  "
+                                 f"float32 error {error[worst]:.1e} ({worst})")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=pathlib.Path(__file__).parent / "models", type=pathlib.Path)
@@ -339,18 +356,9 @@ def main():
     for name in CASES:
         if args.only not in name:
             continue
-        double, meta = build(name, torch.float64)
-        single, _ = build(name, torch.float32)
-        error = {k: distance(single[k], v) for k, v in double.items() if v.is_floating_point()}
-        worst = max(error, key=error.get)
-        largest = max(v.abs().max().item() for v in double.values())
-        limit = FLOAT32_TOLERANCE.get(name, 1e-5)
-        meta |= {"dtype": "float64", "tolerance": "1e-10"}
-        write(args.out / f"{name}.safetensors", double, meta)
-        write(args.out / f"{name}_f32.safetensors", single,
-              meta | {"dtype": "float32", "tolerance": str(limit), "float32_error": f"{error[worst]:.1e} ({worst})"})
-        print(f"{name:32s} {len(double):4d} tensors  largest {largest:9.3g}  float32 error {error[worst]:.1e} ({worst})")
-        assert error[worst] < 0.5 * limit, "too ill-conditioned for the comparison in float32"
+        error, limit, line = write_case(name, args.out)
+        print(line)
+        assert error < 0.5 * limit, "too ill-conditioned for the comparison in float32"
 
 
 if __name__ == "__main__":

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <algorithm>
+#include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -18,8 +21,14 @@ namespace flowgrad::testing {
 /// One file of tests/golden/models: PyTorch's numbers for one case (tests/golden/README.md).
 class Golden {
  public:
+  /// FLOWGRAD_MODEL_CASES where it is set, by golden/random_models.py.
+  static std::string folder() {
+    const char* const random = std::getenv("FLOWGRAD_MODEL_CASES");
+    return random != nullptr ? random : FLOWGRAD_TEST_DATA "/golden/models";
+  }
+
   explicit Golden(const std::string& name)
-      : file_(load_safetensors(FLOWGRAD_TEST_DATA "/golden/models/" + name + ".safetensors")),
+      : file_(load_safetensors(folder() + "/" + name + ".safetensors")),
         config(parse_json(file_.metadata.at("config"))),
         dtype(file_.metadata.at("dtype") == "float64" ? DType::float64 : DType::float32),
         tolerance(std::stod(file_.metadata.at("tolerance"))) {}
@@ -97,9 +106,18 @@ inline void check_layer(const Golden& g, Layer& layer) {
   g.check_gradient("grad_input", grad(objective, x));
 }
 
-/// The case in float64 and in float32.
-inline std::vector<std::string> both(const std::vector<std::string>& cases) {
+/// The cases in float64 and in float32; of a folder of random models those whose names begin with
+/// `kind`.
+inline std::vector<std::string> both(const std::vector<std::string>& cases,
+                                     const std::string& kind = "fixed") {
   std::vector<std::string> out;
+  if (std::getenv("FLOWGRAD_MODEL_CASES") != nullptr) {
+    for (const auto& file : std::filesystem::directory_iterator(Golden::folder()))
+      if (const std::string name = file.path().stem(); name.starts_with(kind + "_"))
+        out.push_back(name);
+    std::sort(out.begin(), out.end());
+    return out;
+  }
   for (const auto& c : cases) {
     out.push_back(c);
     out.push_back(c + "_f32");

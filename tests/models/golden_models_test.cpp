@@ -40,7 +40,8 @@ TEST_CASE("density models agree with PyTorch", "[golden_models_test][device]") {
              "realnvp_d7_conditional", "cnf_exact_d2", "cnf_exact_d7", "cnf_exact_d3_midpoint",
              "cnf_exact_d3_euler", "cnf_hutchinson_d3", "cnf_hutchinson_d2_gaussian",
              "realnvp_d3_mixture", "spline_d2", "spline_d3_all", "spline_d7_one", "glow_1x4x4",
-             "glow_3x4x8", "glow_2x4x4_conditional"})) {
+             "glow_3x4x8", "glow_2x4x4_conditional"},
+            "density")) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
@@ -98,7 +99,8 @@ TEST_CASE("single layers of the discrete flows agree with PyTorch",
 
 TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test][device]") {
   for (const auto& name :
-       both({"flow_matching_a2", "flow_matching_a7_conditional", "flow_matching_a3_scale1"})) {
+       both({"flow_matching_a2", "flow_matching_a7_conditional", "flow_matching_a3_scale1"},
+            "matching")) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
@@ -116,7 +118,7 @@ TEST_CASE("flow matching agrees with PyTorch", "[golden_models_test][device]") {
 }
 
 TEST_CASE("likelihoods of flow matching agree with PyTorch", "[golden_models_test][device]") {
-  for (const auto& name : both({"likelihood_a2", "likelihood_a3_conditional"})) {
+  for (const auto& name : both({"likelihood_a2", "likelihood_a3_conditional"}, "likelihood")) {
     const Golden g(name);
     const auto model = open(g);
     Generator generator(0);
@@ -134,7 +136,7 @@ TEST_CASE("likelihoods of flow matching agree with PyTorch", "[golden_models_tes
 }
 
 TEST_CASE("consistency models agree with PyTorch", "[golden_models_test][device]") {
-  for (const auto& name : both({"consistency_a2", "consistency_a5_conditional"})) {
+  for (const auto& name : both({"consistency_a2", "consistency_a5_conditional"}, "consistency")) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
@@ -167,7 +169,7 @@ TEST_CASE("consistency models agree with PyTorch", "[golden_models_test][device]
 }
 
 TEST_CASE("score models agree with PyTorch", "[golden_models_test][device]") {
-  for (const auto& name : both({"score_a2", "score_a5_conditional"})) {
+  for (const auto& name : both({"score_a2", "score_a5_conditional"}, "score")) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
@@ -185,7 +187,8 @@ TEST_CASE("score models agree with PyTorch", "[golden_models_test][device]") {
 }
 
 TEST_CASE("the diffusion policy agrees with PyTorch", "[golden_models_test][device]") {
-  for (const auto& name : both({"diffusion_a2", "diffusion_a7_state", "diffusion_a3_posterior"})) {
+  for (const auto& name :
+       both({"diffusion_a2", "diffusion_a7_state", "diffusion_a3_posterior"}, "diffusion")) {
     INFO(name);
     const Golden g(name);
     const auto model = open(g);
