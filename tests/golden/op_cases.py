@@ -9,7 +9,8 @@ TENSORS, META = {}, {}
 
 
 def draws(key):
-    return torch.Generator().manual_seed(zlib.crc32(key.encode()))
+    """The generator of a key; without a key PyTorch's own."""
+    return None if key is None else torch.Generator().manual_seed(zlib.crc32(key.encode()))
 
 
 def emit(op, case, fn, inputs, grad=True, names=None, **params):
@@ -22,24 +23,20 @@ def emit(op, case, fn, inputs, grad=True, names=None, **params):
     result = fn(*live)
     several = not isinstance(result, torch.Tensor)
     outs = list(result) if several else [result]
-    for i, t in enumerate(inputs):
-        TENSORS[f"{key}.in{i}"] = t
-    for i, t in enumerate(outs):
-        TENSORS[f"{key}.out{i if several else ''}"] = t
+    tensors = {f"in{i}": t for i, t in enumerate(inputs)}
+    tensors |= {f"out{i if several else ''}": t for i, t in enumerate(outs)}
     tracked = [i for i, t in enumerate(outs) if t.requires_grad]
     if floats and tracked:
         generator = draws(key + ".cot")
         cots = [torch.randn(outs[i].shape, generator=generator, dtype=torch.float64) for i in tracked]
         grads = torch.autograd.grad([outs[i] for i in tracked], [live[i] for i in floats], cots, allow_unused=True)
         for i, c in zip(tracked, cots):
-            TENSORS[f"{key}.cot{i if several else ''}"] = c
+            tensors[f"cot{i if several else ''}"] = c
         for i, g in zip(floats, grads):
             g = torch.zeros_like(live[i]) if g is None else g
             assert torch.isfinite(g).all(), key
-            TENSORS[f"{key}.grad{i}"] = g
-    for name in list(TENSORS):
-        if name.startswith(key + "."):
-            TENSORS[name] = TENSORS[name].detach().clone().contiguous()
+            tensors[f"grad{i}"] = g
+    TENSORS.update({f"{key}.{name}": t.detach().clone().contiguous() for name, t in tensors.items()})
     META[key] = json.dumps(params | ({"inputs": names} if names else {}))
 
 

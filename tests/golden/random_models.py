@@ -9,11 +9,8 @@ runs its cases [golden_models_test] on them, on the device that FLOWGRAD_TEST_DE
 of what the comparison allows, the case is kept in float64 alone. The exit code is 1 where one disagrees, and 77 without
 PyTorch or zuko.
 """
-import argparse
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 
@@ -29,6 +26,7 @@ except ImportError as e:
 import make_models
 import reference_models as ref
 from make_models import case
+from random_cases import agrees, main
 
 
 class Draws:
@@ -136,17 +134,12 @@ def run(program, seed, cases):
     d = Draws(seed)
     with tempfile.TemporaryDirectory() as work:
         outcomes = [draw_case(d, k, pathlib.Path(work)) for k in range(cases)]
-        code = subprocess.run([program, "[golden_models_test]"], env=os.environ | {"FLOWGRAD_MODEL_CASES": work}).returncode
+        agree = agrees(program, "[golden_models_test]", "FLOWGRAD_MODEL_CASES", work)
     print(f"seed {seed}: {outcomes.count(0)} cases in both types, {outcomes.count(1)} in float64 alone, {outcomes.count(2)} "
-          f"that the reference refuses: {'disagree' if code else 'agree'}", flush=True)
-    return code
+          f"that the reference refuses: {'agree' if agree else 'disagree'}", flush=True)
+    return agree
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("program", metavar="TEST_MODELS")
-    parser.add_argument("--seeds", default="0,1", type=lambda text: [int(s) for s in text.split(",")])
-    parser.add_argument("--cases", type=int, default=100, help="for each seed (100)")
-    given = parser.parse_args()
     torch.set_num_threads(1)
-    sys.exit(1 if any([run(given.program, seed, given.cases) for seed in given.seeds]) else 0)
+    main(__doc__, "TEST_MODELS", "0,1", 100, run)

@@ -8,13 +8,11 @@ safetensors file laid out as ops.safetensors is, and TEST_AUTOGRAD (build/releas
 [random_ops] on it in float32 and float64, on the device that FLOWGRAD_TEST_DEVICE names. The exit code is 1 where one
 disagrees, and 77 without PyTorch.
 """
-import argparse
 import collections
+import functools
 import math
-import os
 import pathlib
 import random
-import subprocess
 import sys
 import tempfile
 
@@ -26,21 +24,18 @@ except ImportError:
     sys.exit(77)
 
 import op_cases
+import random_programs
 from golden_file import write
-from random_programs import program
+from random_cases import agrees, main
 
 SIZES = [1, 1, 2, 3, 4, 5, 7, 8, 9, 13, 16, 17]
 MATRIX_SIZES = [1, 2, 3, 4, 5, 8, 9, 16, 17, 33, 40]
-UNARY = {
-    **{name: getattr(torch, name) for name in
-       ("neg abs exp expm1 sin cos tanh sinh cosh erf sigmoid relu square atan asinh").split()},
-    **{name: getattr(F, name) for name in "logsigmoid silu gelu mish".split()},
-}
+UNARY = random_programs.SMOOTH | random_programs.KINKED | {
+    "exp": torch.exp, "sinh": torch.sinh, "cosh": torch.cosh, "mish": F.mish}
 UNARY_OF_POSITIVE = {name: getattr(torch, name) for name in "log log1p sqrt rsqrt reciprocal".split()}
-BINARY = {name: getattr(torch, name) for name in "add sub mul div maximum minimum atan2 logaddexp".split()}
+BINARY = random_programs.PAIRS | {"div": torch.div, "atan2": torch.atan2}
 COMPARE = {name: getattr(torch, name) for name in "eq ne lt le gt ge".split()}
-SCANS = {"softmax": F.softmax, "log_softmax": F.log_softmax, **{
-    name: getattr(torch, name) for name in "cumsum cumprod logcumsumexp cummax cummin".split()}}
+SCANS = random_programs.SCANS | {"cumprod": torch.cumprod, "cummax": torch.cummax, "cummin": torch.cummin}
 
 
 class Draws:
@@ -60,8 +55,6 @@ class Draws:
             op_cases.emit(op, case, fn, inputs, grad=grad, **options)
         except (RuntimeError, IndexError, ValueError, TypeError, AssertionError):
             self.dropped += 1
-            for name in [n for n in op_cases.TENSORS if n.startswith(f"{op}.{case}.")]:
-                del op_cases.TENSORS[name]
 
     def choice(self, values):
         return self.random.choice(list(values))
@@ -97,18 +90,7 @@ class Draws:
         return self.choice(["mean", "sum", "none"])
 
 
-def normal(*shape, scale=1.0):
-    return torch.randn(shape, dtype=torch.float64) * scale
-
-
-def uniform(low, high, *shape):
-    return torch.rand(shape, dtype=torch.float64) * (high - low) + low
-
-
-def distinct(*shape):
-    """As op_cases.distinct: no ties, and an order safe from rounding."""
-    n = math.prod(shape)
-    return ((torch.randperm(n).double() - n / 2) * 0.3 + torch.rand(n).double() * 0.1).reshape(shape)
+normal, uniform, distinct = (functools.partial(f, None) for f in (op_cases.normal, op_cases.uniform, op_cases.distinct))
 
 
 def conditioned(batch, n):
@@ -413,30 +395,23 @@ def recurrence(d):
 
 
 FAMILIES = [elementwise, elementwise, reductions, reductions, along_an_axis, along_an_axis, views, views, joins, indexing,
-            products, products, linear_algebra, convolution, pooling, networks, program, program, program]
+            products, products, linear_algebra, convolution, pooling, networks, *[random_programs.program] * 3]
 
 
-def run(program, seed, cases, folder):
+def run(program, seed, cases):
     draws = Draws(seed)
     op_cases.TENSORS.clear()
     op_cases.META.clear()
     while sum(draws.counts.values()) < cases:
         draws.choice(FAMILIES)(draws)
-    path = folder / f"random-{seed}.safetensors"
-    write(path, op_cases.TENSORS, op_cases.META | {"torch": torch.__version__})
-    code = subprocess.run([program, "[random_ops]"], env=os.environ | {"FLOWGRAD_OP_CASES": str(path)}).returncode
-    path.unlink()
+    with tempfile.TemporaryDirectory() as work:
+        path = pathlib.Path(work) / "ops.safetensors"
+        write(path, op_cases.TENSORS, op_cases.META | {"torch": torch.__version__})
+        agree = agrees(program, "[random_ops]", "FLOWGRAD_OP_CASES", path)
     print(f"seed {seed}: {len(op_cases.META)} cases of {len(draws.counts)} operations, "
-          f"{draws.dropped} draws that PyTorch refuses: {'disagree' if code else 'agree'}", flush=True)
-    return code
+          f"{draws.dropped} draws that PyTorch refuses: {'agree' if agree else 'disagree'}", flush=True)
+    return agree
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("program", metavar="TEST_AUTOGRAD")
-    parser.add_argument("--seeds", default="0,1,2", type=lambda text: [int(s) for s in text.split(",")])
-    parser.add_argument("--cases", type=int, default=2000, help="for each seed (2000)")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as work:
-        codes = [run(given.program, seed, given.cases, pathlib.Path(work)) for seed in given.seeds]
-    sys.exit(1 if any(codes) else 0)
+    main(__doc__, "TEST_AUTOGRAD", "0,1,2", 2000, run)
