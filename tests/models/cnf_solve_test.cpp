@@ -123,6 +123,13 @@ TEST_CASE("a solve by one kernel equals its twin, gradients included", "[cnf_sol
   close(solved(*wide, 9, 1, true), solved(*wide, 9, 1, false));
   const auto usual = flow_of(2, 64, Trace::exact, "rk4", DType::float32, 2);
   close(solved(*usual, 17, 1, true), solved(*usual, 17, 1, false));
+  // Columns that are no whole number of registers, behind some that are taken side by side.
+  for (const Trace trace : {Trace::hutchinson, Trace::exact}) {
+    const auto ragged = flow_of(2, 85, trace, "midpoint", DType::float32, 2);
+    close(solved(*ragged, 33, 1, true), solved(*ragged, 33, 1, false));
+    const auto deep = flow_of(7, 85, trace, "midpoint", DType::float64, 2);
+    close(solved(*deep, 33, 1, true), solved(*deep, 33, 1, false));
+  }
 }
 
 TEST_CASE("a solve that is too long to keep its stages finds them again", "[cnf_solve_test]") {

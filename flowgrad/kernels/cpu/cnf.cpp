@@ -21,6 +21,8 @@ constexpr int64_t kRows = 32;
 /// Numbers up to which a solve keeps all stages for its gradient, which then has none to evaluate
 /// again: what the third-level cache holds.
 constexpr int64_t kKeptNumbers = 1 << 23;
+/// Inputs of a product up to which the kernel that needs it computes it.
+constexpr int64_t kFewInputs = 8;
 /// Elements of the partial sums of the weights' gradients, all together.
 constexpr int64_t kPartialElements = 1 << 22;
 
@@ -38,7 +40,7 @@ template <class T>
 struct Field {
   int64_t n, d, h, inputs;  // inputs: y, t and 1
   bool with_trace, own;     // own: the trace has a matrix of its own, `exact`
-  const T *x, *middle, *middle_bias, *out, *out_bias, *left, *right, *exact;
+  const T *middle, *middle_bias, *out, *out_bias, *left, *right, *exact;
   /// (inputs, H): the first layer's columns, t and bias; the others transposed.
   std::vector<T> first, middle_t, exact_t;
   const SolveSteps& steps;
@@ -50,7 +52,6 @@ struct Field {
         inputs(d + 2),
         with_trace(f.left.defined() || f.exact.defined()),
         own(f.exact.defined()),
-        x(f.x.as<T>()),
         middle(f.middle.as<T>()),
         middle_bias(f.middle_bias.as<T>()),
         out(f.out.as<T>()),
@@ -60,6 +61,7 @@ struct Field {
         exact(own ? f.exact.as<T>() : nullptr),
         steps(steps) {
     first.resize(static_cast<size_t>(inputs * h));
+    const T* const x = f.x.as<T>();
     for (int64_t j = 0; j < h; ++j) {
       for (int64_t i = 0; i < d; ++i) first[static_cast<size_t>(i * h + j)] = x[j * d + i];
       first[static_cast<size_t>(d * h + j)] = f.t.as<T>()[j];
@@ -107,14 +109,21 @@ Stage<T> stage_at(const Field<T>& f, T* memory, int64_t rows, int stage) {
   return {inputs, one, one + rows * f.h, two, two + rows * f.h};
 }
 
+/// The product a (rows, inputs) b (inputs, h), by the kernel that needs it or before it, in c.
+template <class T>
+FewInputs<T> few_inputs(int64_t rows, int64_t h, int64_t inputs, const T* a, const T* b, T* c) {
+  if (inputs <= kFewInputs) return {a, inputs, b};
+  multiply(rows, h, inputs, rows_of(a, inputs), rows_of(b, h), c);
+  return {nullptr, 0, nullptr};
+}
+
 /// Both hidden layers of a stage whose inputs are in place, and the trace (rows).
 template <class T>
 void evaluate(const Field<T>& f, const Stage<T>& s, int64_t row, int64_t rows, T* trace) {
   const CnfTable<T>& table = cnf_table<T>();
   const auto of_rows = [&](const T* p) { return p == nullptr ? p : p + row * f.h; };
-  multiply(rows, f.h, f.inputs, rows_of(s.inputs, f.inputs), rows_of<T>(f.first.data(), f.h),
-           s.one);
-  table.first(of_rows(f.right), rows * f.h, s.one, f.with_trace ? s.tangent : nullptr);
+  table.first(few_inputs(rows, f.h, f.inputs, s.inputs, f.first.data(), s.one), of_rows(f.right),
+              rows, f.h, s.one, f.with_trace ? s.tangent : nullptr);
   multiply(f.halves() * rows, f.h, f.h, rows_of<T>(s.one, f.h), rows_of<T>(f.middle_t.data(), f.h),
            s.two);
   if (f.own) {
@@ -221,12 +230,14 @@ class TileAdjoint {
     g_y_ = g_one_ + 2 * hidden * f.steps.stages;
     g_step_ = g_y_ + width;
     small_ = g_step_ + width;
-    trace_ = small_ + width;
+    g_out_ = small_ + width;
+    trace_ = g_out_ + width;
   }
 
   void run() {
     const int64_t begin = row_ * f_.d;
     std::copy_n(g_.y + begin, rows_ * f_.d, g_y_);
+    std::fill_n(g_out_, rows_ * f_.d, T(0));
     for (int64_t step = f_.steps.n_steps - 1; step >= 0; --step) {
       if (f_.keeps_stages())
         stages_ = kept_step(f_, g_.kept, row_, step);
@@ -237,12 +248,14 @@ class TileAdjoint {
       std::copy_n(g_step_, rows_ * f_.d, g_y_);
     }
     std::copy_n(g_y_, rows_ * f_.d, g_.y0 + begin);
+    for (int64_t r = 0; r < rows_; ++r)
+      for (int64_t i = 0; i < f_.d; ++i) sums_.out_bias[i] += g_out_[r * f_.d + i];
   }
 
  private:
   static int64_t elements(const Field<T>& f) {
     const int64_t width = kRows * f.d, hidden = kRows * f.h;
-    return f.steps.stages * (f.stage_elements() + width + 4 * hidden) + 3 * width + kRows;
+    return f.steps.stages * (f.stage_elements() + width + 4 * hidden) + 4 * width + kRows;
   }
 
   // Cotangents of a stage: of its slope, and before each tanh with that of the trace's product
@@ -274,18 +287,20 @@ class TileAdjoint {
     for (int64_t i = 0; i < rows_ * d; ++i) {
       g_slope[i] = weight * g_y_[i];
       if (!last) g_slope[i] += f_.previous(stage + 1) * small_[i];
+      g_out_[i] += g_slope[i];
     }
     for (int64_t r = 0; r < rows_; ++r) trace_[r] = weight * g_.integral[row_ + r];
-    multiply(rows_, h, d, rows_of<T>(g_slope, d), rows_of(f_.out, h), two);
     const auto of_rows = [&](auto* p) { return p == nullptr ? p : p + row_ * h; };
-    table.second_grad(s.two, of_rows(f_.left), trace_, s.along, rows_, h, two + hidden, two,
+    table.second_grad(few_inputs<T>(rows_, h, d, g_slope, f_.out, two), s.two, of_rows(f_.left),
+                      trace_, s.along, rows_, h, two + hidden, two, sums_.middle_bias,
                       of_rows(g_.left));
-    multiply(f_.halves() * rows_, h, h, rows_of<T>(two, h), rows_of(f_.middle, h), one);
+    multiply(f_.halves() * rows_, h, h, rows_of<T>(two, h), rows_of(f_.middle, h), one, false, {},
+             s.one);
     if (f_.own)
       multiply(rows_, h, h, rows_of<T>(two + hidden, h), rows_of(f_.exact, h), one + hidden);
     table.first_grad(s.one, of_rows(f_.right), one + hidden, hidden, one, of_rows(g_.right));
     // The cotangent of the stage's y, which the stage before gets in turn.
-    multiply(rows_, d, h, rows_of<T>(one, h), rows_of(f_.x, d), small_);
+    multiply(rows_, d, h, rows_of<T>(one, h), transposed<T>(f_.first.data(), h), small_);
     for (int64_t i = 0; i < rows_ * d; ++i) g_step_[i] += small_[i];
   }
 
@@ -303,11 +318,7 @@ class TileAdjoint {
     for (int stage = 0; stage < stages; ++stage) {
       const Stage<T> s = stage_at(f_, stages_, rows_, stage);
       const T* const two = before_two(stage);
-      multiply(int64_t{1}, h, rows_, transposed<T>(s.inputs + f_.d + 1, f_.inputs), rows_of(two, h),
-               sums_.middle_bias, true);
       multiply(d, h, rows_, transposed<T>(slope(stage), d), rows_of<T>(s.two, h), sums_.out, true);
-      for (int64_t r = 0; r < rows_; ++r)
-        for (int64_t i = 0; i < d; ++i) sums_.out_bias[i] += slope(stage)[r * d + i];
       if (!f_.own) continue;
       multiply(h, h, rows_, transposed(two, h), rows_of<T>(s.one, h), sums_.middle, true);
       multiply(h, h, rows_, transposed(two + rows_ * h, h), rows_of<T>(s.tangent, h), sums_.exact,
@@ -320,6 +331,7 @@ class TileAdjoint {
   const WeightSums<T>& sums_;
   int64_t row_, rows_;
   T *stages_, *slopes_, *before_, *g_one_, *g_y_, *g_step_, *small_, *trace_;
+  T* g_out_;  // cotangents of all slopes, a sum for each row
 };
 
 /// The sums of all chunks in the order of cnf_solve_grad.

@@ -92,6 +92,12 @@ void run_blocks(const GemmTable<T>& t, GemmBlock<T> whole, bool threads_help, Un
     columns = std::min(divide_up(num_threads(), rows), panels);
     rows *= divide_up(whole.m, rows * t.group_rows(whole.n));
   }
+  const auto run_part = [&](GemmBlock<T>& part) {
+    part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements);
+    t.block(part);
+    finish<T>(f, nullptr, part.m, part.n, part.c, part.ldc);
+  };
+  if (rows * columns == 1) return run_part(whole);
   parallel_for_if(threads_help, rows * columns, [&](std::int64_t chunk) {
     const std::int64_t r = chunk / columns, c = chunk % columns;
     GemmBlock<T> part = whole;
@@ -106,9 +112,7 @@ void run_blocks(const GemmTable<T>& t, GemmBlock<T> whole, bool threads_help, Un
       part.packed_column += begin;
     else
       part.b += begin * part.b_col;
-    part.scratch = scratch_of<T>(ScratchSlot::tile, t.scratch_elements);
-    t.block(part);
-    finish<T>(f, nullptr, part.m, part.n, part.c, part.ldc);
+    run_part(part);
   });
 }
 
@@ -154,23 +158,26 @@ template <class T>
 void run_narrow(const GemmTable<T>& t, Gemm<T> g, bool threads_help) {
   const std::int64_t k_padded = round_up(g.k, t.lanes);
   const bool copy_a = g.a_col != 1 && g.a_row != 1 && g.m > 1;
-  T* const bt =
-      scratch_of<T>(ScratchSlot::narrow, k_padded * (g.n + (copy_a ? g.m : 0)) + 2 * t.lanes);
-  t.pack(g.b, g.b_col, g.b_row, g.n, g.k, k_padded, bt);
+  const bool copy_b = g.b_row != 1 || g.k < k_padded;
+  const std::int64_t copied_b = copy_b ? k_padded * g.n : 0, copied_a = copy_a ? k_padded * g.m : 0;
+  T* const memory = scratch_of<T>(ScratchSlot::narrow, copied_b + copied_a + 2 * t.lanes);
+  if (copy_b) t.pack(g.b, g.b_col, g.b_row, g.n, g.k, k_padded, memory);
+  const T* const bt = copy_b ? memory : g.b;
   if (copy_a) {
-    T* const a = bt + k_padded * g.n;
+    T* const a = memory + copied_b;
     t.pack(g.a, g.a_row, g.a_col, g.m, g.k, k_padded, a);
     g.a = a;
     g.a_row = k_padded;
     g.a_col = 1;
   }
+  const std::int64_t bt_row = copy_b ? k_padded : g.b_col;
   const GemmBlock<T> whole = block_of(g);
   const std::int64_t parts =
       threads_help ? std::min<std::int64_t>(4 * num_threads(), divide_up(g.m, 4 * t.lanes)) : 1;
   parallel_for(parts, [&](std::int64_t i) {
     GemmBlock<T> part = whole;
     take_rows(part, whole.m * i / parts, whole.m * (i + 1) / parts);
-    t.narrow(part, bt, k_padded);
+    t.narrow(part, bt, bt_row);
     finish(g.f, part.gate, part.m, part.n, part.c, part.ldc);
   });
 }

@@ -36,8 +36,10 @@ Gemm<T> product(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Mat
 }
 template <class T>
 void multiply(std::int64_t m, std::int64_t n, std::int64_t k, Matrix<T> a, Matrix<T> b, T* c,
-              bool accumulate = false, const T* bias = nullptr) {
-  gemm(product(m, n, k, a, b, c, accumulate, bias));
+              bool accumulate = false, const T* bias = nullptr, const T* ahead = nullptr) {
+  Gemm<T> g = product(m, n, k, a, b, c, accumulate, bias);
+  g.ahead = ahead;
+  gemm(g);
 }
 
 /// The B (k, n) of several products, read where it lies or packed in memory that the caller lends.

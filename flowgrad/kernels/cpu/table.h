@@ -84,7 +84,8 @@ struct GemmTable {
                std::int64_t width, T* out);
   void (*block)(const GemmBlock<T>& block);
   std::int64_t scratch_elements;
-  /// The path for few columns (n <= lanes / 2): B transposed and padded, bt[j * k_padded + k].
+  /// The path for few columns (n <= lanes / 2): B transposed and padded, bt[j * k_padded + k];
+  /// k_padded, the rows of bt apart, is at least k.
   void (*narrow)(const GemmBlock<T>& block, const T* bt, std::int64_t k_padded);
   void (*runs)(const RunsBlock<T>& block);
   void (*small)(const GemmBatch<T>& batch);
@@ -95,20 +96,32 @@ struct GemmTables {
   GemmTable<double> f64;
 };
 
+/// A product (rows, count) (count, units) of so few inputs that it is computed where it is used;
+/// `rows` null: it lies there already.
+template <class T>
+struct FewInputs {
+  const T* rows;
+  std::int64_t count;
+  const T* weights;
+};
+
 /// The elementwise parts of a continuous flow's solve, see kernels::CnfField, on rows of `units`
 /// numbers each. `left` and `right` are null where the trace is exact.
 template <class T>
 struct CnfTable {
-  /// one = tanh(one), tangent = its derivative [times right]; tangent null: no trace is wanted.
-  void (*first)(const T* right, std::int64_t n, T* one, T* tangent);
+  /// one = tanh(product, or one), tangent = its derivative [times right]; tangent null: no trace is
+  /// wanted.
+  void (*first)(const FewInputs<T>& product, const T* right, std::int64_t rows, std::int64_t units,
+                T* one, T* tangent);
   /// two = tanh(two + bias); trace[r] = sum over the row of [left times] its derivative times
   /// along; along null: no trace is wanted.
   void (*second)(const T* bias, const T* left, const T* along, std::int64_t rows,
                  std::int64_t units, T* two, T* trace);
-  /// The adjoint of `second`: g, the cotangent of two, becomes that before the tanh; that of left
-  /// is added to g_left.
-  void (*second_grad)(const T* two, const T* left, const T* g_trace, const T* along,
-                      std::int64_t rows, std::int64_t units, T* g_along, T* g, T* g_left);
+  /// The adjoint of `second`: the cotangent of two, the product or g, becomes that before the tanh,
+  /// g; those of bias and left are added to g_bias and g_left.
+  void (*second_grad)(const FewInputs<T>& product, const T* two, const T* left, const T* g_trace,
+                      const T* along, std::int64_t rows, std::int64_t units, T* g_along, T* g,
+                      T* g_bias, T* g_left);
   /// The adjoint of `first`: g, the cotangent of one, becomes that before the tanh.
   void (*first_grad)(const T* one, const T* right, const T* g_tangent, std::int64_t n, T* g,
                      T* g_right);

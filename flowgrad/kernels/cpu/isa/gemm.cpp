@@ -43,8 +43,8 @@ constexpr std::int64_t kScratch = kPackedA<T> + kGemmDepth* kPanelColumns<T> + k
 /// Rows or columns of a tile, `stride` bytes apart, that fall on the same lines of a first-level
 /// cache with 4096 bytes a way.
 constexpr std::int64_t colliding(std::int64_t count, std::int64_t stride) {
-  std::int64_t apart = 4096;
-  while (stride % apart != 0) apart /= 2;
+  const std::int64_t largest_power = stride & -stride;
+  const std::int64_t apart = stride % 4096 == 0 ? 4096 : largest_power;
   return apart < 1024 ? 1 : (count * apart + 4095) / 4096;
 }
 
@@ -134,12 +134,14 @@ void block(const GemmBlock<T>& g) {
   const bool takes_wide =
       has_runs && (is_shallow || tiles.count == 1) && (!is_packed || registers_wide % kPanel == 0);
   const std::int64_t wide = takes_wide ? registers_wide * W : 0;
-  std::int64_t row = 0;
-  const std::int64_t most = group_rows<T>(g.n) / tile_rows;
-  const std::int64_t groups = (tiles.count + most - 1) / most;
+  std::int64_t row = 0, first = 0, groups = 1;
+  // No group is smaller; the divisions that this saves count in small products.
+  if (g.m > kLeastRowTiles * kTileRows) {
+    const std::int64_t most = group_rows<T>(g.n) / tile_rows;
+    groups = (tiles.count + most - 1) / most;
+  }
   for (std::int64_t group = 0; group < groups; ++group) {
-    const std::int64_t first = tiles.count * group / groups;
-    const std::int64_t last = tiles.count * (group + 1) / groups;
+    const std::int64_t last = groups == 1 ? tiles.count : tiles.count * (group + 1) / groups;
     // All depth blocks of these rows, so that their part of C stays in the second-level cache.
     for (std::int64_t k0 = 0; k0 < g.k; k0 += kGemmDepth) {
       const std::int64_t kc = g.k - k0 < kGemmDepth ? g.k - k0 : kGemmDepth;
@@ -196,7 +198,7 @@ void block(const GemmBlock<T>& g) {
         }
       }
     }
-    for (std::int64_t tile = first; tile < last; ++tile) row += tiles.rows(tile);
+    for (; first < last; ++first) row += tiles.rows(first);
   }
 }
 
@@ -235,6 +237,9 @@ template <class T, int N>
 void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
   using V = vec<T>;
   constexpr int W = kLanes<T>, R = W / N;
+  // As the sums lie in a register, row by row.
+  T biases[W] = {};
+  for (int s = 0; s < R * N && g.bias != nullptr; ++s) biases[s] = g.bias[s % N];
   for (std::int64_t i = 0; i < g.m; i += R) {
     const std::int64_t rows = g.m - i < R ? g.m - i : R;
     V total[W];
@@ -271,14 +276,21 @@ void narrow_rows(const GemmBlock<T>& g, const T* bt, std::int64_t k_padded) {
       }
       unroll<R * N>([&](auto s) __attribute__((always_inline)) { total[s] = total[s] + acc[s]; });
     }
-    T sums[W];
-    horizontal_sums(total).store(sums);
+    V value = horizontal_sums(total);
+    if (g.bias != nullptr) value = value + V::load(biases);
+    T* const c = g.c + i * g.ldc;
+    if (g.ldc == N) {
+      const int count = static_cast<int>(rows * N);
+      if (g.accumulate) value = value + V::load(c, count);
+      value.store(c, count);
+      continue;
+    }
+    T values[W];
+    value.store(values);
     for (std::int64_t r = 0; r < rows; ++r) {
       for (int j = 0; j < N; ++j) {
-        T* c = g.c + (i + r) * g.ldc + j;
-        T value = sums[r * N + j];
-        if (g.bias != nullptr) value += g.bias[j];
-        *c = g.accumulate ? value + *c : value;
+        T& to = c[r * g.ldc + j];
+        to = g.accumulate ? values[r * N + j] + to : values[r * N + j];
       }
     }
   }
