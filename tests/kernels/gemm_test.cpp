@@ -310,6 +310,41 @@ TEST_CASE("large products, where A is packed and B comes in slabs", "[gemm_test]
   CHECK(error_of<float>(40, 33000, 260, 0, 0, false, false) <= 3);
 }
 
+template <class T>
+void check_packing(int64_t m, int64_t n, int64_t k) {
+  for (int layout_a : {0, 1, 3}) {
+    for (int layout_b : {0, 1, 3}) {
+      const Matrix<T> a(m, k, layout_a, 5), b(k, n, layout_b, 6), row(1, n, 0, 7);
+      const bool accumulate = layout_a == layout_b;
+      set_num_threads(3);
+      const std::vector<T> ahead = result(a, b, accumulate, row.begin());
+      set_num_threads(1);
+      CAPTURE(m, n, k, layout_a, layout_b);
+      CHECK(ahead == result(a, b, accumulate, row.begin()));
+    }
+  }
+}
+
+TEST_CASE("one thread packs B on its way over it, several before", "[gemm_test]") {
+  CpuSettings restore;
+  each_instruction_set([&] {
+    // More rows than a group of tiles has, panels that end within one, several depth blocks; an A
+    // that is packed too.
+    check_packing<float>(350, 77, 1030);
+    check_packing<double>(350, 45, 530);
+    check_packing<float>(400, 140, 1024);
+    // With a function rows come in chunks, of which the first packs.
+    const Matrix<float> a(700, 540, 0, 5), b(540, 77, 0, 6);
+    const auto silu = unary_kernel<float>(UnaryOp::silu);
+    std::vector<float> want = result(a, b), got(want.size());
+    silu(want.data(), want.data(), static_cast<int64_t>(want.size()), 0, 0);
+    Gemm<float> g = product_of(a, b, got.data(), b.columns);
+    g.f = silu;
+    gemm(g);
+    CHECK(got == want);
+  });
+}
+
 TEST_CASE("depth 1024 stays within two epsilon", "[gemm_test]") {
   each_instruction_set([&] {
     CHECK(error_of<float>(64, 64, 1024, 0, 0, false, false) <= 2);

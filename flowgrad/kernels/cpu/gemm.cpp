@@ -101,6 +101,7 @@ void run_blocks(const GemmTable<T>& t, GemmBlock<T> whole, bool threads_help, Un
   parallel_for_if(threads_help, rows * columns, [&](std::int64_t chunk) {
     const std::int64_t r = chunk / columns, c = chunk % columns;
     GemmBlock<T> part = whole;
+    if (chunk > 0) part.pack_to = nullptr;
     take_rows(part, whole.m * r / rows, whole.m * (r + 1) / rows);
     const std::int64_t begin = panels * c / columns * t.panel_columns;
     part.n = std::min(whole.n, panels * (c + 1) / columns * t.panel_columns) - begin;
@@ -131,10 +132,15 @@ void pack_b(const GemmTable<T>& t, const Gemm<T>& g, std::int64_t width, T* out,
   parallel_for_if(threads_help && g.k * g.n >= (1 << 14), panels * depths, pack_one);
 }
 
+/// `pack_to`: see GemmBlock, for one thread alone.
 template <class T>
 void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool threads_help,
-              const T* row_bias = nullptr) {
+              const T* row_bias = nullptr, T* pack_to = nullptr) {
   GemmBlock<T> block = block_of(g);
+  block.b = g.b;
+  block.b_row = g.b_row;
+  block.b_col = g.b_col;
+  block.pack_to = pack_to;
   block.row_bias = row_bias;
   block.packed_width = round_up(g.n, t.lanes);
   block.packed = packed;
@@ -149,8 +155,8 @@ void run_packed(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help,
   for (std::int64_t j = 0; j < g.n; j += slab) {
     const Gemm<T> part = columns_of(g, j, std::min(j + slab, g.n));
     T* const packed = scratch_of<T>(ScratchSlot::packed_b, packed_elements<T>(part.k, part.n));
-    pack_b(t, part, round_up(part.n, t.lanes), packed, threads_help);
-    run_with(t, part, packed, threads_help, row_bias);
+    if (threads_help) pack_b(t, part, round_up(part.n, t.lanes), packed, threads_help);
+    run_with(t, part, packed, threads_help, row_bias, threads_help ? nullptr : packed);
   }
 }
 

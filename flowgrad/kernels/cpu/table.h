@@ -20,6 +20,8 @@ struct GemmBlock {
   /// packed[k0 * packed_width + (packed_column + j) * kc]. Null when b is used.
   const T* packed;
   std::int64_t packed_width, packed_column;
+  /// `packed` where the first rows that go over b pack it on their way; null where it is packed.
+  T* pack_to;
   T* c;
   std::int64_t ldc;
   /// Of the columns, and of the rows (m) where C is a transposed result; null: none.

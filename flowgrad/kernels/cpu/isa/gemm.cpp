@@ -67,14 +67,20 @@ constexpr std::int64_t kLinesDepth = 16;
 template <class T>
 void pack_tiles(const GemmBlock<T>& g, const RowTiles& tiles, std::int64_t first, std::int64_t last,
                 std::int64_t row, std::int64_t k0, std::int64_t kc, T* out) {
+  constexpr std::int64_t W = kLanes<T>;
   const std::int64_t depth = g.a_row == 1 && g.a_col != 1 ? kLinesDepth : kc;
   for (std::int64_t k = 0; k < kc; k += depth) {
     const std::int64_t part = kc - k < depth ? kc - k : depth;
     const T* a = g.a + row * g.a_row + (k0 + k) * g.a_col;
     T* to = out;
+    std::int64_t at = row;
     for (std::int64_t tile = first; tile < last; ++tile) {
       const std::int64_t rows = tiles.rows(tile);
-      pack(a, g.a_col, g.a_row, part, rows, rows, to + k * rows);
+      // Whole squares are transposed faster: what is read beyond the tile is written over.
+      const std::int64_t squares = (rows + W - 1) / W * W;
+      const std::int64_t readable = g.a_col == 1 && at + squares <= g.m ? squares : rows;
+      pack(a, g.a_col, g.a_row, part, readable, rows, to + k * rows);
+      at += rows;
       a += rows * g.a_row;
       to += rows * kc;
     }
@@ -113,6 +119,18 @@ void take_panel(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::in
   }
   pack(b, g.b_row, g.b_col, kc, columns, width, panel_buffer);
   t.b = panel_buffer;
+}
+
+/// Packs the panels of columns [j, j + columns), see GemmBlock::pack_to.
+template <class T>
+void pack_panels(const GemmBlock<T>& g, std::int64_t k0, std::int64_t kc, std::int64_t j,
+                 std::int64_t columns) {
+  constexpr std::int64_t W = kLanes<T>, panel = kPanelColumns<T>;
+  for (const std::int64_t end = j + columns; j < end; j += panel) {
+    const std::int64_t n = end - j < panel ? end - j : panel;
+    pack(g.b + k0 * g.b_row + j * g.b_col, g.b_row, g.b_col, kc, n, (n + W - 1) / W * W,
+         g.pack_to + k0 * g.packed_width + (g.packed_column + j) * kc);
+  }
 }
 
 template <class T>
@@ -163,13 +181,17 @@ void block(const GemmBlock<T>& g) {
         const T* a = packed_a;
         t.next = t.b;
         t.next_step = 0;
-        if (is_packed && left > panel) {
+        const bool packs = g.pack_to != nullptr && group == 0;
+        if (packs) pack_panels(g, k0, kc, j, columns);
+        // Lines of a row of B that are still to be fetched by a tile each, before it is packed.
+        std::int64_t lines = 0;
+        if ((packs || t.b == panel_buffer) && g.b_col == 1 && left > panel) {
+          t.next = g.b + k0 * g.b_row + j + columns;
+          t.next_step = g.b_row;
+          lines = (panel * std::int64_t{sizeof(T)} + 63) / 64;
+        } else if (is_packed && left > panel) {
           t.next = t.b + panel * kc;
           t.next_step = (panel + last - first - 1) / (last - first);
-        } else if (t.b == panel_buffer && g.b_col == 1 && left > panel) {
-          // The first tile fetches the rows that are packed next.
-          t.next = g.b + k0 * g.b_row + j + panel;
-          t.next_step = g.b_row;
         }
         for (std::int64_t tile = first; tile < last; ++tile) {
           const std::int64_t rows = tiles.rows(tile);
@@ -194,7 +216,10 @@ void block(const GemmBlock<T>& g) {
           (is_wide ? wide_tile_for<T>(rows) : tile_for<T>(rows, registers))(t);
           i += rows;
           t.next += t.next_step * kc;
-          if (t.b == panel_buffer) t.next_step = 0, t.next = t.b;
+          if (lines > 0) {
+            t.next += 64 / std::int64_t{sizeof(T)} - t.next_step * kc;
+            if (--lines == 0) t.next_step = 0, t.next = t.b;
+          }
         }
       }
     }
