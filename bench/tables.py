@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "docs/performance.md", ROOT / "docs/performance_kernels.md"]
 RUNS = ROOT / "docs/performance"
 MARKED = re.compile(r"(<!-- made by bench/tables.py: (\w+)((?: \w+)*) -->\n).*?(<!-- end -->\n)", re.DOTALL)
-MACHINES = {"zen3": "Zen 3", "emerald_rapids": "Emerald Rapids"}
+MACHINES = {"zen5": "Zen 5", "zen3": "Zen 3", "emerald_rapids": "Emerald Rapids"}
 # What a case should reach at least, by the first part of its name: PyTorch's smallest time over ours.
 FLOORS = {"matmul": 0.95, "elementwise": 0.9, "reduce": 0.9}
 GOALS = {"autograd/chain/1000x8": 8, "planar/train/d2_b128": 10, "cnf/train_rk4x10_hutchinson/d2_b128": 10,
