@@ -123,7 +123,7 @@ TEST_CASE("a solve by one kernel equals its twin, gradients included", "[cnf_sol
   close(solved(*wide, 9, 1, true), solved(*wide, 9, 1, false));
   const auto usual = flow_of(2, 64, Trace::exact, "rk4", DType::float32, 2);
   close(solved(*usual, 17, 1, true), solved(*usual, 17, 1, false));
-  }
+}
 
 TEST_CASE("columns that end within a register, behind some that are taken side by side",
           "[cnf_solve_test]") {
