@@ -73,19 +73,24 @@ const std::vector<Function> kFunctions{
     {"pow -3", UnaryOp::pow_scalar, -3, EXACT(std::pow(x, decltype(x)(-3))), -kInf, kInf, 2.5},
 };
 
-/// |got - exact| in units of the last place of T at `exact`. R has more digits than T.
+/// |got - exact| in units of the last place of T at `exact`, an infinity being the number past the
+/// largest. R has more digits than T.
 template <class T, class R>
 double ulps(T got, R exact) {
   constexpr double wrong = 1e9;
   const T rounded = static_cast<T>(exact);
   if (got == rounded) return std::signbit(got) == std::signbit(rounded) ? 0 : wrong;
   if (std::isnan(exact) || std::isnan(got)) return std::isnan(exact) && std::isnan(got) ? 0 : wrong;
-  if (std::isinf(got) || std::isinf(rounded)) return wrong;
+  if (std::isinf(exact)) return wrong;
+  using Limits = std::numeric_limits<T>;
+  const R finite = std::isinf(got)
+                       ? std::copysign(std::ldexp(R(1), Limits::max_exponent), static_cast<R>(got))
+                       : static_cast<R>(got);
   int exponent = 0;
   std::frexp(exact, &exponent);
-  exponent = std::max(exponent, std::numeric_limits<T>::min_exponent);
-  return static_cast<double>(std::fabs(static_cast<R>(got) - exact) /
-                             std::ldexp(R(1), exponent - std::numeric_limits<T>::digits));
+  exponent = std::max(exponent, Limits::min_exponent);
+  return static_cast<double>(std::fabs(finite - exact) /
+                             std::ldexp(R(1), exponent - Limits::digits));
 }
 
 template <class T>
