@@ -114,8 +114,6 @@ double round_trip_limit(const std::string& kind, bool wide) {
   if (kind == "cnf" && wide) return 1e-7;
   // A spline multiplies a rounding by the slope of its steepest bin.
   if (kind.starts_with("spline")) return wide ? 1e-11 : 1e-4;
-  // Near a fold a planar layer's slope, 1 - tanh^2, loses digits where tanh is near 1.
-  if (kind == "planar") return wide ? 1e-12 : 3e-5;
   return wide ? 1e-12 : 1e-5;
 }
 

@@ -35,6 +35,9 @@ GemmBlock<T> block_of(const Gemm<T>& g) {
   b.a = g.a;
   b.a_row = g.a_row;
   b.a_col = g.a_col;
+  b.b = g.b;
+  b.b_row = g.b_row;
+  b.b_col = g.b_col;
   b.c = g.c;
   b.ldc = g.ldc;
   b.bias = g.bias;
@@ -137,9 +140,6 @@ template <class T>
 void run_with(const GemmTable<T>& t, const Gemm<T>& g, const T* packed, bool threads_help,
               const T* row_bias = nullptr, T* pack_to = nullptr) {
   GemmBlock<T> block = block_of(g);
-  block.b = g.b;
-  block.b_row = g.b_row;
-  block.b_col = g.b_col;
   block.pack_to = pack_to;
   block.row_bias = row_bias;
   block.packed_width = round_up(g.n, t.lanes);
@@ -215,11 +215,7 @@ void run_by_rows(const GemmTable<T>& t, const Gemm<T>& g, bool threads_help) {
   const std::int64_t threads = threads_help ? num_threads() : 1;
   if (g.m > threads * t.group_rows(g.n) && (g.k > kShallow || g.b_col != 1))
     return run_packed(t, g, threads_help);
-  GemmBlock<T> block = block_of(g);
-  block.b = g.b;
-  block.b_row = g.b_row;
-  block.b_col = g.b_col;
-  run_blocks(t, block, threads_help, g.f);
+  run_blocks(t, block_of(g), threads_help, g.f);
 }
 
 /// Whether threads had better share out the columns, each packing its part of B and going over all
