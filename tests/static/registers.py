@@ -124,7 +124,7 @@ def write_table(path, version, rows):
                   "shared memory is chosen at the launch). `tests/static/registers.py --write` makes\nthis "
                   "page; without `--write` it fails where a kernel spills that does not here.\n\n"
                   "What spills: rung 11 and the `softmax_grad_rows` of two resident blocks are held to 128 registers, so that two blocks "
-                  "fit on a multiprocessor;\n`stack_rows_grad` keeps up to three numbers in memory; others spill a few bytes on one architecture only.\n\n" % version)
+                  "fit on a multiprocessor;\nthe `softmax_rows` of whole rows are held to 80 for three; `stack_rows_grad` keeps up to three numbers in memory; others spill a few bytes on one architecture only.\n\n" % version)
         out.write("| file | kernel | instances | %s | shared bytes |\n" % " | ".join(ARCHITECTURES))
         out.write("|---|---|---|" + "---|" * len(ARCHITECTURES) + "---|\n")
         for (file, name), (count, cells, shared) in sorted(rows.items()):

@@ -17,6 +17,10 @@ struct FirstExtreme {
   GPU_INLINE Value load(T x, int64_t i) const { return {x, i}; }
   GPU_INLINE Value load(const Value& v, int64_t) const { return v; }
   GPU_INLINE void store(int64_t* out, const Value& v) const { *out = v.at < 0 ? 0 : v.at; }
+  GPU_INLINE Value next(const Value& a, T x, int64_t i) const {
+    const bool take = (a.at < 0) | beats(maximum, x, a.value);
+    return {take ? x : a.value, take ? i : a.at};
+  }
   GPU_INLINE Value operator()(const Value& a, const Value& b) const {
     // Without branches, so that loads of later elements need not wait for earlier ones.
     const bool b_beats = beats(maximum, b.value, a.value);

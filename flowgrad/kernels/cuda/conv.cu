@@ -2,6 +2,7 @@
 
 #include "flowgrad/kernels/checks.h"
 #include "flowgrad/kernels/cuda/backend.h"
+#include "flowgrad/kernels/cuda/divisor.cuh"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
 #include "flowgrad/kernels/cuda/scratch.h"
 
@@ -22,11 +23,13 @@ struct Steps {
   int stride, padding, dilation;
 };
 
-/// Sizes; channels and outputs are those of one group.
+/// Sizes; channels and outputs are those of one group. by_...: what indices are divided by.
 struct Sizes {
   int images, groups, channels, height, width, outputs, out_height, out_width;
   int kernel_height, kernel_width;
   Steps along_y, along_x;
+  Divisor by_out_width{}, by_out_plane{}, by_kernel_width{}, by_taps{}, by_stride_y{},
+      by_stride_x{};
   GPU_INLINE int plane() const { return height * width; }
   GPU_INLINE int out_plane() const { return out_height * out_width; }
   GPU_INLINE int taps() const { return kernel_height * kernel_width; }
@@ -38,10 +41,18 @@ Sizes sizes_of(const Convolution& c, const View& x, const View& weight, const Vi
   const auto along = [&](int axis) {
     return Steps{of(c.stride[axis]), of(c.padding[axis]), of(c.dilation[axis])};
   };
-  return {at(x, 0),      of(c.groups), at(weight, 1),
-          at(x, 2),      at(x, 3),     at(weight, 0) / of(c.groups),
-          at(out, 2),    at(out, 3),   at(weight, 2),
-          at(weight, 3), along(0),     along(1)};
+  Sizes s = {at(x, 0),      of(c.groups), at(weight, 1),
+             at(x, 2),      at(x, 3),     at(weight, 0) / of(c.groups),
+             at(out, 2),    at(out, 3),   at(weight, 2),
+             at(weight, 3), along(0),     along(1)};
+  const auto by = [](int n) { return Divisor(static_cast<uint32_t>(std::max(n, 1))); };
+  s.by_out_width = by(s.out_width);
+  s.by_out_plane = by(s.out_plane());
+  s.by_kernel_width = by(s.kernel_width);
+  s.by_taps = by(s.taps());
+  s.by_stride_y = by(s.along_y.stride);
+  s.by_stride_x = by(s.along_x.stride);
+  return s;
 }
 
 /// An image's element under tap (i, j) of the window at `pixel` of the output; 0 outside of it.
@@ -50,8 +61,9 @@ GPU_INLINE T seen(const Sizes& s, const T* plane, int pixel, int tap) {
   const auto place = [](const Steps& along, int window, int i) {
     return window * along.stride + i * along.dilation - along.padding;
   };
-  const int y = place(s.along_y, pixel / s.out_width, tap / s.kernel_width);
-  const int x = place(s.along_x, pixel % s.out_width, tap % s.kernel_width);
+  const auto window = s.by_out_width.split(pixel), inside = s.by_kernel_width.split(tap);
+  const int y = place(s.along_y, window.quotient, inside.quotient);
+  const int x = place(s.along_x, window.rest, inside.rest);
   return y >= 0 && y < s.height && x >= 0 && x < s.width ? plane[y * s.width + x] : T(0);
 }
 
@@ -83,7 +95,8 @@ struct Forward {
   }
   GPU_INLINE T a(const Entry& e, int i, int k) const { return e.weight[i * e.k + k]; }
   GPU_INLINE T b(const Entry& e, int k, int j) const {
-    return seen(s, e.x + k / s.taps() * s.plane(), j, k % s.taps());
+    const auto place = s.by_taps.split(k);
+    return seen(s, e.x + place.quotient * s.plane(), j, place.rest);
   }
   GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
     e.out[i * e.n + j] = e.bias == nullptr ? sum : sum + e.bias[i];
@@ -156,7 +169,8 @@ struct GradientOfX {
     const int x = column_of(e, j) + along_x.padding - kx * along_x.dilation;
     if (y < 0 || y >= s.out_height * along_y.stride || x < 0 || x >= s.out_width * along_x.stride)
       return T(0);
-    return e.g[k / taps * s.out_plane() + y / along_y.stride * s.out_width + x / along_x.stride];
+    return e.g[k / taps * s.out_plane() + s.by_stride_y.split(y).quotient * s.out_width +
+               s.by_stride_x.split(x).quotient];
   }
   GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
     e.to[i * s.plane() + row_of(e, j) * s.width + column_of(e, j)] = sum;
@@ -184,30 +198,31 @@ struct GradientOfWeight {
   int64_t batch() const { return s.groups * chunks; }
 
   struct Entry {
-    int m, n, k, group;
-    int64_t first;
+    int m, n, k, pixel;  // of the first image, where the chunk begins
+    const T *x, *g;      // the first image's
     T* to;
   };
   GPU_INLINE Entry entry(int64_t z) const {
     const int64_t group = z % s.groups, first = z / s.groups * chunk;
     const int64_t left = int64_t{s.images} * s.out_plane() - first;
     const int depth = s.channels * s.taps();
+    const int64_t image = first / s.out_plane(), planes = image * s.groups + group;
     return {s.outputs,
             depth,
             static_cast<int>(left < chunk ? left : chunk),
-            static_cast<int>(group),
-            first,
+            static_cast<int>(first - image * s.out_plane()),
+            x + planes * s.channels * s.plane(),
+            g + planes * s.outputs * s.out_plane(),
             to + z * s.outputs * depth};
   }
   GPU_INLINE T a(const Entry& e, int i, int k) const {
-    const int64_t at = e.first + k, image = at / s.out_plane();
-    return g[((image * s.groups + e.group) * s.outputs + i) * s.out_plane() + at % s.out_plane()];
+    const auto at = s.by_out_plane.split(e.pixel + k);
+    return e.g[(int64_t{at.quotient} * s.groups * s.outputs + i) * s.out_plane() + at.rest];
   }
   GPU_INLINE T b(const Entry& e, int k, int j) const {
-    const int64_t at = e.first + k, image = at / s.out_plane();
-    const T* const planes = x + (image * s.groups + e.group) * s.channels * s.plane();
-    return seen(s, planes + int64_t{j / s.taps()} * s.plane(), static_cast<int>(at % s.out_plane()),
-                j % s.taps());
+    const auto at = s.by_out_plane.split(e.pixel + k), place = s.by_taps.split(j);
+    const int64_t plane = int64_t{at.quotient} * s.groups * s.channels + place.quotient;
+    return seen(s, e.x + plane * s.plane(), at.rest, place.rest);
   }
   GPU_INLINE void put(const Entry& e, int i, int j, T sum) const { e.to[i * e.n + j] = sum; }
 };
@@ -226,13 +241,16 @@ __global__ void __launch_bounds__(kThreads)
   const int row = thread / (kTile / kEdge) * kEdge, column = thread % (kTile / kEdge);
   T sum[kEdge][kEdge] = {};
   for (int k0 = 0; k0 < e.k; k0 += kDepth) {
-    for (int i = thread; i < kTile * kDepth; i += kThreads) {
-      const int m = row0 + i / kDepth, k = k0 + i % kDepth;
-      a[i % kDepth][i / kDepth] = m < e.m && k < e.k ? problem.a(e, m, k) : T(0);
+    // A thread keeps its k of a and its column of b: what follows from those is computed once.
+#pragma unroll
+    for (int i = thread / kDepth; i < kTile; i += kThreads / kDepth) {
+      const int m = row0 + i, k = k0 + thread % kDepth;
+      a[thread % kDepth][i] = m < e.m && k < e.k ? problem.a(e, m, k) : T(0);
     }
-    for (int i = thread; i < kTile * kDepth; i += kThreads) {
-      const int n = column0 + i % kTile, k = k0 + i / kTile;
-      b[i / kTile][i % kTile] = n < e.n && k < e.k ? problem.b(e, k, n) : T(0);
+#pragma unroll
+    for (int i = thread / kTile; i < kDepth; i += kThreads / kTile) {
+      const int n = column0 + thread % kTile, k = k0 + i;
+      b[i][thread % kTile] = n < e.n && k < e.k ? problem.b(e, k, n) : T(0);
     }
     __syncthreads();
 #pragma unroll

@@ -55,15 +55,29 @@ __global__ void __launch_bounds__(kBlock)
 
 // --- gather and index_select: copies of elements of any type, 1 to 16 bytes at a time ---
 
-/// out[i] = x[i but for the axis, where it is index[i]]. Operands of axes: x, index, out.
-template <class Unit>
+/// out[i] = x[i but for the axis, where it is index[i]]. Operands of axes: x, index, out. A thread
+/// has Each elements, kBlock apart: each waits for an index and then for an element.
+template <class Unit, int Each>
 __global__ void __launch_bounds__(kBlock) pick(const Unit* x, int64_t step, const int64_t* index,
                                                Unit* out, const __grid_constant__ Axes axes) {
-  const int64_t i = thread_number();
-  if (i >= axes.total) return;
-  int64_t o[3];
-  offsets_at(axes, i, o);
-  out[o[2]] = x[o[0] + index[o[1]] * step];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * (kBlock * Each) + threadIdx.x;
+  int64_t o[Each][3];
+  int64_t chosen[Each];
+  Unit unit[Each];
+#pragma unroll
+  for (int j = 0; j < Each; ++j) {
+    if (first + j * kBlock >= axes.total) continue;
+    offsets_at(axes, first + j * kBlock, o[j]);
+    chosen[j] = index[o[j][1]];
+  }
+#pragma unroll
+  for (int j = 0; j < Each; ++j) {
+    if (first + j * kBlock < axes.total) unit[j] = x[o[j][0] + chosen[j] * step];
+  }
+#pragma unroll
+  for (int j = 0; j < Each; ++j) {
+    if (first + j * kBlock < axes.total) out[o[j][2]] = unit[j];
+  }
 }
 
 bool is_multiple(const void* pointer, std::size_t bytes) {
@@ -92,8 +106,14 @@ bool widen(Axes& axes, int64_t& step, int64_t factor) {
 
 template <class Unit>
 void pick_units(const View& x, int64_t step, const View& index, const View& out, const Axes& axes) {
-  gpu::launch(pick<Unit>, blocks_of(axes.total), kBlock, 0, gpu::default_stream(), x.as<Unit>(),
-              step, index.as<int64_t>(), out.as<Unit>(), axes);
+  constexpr int64_t kMany = int64_t{1} << 20;  // that fill a device with a quarter of the threads
+  const auto run = [&]<int Each>(std::integral_constant<int, Each>) {
+    gpu::launch(pick<Unit, Each>, blocks_of((axes.total + Each - 1) / Each), kBlock, 0,
+                gpu::default_stream(), x.as<Unit>(), step, index.as<int64_t>(), out.as<Unit>(),
+                axes);
+  };
+  if (axes.total < kMany) return run(std::integral_constant<int, 1>{});
+  run(std::integral_constant<int, 4>{});
 }
 
 void pick_along(const View& x, int axis, const View& index, const Strides& index_strides,
@@ -185,13 +205,14 @@ __global__ void __launch_bounds__(kBlock)
   const int64_t entries = s.groups * s.given;
   const int64_t thread = thread_number();
   int64_t p = thread / s.lanes_per_group;
+  const int64_t lane = thread - p * s.lanes_per_group;
   if (p >= entries) return;
   const Key key = keys[p];
   if (p > 0 && keys[p - 1] == key) return;
-  const int64_t group = static_cast<int64_t>(key / static_cast<Key>(s.targets));
-  const int64_t at = static_cast<int64_t>(key % static_cast<Key>(s.targets));
+  const int64_t group = s.groups == 1 ? 0 : static_cast<int64_t>(key / static_cast<Key>(s.targets));
+  const int64_t at = static_cast<int64_t>(key) - group * s.targets;
   int64_t o[3];
-  offsets_at(s.lanes, group * s.lanes_per_group + thread % s.lanes_per_group, o);
+  offsets_at(s.lanes, group * s.lanes_per_group + lane, o);
   T* target = out + o[2] + at * s.out_step;
   const T* from = source + o[1];
   const int64_t first = group * s.given;

@@ -122,6 +122,13 @@ class MatmulSlice {
     const int64_t step = k_first(of) ? kStepX * of.x_stride : kStepK * of.k_stride;
     const T* at = at_;
     at_ += BK * (how == Load::along_k ? 1 : of.k_stride);
+    // Almost every slice of a large product is whole: asking for each vector costs its loop a
+    // tenth.
+    if (x_left_ >= (k_first(of) ? (kVectors - 1) * kStepX + 1 : V) && k_count >= BK) {
+#pragma unroll
+      for (int i = 0; i < kVectors; ++i, at += step) value_[i] = gpu::load_vec<V>(at);
+      return;
+    }
 #pragma unroll
     for (int i = 0; i < kVectors; ++i, at += step) {
       const int x_left = x_left_ - (k_first(of) ? i * kStepX : 0);
@@ -177,6 +184,38 @@ GPU_INLINE void tile_position(int index, int tiles_m, int tiles_n, int& row, int
   const int inside = index - first * tiles_n;
   row = first + inside % height;
   column = inside / height;
+}
+
+/// Adds a thread's sums to its totals, vectors kThreads apart, and clears the sums. The totals of
+/// two rows are on their way while those before are added; more would need too many registers.
+template <class Tile, class T>
+GPU_INLINE void add_to_totals(T (&sums)[Tile::TM][Tile::TN], T* totals) {
+  constexpr int V = Tile::V, kRow = Tile::TN / V, kGroup = 2 * kRow;
+  gpu::Vec<T, V> next[kGroup];
+  const auto load = [&](int first) {
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j)
+      next[j] = gpu::load_vec<V>(totals + (first + j) * Tile::kThreads * V);
+  };
+  load(0);
+#pragma unroll
+  for (int first = 0; first < Tile::TM * kRow; first += kGroup) {
+    gpu::Vec<T, V> total[kGroup];
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) total[j] = next[j];
+    if (first + kGroup < Tile::TM * kRow) load(first + kGroup);
+#pragma unroll
+    for (int j = 0; j < kGroup; ++j) {
+#pragma unroll
+      for (int l = 0; l < V; ++l) {
+        T& sum = sums[(first + j) / kRow][(first + j) % kRow * V + l];
+        total[j][l] += sum;
+        sum = T(0);
+      }
+      gpu::store_vec(totals + (first + j) * Tile::kThreads * V, total[j]);
+    }
+    __syncwarp();
+  }
 }
 
 /// Grid: x = tile, y = chunk when p.partial is given, else 1, z = batch entry from p.first_entry
@@ -264,21 +303,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       __syncthreads();
       if (until_flush == 0) {  // the end of a chunk: each thread keeps its totals in its own slots
         until_flush = p.chunk;
-#pragma unroll
-        for (int i = 0; i < TM; ++i) {
-#pragma unroll
-          for (int j = 0; j < TN / V; ++j) {
-            T* const slot = totals + ((i * (TN / V) + j) * kThreads + thread) * V;
-            Vector total = gpu::load_vec<V>(slot);
-#pragma unroll
-            for (int l = 0; l < V; ++l) {
-              total[l] += sums[i][j * V + l];
-              sums[i][j * V + l] = T(0);
-            }
-            gpu::store_vec(slot, total);
-          }
-          __syncwarp();  // one row after the other: all at once would need twice the registers
-        }
+        add_to_totals<Tile>(sums, totals + thread * V);
       }
     }
   }

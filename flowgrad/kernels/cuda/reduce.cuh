@@ -4,18 +4,21 @@
 #include "flowgrad/kernels/cuda/scratch.h"
 #include "flowgrad/kernels/cuda/team.cuh"
 
-/// Reductions over any set of axes. Rows of more than kWarpLength elements are folded in chunks of
-/// a fixed length; the chunks' values lie in scratch memory and are the next launch's rows.
+/// Reductions over any set of axes. Rows of more than kWarpLength elements are folded in chunks;
+/// the chunks' values lie in scratch memory and are the next launch's rows.
 ///
 /// An Op has: Value (what is folded), identity(), operator()(earlier, later), load(element,
 /// position) and load(Value, position), store(Value*, Value) and store(result*, Value). Where it
-/// loads elements otherwise than its own values, of_partials() is the Op that folds those.
+/// loads elements otherwise than its own values, of_partials() is the Op that folds those; where an
+/// element that comes after all of a value is folded with less, next(value, element, position)
+/// does.
 namespace flowgrad::kernels::cuda {
 
-/// Up to a million elements end in a second launch of one warp per row.
+/// Of a row of n elements: a second launch of one warp for the row's chunks ends it, whatever n is.
 inline int64_t chunk_length(int64_t n) {
   if (n <= kWarpLength) return n;
-  return n <= kWarpLength * kWarpLength ? kWarpLength : 16 * kWarpLength;
+  constexpr int64_t million = kWarpLength * kWarpLength;
+  return (n + million - 1) / million * kWarpLength;
 }
 
 /// kept: result, x. reduced: x. Writes to `partial` where there are several chunks, else to `out`.
@@ -37,14 +40,19 @@ __global__ void __launch_bounds__(Team::kThreads, 1)
   A lanes[Team::kStreams];
 #pragma unroll
   for (int j = 0; j < Team::kStreams; ++j) lanes[j] = op.identity();
+  const auto add = [&](A& lane, const In& element, int64_t position) {
+    if constexpr (requires { op.next(lane, element, position); })
+      lane = op.next(lane, element, position);
+    else
+      lane = op(lane, op.load(element, position));
+  };
   if (reduced.rank <= 1) {
     const int64_t step = reduced.stride[0];
-    each_element<8>(team, n, [&](int j, int64_t i) {
-      lanes[j] = op(lanes[j], op.load(row[(begin + i) * step], begin + i));
-    });
+    each_element<8>(team, n,
+                    [&](int j, int64_t i) { add(lanes[j], row[(begin + i) * step], begin + i); });
   } else {
     each_element<2>(team, n, [&](int j, int64_t i) {
-      lanes[j] = op(lanes[j], op.load(row[reduced.place(begin + i)], begin + i));
+      add(lanes[j], row[reduced.place(begin + i)], begin + i);
     });
   }
   const A value = team.fold(lanes, op);

@@ -100,7 +100,7 @@ constexpr int scan_warps() {
 }
 
 /// A warp per chunk, rows along memory: loads and stores go through shared memory, so that they are
-/// coalesced and every lane finds its segment in one piece.
+/// coalesced and every lane finds its segment in one piece. Results take the places of elements.
 template <class Op>
 __global__ void __launch_bounds__(scan_warps<Op>() * kLanes, 1)
     scan_along(Op op, ScanRows rows, ScanPointers<Op> at, ScanLinks<typename Op::Value> links) {
@@ -109,7 +109,8 @@ __global__ void __launch_bounds__(scan_warps<Op>() * kLanes, 1)
   constexpr int warps = scan_warps<Op>();
   constexpr bool pairs = Op::kInputs == 2;
   constexpr bool located = Op::kOutputs == 2;
-  static_assert(sizeof(In) == sizeof(typename Op::Out));
+  static_assert(std::is_same_v<In, typename Op::Out>);
+  constexpr int kAhead = sizeof(In) <= 4 ? 16 : 8;  // loads under way at once
   GPU_SHARED(In, tiles, [warps][kLanes][kSegment + 1]);
   GPU_SHARED(In, tiles2, [pairs ? warps : 1][pairs ? kLanes : 1][pairs ? kSegment + 1 : 1]);
   GPU_SHARED(int64_t, tiles_at,
@@ -129,13 +130,20 @@ __global__ void __launch_bounds__(scan_warps<Op>() * kLanes, 1)
     count = static_cast<int>(
         min(static_cast<long long>(rows.n - begin), static_cast<long long>(kChunk)));
   }
-#pragma unroll 4
-  for (int k = 0; k < kSegment; ++k) {
-    const int i = k * kLanes + lane;
-    if (i >= count) break;
-    tile[k][lane] = at.x[(begin + i) * rows.step[2]];
-    if constexpr (pairs) tile2[k][lane] = at.x2[(begin + i) * rows.step[3]];
-  }
+  const auto take = [&](const In* x, int64_t step, auto& to) {
+    x += (begin + lane) * step;
+#pragma unroll 1
+    for (int k0 = 0; k0 * kLanes < count; k0 += kAhead) {
+      In ahead[kAhead];
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k, x += kLanes * step)
+        ahead[k] = (k0 + k) * kLanes + lane < count ? *x : In{};
+#pragma unroll
+      for (int k = 0; k < kAhead; ++k) to[k0 + k][lane] = ahead[k];
+    }
+  };
+  take(at.x, rows.step[2], tile);
+  if constexpr (pairs) take(at.x2, rows.step[3], tile2);
   __syncwarp();
   const int own = min(max(count - lane * kSegment, 0), kSegment);
   const auto element = [&](int k) {
@@ -159,17 +167,18 @@ __global__ void __launch_bounds__(scan_warps<Op>() * kLanes, 1)
     sound = sound && op.is_sound(running);
     for (int k = 0; k < own; ++k) {
       running = op(running, element(k));
-      const auto value = op.value(running);
-      memcpy(&tile[lane][k], &value, sizeof(value));
+      tile[lane][k] = op.value(running);
       if constexpr (located) tile_at[lane][k] = op.at(running);
     }
     __syncwarp();
-    for (int k = 0; k < kSegment; ++k) {
-      const int i = k * kLanes + lane;
-      if (i >= count) break;
-      memcpy(&at.out[(begin + i) * rows.step[0]], &tile[k][lane], sizeof(In));
-      if constexpr (located) at.out2[(begin + i) * rows.step[1]] = tile_at[k][lane];
-    }
+    const auto give = [&](auto* out, int64_t step, const auto& from) {
+      out += (begin + lane) * step;
+#pragma unroll 8
+      for (int i = lane; i < count; i += kLanes, out += kLanes * step)
+        *out = from[i / kLanes][lane];
+    };
+    give(at.out, rows.step[0], tile);
+    if constexpr (located) give(at.out2, rows.step[1], tile_at);
   }
   if (links.marks != nullptr && count > 0 && !sound) atomicExch(&links.marks[row], 1);
 }

@@ -17,13 +17,13 @@ GPU_INLINE double exp_of(double x) { return exp(x); }
 template <class T>
 constexpr int kPowers = std::is_same_v<T, float> ? 4 : 1;
 
-/// NaN wins.
+GPU_INLINE float larger(float a, float b) { return fmaxf(a, b); }
+GPU_INLINE double larger(double a, double b) { return a > b ? a : b; }
+
+/// A NaN need not win: by the sum of exponentials it reaches all of its row.
 template <class T>
 struct Larger {
-  GPU_INLINE T operator()(T a, T b) const {
-    if (a != a) return a;
-    return a > b ? a : b;
-  }
+  GPU_INLINE T operator()(T a, T b) const { return larger(a, b); }
 };
 
 template <class T>
@@ -38,24 +38,48 @@ struct Rows {
   int64_t step[3] = {};
 };
 
-/// Blocks of a multiprocessor that the registers of cached rows leave room for.
-template <class T, int Cached>
-constexpr int kResident = Cached > 0 && Cached * sizeof(T) <= 128 ? 3 : 1;
+/// Elements that every thread of a team keeps in registers; none: rows are read several times, from
+/// the caches where they fit. kWhole: all of these exist in every row, and neighbours touch, so
+/// that nothing is asked for an element. The bits are the same in any case.
+template <int Count, bool Whole = false>
+struct Kept {
+  static constexpr int kCount = Count;
+  static constexpr bool kWhole = Whole;
+};
 
-/// f(k, i, in range) for the Cached elements of a thread.
-template <int Cached, class Team, class F>
-GPU_INLINE void each_cached(const Team& team, int64_t n, F&& f) {
+/// Blocks of a multiprocessor that the registers of kept elements leave room for.
+template <class T, class Kept>
+constexpr int kResident = Kept::kCount == 0 || Kept::kCount * sizeof(T) > 128 ? 1
+                          : Kept::kWhole                                      ? 3
+                                                                              : 2;
+
+/// f(k, in range) for the elements that a thread keeps.
+template <class Kept, class Team, class F>
+GPU_INLINE void each_kept(const Team& team, int64_t n, F&& f) {
   const int length = static_cast<int>(n);  // of a row that fits into registers
 #pragma unroll
-  for (int k = 0; k < Cached; ++k) f(k, team.first + k * Team::kStep < length);
+  for (int k = 0; k < Kept::kCount; ++k)
+    f(k, Kept::kWhole || team.first + k * Team::kStep < length);
 }
 
-/// Cached = 0: the row is read three times, from the caches where it fits. Otherwise every thread
-/// keeps its Cached elements in registers. x is operand 1.
-template <class Team, int Cached, class T>
-__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
+/// f(k, place in the row, in range): places are constants from the first one where neighbours
+/// touch.
+template <class Kept, class Team, class F>
+GPU_INLINE void each_place(const Team& team, int64_t n, int64_t given_step, F&& f) {
+  const int64_t step = Kept::kWhole ? 1 : given_step;
+  int64_t at = team.first * step;
+  each_kept<Kept>(team, n, [&](int k, bool exists) {
+    f(k, at, exists);
+    at += Team::kStep * step;
+  });
+}
+
+/// x is operand 1.
+template <class Team, class Kept, class T>
+__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept>))
     softmax_rows(bool logarithm, Rows rows, const T* __restrict__ x, T* __restrict__ out) {
   const Team team(rows.work.rows, 1);
+  if (Kept::kWhole && !team.active) return;  // a warp, if any
   int64_t offset[2] = {};
   if (team.active) offsets_at(rows.kept, team.row, offset);
   const int64_t n = team.active ? rows.work.length : 0;
@@ -71,29 +95,25 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
   const auto result = [&](T shifted, T power, double log_sum, T scale) {
     return logarithm ? static_cast<T>(static_cast<double>(shifted) - log_sum) : power * scale;
   };
-  if constexpr (Cached > 0) {
-    T mine[Cached];
-    const T* from = in + team.first * rows.step[1];
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
-      mine[k] = exists ? *from : lowest<T>();
-      from += Team::kStep * rows.step[1];
+  if constexpr (Kept::kCount > 0) {
+    T mine[Kept::kCount];
+    each_place<Kept>(team, n, rows.step[1], [&](int k, int64_t at, bool exists) {
+      mine[k] = exists ? in[at] : lowest<T>();
       largest[0] = Larger<T>{}(largest[0], mine[k]);
     });
     const T top = team.fold(largest, Larger<T>{});
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
+    each_kept<Kept>(team, n, [&](int k, bool exists) {
       mine[k] -= top;
       const T power = exp_of(mine[k]);
       if (exists) sums[0] += static_cast<double>(power);
       if (!logarithm) mine[k] = power;
-      if (sizeof(T) == 8) __syncwarp();  // one exponential after the other, as in kPowers
+      if ((k + 1) % kPowers<T> == 0) __syncwarp();
     });
     const double sum = team.fold(sums, AddDoubles{});
     const double log_sum = logarithm ? log(sum) : 0;
     const T scale = static_cast<T>(1 / sum);
-    T* at = to + team.first * rows.step[0];
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
-      if (exists) *at = result(mine[k], mine[k], log_sum, scale);
-      at += Team::kStep * rows.step[0];
+    each_place<Kept>(team, n, rows.step[0], [&](int k, int64_t at, bool exists) {
+      if (exists) to[at] = result(mine[k], mine[k], log_sum, scale);
     });
   } else {
     each_element<4>(team, n, [&](int j, int64_t i) {
@@ -113,9 +133,9 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached>))
   }
 }
 
-/// Cached as in softmax_rows, of g. y is operand 1, g is operand 2.
-template <class Team, int Cached, class T>
-__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 : 1))
+/// What is kept is of g. y is operand 1, g is operand 2.
+template <class Team, class Kept, class T>
+__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept> > 1 ? 2 : 1))
     softmax_grad_rows(bool logarithm, Rows rows, const T* __restrict__ y, const T* __restrict__ g,
                       T* __restrict__ out) {
   const Team team(rows.work.rows, 1);
@@ -135,17 +155,17 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
     return logarithm ? static_cast<T>(wide - static_cast<double>(exp_of(value)) * sum)
                      : value * static_cast<T>(wide - sum);
   };
-  if constexpr (Cached > 0) {
+  if constexpr (Kept::kCount > 0) {
     // y is read again rather than kept: both would spill, and it is still in the cache.
-    T ct[Cached];
+    T ct[Kept::kCount];
     const T* const first_y = y + offset[1] + team.first * rows.step[1];
     const T* from = g + offset[2] + team.first * rows.step[2];
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
+    each_kept<Kept>(team, n, [&](int k, bool exists) {
       ct[k] = exists ? *from : T(0);
       from += Team::kStep * rows.step[2];
     });
     const T* values = first_y;
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
+    each_kept<Kept>(team, n, [&](int k, bool exists) {
       if (exists) sums[0] += term(ct[k], *values);
       values += Team::kStep * rows.step[1];
       if (k % 4 == 3) __syncwarp();  // more loads ahead of their use would spill
@@ -153,7 +173,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
     const double sum = team.fold(sums, AddDoubles{});
     values = first_y;
     T* at = out + offset[0] + team.first * rows.step[0];
-    each_cached<Cached>(team, n, [&](int k, bool exists) {
+    each_kept<Kept>(team, n, [&](int k, bool exists) {
       if (exists) *at = result(ct[k], *values, sum);
       values += Team::kStep * rows.step[1];
       at += Team::kStep * rows.step[0];
@@ -172,23 +192,22 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Cached> > 1 ? 2 
   }
 }
 
-/// f(Team, Cached, grid, block): small multiples of the team's lanes; a row has a kernel by its
-/// length alone.
+/// f(Team, Kept, grid, block) for the smallest number of kept elements that holds a row.
 template <class F>
-void with_cached_team(const RowWork& work, F&& f) {
+void with_keeping_team(const RowWork& work, F&& f) {
   with_team(work, [&](auto tag, dim3 grid, dim3 block) {
     using Team = typename decltype(tag)::type;
-    const auto run = [&]<int Cached>(std::integral_constant<int, Cached> cached) {
-      f(tag, cached, grid, block);
+    const auto run = [&](auto kept) {
+      if (work.length > kept.kCount * int64_t{Team::kStep}) return false;
+      f(tag, kept, grid, block);
+      return true;
     };
     if constexpr (std::is_same_v<Team, WarpTeam>) {
-      if (work.length <= 4 * kLanes) return run(std::integral_constant<int, 4>{});
-      return run(std::integral_constant<int, 32>{});
+      if (!run(Kept<4>{}) && !run(Kept<8>{})) run(Kept<32>{});
     } else if constexpr (std::is_same_v<Team, BlockTeam>) {
-      if (work.length <= 16 * int64_t{kBlock}) return run(std::integral_constant<int, 16>{});
-      return run(std::integral_constant<int, 0>{});
+      if (!run(Kept<16>{})) f(tag, Kept<0>{}, grid, block);
     } else {
-      return run(std::integral_constant<int, 0>{});
+      f(tag, Kept<0>{}, grid, block);
     }
   });
 }
@@ -220,10 +239,17 @@ void CudaBackend::softmax(bool logarithm, View x, int axis, View out) {
     if (out.numel() == 0) return;
     const View* const operands[] = {&out, &x};
     const Rows rows = rows_along(operands, 2, axis);
-    with_cached_team(rows.work, [&](auto tag, auto cached, dim3 grid, dim3 block) {
+    with_keeping_team(rows.work, [&](auto tag, auto kept, dim3 grid, dim3 block) {
       using Team = typename decltype(tag)::type;
-      gpu::launch(softmax_rows<Team, decltype(cached)::value, T>, grid, block, 0,
-                  gpu::default_stream(), logarithm, rows, x.as<const T>(), out.as<T>());
+      constexpr int count = decltype(kept)::kCount;
+      const auto run = [&](auto kernel) {
+        gpu::launch(kernel, grid, block, 0, gpu::default_stream(), logarithm, rows, x.as<const T>(),
+                    out.as<T>());
+      };
+      const bool whole = count > 0 && rows.work.length == count * int64_t{Team::kStep} &&
+                         rows.step[0] == 1 && rows.step[1] == 1;
+      if (!whole) return run(softmax_rows<Team, Kept<count>, T>);
+      run(softmax_rows<Team, Kept<count, (count > 0)>, T>);
     });
   });
 }
@@ -237,11 +263,10 @@ void CudaBackend::softmax_grad(bool logarithm, View g, View y, int axis, View ou
     if (out.numel() == 0) return;
     const View* const operands[] = {&out, &y, &g};
     const Rows rows = rows_along(operands, 3, axis);
-    with_cached_team(rows.work, [&](auto tag, auto cached, dim3 grid, dim3 block) {
+    with_keeping_team(rows.work, [&](auto tag, auto kept, dim3 grid, dim3 block) {
       using Team = typename decltype(tag)::type;
-      gpu::launch(softmax_grad_rows<Team, decltype(cached)::value, T>, grid, block, 0,
-                  gpu::default_stream(), logarithm, rows, y.as<const T>(), g.as<const T>(),
-                  out.as<T>());
+      gpu::launch(softmax_grad_rows<Team, decltype(kept), T>, grid, block, 0, gpu::default_stream(),
+                  logarithm, rows, y.as<const T>(), g.as<const T>(), out.as<T>());
     });
   });
 }

@@ -6,6 +6,7 @@
 
 #include "flowgrad/kernels/axes.h"
 #include "flowgrad/kernels/backend.h"
+#include "flowgrad/kernels/cuda/divisor.cuh"
 #include "flowgrad/kernels/gpu.cuh"
 
 /// Elementwise kernels over strided operands: out[i] = f(in[i]...).
@@ -17,22 +18,9 @@
 /// does not fit.
 namespace flowgrad::kernels::loops {
 
+using cuda::Divisor;
+
 constexpr int kBlock = 256;
-
-/// Division of numbers below 2^31 by a fixed divisor (Granlund and Montgomery 1994).
-struct Divisor {
-  uint32_t value = 1;
-  uint32_t multiplier = 1;
-  uint32_t shift = 0;
-
-  Divisor() = default;
-  explicit Divisor(uint32_t divisor) : value(divisor) {
-    while ((uint64_t{1} << shift) < divisor) ++shift;
-    const uint64_t power = uint64_t{1} << shift;
-    multiplier = static_cast<uint32_t>((power - divisor) * (uint64_t{1} << 32) / divisor + 1);
-  }
-  GPU_INLINE uint32_t divide(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
-};
 
 /// How one launch walks its operands, the output being operand 0.
 struct Plan {
