@@ -138,6 +138,7 @@ struct GradientOfX {
   struct Entry {
     int m, n, k;
     Phase y, x;
+    Divisor by_taps, by_x_taps;
     const T *g, *weight;
     T* to;
   };
@@ -151,25 +152,33 @@ struct GradientOfX {
             s.outputs * y.taps * x.taps,
             y,
             x,
+            Divisor(static_cast<uint32_t>(max(y.taps * x.taps, 1))),
+            Divisor(static_cast<uint32_t>(max(x.taps, 1))),
             g + image_and_group * s.outputs * s.out_plane(),
             weight + image_and_group % s.groups * s.outputs * s.channels * s.taps(),
             to + image_and_group * s.channels * s.plane()};
   }
+  /// A row of the product: an output of the convolution and a tap of the window.
+  struct Row {
+    int output, y, x;
+  };
+  GPU_INLINE Row row(const Entry& e, int k) const {
+    const auto tap = e.by_taps.split(k), place = e.by_x_taps.split(tap.rest);
+    return {tap.quotient, e.y.tap + place.quotient * e.y.step, e.x.tap + place.rest * e.x.step};
+  }
   GPU_INLINE T a(const Entry& e, int i, int k) const {
-    const int taps = e.y.taps * e.x.taps, tap = k % taps;
-    const int ky = e.y.tap + tap / e.x.taps * e.y.step, kx = e.x.tap + tap % e.x.taps * e.x.step;
-    return e.weight[(k / taps * s.channels + i) * s.taps() + ky * s.kernel_width + kx];
+    const Row from = row(e, k);
+    return e.weight[(from.output * s.channels + i) * s.taps() + from.y * s.kernel_width + from.x];
   }
   GPU_INLINE T b(const Entry& e, int k, int j) const {
-    const int taps = e.y.taps * e.x.taps, tap = k % taps;
-    const int ky = e.y.tap + tap / e.x.taps * e.y.step, kx = e.x.tap + tap % e.x.taps * e.x.step;
+    const Row from = row(e, k);
     // Multiples of the stride, by the choice of taps.
     const Steps &along_y = s.along_y, &along_x = s.along_x;
-    const int y = row_of(e, j) + along_y.padding - ky * along_y.dilation;
-    const int x = column_of(e, j) + along_x.padding - kx * along_x.dilation;
+    const int y = row_of(e, j) + along_y.padding - from.y * along_y.dilation;
+    const int x = column_of(e, j) + along_x.padding - from.x * along_x.dilation;
     if (y < 0 || y >= s.out_height * along_y.stride || x < 0 || x >= s.out_width * along_x.stride)
       return T(0);
-    return e.g[k / taps * s.out_plane() + s.by_stride_y.split(y).quotient * s.out_width +
+    return e.g[from.output * s.out_plane() + s.by_stride_y.split(y).quotient * s.out_width +
                s.by_stride_x.split(x).quotient];
   }
   GPU_INLINE void put(const Entry& e, int i, int j, T sum) const {
@@ -239,16 +248,19 @@ __global__ void __launch_bounds__(kThreads)
   const int column0 = static_cast<int>(blockIdx.x) % column_tiles * kTile;
   if (column0 >= e.n) return;  // the whole block
   const int row = thread / (kTile / kEdge) * kEdge, column = thread % (kTile / kEdge);
+  constexpr int kEach = kTile * kDepth / kThreads;
   T sum[kEdge][kEdge] = {};
   for (int k0 = 0; k0 < e.k; k0 += kDepth) {
     // A thread keeps its k of a and its column of b: what follows from those is computed once.
 #pragma unroll
-    for (int i = thread / kDepth; i < kTile; i += kThreads / kDepth) {
+    for (int j = 0; j < kEach; ++j) {
+      const int i = thread / kDepth + j * (kThreads / kDepth);
       const int m = row0 + i, k = k0 + thread % kDepth;
       a[thread % kDepth][i] = m < e.m && k < e.k ? problem.a(e, m, k) : T(0);
     }
 #pragma unroll
-    for (int i = thread / kTile; i < kDepth; i += kThreads / kTile) {
+    for (int j = 0; j < kEach; ++j) {
+      const int i = thread / kTile + j * (kThreads / kTile);
       const int n = column0 + thread % kTile, k = k0 + i;
       b[i][thread % kTile] = n < e.n && k < e.k ? problem.b(e, k, n) : T(0);
     }

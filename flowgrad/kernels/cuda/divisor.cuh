@@ -2,19 +2,20 @@
 
 #include <cstdint>
 
+#include "flowgrad/core/host_device.h"
 #include "flowgrad/kernels/gpu.cuh"
 
 namespace flowgrad::kernels::cuda {
 
-/// Division of numbers below 2^31 by a divisor that the host knows, by one multiplication
-/// (Granlund and Montgomery 1994).
+/// Division of numbers below 2^31 by a divisor known before, by one multiplication (Granlund and
+/// Montgomery 1994).
 struct Divisor {
   uint32_t value = 1;
   uint32_t multiplier = 1;
   uint32_t shift = 0;
 
   Divisor() = default;
-  explicit Divisor(uint32_t divisor) : value(divisor) {
+  FLOWGRAD_HOST_DEVICE explicit Divisor(uint32_t divisor) : value(divisor) {
     while ((uint64_t{1} << shift) < divisor) ++shift;
     const uint64_t power = uint64_t{1} << shift;
     multiplier = static_cast<uint32_t>((power - divisor) * (uint64_t{1} << 32) / divisor + 1);

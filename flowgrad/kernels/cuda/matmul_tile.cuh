@@ -122,8 +122,7 @@ class MatmulSlice {
     const int64_t step = k_first(of) ? kStepX * of.x_stride : kStepK * of.k_stride;
     const T* at = at_;
     at_ += BK * (how == Load::along_k ? 1 : of.k_stride);
-    // Almost every slice of a large product is whole: asking for each vector costs its loop a
-    // tenth.
+    // Most slices of a large product are whole, and questions take the place of multiplications.
     if (x_left_ >= (k_first(of) ? (kVectors - 1) * kStepX + 1 : V) && k_count >= BK) {
 #pragma unroll
       for (int i = 0; i < kVectors; ++i, at += step) value_[i] = gpu::load_vec<V>(at);
