@@ -147,6 +147,25 @@ TEST_CASE("reduce of long rows in chunks", "[reduce_test]") {
   check_reduce(ReduceOp::sum, x, {1, 2});
 }
 
+TEST_CASE("sums of floats keep what cancels on the device", "[reduce_test]") {
+  for (int64_t n : {5, 100, 2000, 5000}) {
+    std::vector<double> v(static_cast<size_t>(2 * n), 1);
+    for (int64_t row = 0; row < 2; ++row) {
+      v[static_cast<size_t>(row * n)] = 1e9;
+      v[static_cast<size_t>(row * n + n - 1)] = -1e9;
+    }
+    const std::vector<double> wanted(2, static_cast<double>(n - 2));
+    const Tensor rows = Tensor::from(v, {2, n}, DType::float32);
+    CHECK(on_device(ReduceOp::sum, rows, {2, 1}) == wanted);
+    const Tensor columns = Tensor::empty({n, 2});
+    for (int64_t i = 0; i < n; ++i) {
+      for (int64_t row = 0; row < 2; ++row)
+        columns.data<float>()[i * 2 + row] = rows.data<float>()[row * n + i];
+    }
+    CHECK(on_device(ReduceOp::sum, columns, {1, 2}) == wanted);
+  }
+}
+
 TEST_CASE("ten million floats add up to 1e-7 on the device", "[reduce_test]") {
   constexpr int64_t n = 10'000'000;
   const Tensor x = Tensor::empty({n});

@@ -274,7 +274,7 @@ MUTANTS = [
     ("matmul_tile.cuh", "&& k_count >= BK) {", "&& k_count >= BK / 2) {", "matmul_test"),
     ("matmul_tile.cuh", "kRow) load(first + kGroup);", "kRow) load(first);", "matmul_test"),
     ("matmul_tile.cuh", "        sum = T(0);\n", "", "matmul_test"),
-    ("indexing.cu", "if (first + j * kBlock < axes.total) out[o[j][2]] = unit[j];", "out[o[j][2]] = unit[j];", "indexing_test"),
+    ("indexing.cu", "if (first + j * kBlock < axes.total) gpu::store_vec", "gpu::store_vec", "indexing_test"),
     ("indexing.cu", "const int64_t lane = thread - p * s.lanes_per_group;", "const int64_t lane = 0;", "indexing_test"),
     ("scan.cuh", "ahead[k] = (k0 + k) * kLanes + lane < count ? *x", "ahead[k] = k * kLanes + lane < count ? *x", "scan_test"),
     ("scan.cuh", "  take(at.x, rows.step[2], tile);\n", "  take(at.x, 1, tile);\n", "scan_test"),

@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kBlock) pick(const Unit* x, int64_t step, cons
   const int64_t first = static_cast<int64_t>(blockIdx.x) * (kBlock * Each) + threadIdx.x;
   int64_t o[Each][3];
   int64_t chosen[Each];
-  Unit unit[Each];
+  gpu::Vec<Unit, 1> unit[Each];
 #pragma unroll
   for (int j = 0; j < Each; ++j) {
     if (first + j * kBlock >= axes.total) continue;
@@ -72,11 +72,12 @@ __global__ void __launch_bounds__(kBlock) pick(const Unit* x, int64_t step, cons
   }
 #pragma unroll
   for (int j = 0; j < Each; ++j) {
-    if (first + j * kBlock < axes.total) unit[j] = x[o[j][0] + chosen[j] * step];
+    if (first + j * kBlock >= axes.total) continue;
+    unit[j] = gpu::load_vec<1>(x + o[j][0] + chosen[j] * step);
   }
 #pragma unroll
   for (int j = 0; j < Each; ++j) {
-    if (first + j * kBlock < axes.total) out[o[j][2]] = unit[j];
+    if (first + j * kBlock < axes.total) gpu::store_vec(out + o[j][2], unit[j]);
   }
 }
 
