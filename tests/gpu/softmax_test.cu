@@ -61,6 +61,13 @@ TEST_CASE("softmax of rows of every length, along memory and across", "[softmax_
     check_softmax(values({3, n}, dtype, 5, -60, 60), 1);
     check_softmax(values({n, 3}, dtype, 6, -60, 60), 0);
   }
+  for (int64_t whole : {128, 256, 1024, 4096}) {  // every thread has all of its elements
+    const Tensor x = values({9, whole}, DType::float32, 12, -60, 60);
+    check_softmax(x, 1);
+    for (uint64_t layout : {1, 2, 3, 4}) check_softmax(x, 1, layout);
+    const Tensor wide = values({9, 2 * whole}, DType::float32, 13, -60, 60);
+    check_softmax(wide.with_layout(Layout{{9, whole}, {2 * whole, 2}, 0}), 1);
+  }
   check_softmax(values({2, 300}, DType::float32, 7), 1);
   check_softmax(values({300, 40}, DType::float32, 8), 0);
   check_softmax(values({65537}, DType::float32, 9), 0);
@@ -74,7 +81,7 @@ TEST_CASE("softmax of broadcast rows, NaN and infinities", "[softmax_test]") {
   const Tensor row = values({1, 40}, DType::float32, 1);
   check_softmax(row.with_layout(expanded("test", row.layout(), {30, 40})), 1);
   check_softmax(row.with_layout(expanded("test", row.layout(), {30, 40})), 0);
-  for (int64_t n : {3, 20, 200, 1500}) {
+  for (int64_t n : {3, 20, 200, 256, 1024, 1500, 4096}) {
     for (double special : {kNan, kInf, -kInf}) {
       std::vector<double> v(static_cast<size_t>(n) * 2, 1);
       v[static_cast<size_t>(n) - 2] = special;
@@ -89,7 +96,7 @@ TEST_CASE("softmax of broadcast rows, NaN and infinities", "[softmax_test]") {
 }
 
 TEST_CASE("the bits of a softmax depend on its row alone", "[softmax_test]") {
-  for (int64_t n : {7, 33, 500, 1025, 5000}) {
+  for (int64_t n : {7, 33, 128, 256, 500, 1024, 1025, 4096, 5000}) {
     for (bool logarithm : {false, true}) {
       CAPTURE(n, logarithm);
       const Tensor x = values({6, n}, DType::float32, 21, -9, 9);
