@@ -52,4 +52,9 @@ TEST_CASE("a convolution on the device without bias, and one gradient at a time"
                     [&](Backend& be, std::vector<View>& v) {
                       be.conv2d_grad(c.options, v[1], v[2], v[3], View(), v[0], View());
                     });
+  same_as_reference("of the weight, without places",
+                    {fresh(c.weight()), x, weight, fresh({2, 5, 0, 3})}, 1,
+                    [&](Backend& be, std::vector<View>& v) {
+                      be.conv2d_grad(c.options, v[1], v[2], v[3], View(), v[0], View());
+                    });
 }

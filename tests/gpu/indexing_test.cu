@@ -79,10 +79,10 @@ TEST_CASE("gather and index_select: every dtype, axis and layout", "[indexing_te
 }
 
 TEST_CASE("gather and index_select: a million elements, several a thread", "[indexing_test]") {
-  const Shape shape{(1 << 10) + 1, 1 << 10};
+  const Shape shape{(1 << 10) + 1, (1 << 10) + 1};  // the last block's share is not whole
   const Tensor x = values({shape[0], 7}, DType::float32, 1);
   check(Op::gather, values(shape, DType::float32, 2), indices(shape, 7, 3), x, 1);
-  const Tensor rows = expanded_to(values({5, 1}, DType::float32, 4), {5, 1 << 10});
+  const Tensor rows = expanded_to(values({5, 1}, DType::float32, 4), {5, (1 << 10) + 1});
   check(Op::index_select, values(shape, DType::float32, 5), indices({shape[0]}, 5, 6), rows, 0);
 }
 

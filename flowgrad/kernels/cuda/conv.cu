@@ -215,7 +215,8 @@ struct GradientOfWeight {
     const int64_t group = z % s.groups, first = z / s.groups * chunk;
     const int64_t left = int64_t{s.images} * s.out_plane() - first;
     const int depth = s.channels * s.taps();
-    const int64_t image = first / s.out_plane(), planes = image * s.groups + group;
+    const int64_t image = s.out_plane() == 0 ? 0 : first / s.out_plane();
+    const int64_t planes = image * s.groups + group;
     return {s.outputs,
             depth,
             static_cast<int>(left < chunk ? left : chunk),
@@ -312,7 +313,10 @@ __global__ void __launch_bounds__(256)
 template <class T>
 void gradient_of_weight(const Sizes& s, const T* x, const T* g, const View& to) {
   const int64_t n = to.numel(), pixels = int64_t{s.images} * s.out_height * s.out_width;
-  const int64_t chunk = std::max(kLeastChunk, (pixels + kMostChunks - 1) / kMostChunks);
+  // A chunk begins in an image; its places from there on are counted in 31 bits.
+  const int64_t most = std::max<int64_t>(1, INT32_MAX - int64_t{s.out_height} * s.out_width);
+  const int64_t chunk =
+      std::min(most, std::max(kLeastChunk, (pixels + kMostChunks - 1) / kMostChunks));
   const int64_t chunks = (pixels + chunk - 1) / chunk;
   if (chunks <= 1) return run<T>(GradientOfWeight<T>{s, x, g, to.as<T>(), chunk, 1});
   const Scratch partial(static_cast<std::size_t>(chunks * n) * sizeof(T));

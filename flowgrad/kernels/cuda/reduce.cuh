@@ -14,7 +14,8 @@
 /// does.
 namespace flowgrad::kernels::cuda {
 
-/// Of a row of n elements: a second launch of one warp for the row's chunks ends it, whatever n is.
+/// Of a row of n elements. Longer ones have at most kWarpLength chunks, so a second launch ends
+/// them.
 inline int64_t chunk_length(int64_t n) {
   if (n <= kWarpLength) return n;
   constexpr int64_t million = kWarpLength * kWarpLength;

@@ -145,9 +145,9 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept> > 1 ? 2 : 
   double sums[Team::kStreams];
 #pragma unroll
   for (int j = 0; j < Team::kStreams; ++j) sums[j] = 0;
-  const auto term = [&](T ct, T value) {
-    return logarithm ? static_cast<double>(ct)
-                     : static_cast<double>(ct) * static_cast<double>(value);
+  // By name: whether a compiler fuses could differ between the kernels for rows of one length.
+  const auto add = [&](double& sum, T ct, T value) {
+    sum = fma(static_cast<double>(ct), logarithm ? 1.0 : static_cast<double>(value), sum);
   };
   // The difference cancels where g is nearly constant, so it is taken in double.
   const auto result = [&](T ct, T value, double sum) {
@@ -166,7 +166,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept> > 1 ? 2 : 
     });
     const T* values = first_y;
     each_kept<Kept>(team, n, [&](int k, bool exists) {
-      if (exists) sums[0] += term(ct[k], *values);
+      if (exists) add(sums[0], ct[k], *values);
       values += Team::kStep * rows.step[1];
       if (k % 4 == 3) __syncwarp();  // more loads ahead of their use would spill
     });
@@ -182,7 +182,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept> > 1 ? 2 : 
     const T* const cotangents = g + offset[2];
     const T* const values = y + offset[1];
     each_element<4>(team, n, [&](int j, int64_t i) {
-      sums[j] += term(cotangents[i * rows.step[2]], values[i * rows.step[1]]);
+      add(sums[j], cotangents[i * rows.step[2]], values[i * rows.step[1]]);
     });
     const double sum = team.fold(sums, AddDoubles{});
     each_element<kPowers<T>>(team, n, [&](int, int64_t i) {

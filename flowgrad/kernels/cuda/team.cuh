@@ -133,9 +133,9 @@ struct BlockTeam : TeamPlace {
 };
 
 /// The rows lie across memory: blockDim.x neighbouring ones (a power of two up to kWidth) share a
-/// block of 32 blockDim.x threads, so that loads are coalesced across rows; two of these blocks run
-/// side by side on a multiprocessor, one loading while the other folds. Streams = 8 stands for the
-/// 256 lanes of rows beyond kWarpLength.
+/// block of 32 blockDim.x threads, so that loads are coalesced across rows; where registers allow,
+/// two of these blocks run side by side on a multiprocessor, one loading while the other folds.
+/// Streams = 8 stands for the 256 lanes of rows beyond kWarpLength.
 template <int Streams>
 struct TileTeam : TeamPlace {
   static constexpr unsigned kWidth = 16;
