@@ -56,6 +56,19 @@ class OnDevice {
   DeviceArray<char> memory_;
 };
 
+/// A contiguous matrix whose columns are the rows of x: these lie across memory, not along it.
+inline Tensor laid_across(const Tensor& x) {
+  const int64_t rows = x.shape()[0], columns = x.shape()[1];
+  const std::vector<double> along = x.to_vector<double>();
+  std::vector<double> across(along.size());
+  for (int64_t i = 0; i < columns; ++i) {
+    for (int64_t r = 0; r < rows; ++r)
+      across[static_cast<std::size_t>(i * rows + r)] =
+          along[static_cast<std::size_t>(r * columns + i)];
+  }
+  return Tensor::from(across, {columns, rows}, x.dtype());
+}
+
 /// Lets a call take `bytes` of scratch memory at once, so that a few rows are done in several goes.
 struct LittleScratch {
   std::size_t before = kernels::scratch_limit();

@@ -157,12 +157,7 @@ TEST_CASE("sums of floats keep what cancels on the device", "[reduce_test]") {
     const std::vector<double> wanted(2, static_cast<double>(n - 2));
     const Tensor rows = Tensor::from(v, {2, n}, DType::float32);
     CHECK(on_device(ReduceOp::sum, rows, {2, 1}) == wanted);
-    const Tensor columns = Tensor::empty({n, 2});
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t row = 0; row < 2; ++row)
-        columns.data<float>()[i * 2 + row] = rows.data<float>()[row * n + i];
-    }
-    CHECK(on_device(ReduceOp::sum, columns, {1, 2}) == wanted);
+    CHECK(on_device(ReduceOp::sum, laid_across(rows), {1, 2}) == wanted);
   }
 }
 
@@ -211,11 +206,7 @@ TEST_CASE("the bits of a sum depend on its row alone", "[reduce_test]") {
   for (int64_t n : {7, 16, 17, 33, 500, 1024, 1025, 5000}) {
     const Tensor x = values({6, n}, DType::float64, 21);
     const std::vector<double> all = on_device(ReduceOp::sum, x, {6, 1});
-    const Tensor across = Tensor::empty({n, 6}, DType::float64);
-    for (int64_t i = 0; i < n; ++i) {
-      for (int64_t r = 0; r < 6; ++r)
-        across.data<double>()[i * 6 + r] = x.data<double>()[r * n + i];
-    }
+    const Tensor across = laid_across(x);
     CAPTURE(n);
     CHECK(on_device(ReduceOp::sum, across, {1, 6}) == all);
     for (int64_t r : {0, 5}) {

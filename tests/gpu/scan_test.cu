@@ -184,11 +184,7 @@ TEST_CASE("the bits of a scan depend on its row alone", "[scan_test]") {
       };
       const Tensor x = values({6, n}, DType::float64, 21, 0.9, 1.1);
       const std::vector<double> all = run(x, 1);
-      const Tensor across = Tensor::empty({n, 6}, DType::float64);
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t r = 0; r < 6; ++r)
-          across.data<double>()[i * 6 + r] = x.data<double>()[r * n + i];
-      }
+      const Tensor across = laid_across(x);
       const std::vector<double> other = run(across, 0);
       const std::vector<double> alone =
           run(x.with_layout(sliced("test", x.layout(), 0, 4, 5, 1)), 1);

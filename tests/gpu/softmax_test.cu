@@ -101,11 +101,7 @@ TEST_CASE("the bits of a softmax depend on its row alone", "[softmax_test]") {
       CAPTURE(n, logarithm);
       const Tensor x = values({6, n}, DType::float32, 21, -9, 9);
       const std::vector<double> all = on_device(logarithm, x, 1);
-      const Tensor across = Tensor::empty({n, 6}, DType::float32);
-      for (int64_t i = 0; i < n; ++i) {
-        for (int64_t r = 0; r < 6; ++r)
-          across.data<float>()[i * 6 + r] = x.data<float>()[r * n + i];
-      }
+      const Tensor across = laid_across(x);
       const std::vector<double> other = on_device(logarithm, across, 0);
       const Tensor one = x.with_layout(sliced("test", x.layout(), 0, 4, 5, 1));
       const std::vector<double> alone = on_device(logarithm, one, 1);

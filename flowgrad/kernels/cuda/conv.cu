@@ -45,7 +45,7 @@ Sizes sizes_of(const Convolution& c, const View& x, const View& weight, const Vi
              at(x, 2),      at(x, 3),     at(weight, 0) / of(c.groups),
              at(out, 2),    at(out, 3),   at(weight, 2),
              at(weight, 3), along(0),     along(1)};
-  const auto by = [](int n) { return Divisor(static_cast<uint32_t>(std::max(n, 1))); };
+  const auto by = [](int n) { return Divisor(static_cast<uint32_t>(n)); };
   s.by_out_width = by(s.out_width);
   s.by_out_plane = by(s.out_plane());
   s.by_kernel_width = by(s.kernel_width);
@@ -152,8 +152,8 @@ struct GradientOfX {
             s.outputs * y.taps * x.taps,
             y,
             x,
-            Divisor(static_cast<uint32_t>(max(y.taps * x.taps, 1))),
-            Divisor(static_cast<uint32_t>(max(x.taps, 1))),
+            Divisor(static_cast<uint32_t>(y.taps * x.taps)),
+            Divisor(static_cast<uint32_t>(x.taps)),
             g + image_and_group * s.outputs * s.out_plane(),
             weight + image_and_group % s.groups * s.outputs * s.channels * s.taps(),
             to + image_and_group * s.channels * s.plane()};
@@ -215,8 +215,7 @@ struct GradientOfWeight {
     const int64_t group = z % s.groups, first = z / s.groups * chunk;
     const int64_t left = int64_t{s.images} * s.out_plane() - first;
     const int depth = s.channels * s.taps();
-    const int64_t image = s.out_plane() == 0 ? 0 : first / s.out_plane();
-    const int64_t planes = image * s.groups + group;
+    const int64_t image = first / s.by_out_plane.value, planes = image * s.groups + group;
     return {s.outputs,
             depth,
             static_cast<int>(left < chunk ? left : chunk),

@@ -8,17 +8,17 @@
 namespace flowgrad::kernels::cuda {
 
 /// Division of numbers below 2^31 by a divisor known before, by one multiplication (Granlund and
-/// Montgomery 1994).
+/// Montgomery 1994). 0, of an axis without places, divides as 1.
 struct Divisor {
   uint32_t value = 1;
   uint32_t multiplier = 1;
   uint32_t shift = 0;
 
   Divisor() = default;
-  FLOWGRAD_HOST_DEVICE explicit Divisor(uint32_t divisor) : value(divisor) {
-    while ((uint64_t{1} << shift) < divisor) ++shift;
+  FLOWGRAD_HOST_DEVICE explicit Divisor(uint32_t given) : value(given == 0 ? 1 : given) {
+    while ((uint64_t{1} << shift) < value) ++shift;
     const uint64_t power = uint64_t{1} << shift;
-    multiplier = static_cast<uint32_t>((power - divisor) * (uint64_t{1} << 32) / divisor + 1);
+    multiplier = static_cast<uint32_t>((power - value) * (uint64_t{1} << 32) / value + 1);
   }
   GPU_INLINE uint32_t divide(uint32_t n) const { return (__umulhi(n, multiplier) + n) >> shift; }
 

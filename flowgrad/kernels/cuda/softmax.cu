@@ -17,13 +17,10 @@ GPU_INLINE double exp_of(double x) { return exp(x); }
 template <class T>
 constexpr int kPowers = std::is_same_v<T, float> ? 4 : 1;
 
-GPU_INLINE float larger(float a, float b) { return fmaxf(a, b); }
-GPU_INLINE double larger(double a, double b) { return a > b ? a : b; }
-
 /// A NaN need not win: by the sum of exponentials it reaches all of its row.
-template <class T>
 struct Larger {
-  GPU_INLINE T operator()(T a, T b) const { return larger(a, b); }
+  GPU_INLINE float operator()(float a, float b) const { return fmaxf(a, b); }
+  GPU_INLINE double operator()(double a, double b) const { return a > b ? a : b; }
 };
 
 template <class T>
@@ -99,9 +96,9 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept>))
     T mine[Kept::kCount];
     each_place<Kept>(team, n, rows.step[1], [&](int k, int64_t at, bool exists) {
       mine[k] = exists ? in[at] : lowest<T>();
-      largest[0] = Larger<T>{}(largest[0], mine[k]);
+      largest[0] = Larger{}(largest[0], mine[k]);
     });
-    const T top = team.fold(largest, Larger<T>{});
+    const T top = team.fold(largest, Larger{});
     each_kept<Kept>(team, n, [&](int k, bool exists) {
       mine[k] -= top;
       const T power = exp_of(mine[k]);
@@ -117,9 +114,9 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept>))
     });
   } else {
     each_element<4>(team, n, [&](int j, int64_t i) {
-      largest[j] = Larger<T>{}(largest[j], in[i * rows.step[1]]);
+      largest[j] = Larger{}(largest[j], in[i * rows.step[1]]);
     });
-    const T top = team.fold(largest, Larger<T>{});
+    const T top = team.fold(largest, Larger{});
     each_element<kPowers<T>>(team, n, [&](int j, int64_t i) {
       sums[j] += static_cast<double>(exp_of(in[i * rows.step[1]] - top));
     });
@@ -135,7 +132,7 @@ __global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept>))
 
 /// What is kept is of g. y is operand 1, g is operand 2.
 template <class Team, class Kept, class T>
-__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept> > 1 ? 2 : 1))
+__global__ void __launch_bounds__(Team::kThreads, (kResident<T, Kept>))
     softmax_grad_rows(bool logarithm, Rows rows, const T* __restrict__ y, const T* __restrict__ g,
                       T* __restrict__ out) {
   const Team team(rows.work.rows, 1);
