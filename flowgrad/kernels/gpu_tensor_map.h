@@ -9,9 +9,10 @@ namespace flowgrad::gpu {
 
 enum class TensorElement : std::uint8_t { bfloat16, float32 };
 
-/// bytes128: 16-byte piece c of row r of a box lands at piece c ^ (r % 8), as wgmma wants it. Rows
-/// of a box have 128 bytes then, and boxes start at multiples of 1024 bytes.
-enum class Swizzle : std::uint8_t { none, bytes128 };
+/// Rows of a box have so many bytes, boxes start at multiples of 1024 bytes, and 16-byte piece c of
+/// row r lands at piece c ^ (r % 8) with bytes128, as wgmma wants it, at c ^ (r / 2 % 4) with
+/// bytes64: eight rows, and eight pairs of neighbours, have a piece in different banks.
+enum class Swizzle : std::uint8_t { none, bytes64, bytes128 };
 
 struct alignas(64) TensorMap {
   unsigned char bytes[128];

@@ -29,14 +29,16 @@ TensorMap make_tensor_map(const void* data, TensorElement element, std::uint64_t
   const cuuint64_t strides[] = {row_bytes};
   const cuuint32_t box[] = {box_columns, box_rows};
   const cuuint32_t steps[] = {1, 1};
+  const CUtensorMapSwizzle pattern = swizzle == Swizzle::bytes128  ? CU_TENSOR_MAP_SWIZZLE_128B
+                                     : swizzle == Swizzle::bytes64 ? CU_TENSOR_MAP_SWIZZLE_64B
+                                                                   : CU_TENSOR_MAP_SWIZZLE_NONE;
   CUtensorMap native;
   const CUresult result =
       encode(&native,
              element == TensorElement::bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
                                                 : CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
              2, const_cast<void*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-             swizzle == Swizzle::bytes128 ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_NONE,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+             pattern, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (result != CUDA_SUCCESS) {
     throw DeviceError("make_tensor_map: cuTensorMapEncodeTiled failed with code " +
                       std::to_string(static_cast<int>(result)));

@@ -1,7 +1,10 @@
 // Planted races and accesses that only the checker build can see; built there only.
+#include "flowgrad/kernels/cuda/ladder/ladder.h"
 #include "flowgrad/kernels/emulator/profile.h"
 #include "support.cuh"
 
+using namespace flowgrad;
+using namespace flowgrad::kernels;
 using namespace flowgrad::test;
 
 namespace {
@@ -185,4 +188,19 @@ TEST_CASE("profile counts bank passes and sectors", "[emulator_checker_test]") {
     const auto& load = rows[rows[0].write ? 1 : 0];
     CHECK(load.transactions == static_cast<unsigned>(stride >= 8 ? 32 : 4 * stride));
   }
+}
+
+TEST_CASE("the engine's swizzle spreads rows over the banks", "[emulator_checker_test]") {
+  const DeviceArray<float> a(random_floats(130 * 160, 1)), b(random_floats(160 * 132, 2));
+  const DeviceArray<float> c(130 * 132);
+  const auto rows =
+      gpu::profile([&] { cuda::ladder::tma(a.get(), b.get(), c.get(), 130, 132, 160, stream); });
+  std::uint64_t requests = 0;
+  for (const auto& row : rows) {
+    if (!row.shared) continue;
+    INFO(row.place);
+    CHECK(row.transactions == row.ideal);
+    requests += row.requests;
+  }
+  CHECK(requests > 10000);
 }

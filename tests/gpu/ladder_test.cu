@@ -1,6 +1,7 @@
 // Every rung of the matmul ladder against a sum in double.
 #include "flowgrad/kernels/cuda/ladder/ladder.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <limits>
@@ -90,6 +91,18 @@ TEST_CASE("a deep product in two parts of TF32 keeps its digits", "[ladder_test]
   for (const cuda::LadderRung& rung : cuda::matmul_ladder()) {
     if (rung.run != cuda::ladder::tf32_thrice || !runs_here(rung)) continue;
     CHECK(error_of(a, b, result_of(rung, da, db, size), size) <= rung.tolerance);
+  }
+}
+
+TEST_CASE("the rung that the copy engine feeds sums every chunk by itself", "[ladder_test]") {
+  // The second chunk adds up to 2^24, where single ones are lost and a chunk of them is not.
+  const Size size{3, 4, 512};
+  std::vector<float> b(4 * 512, 1.0f);
+  std::fill(b.begin() + 4 * 128, b.begin() + 4 * 256, 0x1p17f);
+  const DeviceArray<float> da(std::vector<float>(3 * 512, 1.0f)), db(b);
+  for (const cuda::LadderRung& rung : cuda::matmul_ladder()) {
+    if (rung.run != cuda::ladder::tma || !runs_here(rung)) continue;
+    CHECK(result_of(rung, da, db, size) == std::vector<float>(3 * 4, 0x1p24f + 384));
   }
 }
 

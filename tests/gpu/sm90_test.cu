@@ -143,21 +143,33 @@ void check_product() {
 TEST_CASE("TMA loads a box, zero outside the matrix, swizzled on request", "[sm90_test]") {
   const auto in = random_floats(20 * 40, 3);
   const DeviceArray<float> din(in);
-  for (const bool swizzled : {false, true}) {
+  // Boxes of 256 elements; where piece p of row r lands.
+  struct Layout {
+    gpu::Swizzle swizzle;
+    int columns;
+    int (*place)(int p, int r);
+  };
+  const Layout layouts[] = {
+      {gpu::Swizzle::none, 32, [](int p, int) { return p; }},
+      {gpu::Swizzle::bytes64, 16, [](int p, int r) { return p ^ (r / 2 & 3); }},
+      {gpu::Swizzle::bytes128, 32, [](int p, int r) { return p ^ (r & 7); }},
+  };
+  for (const Layout& layout : layouts) {
+    const int columns = layout.columns, rows = 256 / columns;
     for (const int row : {0, 5, 15, -2}) {
       for (const int column : {0, 4, 20}) {
         const DeviceArray<float> out(256);
-        const auto map =
-            gpu::make_tensor_map(din.get(), gpu::TensorElement::float32, 20, 40, 160, 8, 32,
-                                 swizzled ? gpu::Swizzle::bytes128 : gpu::Swizzle::none);
+        const auto map = gpu::make_tensor_map(din.get(), gpu::TensorElement::float32, 20, 40, 160,
+                                              static_cast<unsigned>(rows),
+                                              static_cast<unsigned>(columns), layout.swizzle);
         gpu::launch(load_box, 1, 32, 2048, stream, map, column, row, out.get(), 1);
         const auto values = out.values();
-        for (int r = 0; r < 8; ++r) {
-          for (int c = 0; c < 32; ++c) {
+        for (int r = 0; r < rows; ++r) {
+          for (int c = 0; c < columns; ++c) {
             const bool inside = row + r >= 0 && row + r < 20 && column + c < 40;
             const float expected =
                 inside ? in[static_cast<std::size_t>((row + r) * 40 + column + c)] : 0.0f;
-            const int at = r * 32 + (swizzled ? (c / 4 ^ r) * 4 + c % 4 : c);
+            const int at = r * columns + layout.place(c / 4, r) * 4 + c % 4;
             REQUIRE(values[static_cast<std::size_t>(at)] == expected);
           }
         }
@@ -178,7 +190,10 @@ TEST_CASE("what TMA does not take is refused by name", "[sm90_test]") {
   CHECK(contains(refused(a.get() + 1, 128, 32, gpu::Swizzle::none), "data"));
   CHECK(contains(refused(a.get(), 132, 32, gpu::Swizzle::none), "row_bytes"));
   CHECK(contains(refused(a.get(), 128, 3, gpu::Swizzle::none), "box_columns"));
-  CHECK(contains(refused(a.get(), 128, 16, gpu::Swizzle::bytes128), "box_columns"));
+  CHECK(contains(refused(a.get(), 128, 16, gpu::Swizzle::bytes128),
+                 "box_columns: with this swizzle a row of the box has 128 bytes, not 64"));
+  CHECK(contains(refused(a.get(), 128, 32, gpu::Swizzle::bytes64),
+                 "box_columns: with this swizzle a row of the box has 64 bytes, not 128"));
 }
 
 TEST_CASE("TMA has not landed before the wait", "[sm90_test]") {

@@ -37,6 +37,8 @@ OPCODES = [
      [r"\bHGMMA\.64x256x8\.F32\.TF32\b", r"\bHGMMA\.64x256x16\.F32\.BF16\b", r"\bUTMALDG\b"],
      [r"\bwgmma\.mma_async\S*n256k8\S*tf32", r"\bwgmma\.mma_async\S*n256k16\S*bf16",
       r"\bcp\.async\.bulk\.tensor\b"]),
+    ("ladder/14_tma.cu", "sm_90", [r"\bUTMALDG\b", r"\bFFMA\b"],
+     [r"\bcp\.async\.bulk\.tensor\b", r"\bfma\.rn\.f32\b"]),
 ]
 LOCAL_MEMORY = {"sass": r"\b(LDL|STL)\b", "ptx": r"\b(ld|st)\.local\b"}
 # Kernels whose elements are all wider move no single bytes: a compiler that cannot see the alignment would.

@@ -25,6 +25,7 @@ constexpr LadderRung kRungs[] = {
     {11, "3xTF32", ladder::tf32_thrice, 80, false, kTf32Thrice},
     {12, "TF32 TMA + wgmma", ladder::wgmma_tf32, 90, true, kTf32},
     {13, "bf16 TMA + wgmma", ladder::wgmma_bf16, 90, true, kBf16},
+    {14, "float32 TMA", ladder::tma, 90, false, kFloat32},
 };
 
 }  // namespace

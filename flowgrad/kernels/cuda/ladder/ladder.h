@@ -48,6 +48,7 @@ FLOWGRAD_RUNG(bf16)
 FLOWGRAD_RUNG(tf32_thrice)
 FLOWGRAD_RUNG(wgmma_tf32)
 FLOWGRAD_RUNG(wgmma_bf16)
+FLOWGRAD_RUNG(tma)
 #undef FLOWGRAD_RUNG
 }  // namespace ladder
 
