@@ -1,5 +1,6 @@
 // The CUDA indexing kernels against the reference loops. Sums run in the reference's order, so
 // they are compared bit for bit.
+#include <array>
 #include <cmath>
 
 #include "backend_support.cuh"
@@ -164,6 +165,44 @@ TEST_CASE("scatters: long lanes go by way of a sort", "[indexing_test]") {
   // More targets than sixteen bits count.
   check(Op::index_add, values({70000}, DType::float32, 1), indices({5000}, 70000, 2),
         values({5000}, DType::float32, 3), 0);
+}
+
+TEST_CASE("scatters: rows of every width, several lanes a thread", "[indexing_test]") {
+  const int64_t n = 300, targets = 40;
+  const Tensor at = indices({n}, targets, 2);
+  for (DType dtype : kNumeric) {
+    for (int64_t width : {1, 2, 3, 4, 6, 16, 20}) {
+      const Tensor source = values({n, width}, dtype, 1, -9, 9);
+      const Tensor start = values({targets, width}, dtype, 3, -9, 9);
+      check(Op::index_add, start, at, source, 0);
+      check(Op::scatter_max, start, expanded_to(at.with_layout({{n, 1}, {1, 1}, 0}), {n, width}),
+            source, 0);
+    }
+  }
+  // What keeps four floats apart: the first one's place, the step between rows or between columns,
+  // the step of another axis.
+  const Tensor from = values({n * 24}, DType::float32, 1), to = values({n * 24}, DType::float32, 3);
+  const auto part = [](const Tensor& of, int64_t rows, int64_t step, int64_t stride,
+                       int64_t first) {
+    return of.with_layout({{rows, 8}, {step, stride}, first});
+  };
+  for (const auto& [step, stride, first] : std::vector<std::array<int64_t, 3>>{
+           {8, 1, 0}, {8, 1, 1}, {12, 1, 4}, {9, 1, 0}, {10, 1, 0}, {24, 2, 0}, {1, n, 0}}) {
+    check(Op::index_add, part(to, targets, 8, 1, 0), at, part(from, n, step, stride, first), 0);
+    check(Op::index_add, part(to, targets, step, stride, first), at, part(from, n, 8, 1, 0), 0);
+  }
+  const auto cube = [](const Tensor& of, int64_t rows, int64_t step) {
+    return of.with_layout({{2, rows, 8}, {rows * step + step - 8, step, 1}, 0});
+  };
+  for (int64_t step : {8, 9, 10, 12}) {
+    check(Op::index_add, cube(to, targets, 8), at, cube(from, n, step), 1);
+    check(Op::index_add, cube(to, targets, step), at, cube(from, n, 8), 1);
+  }
+  // Rows that several lists of indices share out: two axes on which the index is constant.
+  const Tensor many = values({3, n, 2, 8}, DType::float32, 4);
+  const Tensor lists = indices({3, n, 1, 1}, targets, 5);
+  check(Op::scatter_add, values({3, targets, 2, 8}, DType::float32, 6),
+        expanded_to(lists, many.shape()), many, 1);
 }
 
 TEST_CASE("scatters: groups and targets beyond 32 bits together", "[indexing_test]") {

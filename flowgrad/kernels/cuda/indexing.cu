@@ -85,16 +85,23 @@ bool is_multiple(const void* pointer, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
-/// Whether neighbours can be moved `factor` at a time; if so, counts axes and step in such units.
-bool widen(Axes& axes, int64_t& step, int64_t factor) {
+/// Whether `factor` neighbours of two operands lie together and share what operand index gives.
+bool come_together(const Axes& axes, int index, int one, int other, int64_t factor) {
   if (axes.rank == 0) return false;
   const int last = axes.rank - 1;
-  if (axes.stride[0][last] != 1 || axes.stride[2][last] != 1 || axes.stride[1][last] != 0 ||
-      axes.size[last] % factor != 0 || step % factor != 0)
+  if (axes.stride[one][last] != 1 || axes.stride[other][last] != 1 ||
+      axes.stride[index][last] != 0 || axes.size[last] % factor != 0)
     return false;
   for (int d = 0; d < last; ++d) {
-    if (axes.stride[0][d] % factor != 0 || axes.stride[2][d] % factor != 0) return false;
+    if (axes.stride[one][d] % factor != 0 || axes.stride[other][d] % factor != 0) return false;
   }
+  return true;
+}
+
+/// Whether neighbours can be moved `factor` at a time; if so, counts axes and step in such units.
+bool widen(Axes& axes, int64_t& step, int64_t factor) {
+  if (!come_together(axes, 1, 0, 2, factor) || step % factor != 0) return false;
+  const int last = axes.rank - 1;
   axes.total /= factor;
   axes.size[last] /= factor;
   step /= factor;
@@ -196,13 +203,13 @@ __global__ void __launch_bounds__(kBlock)
   order[entry] = static_cast<uint32_t>(entry);
 }
 
-/// One thread for each sorted entry and lane of its group. The first entry of a run of equal keys
-/// combines the whole run in order; the others have nothing to do.
-template <class Operation, class T, class Key>
+/// One thread for each sorted entry and V lanes of its group. The first entry of a run of equal
+/// keys combines the whole run in order; the others have nothing to do.
+template <class Operation, class T, class Key, int V>
 __global__ void __launch_bounds__(kBlock)
     scatter_runs(const Key* keys, const uint32_t* order, const T* source, T* out,
                  const __grid_constant__ Scatter s) {
-  constexpr int kAhead = 8;  // loads in flight
+  constexpr int kAhead = V == 1 ? 8 : 4;  // loads in flight
   const int64_t entries = s.groups * s.given;
   const int64_t thread = thread_number();
   int64_t p = thread / s.lanes_per_group;
@@ -217,18 +224,24 @@ __global__ void __launch_bounds__(kBlock)
   T* target = out + o[2] + at * s.out_step;
   const T* from = source + o[1];
   const int64_t first = group * s.given;
-  T value = *target;
+  using Vector = gpu::Vec<T, V>;
+  const auto load = [&](int64_t entry) {
+    return gpu::load_vec<V>(from + (order[entry] - first) * s.source_step);
+  };
+  Vector value = gpu::load_vec<V>(target);
+  const auto combine = [&](const Vector& next) {
+#pragma unroll
+    for (int l = 0; l < V; ++l) value[l] = Operation::apply(value[l], next[l]);
+  };
   for (; p + kAhead <= entries && keys[p + kAhead - 1] == key; p += kAhead) {
-    T next[kAhead];
+    Vector next[kAhead];
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) next[i] = from[(order[p + i] - first) * s.source_step];
+    for (int i = 0; i < kAhead; ++i) next[i] = load(p + i);
 #pragma unroll
-    for (int i = 0; i < kAhead; ++i) value = Operation::apply(value, next[i]);
+    for (int i = 0; i < kAhead; ++i) combine(next[i]);
   }
-  for (; p < entries && keys[p] == key; ++p) {
-    value = Operation::apply(value, from[(order[p] - first) * s.source_step]);
-  }
-  *target = value;
+  for (; p < entries && keys[p] == key; ++p) combine(load(p));
+  gpu::store_vec(target, value);
 }
 
 /// Sorting pays where lanes are long and too few to fill the device. Both ways combine the elements
@@ -237,8 +250,23 @@ bool worth_sorting(const Scatter& s) {
   return s.given > 128 && s.groups < 8192 && s.groups * s.given <= 0xffffffffll;
 }
 
+/// Whether `factor` neighbouring lanes can go together; if so, counts lanes in such units.
+bool widen(Scatter& s, int64_t factor, const void* source, const void* out) {
+  Axes& lanes = s.lanes;
+  if (!come_together(lanes, 0, 1, 2, factor) || s.source_step % factor != 0 ||
+      s.out_step % factor != 0 || !is_multiple(source, 16) || !is_multiple(out, 16))
+    return false;
+  const int last = lanes.rank - 1;
+  lanes.total /= factor;
+  lanes.size[last] /= factor;
+  lanes.stride[1][last] = lanes.stride[2][last] = factor;
+  s.lanes_per_group /= factor;
+  return true;
+}
+
 template <class Operation, class Key, class T>
-void scatter_sorted(const int64_t* index, const T* source, T* out, const Scatter& s) {
+void scatter_sorted(const int64_t* index, const T* source, T* out, Scatter s) {
+  constexpr int V = 16 / static_cast<int>(sizeof(T));
   const int64_t entries = s.groups * s.given;
   const auto n = static_cast<std::size_t>(entries);
   const Scratch keys(2 * n * sizeof(Key));
@@ -251,8 +279,10 @@ void scatter_sorted(const int64_t* index, const T* source, T* out, const Scatter
               buffers.order[0], s);
   const int bits = std::bit_width(static_cast<uint64_t>(s.groups * s.targets - 1));
   const int at = radix_sort(buffers, 1, entries, bits, counts.as<void>());
-  gpu::launch(scatter_runs<Operation, T, Key>, blocks_of(entries * s.lanes_per_group), kBlock, 0,
-              stream, buffers.keys[at], buffers.order[at], source, out, s);
+  const bool wide = widen(s, V, source, out);
+  gpu::launch(wide ? scatter_runs<Operation, T, Key, V> : scatter_runs<Operation, T, Key, 1>,
+              blocks_of(entries * s.lanes_per_group), kBlock, 0, stream, buffers.keys[at],
+              buffers.order[at], source, out, s);
 }
 
 /// shape is that of source, and of index where it has one entry per element.
