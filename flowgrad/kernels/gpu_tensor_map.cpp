@@ -21,8 +21,8 @@ unsigned check_tensor_map(const void* data, TensorElement element, std::uint64_t
   const unsigned bytes = box_columns * size;
   require(bytes % 16 == 0, "box_columns: a row of the box must be a multiple of 16 bytes, not " +
                                std::to_string(bytes));
-  const unsigned swizzled = swizzle == Swizzle::bytes64 ? 64 : 128;
-  require(swizzle == Swizzle::none || bytes == swizzled,
+  const unsigned swizzled = swizzle_bytes(swizzle);
+  require(swizzled == 0 || bytes == swizzled,
           "box_columns: with this swizzle a row of the box has " + std::to_string(swizzled) +
               " bytes, not " + std::to_string(bytes));
   return size;

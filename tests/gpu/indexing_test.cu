@@ -191,15 +191,16 @@ TEST_CASE("scatters: rows of every width, several lanes a thread", "[indexing_te
     check(Op::index_add, part(to, targets, 8, 1, 0), at, part(from, n, step, stride, first), 0);
     check(Op::index_add, part(to, targets, step, stride, first), at, part(from, n, 8, 1, 0), 0);
   }
-  const auto cube = [](const Tensor& of, int64_t rows, int64_t step) {
-    return of.with_layout({{2, rows, 8}, {rows * step + step - 8, step, 1}, 0});
+  const auto cube = [](const Tensor& of, int64_t rows, int64_t gap) {
+    return of.with_layout({{2, rows, 8}, {rows * 8 + gap, 8, 1}, 0});
   };
-  for (int64_t step : {8, 9, 10, 12}) {
-    check(Op::index_add, cube(to, targets, 8), at, cube(from, n, step), 1);
-    check(Op::index_add, cube(to, targets, step), at, cube(from, n, 8), 1);
+  for (int64_t gap : {0, 1, 2, 4}) {
+    check(Op::index_add, cube(to, targets, 0), at, cube(from, n, gap), 1);
+    check(Op::index_add, cube(to, targets, gap), at, cube(from, n, 0), 1);
   }
-  // Rows that several lists of indices share out: two axes on which the index is constant.
-  const Tensor many = values({3, n, 2, 8}, DType::float32, 4);
+  // Several lists of indices, and two axes on which they are constant that are not one.
+  const Tensor many = values({3 * n * 2 * 12}, DType::float32, 4)
+                          .with_layout({{3, n, 2, 8}, {n * 24, 24, 12, 1}, 0});
   const Tensor lists = indices({3, n, 1, 1}, targets, 5);
   check(Op::scatter_add, values({3, targets, 2, 8}, DType::float32, 6),
         expanded_to(lists, many.shape()), many, 1);

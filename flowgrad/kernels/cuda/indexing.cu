@@ -85,7 +85,8 @@ bool is_multiple(const void* pointer, std::size_t bytes) {
   return reinterpret_cast<std::uintptr_t>(pointer) % bytes == 0;
 }
 
-/// Whether `factor` neighbours of two operands lie together and share what operand index gives.
+/// Whether `factor` neighbours of operands one and other lie together and share what operand index
+/// gives.
 bool come_together(const Axes& axes, int index, int one, int other, int64_t factor) {
   if (axes.rank == 0) return false;
   const int last = axes.rank - 1;
@@ -209,7 +210,8 @@ template <class Operation, class T, class Key, int V>
 __global__ void __launch_bounds__(kBlock)
     scatter_runs(const Key* keys, const uint32_t* order, const T* source, T* out,
                  const __grid_constant__ Scatter s) {
-  constexpr int kAhead = V == 1 ? 8 : 4;  // loads in flight
+  // Loads in flight; with wide keys more would be spilled.
+  constexpr int kAhead = V > 1 && sizeof(Key) > 4 ? 4 : 8;
   const int64_t entries = s.groups * s.given;
   const int64_t thread = thread_number();
   int64_t p = thread / s.lanes_per_group;
@@ -250,8 +252,9 @@ bool worth_sorting(const Scatter& s) {
   return s.given > 128 && s.groups < 8192 && s.groups * s.given <= 0xffffffffll;
 }
 
-/// Whether `factor` neighbouring lanes can go together; if so, counts lanes in such units.
-bool widen(Scatter& s, int64_t factor, const void* source, const void* out) {
+/// Whether neighbouring lanes can go together in 16 bytes, `factor` elements; if so, counts lanes
+/// in such units, and strides in elements as before.
+bool widen_lanes(Scatter& s, int64_t factor, const void* source, const void* out) {
   Axes& lanes = s.lanes;
   if (!come_together(lanes, 0, 1, 2, factor) || s.source_step % factor != 0 ||
       s.out_step % factor != 0 || !is_multiple(source, 16) || !is_multiple(out, 16))
@@ -279,7 +282,7 @@ void scatter_sorted(const int64_t* index, const T* source, T* out, Scatter s) {
               buffers.order[0], s);
   const int bits = std::bit_width(static_cast<uint64_t>(s.groups * s.targets - 1));
   const int at = radix_sort(buffers, 1, entries, bits, counts.as<void>());
-  const bool wide = widen(s, V, source, out);
+  const bool wide = widen_lanes(s, V, source, out);
   gpu::launch(wide ? scatter_runs<Operation, T, Key, V> : scatter_runs<Operation, T, Key, 1>,
               blocks_of(entries * s.lanes_per_group), kBlock, 0, stream, buffers.keys[at],
               buffers.order[at], source, out, s);

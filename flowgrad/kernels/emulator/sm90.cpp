@@ -27,7 +27,7 @@ struct MapFields {
   const char* data;
   std::uint64_t rows, columns, row_bytes;
   unsigned box_rows, box_columns, size;
-  unsigned swizzle;  // of the bits 4 to 6 of an offset, those that take up bits 7 to 9
+  unsigned swizzle_bytes;
 };
 static_assert(sizeof(MapFields) <= sizeof(TensorMap));
 
@@ -77,11 +77,10 @@ void store(std::uint64_t* barrier, BarrierWord word) {
   *barrier = std::bit_cast<std::uint64_t>(word);
 }
 
-constexpr unsigned kSwizzle64 = 3, kSwizzle128 = 7;
-
-/// Where swizzling puts a byte of the window.
-std::size_t swizzle(std::size_t offset, unsigned bits) {
-  return offset ^ (offset >> 7 & bits) << 4;
+/// Where swizzling of rows of so many bytes puts a byte of the window: the number of its piece of
+/// 16 bytes takes up the bits above 128.
+std::size_t swizzle(std::size_t offset, unsigned bytes) {
+  return bytes == 0 ? offset : offset ^ (offset >> 7 & (bytes / 16 - 1)) << 4;
 }
 
 void land(const TensorCopy& copy) {
@@ -90,7 +89,7 @@ void land(const TensorCopy& copy) {
   for (unsigned r = 0; r < map.box_rows; ++r) {
     for (unsigned c = 0; c < map.box_columns; ++c) {
       const std::size_t at = first + (std::size_t{r} * map.box_columns + c) * map.size;
-      void* to = shared_pointer(static_cast<unsigned>(swizzle(at, map.swizzle)));
+      void* to = shared_pointer(static_cast<unsigned>(swizzle(at, map.swizzle_bytes)));
       const std::int64_t row = std::int64_t{copy.row} + r;
       const std::int64_t column = std::int64_t{copy.column} + c;
       checker::note_write(to, map.size);
@@ -130,7 +129,7 @@ const void* operand(std::uint64_t descriptor, int row, int k) {
   const std::size_t stride = (descriptor >> 32 & 0x3fff) << 4;  // between groups of eight rows
   const std::size_t at = start + static_cast<std::size_t>(row / 8) * stride +
                          static_cast<std::size_t>(row % 8 * 128 + k);
-  const void* pointer = shared_pointer(static_cast<unsigned>(swizzle(at, kSwizzle128)));
+  const void* pointer = shared_pointer(static_cast<unsigned>(swizzle(at, 128)));
   checker::note_read(pointer, 16);
   return pointer;
 }
@@ -212,7 +211,7 @@ void tensor_load(void* destination, const TensorMap& map, int column, int row,
   TensorCopy copy{static_cast<char*>(destination), {}, column, row, barrier};
   std::memcpy(&copy.map, &map, sizeof copy.map);
   const std::size_t bytes = std::size_t{copy.map.box_rows} * copy.map.box_columns * copy.map.size;
-  check_alignment(destination, copy.map.swizzle != 0 ? 1024 : 128, "tma_load: destination");
+  check_alignment(destination, copy.map.swizzle_bytes != 0 ? 1024 : 128, "tma_load: destination");
   if (shared_offset(destination) + bytes > kMaxShared + 1024) fail("tma_load: box out of bounds");
   load(barrier);
   checker::note_write(destination, bytes);
@@ -261,16 +260,9 @@ TensorMap make_tensor_map(const void* data, TensorElement element, std::uint64_t
                           unsigned box_columns, Swizzle swizzle) {
   const unsigned size =
       detail::check_tensor_map(data, element, row_bytes, box_rows, box_columns, swizzle);
-  const emulator::MapFields fields{static_cast<const char*>(data),
-                                   rows,
-                                   columns,
-                                   row_bytes,
-                                   box_rows,
-                                   box_columns,
-                                   size,
-                                   swizzle == Swizzle::none      ? 0U
-                                   : swizzle == Swizzle::bytes64 ? emulator::kSwizzle64
-                                                                 : emulator::kSwizzle128};
+  const emulator::MapFields fields{
+      static_cast<const char*>(data), rows, columns, row_bytes, box_rows, box_columns, size,
+      detail::swizzle_bytes(swizzle)};
   TensorMap map{};
   std::memcpy(&map, &fields, sizeof fields);
   return map;

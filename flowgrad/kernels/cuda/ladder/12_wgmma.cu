@@ -11,7 +11,7 @@
 #include "flowgrad/kernels/cuda/scratch.h"
 #include "flowgrad/kernels/ptx_sm90.cuh"
 
-// nvcc also compiles this file for architectures without wgmma; nothing is launched there.
+// nvcc also compiles this file for architectures without wgmma: whoever launches that is told.
 #if defined(FLOWGRAD_GPU_EMULATED) || !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define FLOWGRAD_HAS_WGMMA 1
 #endif
@@ -162,6 +162,8 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
     }
   }
+#else
+  __trap();
 #endif
 }
 

@@ -4,14 +4,12 @@
 // keeps its rows, as in 08, but a thread reads four steps of k of a row in one access, and the
 // engine's swizzle instead of padding keeps neighbouring rows in different banks. Chunks of k are
 // summed by themselves, as matmul does. sm_90 and newer.
-#include <algorithm>
-
 #include "flowgrad/kernels/cuda/ladder/common.cuh"
 #include "flowgrad/kernels/cuda/matmul.h"
 #include "flowgrad/kernels/cuda/matmul_tile.cuh"
 #include "flowgrad/kernels/ptx_sm90.cuh"
 
-// nvcc also compiles this file for architectures without TMA; nothing is launched there.
+// nvcc also compiles this file for architectures without TMA: whoever launches that is told.
 #if defined(FLOWGRAD_GPU_EMULATED) || !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
 #define FLOWGRAD_HAS_TMA 1
 #endif
@@ -25,6 +23,10 @@ using TmaTile = MatmulTile<float, 128, 128, 16, 8, 16, 4, 8, 2>;
 constexpr int kFloatsA = TmaTile::BM * TmaTile::BK;
 constexpr int kFloats = kFloatsA + TmaTile::BK * TmaTile::BN;  // of a slice of a and one of b
 constexpr std::size_t kAlignment = 1024;
+// What the places of pieces and of slices rest on.
+static_assert(TmaTile::LM == 4 && TmaTile::WM % 8 == 0 && TmaTile::BK == 16);
+static_assert(TmaTile::BN == TmaTile::WN && kFloats * sizeof(float) % kAlignment == 0 &&
+              kFloatsA * sizeof(float) % 128 == 0);
 constexpr std::size_t kShared =
     kAlignment + sizeof(float) * (2 * kFloats + TmaTile::BM * TmaTile::BN);
 
@@ -68,7 +70,7 @@ __global__ void __launch_bounds__(TmaTile::kThreads, TmaTile::kBlocks)
   float sums[TM][TN] = {};
 #pragma unroll
   for (int i = 0; i < TM * TN / 4; ++i) gpu::store_vec(totals + i * kThreads * 4, Float4{});
-  const int swizzle = row / 2 % 4;  // of rows LM apart the same but for bit 1
+  const int swizzle = row / 2 % 4;  // of the first row; from each to the next only bit 1 changes
   const int count = (k + BK - 1) / BK;
   int until_flush = chunk;
 #pragma unroll 1
@@ -76,6 +78,7 @@ __global__ void __launch_bounds__(TmaTile::kThreads, TmaTile::kBlocks)
     const int half = slice % 2;
     gpu::mbarrier_wait(&full[half], static_cast<unsigned>(slice / 2 % 2));
     __syncthreads();  // nobody reads the slice before any more
+    // The warps take turns.
     if (slice + 1 < count && thread == slice % (kThreads / 32) * 32) start(slice + 1);
     const float* const from_a = slices + half * kFloats + row * BK;
     const float* const from_b = slices + half * kFloats + kFloatsA + column;
@@ -116,6 +119,8 @@ __global__ void __launch_bounds__(TmaTile::kThreads, TmaTile::kBlocks)
       store4(c, row0 + row + i * LM, m, column0 + column + j * LN * 4, n, v);
     }
   }
+#else
+  __trap();
 #endif
 }
 

@@ -9,8 +9,8 @@
 /// process asked for tf32 or bf16 (matmul_rounded.cu).
 namespace flowgrad::kernels::cuda {
 
-/// Row-major and without gaps: a (m, k), b (k, n), c (m, n), each aligned to 16 bytes. Any size, 0
-/// included.
+/// Row-major and without gaps: a (m, k), b (k, n), c (m, n), each aligned to 16 bytes. Any size
+/// up to 2^31 - 256, 0 included.
 using LadderFunction = void (*)(const float* a, const float* b, float* c, int m, int n, int k,
                                 gpu::Stream stream);
 
