@@ -135,7 +135,17 @@ Tensor variance(const char* name, const Tensor& x, const Dims& axes, const Reduc
                 double divisor) {
   check_floating(name, x);
   NoGrad off;
-  return sum(square(centred(x, axes)), axes, a.out == a.kept) / divisor;
+  const bool keepdim = a.out == a.kept;
+  if (x.numel() == 0) return sum(x, axes, keepdim) / divisor;
+  // From the first number on: equal ones have no variance, whatever their mean is rounded to.
+  Tensor first = x;
+  for (int axis = 0; axis < x.rank(); ++axis)
+    if ((a.mask >> axis & 1) != 0) first = slice(first, axis, 0, 1);
+  const Tensor d = x - first;
+  kernels::Backend& on = backend(x.device());
+  on.binary(BinaryOp::sub, d, Spread(mean(d, axes, true), d.shape()), d);
+  on.unary(UnaryOp::square, {}, d, d);
+  return sum(d, axes, keepdim) / divisor;
 }
 
 double degrees_of_freedom(const char* name, const ReducedAxes& a, double correction) {

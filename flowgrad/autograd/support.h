@@ -38,8 +38,9 @@ Tensor is_extreme(const Tensor& value, const Tensor& extreme);
 class ViewAs {
  public:
   ViewAs(const Tensor& t, const Layout& layout) : shape_(layout.shape), strides_(layout.strides) {
-    view_.data = static_cast<char*>(t.storage().data()) +
-                 layout.offset * static_cast<int64_t>(size_of(t.dtype()));
+    const int64_t offset = t.numel() == 0 ? 0 : layout.offset;
+    view_.data =
+        static_cast<char*>(t.storage().data()) + offset * static_cast<int64_t>(size_of(t.dtype()));
     view_.shape = &shape_;
     view_.strides = &strides_;
     view_.dtype = t.dtype();

@@ -54,10 +54,11 @@ class Tensor {
     if (!device().is_cpu()) wrong_device();
     return static_cast<T*>(storage().data()) + impl().layout.offset;
   }
-  /// Address of the first element on the tensor's device, untyped.
+  /// Address of the first element on the tensor's device, untyped; that of the memory where there
+  /// is none, which an offset may lie beyond.
   void* raw() const {
-    return static_cast<char*>(storage().data()) +
-           impl().layout.offset * static_cast<int64_t>(size_of(dtype()));
+    const int64_t offset = numel() == 0 ? 0 : impl().layout.offset;
+    return static_cast<char*>(storage().data()) + offset * static_cast<int64_t>(size_of(dtype()));
   }
   // These wait for the work of a device and copy from it.
   /// The single element as a double. Raises ShapeError for any other count.

@@ -240,10 +240,32 @@ TEST_CASE("C66 deviation of equal numbers", "[conformance_edges][conformance_tot
   CHECK(differs(flowgrad::std(x), {0}) == "");
   CHECK(differs(grad(flowgrad::std(x), x), {0, 0, 0}) == "");
   CHECK(differs(var(values({1})), {kNan}) == "");
+  // Their mean may be another number.
+  for (DType dtype : {DType::float32, DType::float64}) {
+    for (int64_t n : {2, 3, 7, 10, 16, 100}) {
+      for (double each : {.1, -1.0 / 3, 1e-3, 123.456}) {
+        INFO(name_of(dtype) << ", " << n << " times " << each);
+        const Tensor y = full({2, n}, each, dtype, test_device()).requires_grad_();
+        CHECK(differs(flowgrad::std(y, {1}), {0, 0}) == "");
+        CHECK(differs(sum(abs(grad(sum(flowgrad::std(y, {1})), y))), {0}) == "");
+      }
+    }
+  }
+  // Far from zero, and over an axis that is not the last.
+  const Tensor far = values({1e15 + 1, 1e15, 1e15 + 3, 1e15}, {2, 2});
+  CHECK(differs(var(far, {0}), {2, 0}) == "");
+  CHECK(differs(var(far, {1}), {.5, 4.5}) == "");
+  CHECK(differs(var(far, {}, 0), {1.5}) == "");
 }
 
 TEST_CASE("C67 reductions of nothing", "[conformance_edges][conformance_total][device]") {
   const Case c("C67");
+  // Views whose first element would lie beyond the memory.
+  const Tensor none = zeros({64, 0}, DType::float64, test_device());
+  CHECK(differs(sum(chunk(none, 2)[1], {1}), std::vector<double>(32, 0)) == "");
+  CHECK(differs(prod(slice(none, 0, 60, 62), {1}), {1, 1}) == "");
+  CHECK(differs(det(slice(zeros({300, 0, 0}, DType::float64, test_device()), 0, 100, 102)),
+                {1, 1}) == "");
   const Tensor x = leaf({}, {0});
   CHECK(differs(sum(x), {0}) == "");
   CHECK(differs(prod(x), {1}) == "");

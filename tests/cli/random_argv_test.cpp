@@ -159,6 +159,15 @@ std::string text_of(const char* file) {
   return out.str();
 }
 
+bool has_device() {
+  try {
+    (void)Device::cuda();
+    return true;
+  } catch (const DeviceError&) {
+    return false;
+  }
+}
+
 }  // namespace
 
 static void try_lines(int count, unsigned seed) {
@@ -215,7 +224,7 @@ static void try_lines(int count, unsigned seed) {
   CHECK(problem.empty());
   // The words are such that everything happens.
   CHECK(codes[0] > count / 100);
-  CHECK(codes[1] > 0);
+  CHECK((codes[1] > 0 || has_device()));  // what fails at work is a device that is not there
   CHECK(codes[2] > count / 10);
   CHECK(codes[3] > count / 100);
 }

@@ -69,6 +69,34 @@ TEST_CASE("a layer norm of float32 far from zero keeps its digits", "[layer_norm
   }
 }
 
+TEST_CASE("a layer norm of float32 whose squares are beyond the type", "[layer_norm_test]") {
+  CpuSettings restore;
+  const DType f = DType::float32;
+  for (const double size : {1e-25, 1e-18, 1e18, 1e20, 1e30, 2e38}) {
+    for (const int64_t n : {4, 37}) {
+      CAPTURE(size, n);
+      Tensor x = values({3, n}, f, 1, -1, 1);
+      float* const at = x.data<float>();
+      for (int64_t i = 0; i < n; ++i) at[n + i] *= static_cast<float>(size);  // between two others
+      const Tensor weight = values({n}, f, 3), bias = values({n}, f, 4);
+      const auto result = [&](Backend& on) {
+        const Tensor out = nothing({3, n}, f), statistics = nothing({3, 2}, DType::float64);
+        on.layer_norm({weight, bias, 0}, x, out, statistics);
+        auto all = out.to_vector<double>();
+        for (const double s : statistics.to_vector<double>()) all.push_back(std::log(std::abs(s)));
+        return all;
+      };
+      const std::vector<double> want = result(reference_backend());
+      for (const std::string& isa : instruction_sets()) {
+        cpu::set_isa(isa.c_str());
+        const std::vector<double> got = result(fast_cpu_backend());
+        for (std::size_t i = 0; i < got.size(); ++i)
+          REQUIRE(got[i] == Catch::Approx(want[i]).epsilon(1e-5).margin(1e-5));
+      }
+    }
+  }
+}
+
 TEST_CASE("the reference layer norm is its definition", "[layer_norm_test]") {
   const auto array = [](std::vector<double> v, const Shape& s) {
     return Tensor::from(v, s, DType::float64);

@@ -77,9 +77,10 @@ void CudaBackend::unary(UnaryOp op, Params params, View x, View out) {
     return integer_unary(op, integer_parameter(name_of(op), params.p),
                          integer_parameter(name_of(op), params.q), x, out);
   }
+  const char* const name = name_of(op);
   // The same value, at a fraction of the price.
   if (op == UnaryOp::pow_scalar && params.p == 2) op = UnaryOp::square;
-  visit_floating(name_of(op), x.dtype, [&](auto tag) {
+  visit_floating(name, x.dtype, [&](auto tag) {
     using T = typename decltype(tag)::type;
     floating_unary<T>(op, static_cast<T>(params.p), static_cast<T>(params.q), x, out);
   });

@@ -210,8 +210,8 @@ template <class Operation, class T, class Key, int V>
 __global__ void __launch_bounds__(kBlock)
     scatter_runs(const Key* keys, const uint32_t* order, const T* source, T* out,
                  const __grid_constant__ Scatter s) {
-  // Loads in flight; with wide keys more would be spilled.
-  constexpr int kAhead = V > 1 && sizeof(Key) > 4 ? 4 : 8;
+  // Loads in flight; with wide keys or elements more would be spilled.
+  constexpr int kAhead = V > 1 && sizeof(Key) + sizeof(T) > 8 ? 4 : 8;
   const int64_t entries = s.groups * s.given;
   const int64_t thread = thread_number();
   int64_t p = thread / s.lanes_per_group;

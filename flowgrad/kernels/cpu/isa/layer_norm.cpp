@@ -69,6 +69,23 @@ FG_INLINE void add_up(int64_t n, double (&totals)[Sums], F f) {
   for (int k = 0; k < Sums; ++k) totals[k] = total_of(wides[k]);
 }
 
+/// A row of float32 whose squares, or differences, are beyond the type.
+void layer_norm_in_double(const float* x, int64_t n, const float* weight, const float* bias,
+                          double epsilon, float* out, double* statistics) {
+  double sum = 0, squares = 0;
+  for (int64_t i = 0; i < n; ++i) sum += static_cast<double>(x[i]);
+  const double mean = sum / static_cast<double>(n);
+  const auto centred = [=](int64_t i) { return static_cast<double>(x[i]) - mean; };
+  for (int64_t i = 0; i < n; ++i) squares += centred(i) * centred(i);
+  const double scale = 1 / __builtin_sqrt(squares / static_cast<double>(n) + epsilon);
+  statistics[0] = mean;
+  statistics[1] = scale;
+  for (int64_t i = 0; i < n; ++i) {
+    const double v = centred(i) * scale * (weight != nullptr ? static_cast<double>(weight[i]) : 1);
+    out[i] = static_cast<float>(v + (bias != nullptr ? static_cast<double>(bias[i]) : 0));
+  }
+}
+
 template <class T>
 void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics) {
   using V = vec<T>;
@@ -92,6 +109,13 @@ void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics
           const V d = keep(centre(take(x + i, count)), count);
           *to = fma(d, d, *to);
         });
+    if constexpr (sizeof(T) == 4) {
+      const double variance = squares[0] * share + epsilon;
+      if (!(variance > 1e-30 && variance < 1e38)) {
+        layer_norm_in_double(x, n, weight, bias, epsilon, out, statistics);
+        continue;
+      }
+    }
     statistics[0] = mean;
     statistics[1] = 1 / __builtin_sqrt(squares[0] * share + epsilon);
     const V scale(statistics[1]);
