@@ -189,7 +189,7 @@ Tensor cholesky(const Tensor& a) {
   Tensor out = Tensor::empty(a.shape(), a.dtype(), a.device());
   {
     NoGrad off;
-    const Tensor symmetric = contiguous((a + transpose(a)) * 0.5);
+    const Tensor symmetric = contiguous(a * 0.5 + transpose(a) * 0.5);
     backend(a.device()).cholesky(symmetric, out);
   }
   if (recording(a)) {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cfloat>
 #include <cmath>
 #include <numeric>
 #include <utility>
@@ -40,6 +42,13 @@ Tensor rand(const Shape& shape, Generator& generator, DType dtype, double low, d
         fmt::format("rand: low = {} and high = {} given; finite numbers with low < high are "
                     "accepted",
                     low, high));
+  }
+  const double most = dtype == DType::float64 ? DBL_MAX : static_cast<double>(FLT_MAX);
+  if (std::max({std::abs(low), std::abs(high), high - low}) > most) {
+    throw ValueError(
+        fmt::format("rand: low = {} and high = {} given; numbers and a range of at most {} are "
+                    "accepted for {}",
+                    low, high, most, name_of(dtype)));
   }
   return drawn(RandomKind::uniform, shape, generator, dtype, device, {low, high});
 }

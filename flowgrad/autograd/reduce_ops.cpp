@@ -129,19 +129,21 @@ Tensor all_or_any(ReduceOp op, const char* name, const Tensor& x, const Dims& ax
 /// x - mean(x), differentiable.
 Tensor centred(const Tensor& x, const Dims& axes) { return x - mean(x, axes, true); }
 
-/// Sum of squared deviations over (count - correction), off the tape. PyTorch's convention: never
-/// divided by a negative number, so too few elements give 0 / 0.
+/// Sum of squared deviations over (count - correction), off the tape and in float64, whose squares
+/// of float32 neither overflow nor vanish. PyTorch's convention: never divided by a negative
+/// number, so too few elements give 0 / 0.
 Tensor variance(const char* name, const Tensor& x, const Dims& axes, const ReducedAxes& a,
                 double divisor) {
   check_floating(name, x);
   NoGrad off;
   const bool keepdim = a.out == a.kept;
-  if (x.numel() == 0) return sum(x, axes, keepdim) / divisor;
+  const Tensor wide = cast(x, DType::float64);
+  if (x.numel() == 0) return sum(wide, axes, keepdim) / divisor;
   // From the first number on: equal ones have no variance, whatever their mean is rounded to.
-  Tensor first = x;
+  Tensor first = wide;
   for (int axis = 0; axis < x.rank(); ++axis)
     if ((a.mask >> axis & 1) != 0) first = slice(first, axis, 0, 1);
-  const Tensor d = x - first;
+  const Tensor d = wide - first;
   kernels::Backend& on = backend(x.device());
   on.binary(BinaryOp::sub, d, Spread(mean(d, axes, true), d.shape()), d);
   on.unary(UnaryOp::square, {}, d, d);
@@ -210,7 +212,7 @@ Tensor prod(const Tensor& given, const Dims& axes, bool keepdim) {
 Tensor var(const Tensor& x, const Dims& axes, double correction, bool keepdim) {
   const ReducedAxes a = reduced_axes("var", x.shape(), axes, keepdim);
   const double divisor = degrees_of_freedom("var", a, correction);
-  Tensor out = variance("var", x, axes, a, divisor);
+  Tensor out = cast(variance("var", x, axes, a, divisor), x.dtype());
   if (recording(x)) {
     // The mean's own share of the gradient is a sum of deviations, which is zero.
     record("var", out, {x}, {save(x)}, [axes, divisor, kept = a.kept](Backward& r) {
@@ -225,6 +227,7 @@ Tensor std(const Tensor& x, const Dims& axes, double correction, bool keepdim) {
   const double divisor = degrees_of_freedom("std", a, correction);
   Tensor out = variance("std", x, axes, a, divisor);
   backend(x.device()).unary(UnaryOp::sqrt, {}, out, out);
+  out = cast(out, x.dtype());
   if (recording(x)) {
     record("std", out, {x}, {save(x), save_output(out)},
            [axes, divisor, kept = a.kept](Backward& r) {

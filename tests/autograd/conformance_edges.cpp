@@ -251,6 +251,14 @@ TEST_CASE("C66 deviation of equal numbers", "[conformance_edges][conformance_tot
       }
     }
   }
+  // Squares beyond float32, and below it.
+  for (double size : {1e-23, 1e-30, 1e20, 1e30}) {
+    const Tensor y =
+        Tensor::from(std::vector<double>{size, 3 * size}, {2}, DType::float32, test_device())
+            .requires_grad_();
+    CHECK(differs(flowgrad::std(y) / size, {std::sqrt(2)}, 1e-5) == "");
+    CHECK(differs(grad(flowgrad::std(y), y), {-std::sqrt(.5), std::sqrt(.5)}, 1e-5) == "");
+  }
   // Far from zero, and over an axis that is not the last.
   const Tensor far = values({1e15 + 1, 1e15, 1e15 + 3, 1e15}, {2, 2});
   CHECK(differs(var(far, {0}), {2, 0}) == "");
@@ -304,6 +312,12 @@ TEST_CASE("C69 matrix products with sizes of zero",
     CHECK(differs(g[0], zeros(a.shape(), DType::float64, test_device())) == "");
     CHECK(differs(g[1], zeros(b.shape(), DType::float64, test_device())) == "");
   }
+}
+
+TEST_CASE("a Cholesky factor of numbers near the largest", "[conformance_edges][device]") {
+  const Tensor a = Tensor::from(std::vector<double>{2e38, 1.9e38, 1.9e38, 2e38}, {2, 2},
+                                DType::float32, test_device());
+  CHECK(differs(cholesky(a), {1.4142136e19, 0, 1.3435029e19, 4.4158804e18}, 1e-6) == "");
 }
 
 }  // namespace

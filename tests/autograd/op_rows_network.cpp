@@ -304,6 +304,11 @@ void add_source_rows(std::vector<Op>& t) {
                      Generator g;
                      return list(rand({2}, g, DType::float32, 1, 1));
                    })
+          .refuses("rand: low = -3e+38 and high = 3e+38 given", {},
+                   [](In) {
+                     Generator g;
+                     return list(rand({2}, g, DType::float32, -3e38, 3e38));
+                   })
           .refuses("rand: dtype int64 given", {}, [](In) {
             Generator g;
             return list(rand({2}, g, DType::int64));

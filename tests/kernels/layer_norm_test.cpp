@@ -79,11 +79,19 @@ TEST_CASE("a layer norm of float32 whose squares are beyond the type", "[layer_n
       float* const at = x.data<float>();
       for (int64_t i = 0; i < n; ++i) at[n + i] *= static_cast<float>(size);  // between two others
       const Tensor weight = values({n}, f, 3), bias = values({n}, f, 4);
+      const Tensor g = values({3, n}, f, 2, -1e12, 1e12);
       const auto result = [&](Backend& on) {
         const Tensor out = nothing({3, n}, f), statistics = nothing({3, 2}, DType::float64);
         on.layer_norm({weight, bias, 0}, x, out, statistics);
+        const Tensor g_x = nothing({3, n}, f);
+        on.layer_norm_grad({weight, {}, 0}, x, statistics, g, g_x, {}, {});
         auto all = out.to_vector<double>();
-        for (const double s : statistics.to_vector<double>()) all.push_back(std::log(std::abs(s)));
+        for (int64_t row = 0; row < 3; ++row) {
+          const double scale = statistics.data<double>()[2 * row + 1];
+          all.push_back(std::log(scale));
+          for (int64_t i = 0; i < n; ++i)
+            all.push_back(static_cast<double>(g_x.data<float>()[row * n + i]) / scale / 1e12);
+        }
         return all;
       };
       const std::vector<double> want = result(reference_backend());

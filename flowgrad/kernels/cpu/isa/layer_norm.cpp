@@ -130,6 +130,23 @@ void layer_norm(const NormRows<T>& r, double epsilon, T* out, double* statistics
   }
 }
 
+/// The cotangent of a row of float32 whose products with the centred row are beyond the type.
+void grad_in_double(const float* x, int64_t n, const float* weight, const double* statistics,
+                    const float* g, float* g_x) {
+  const double mean = statistics[0], scale = statistics[1], share = 1 / static_cast<double>(n);
+  const auto given = [=](int64_t i) {
+    return static_cast<double>(g[i]) * (weight != nullptr ? static_cast<double>(weight[i]) : 1);
+  };
+  const auto value = [=](int64_t i) { return (static_cast<double>(x[i]) - mean) * scale; };
+  double sum = 0, along = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    sum += given(i);
+    along += given(i) * value(i);
+  }
+  for (int64_t i = 0; i < n; ++i)
+    g_x[i] = static_cast<float>(scale * (given(i) - sum * share - value(i) * along * share));
+}
+
 /// Rows rows, read from end to end side by side: their cotangents, and what they add to the
 /// gradients of weight and bias, see NormTable.
 template <int Rows, class T>
@@ -143,6 +160,7 @@ FG_INLINE void grad_of_rows(const NormRows<T>& r, int64_t row, const double* sta
   g += at;
   if (g_x != nullptr) g_x += at;
   V high[Rows], low[Rows], scale[Rows], mean[Rows], along[Rows];
+  [[maybe_unused]] bool overflows[Rows] = {};
   for (int k = 0; k < Rows; ++k) {
     const double s = statistics[2 * (row + k) + 1];
     const Centre<T> centre(statistics[2 * (row + k)]);
@@ -160,6 +178,7 @@ FG_INLINE void grad_of_rows(const NormRows<T>& r, int64_t row, const double* sta
           to[0] = to[0] + h;
           to[1] = fma(h, centre(take(from + i, count)), to[1]);
         });
+    overflows[k] = !(total[0] - total[0] == 0 && total[1] - total[1] == 0);
     mean[k] = V(total[0] * share);
     along[k] = V(total[1] * share * s * s);
   }
@@ -179,6 +198,11 @@ FG_INLINE void grad_of_rows(const NormRows<T>& r, int64_t row, const double* sta
         (V::load(few + i) + to_weight).store(few + i);
         (V::load(few + columns + i) + to_bias).store(few + columns + i);
       });
+  if constexpr (sizeof(T) == 4) {
+    for (int k = 0; k < Rows; ++k)
+      if (overflows[k])
+        grad_in_double(x + k * n, n, weight, statistics + 2 * (row + k), g + k * n, g_x + k * n);
+  }
 }
 
 template <class T>
