@@ -129,25 +129,23 @@ Tensor all_or_any(ReduceOp op, const char* name, const Tensor& x, const Dims& ax
 /// x - mean(x), differentiable.
 Tensor centred(const Tensor& x, const Dims& axes) { return x - mean(x, axes, true); }
 
-/// Sum of squared deviations over (count - correction), off the tape and in float64, whose squares
+/// Sum of squared deviations over (count - correction), off the tape and in float64, where squares
 /// of float32 neither overflow nor vanish. PyTorch's convention: never divided by a negative
 /// number, so too few elements give 0 / 0.
 Tensor variance(const char* name, const Tensor& x, const Dims& axes, const ReducedAxes& a,
                 double divisor) {
   check_floating(name, x);
   NoGrad off;
-  const bool keepdim = a.out == a.kept;
-  const Tensor wide = cast(x, DType::float64);
-  if (x.numel() == 0) return sum(wide, axes, keepdim) / divisor;
   // From the first number on: equal ones have no variance, whatever their mean is rounded to.
-  Tensor first = wide;
-  for (int axis = 0; axis < x.rank(); ++axis)
+  Tensor first = x;
+  for (int axis = 0; axis < x.rank() && x.numel() > 0; ++axis)
     if ((a.mask >> axis & 1) != 0) first = slice(first, axis, 0, 1);
-  const Tensor d = wide - first;
+  const Tensor d = x - first;
   kernels::Backend& on = backend(x.device());
   on.binary(BinaryOp::sub, d, Spread(mean(d, axes, true), d.shape()), d);
-  on.unary(UnaryOp::square, {}, d, d);
-  return sum(d, axes, keepdim) / divisor;
+  const Tensor squares = cast(d, DType::float64);
+  on.unary(UnaryOp::square, {}, squares, squares);
+  return sum(squares, axes, a.out == a.kept) / divisor;
 }
 
 double degrees_of_freedom(const char* name, const ReducedAxes& a, double correction) {
