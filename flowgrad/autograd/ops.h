@@ -47,7 +47,7 @@ Tensor to(const Tensor& x, Device device);
 // ------------------------------------------------------------------ random (counter-addressed)
 // Each call takes one stream of the generator; element i of the result depends on (seed, stream,
 // i), and on no device.
-/// Uniform in [low, high).
+/// Uniform in [low, high), a range that the type can hold.
 Tensor rand(const Shape& shape, Generator& generator, DType dtype = DType::float32, double low = 0,
             double high = 1, Device device = Device::cpu());
 Tensor randn(const Shape& shape, Generator& generator, DType dtype = DType::float32,
